@@ -1,0 +1,48 @@
+# `make demo` and `make test` work on a fresh clone: the first makes .venv and installs into it.
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/installed
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check up down bench lock clean
+
+help: ## Show this help.
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: $(INSTALLED) ## The main job on 2,624 real images, without a server: files to a champion and a scored batch.
+	$(BIN)/grayline demo
+
+test: $(INSTALLED) check ## Every check and every test.
+	$(BIN)/pytest
+
+check: $(INSTALLED) ## Lint, format, types, layers: the checks that take seconds.
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+up: $(INSTALLED) ## Start Prefect, MLflow, a worker and all deployments on this machine.
+	@$(BIN)/python -m flows.stack up
+
+down: ## End what `make up` started.
+	@$(BIN)/python -m flows.stack down
+
+bench: $(INSTALLED) ## Ratios against peers, measured in the same run; prints a table, writes JSON.
+	$(BIN)/python -m benchmarks
+
+lock: ## Resolve the newest dependencies that pyproject.toml allows, into constraints.txt.
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/pip install --quiet --upgrade-strategy eager '.[dev,samples]'
+	{ echo '# Made by `make lock`: what `make demo` and `make test` install.'; \
+	  .venv-lock/bin/pip freeze --exclude grayline; } > constraints.txt
+	rm -rf .venv-lock
+
+clean: ## Remove .venv and caches; data and the store stay.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
+
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'grayline: needs Python 3.11 or newer; name one: make PYTHON=python3.11 ...' >&2; exit 2; }
+	test -d .venv || $(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,samples]'
+	@touch $@

@@ -1,0 +1,62 @@
+"""ELPV: 2,624 electroluminescence images of solar cells, from the package `elpv-dataset`.
+
+Licence of the images: CC BY-NC-SA 4.0 (not for commercial use). Source: Buerhop-Lutz et al. 2018,
+Deitsch et al. 2019 (doi:10.1016/j.solener.2019.02.067), Deitsch et al. 2021.
+
+Experts gave each cell a probability of being defective: 0, 1/3, 2/3 or 1. Above a half it is called
+`defective` here, else `functional`. Three quarters are for training; the quarter that is held out has
+the same share of every (cell type, probability).
+"""
+
+import csv
+import hashlib
+import math
+import shutil
+from collections import defaultdict
+from pathlib import Path
+
+SEED = 0
+LICENCE = "CC BY-NC-SA 4.0"
+
+
+def make(to: Path) -> int:
+    """Write the images and labels.csv; returns the number of images. Needs `grayline[samples]`."""
+    import elpv_dataset
+
+    source = Path(elpv_dataset.__file__).parent / "data"
+    cells = [line.split() for line in (source / "labels.csv").read_text().splitlines() if line.strip()]
+    (to / "images").mkdir(parents=True, exist_ok=True)
+    rows, strata = [], defaultdict(list)
+    for path, probability, kind in cells:
+        shutil.copyfile(source / path, to / path)
+        defective = float(probability) > 0.5
+        rows.append(
+            {
+                "path": path,
+                "label": "defective" if defective else "functional",
+                "split": "train",
+                "probability": probability,
+                "type": kind,
+            }
+        )
+        strata[kind, probability].append(rows[-1])
+    for stratum in strata.values():
+        hold_out(stratum, source)
+    rows.sort(key=lambda row: row["path"])
+    with open(to / "labels.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return len(rows)
+
+
+def hold_out(stratum: list[dict[str, str]], source: Path) -> None:
+    """The quarter whose hashes of (seed, image) are lowest. The published set is fixed, so an image's
+    split depends on nothing but its bytes and the seed."""
+    stratum.sort(key=lambda row: position(source / row["path"]))
+    for row in stratum[: math.floor(len(stratum) / 4 + 0.5)]:
+        row["split"] = "test"
+
+
+def position(image: Path) -> str:
+    return hashlib.sha256(f"{SEED}:".encode() + image.read_bytes()).hexdigest()

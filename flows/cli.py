@@ -1,0 +1,213 @@
+"""The command line: `grayline --help`.
+
+Exit status 0: done. 1: the job failed. 2: the input is wrong, said in one line on stderr.
+Heavy imports wait inside the commands, so that `--help` and a wrong path answer at once.
+"""
+
+import logging
+import os
+import runpy
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.logging import RichHandler
+
+from resnet_core.errors import UserError, nearest
+from tasks.progress import console
+from tasks.settings import Settings, check_store, prepare_environment
+
+HOME = Path(__file__).resolve().parents[1]
+SAMPLES = HOME / "data" / "samples"
+
+app = typer.Typer(
+    name="grayline",
+    help="Retrains a grayscale ResNet image classifier every night, and scores image collections in bulk.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+DatasetFile = Annotated[str, typer.Option("--dataset", help="The data set file, such as data/elpv.yaml.")]
+Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
+Version = Annotated[str | None, typer.Argument(help="The version's number.")]
+Model = Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")]
+
+
+def main() -> None:
+    """Run a command; turn the user's errors into one line and status 2."""
+    try:
+        prepare_environment()
+        show_log_lines()
+        app()
+    except UserError as error:
+        print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("grayline: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+
+
+def show_log_lines() -> None:
+    """Our own log lines go to the terminal as they are, above the progress bars."""
+    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the API still gets all
+    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
+    log = logging.getLogger("grayline")
+    log.setLevel(logging.INFO)
+    log.addHandler(handler)
+    log.propagate = False
+
+
+@app.command()
+def demo(
+    dataset: Annotated[Literal["elpv", "digits"], typer.Option(help="The sample data set.")] = "elpv",
+) -> None:
+    """The main job on real images, without a server: from files to a champion and a scored batch."""
+    check_store(Settings().root)
+    from flows.classify_batch import classify_batch
+    from flows.nightly_retrain import nightly_retrain
+    from flows.summary import show_night, show_places, show_scores
+
+    raw = Path("data/raw") / dataset
+    if not (raw / "labels.csv").exists():
+        write_sample(dataset, raw)
+    night = nightly_retrain(str(HOME / "data" / f"{dataset}.yaml"))
+    scores = classify_batch(str(raw), model=f"{dataset}@champion")
+    show_night(night)
+    show_scores(scores)
+    show_places(dataset, scores)
+
+
+@app.command()
+def sample(
+    name: Annotated[str, typer.Argument(help="elpv (solar cells) or digits.")],
+    to: Annotated[Path, typer.Option(help="Folder to write to.")],
+) -> None:
+    """Write a real sample data set as image files and labels.csv."""
+    known = sorted(path.stem for path in SAMPLES.glob("*.py"))
+    if name not in known:
+        raise UserError(f"sample: no data set {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
+    write_sample(name, to)
+
+
+def write_sample(name: str, to: Path) -> None:
+    try:
+        maker = runpy.run_path(str(SAMPLES / f"{name}.py"))
+        count = maker["make"](to)
+    except ModuleNotFoundError as error:
+        raise UserError(f"sample {name}: needs {error.name}. Run `pip install 'grayline[samples]'`.") from None
+    except OSError as error:
+        raise UserError(f"--to: cannot write under {to} ({error.strerror}). Choose another folder.") from None
+    logging.getLogger("grayline").info(
+        "sample      %s images and labels.csv in %s (licence: %s)", f"{count:,}", to, maker["LICENCE"]
+    )
+
+
+@app.command()
+def ingest(dataset: DatasetFile) -> None:
+    """Read what is new of the source, and bring the catalog up to date."""
+    _retrain(dataset, "ingest")
+
+
+@app.command()
+def preprocess(dataset: DatasetFile) -> None:
+    """Make the shards of the catalog's good images."""
+    _retrain(dataset, "preprocess")
+
+
+@app.command()
+def train(dataset: DatasetFile, force: Annotated[bool, typer.Option(help="Train again.")] = False) -> None:
+    """Train on the shards, or go on where a training was interrupted."""
+    _retrain(dataset, "train", force)
+
+
+@app.command()
+def evaluate(dataset: DatasetFile) -> None:
+    """Measure the trained classifier on the held-out images."""
+    _retrain(dataset, "evaluate")
+
+
+@app.command()
+def register(dataset: DatasetFile) -> None:
+    """Register the trained classifier as a version, the challenger."""
+    _retrain(dataset, "register")
+
+
+@app.command()
+def retrain(
+    dataset: DatasetFile,
+    force: Annotated[bool, typer.Option(help="Train again even when nothing has changed.")] = False,
+) -> None:
+    """The nightly flow: all stages, then the gate."""
+    _retrain(dataset, "gate", force)
+
+
+def _retrain(dataset: str, until: Any, force: bool = False) -> None:
+    """Every stage finds what the stages before it have left; one that is missing is made."""
+    from tasks.dataset import load_dataset
+
+    load_dataset(dataset)  # what is wrong with it is said before Prefect takes its seconds to start
+    check_store(Settings().root)
+    from flows.nightly_retrain import nightly_retrain
+    from flows.summary import show_night
+
+    show_night(nightly_retrain(dataset, until, force))
+
+
+@app.command("classify-batch")
+def classify_batch_command(
+    source: Annotated[str, typer.Option(help="Folder or fsspec URL of the images.")],
+    output: Annotated[str, typer.Option(help="Folder for the Parquet files and the manifest.")],
+    model: Annotated[str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION; the champion by default.")] = None,
+) -> None:
+    """Score every image below a folder: one row a file."""
+    check_store(Settings().root)
+    from flows.classify_batch import classify_batch
+    from flows.summary import show_scores
+
+    show_scores(classify_batch(source, output, model))
+
+
+@app.command()
+def promote(name: Model, version: Version = None, reason: Reason = "promoted by hand") -> None:
+    """Make a version (by default the challenger) the champion."""
+    check_store(Settings().root)
+    from flows.promote import promote as flow
+    from flows.summary import show_champion
+
+    show_champion(flow(name, version, reason), reason)
+
+
+@app.command()
+def rollback(name: Model, version: Version = None, reason: Reason = "rolled back by hand") -> None:
+    """Make the champion before this one (or a version) the champion again."""
+    check_store(Settings().root)
+    from flows.rollback import rollback as flow
+    from flows.summary import show_champion
+
+    show_champion(flow(name, version, reason), reason)
+
+
+@app.command()
+def run(
+    name: Annotated[str, typer.Argument(help="A deployment: classify-batch, nightly-retrain, ...")],
+    param: Annotated[list[str] | None, typer.Option(help="key=value; again for each parameter.")] = None,
+    watch: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+) -> None:
+    """Run a deployment on the Prefect server: `prefect deployment run NAME/NAME`."""
+    from flows.deployments import run_deployment
+
+    sys.exit(run_deployment(name, param or [], watch))
+
+
+@app.command()
+def doctor() -> None:
+    """Check the installation, and say what to do about each failure."""
+    from flows.doctor import examine
+
+    sys.exit(0 if examine() else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,93 @@
+"""Is this installation able to work? Each line a check; each failure with its remedy."""
+
+import importlib.metadata
+import shutil
+import sys
+import urllib.request
+from collections.abc import Callable
+
+from rich.console import Console
+
+from resnet_core.device import describe, find_device
+from resnet_core.errors import UserError
+from resnet_core.files import is_local
+from tasks.settings import Settings, check_store
+
+LEAST_FREE = 5 * 1024**3  # bytes
+PACKAGES = ("grayline", "prefect", "mlflow", "torch", "torchvision", "pyarrow", "pandas", "pillow")
+
+
+def examine() -> bool:
+    """Print every check; True when all passed."""
+    console = Console(highlight=False, soft_wrap=True)
+    passed = True
+    for name, check in CHECKS.items():
+        try:
+            console.print(f"[green]ok[/]    {name:<10} {check()}")
+        except UserError as error:
+            passed = False
+            console.print(f"[red]fails[/] {name:<10} {error}")
+    return passed
+
+
+def check_versions() -> str:
+    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+    return f"Python {sys.version.split()[0]}, {found}"
+
+
+def check_device() -> str:
+    wanted = Settings().device
+    try:
+        return describe(find_device(wanted))
+    except RuntimeError as error:
+        raise UserError(f"GRAYLINE_DEVICE: {wanted!r} is no device here ({error}). Use auto or cpu.") from None
+
+
+def check_files() -> str:
+    root = Settings().root
+    check_store(root)
+    return f"{root} can be written"
+
+
+def check_space() -> str:
+    root = Settings().root
+    if not is_local(root):
+        return "not measured on an object store"
+    free = shutil.disk_usage(root.path).free
+    if free < LEAST_FREE:
+        raise UserError(f"{free / 1024**3:.1f} GiB free under {root}: make room, or move GRAYLINE_STORE.")
+    return f"{free / 1024**3:,.0f} GiB free"
+
+
+def check_prefect() -> str:
+    from prefect.settings import get_current_settings
+
+    url = get_current_settings().api.url
+    if not url:
+        return "no server is set: each command starts a temporary one"
+    return _answers(f"{url}/health", "Prefect", "`make up`, or correct PREFECT_API_URL")
+
+
+def check_mlflow() -> str:
+    uri = Settings().tracking_uri
+    if not uri.startswith("http"):
+        return uri
+    return _answers(f"{uri}/health", "MLflow", "`make up`, or correct MLFLOW_TRACKING_URI")
+
+
+def _answers(url: str, server: str, remedy: str) -> str:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return f"{url} answers"
+    except OSError as error:
+        raise UserError(f"{server} does not answer at {url} ({error}). Start it: {remedy}.") from None
+
+
+CHECKS: dict[str, Callable[[], str]] = {
+    "versions": check_versions,
+    "device": check_device,
+    "store": check_files,
+    "disk": check_space,
+    "prefect": check_prefect,
+    "mlflow": check_mlflow,
+}

@@ -1,0 +1,19 @@
+"""Promote by hand: a version becomes the champion, with the reason on record."""
+
+from prefect import flow
+
+from tasks import promote as stage
+from tasks.settings import Settings
+from tasks.values import ModelVersion
+
+
+@flow(name="promote")
+def promote(name: str, version: str | None = None, reason: str = "promoted by hand") -> ModelVersion:
+    """Make a version the champion.
+
+    Args:
+        name: The registered model.
+        version: The version's number; by default the challenger.
+        reason: Why; recorded on the version.
+    """
+    return stage.promote(Settings().tracking_uri, name, version, reason)

@@ -1,0 +1,19 @@
+"""Roll back: the champion before this one is the champion again."""
+
+from prefect import flow
+
+from tasks import promote as stage
+from tasks.settings import Settings
+from tasks.values import ModelVersion
+
+
+@flow(name="rollback")
+def rollback(name: str, version: str | None = None, reason: str = "rolled back by hand") -> ModelVersion:
+    """Take the champion back. The version that was taken back is not promoted by the gate again.
+
+    Args:
+        name: The registered model.
+        version: The version to return to; by default the champion before this one.
+        reason: Why; recorded on both versions.
+    """
+    return stage.rollback(Settings().tracking_uri, name, version, reason)

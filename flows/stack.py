@@ -1,0 +1,227 @@
+"""The local stack: a Prefect server, an MLflow server, a worker and all deployments, on loopback.
+
+`python -m flows.stack up` starts what is not running and waits until each answers; `down` ends just
+the processes that `up` started. Their pids and logs lie under the store, in `stack/`. While the stack
+is up, `prefect.toml` in the working folder tells Prefect's own commands where the server is.
+"""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+
+from flows.deployments import PREFECT_YAML
+from resnet_core.errors import UserError
+from resnet_core.files import is_local
+from tasks.settings import Settings, check_store, prepare_environment
+
+HOST = "127.0.0.1"
+POOL = "grayline"
+PREFECT_TOML = Path("prefect.toml")
+OURS = "# Written by `make up`, removed by `make down`."
+PATIENCE = 120.0  # seconds that a server may take to answer
+
+
+def main() -> None:
+    """`up` or `down`; the user's errors are one line and status 2."""
+    try:
+        prepare_environment()
+        {"up": up, "down": down}[sys.argv[1]]()
+    except UserError as error:
+        print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(2)
+
+
+def up() -> None:
+    """Start the servers, then the deployments, then the worker."""
+    settings = Settings()
+    check_store(settings.root)
+    if not is_local(settings.root):
+        raise UserError(f"GRAYLINE_STORE: the local stack wants a local store, not {settings.store}.")
+    folder = Path(settings.root.path) / "stack"
+    folder.mkdir(exist_ok=True)
+    prefect, mlflow = f"http://{HOST}:{settings.prefect_port}", f"http://{HOST}:{settings.mlflow_port}"
+    env = environment(settings, prefect, mlflow)
+    python = sys.executable
+    servers = {
+        "prefect": (
+            [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(settings.prefect_port)],
+            settings.prefect_port,
+            "GRAYLINE_PREFECT_PORT",
+        ),
+        "mlflow": (
+            [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(settings.mlflow_port),
+             "--backend-store-uri", f"sqlite:///{settings.root.path}/mlflow.db",
+             "--artifacts-destination", f"file://{settings.root.path}/mlartifacts", "--workers", "1"],
+            settings.mlflow_port,
+            "GRAYLINE_MLFLOW_PORT",
+        ),
+    }  # fmt: skip
+    for name, (_, port, setting) in servers.items():
+        if not running(folder, name):
+            check_port(port, setting)
+    for name, (command, _, _) in servers.items():
+        start(folder, name, command, env)
+    wait_for("prefect", folder, lambda: answers(f"{prefect}/api/health"))
+    write_prefect_toml(prefect)
+    call(
+        "work-pool",
+        [
+            python,
+            "-m",
+            "prefect",
+            "--no-prompt",
+            "work-pool",
+            "create",
+            POOL,
+            "--type",
+            "process",
+            "--overwrite",
+        ],
+        folder,
+        env,
+    )
+    call(
+        "deploy",
+        [python, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_YAML)],
+        folder,
+        env,
+    )
+    start(
+        folder,
+        "worker",
+        [python, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
+        env,
+    )
+    wait_for("mlflow", folder, lambda: answers(f"{mlflow}/health"))
+    wait_for("worker", folder, lambda: worker_is_online(prefect))
+    say(f"Prefect  {prefect}   flows, runs, schedules")
+    say(f"MLflow   {mlflow}   runs, models, versions")
+
+
+def down() -> None:
+    """End the worker first: it tells the server what became of its runs."""
+    folder = Path(Settings().root.path) / "stack"
+    for name in ("worker", "prefect", "mlflow"):
+        stop(folder, name)
+    if PREFECT_TOML.exists() and PREFECT_TOML.read_text(encoding="utf-8").startswith(OURS):
+        PREFECT_TOML.unlink()
+
+
+def environment(settings: Settings, prefect: str, mlflow: str) -> dict[str, str]:
+    """What the servers, the worker and the flow runs see."""
+    return {
+        **os.environ,
+        "PREFECT_API_URL": f"{prefect}/api",
+        "PREFECT_UI_API_URL": f"{prefect}/api",
+        "MLFLOW_TRACKING_URI": mlflow,
+        "GRAYLINE_STORE": settings.root.path,
+        "GRAYLINE_HOME": str(Path.cwd()),
+    }
+
+
+def write_prefect_toml(prefect: str) -> None:
+    if PREFECT_TOML.exists() and not PREFECT_TOML.read_text(encoding="utf-8").startswith(OURS):
+        say(f"{PREFECT_TOML} is your own and stays; for Prefect's commands: export PREFECT_API_URL={prefect}/api")
+        return
+    PREFECT_TOML.write_text(f'{OURS}\n[api]\nurl = "{prefect}/api"\n', encoding="utf-8")
+
+
+def check_port(port: int, setting: str) -> None:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, port))
+        except OSError as error:
+            raise UserError(
+                f"port {port} on {HOST} is occupied ({error.strerror}). End what uses it, or set {setting}."
+            ) from None
+
+
+def start(folder: Path, name: str, command: list[str], env: dict[str, str]) -> None:
+    """Start a process that outlives us, unless it is running; note its pid and when it began."""
+    if running(folder, name):
+        say(f"{name} is running already")
+        return
+    with (folder / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
+        )
+    note = {"pid": process.pid, "began": psutil.Process(process.pid).create_time()}
+    (folder / f"{name}.json").write_text(json.dumps(note), encoding="utf-8")
+
+
+def running(folder: Path, name: str) -> psutil.Process | None:
+    """The process that we started under this name, if it lives. A pid alone could be somebody
+    else's by now: it must have begun when ours did."""
+    try:
+        note = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        process = psutil.Process(note["pid"])
+        alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process if alive and abs(process.create_time() - note["began"]) < 1 else None
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return None
+
+
+def stop(folder: Path, name: str) -> None:
+    process = running(folder, name)
+    if process:
+        family = [process, *process.children(recursive=True)]
+        process.send_signal(signal.SIGTERM)
+        _, left = psutil.wait_procs(family, timeout=15)
+        for survivor in left:
+            survivor.kill()
+        say(f"{name} stopped")
+    (folder / f"{name}.json").unlink(missing_ok=True)
+
+
+def call(name: str, command: list[str], folder: Path, env: dict[str, str]) -> None:
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    (folder / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        raise RuntimeError(f"`{' '.join(command[1:])}` failed; see {folder / f'{name}.log'}")
+
+
+def wait_for(name: str, folder: Path, ready: Callable[[], bool]) -> None:
+    """Until it is ready; raises when it dies or takes longer than PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        if not running(folder, name):
+            raise RuntimeError(f"{name} has ended; see {folder / f'{name}.log'}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{name} does not answer after {PATIENCE:.0f} s; see {folder / f'{name}.log'}")
+        time.sleep(0.5)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def worker_is_online(prefect: str) -> bool:
+    request = urllib.request.Request(
+        f"{prefect}/api/work_pools/{POOL}/workers/filter",
+        data=b"{}",
+        headers={"Content-Type": "application/json"},
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return any(worker["status"] == "ONLINE" for worker in json.load(answer))
+
+
+def say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,63 @@
+"""What the commands print when they are done: on stdout, as tables."""
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.report import headline, summary
+from tasks.settings import Settings
+from tasks.values import ModelVersion, Night, Scores
+
+console = Console(highlight=False, soft_wrap=True)
+
+
+def show_night(night: Night) -> None:
+    """A line a stage, and the gate's checks."""
+    table = Table("stage", "", title=headline(night), title_justify="left", box=None, pad_edge=False)
+    for stage, text in summary(night):
+        table.add_row(stage, text)
+    console.print(table)
+    if night.decision and night.decision.checks:
+        checks = Table("check", "wanted", "found", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for check in night.decision.checks:
+            checks.add_row(check.name, check.wanted, check.found, "passed" if check.passed else "failed")
+        console.print()
+        console.print(checks)
+    console.print()
+
+
+def show_scores(scores: Scores) -> None:
+    """Counts and mean confidence by label, and where the rows are."""
+    title = (
+        f"{scores.files:,} files by {scores.model.name} version {scores.model.version}: "
+        f"{scores.scored:,} scored, {scores.failed:,} failed"
+    )
+    table = Table("label", title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("images", justify="right")
+    table.add_column("mean confidence", justify="right")
+    for label, (count, confidence) in scores.labels.items():
+        table.add_row(label, f"{count:,}", f"{confidence:.3f}")
+    console.print(table)
+    again = f", {scores.reused:,} of them in an earlier run" if scores.reused else ""
+    console.print(f"{scores.images_per_second:,.0f} images/s{again}\n{scores.output}")
+    console.print()
+
+
+def show_places(dataset: str, scores: Scores) -> None:
+    """Where the demo's files are, and what to do next."""
+    settings = Settings()
+    store = settings.root
+    table = Table("what", "where", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_row("catalog", f"{store}/catalog/{dataset}/")
+    table.add_row("shards", f"{store}/shards/{dataset}/")
+    table.add_row("metrics and plots", f"{store}/runs/{dataset}/")
+    table.add_row("scores", f"{scores.output}/")
+    table.add_row("model", f"models:/{dataset}@champion in {settings.tracking_uri}")
+    console.print(table)
+    console.print(
+        "\nNext: `make up` starts the Prefect and MLflow servers on these files; "
+        "`grayline classify-batch --source FOLDER --output FOLDER` scores your own images."
+    )
+
+
+def show_champion(version: ModelVersion, reason: str) -> None:
+    console.print(f"{version.name}: version {version.version} is the champion ({reason})")

@@ -1,0 +1,98 @@
+"""A trained network with all that is needed to use it: class names, preprocessing, normalisation.
+
+On disk it is two files: `model.safetensors`, the weights, and `model.json`, everything else as text.
+Nothing in them is executed when they are read.
+"""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+
+from resnet_core.device import amp_dtype, find_device
+from resnet_core.normalisation import Normalisation, to_input
+from resnet_core.preprocessing import Gray, Preprocessing, resize
+from resnet_core.resnet import ModelConfig, ResNet, build
+
+WEIGHTS = "model.safetensors"
+DESCRIPTION = "model.json"
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image's outcome; `probabilities` in the order of the classifier's `classes`."""
+
+    label: str
+    confidence: float
+    probabilities: NDArray[np.float32]  # [C]
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """From gray levels to class probabilities, in the one way that the training used."""
+
+    network: ResNet
+    config: ModelConfig
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    normalisation: Normalisation
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    def probabilities(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
+        """Preprocessed uint8 [N, size, size] -> float32 [N, C], rows summing to 1."""
+        if len(pixels) == 0:
+            return np.empty((0, len(self.classes)), dtype=np.float32)
+        self.network.eval()
+        dtype = amp_dtype(self.device)
+        parts = []
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+            for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size):
+                logits = self.network(to_input(batch.to(self.device), self.normalisation))
+                parts.append(logits.float().softmax(1).cpu())
+        return torch.cat(parts).numpy()
+
+    def predict(self, images: Sequence[Gray]) -> list[Prediction]:
+        """Raw uint8 [H, W] images, each of any size, in order."""
+        pixels = [resize(image, self.preprocessing) for image in images]
+        return self.decide(self.probabilities(np.stack(pixels))) if pixels else []
+
+    def decide(self, probabilities: NDArray[np.float32]) -> list[Prediction]:
+        """float32 [N, C] -> the most probable class of each row."""
+        best = probabilities.argmax(1)
+        return [Prediction(self.classes[k], float(row[k]), row) for k, row in zip(best, probabilities, strict=True)]
+
+    def save(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: value.contiguous().cpu() for name, value in self.network.state_dict().items()}
+        save_file(state, folder / WEIGHTS)
+        text = json.dumps(self.description(), indent=2, ensure_ascii=False)
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+
+    def description(self) -> dict[str, Any]:
+        return {
+            "model": asdict(self.config),
+            "classes": list(self.classes),
+            "preprocessing": asdict(self.preprocessing),
+            "normalisation": asdict(self.normalisation),
+        }
+
+    @classmethod
+    def load(cls, folder: Path, device: torch.device | str = "auto") -> "Classifier":
+        """Read what `save` wrote, ready to predict on the device (`auto`: the best there is)."""
+        text = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        config, preprocessing = ModelConfig(**text["model"]), Preprocessing(**text["preprocessing"])
+        network = build(config, size=preprocessing.size, classes=len(text["classes"]))
+        network.load_state_dict(load_file(folder / WEIGHTS))
+        target = find_device(device) if isinstance(device, str) else device
+        network = network.to(device=target, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        normalisation = Normalisation(**text["normalisation"])
+        return cls(network, config, tuple(text["classes"]), preprocessing, normalisation)

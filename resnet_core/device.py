@@ -1,0 +1,33 @@
+"""The device to compute on, and the threads and precision that suit it."""
+
+import torch
+
+
+def find_device(wanted: str = "auto") -> torch.device:
+    """`auto` is CUDA, else Apple's MPS, else the CPU; any other name is torch's own."""
+    if wanted != "auto":
+        return torch.device(wanted)
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    if torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def amp_dtype(device: torch.device) -> torch.dtype | None:
+    """The precision for autocast, or None for plain float32.
+
+    Only on CUDA: bf16 autocast on a CPU without bf16 matrix units is an order of magnitude slower.
+    """
+    if device.type != "cuda":
+        return None
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+def describe(device: torch.device) -> str:
+    """For logs and reports: `cpu (2 threads)`, `cuda (NVIDIA H100)`."""
+    if device.type == "cuda":
+        return f"cuda ({torch.cuda.get_device_name(device)})"
+    if device.type == "cpu":
+        return f"cpu ({torch.get_num_threads()} threads)"
+    return device.type

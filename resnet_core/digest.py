@@ -1,0 +1,29 @@
+"""Digests: the names of everything that is derived from something else.
+
+A file named by the digest of what went into it is its own cache: if it is there, the work is done;
+if an input changed, the name changed with it.
+"""
+
+import dataclasses
+import hashlib
+import inspect
+import json
+from types import ModuleType
+from typing import Any
+
+
+def digest_of(*parts: Any) -> str:
+    """16 hexadecimal digits over JSON-like values, dataclasses and tuples, in the order given."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def source_digest(*modules: ModuleType) -> str:
+    """The digest of the modules' source text: work done by other code is not reused."""
+    return digest_of([inspect.getsource(module) for module in modules])
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return dataclasses.asdict(value)
+    raise TypeError(f"{type(value).__name__} has no stable text to digest")

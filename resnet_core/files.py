@@ -1,0 +1,89 @@
+"""Files that are whole or not there: any fsspec store, written beside and renamed, or put at once."""
+
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from upath import UPath
+
+
+def is_local(path: UPath) -> bool:
+    return path.protocol in ("", "file", "local")
+
+
+def absolute(path: UPath) -> UPath:
+    """A local path from the root of the disk, whatever the working folder; others as they are."""
+    return UPath(os.path.abspath(path.path)) if is_local(path) else path
+
+
+@contextmanager
+def write_whole(path: UPath) -> Iterator[Path]:
+    """A local file to write to, which becomes `path` when the block ends well, and is gone otherwise.
+
+    On a local disk it is flushed and renamed; elsewhere the final put is the commit.
+    """
+    if is_local(path):
+        final = Path(path.path)
+        final.parent.mkdir(parents=True, exist_ok=True)
+        draft = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            yield draft
+            with open(draft, "rb+") as file:
+                os.fsync(file.fileno())
+            draft.replace(final)
+        finally:
+            draft.unlink(missing_ok=True)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            draft = Path(folder) / path.name
+            yield draft
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.fs.put_file(str(draft), path.path)
+
+
+@contextmanager
+def write_folder(path: UPath) -> Iterator[Path]:
+    """The same for a folder, which replaces what was there."""
+    with tempfile.TemporaryDirectory() as made:
+        yield Path(made)
+        if path.exists():
+            path.fs.rm(path.path, recursive=True)
+        if is_local(path):
+            draft = Path(path.path).with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+            shutil.copytree(made, draft)
+            draft.replace(path.path)
+        else:
+            path.fs.put(made + "/", path.path, recursive=True)
+
+
+@contextmanager
+def as_local(path: UPath) -> Iterator[Path]:
+    """A local file or folder with the content of `path`, for libraries that want a name on disk."""
+    if is_local(path):
+        yield Path(path.path)
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            copy = Path(folder) / path.name
+            path.fs.get(path.path, str(copy), recursive=True)
+            yield copy
+
+
+def write_text(path: UPath, text: str) -> None:
+    with write_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def link(old: UPath, new: UPath) -> None:
+    """Make `new` the same file as `old`: a hard link where the disk has them, else a copy."""
+    with write_whole(new) as draft:
+        if is_local(old):
+            try:
+                os.link(old.path, draft)
+            except OSError:
+                shutil.copyfile(old.path, draft)
+        else:
+            old.fs.get_file(old.path, str(draft))

@@ -1,0 +1,107 @@
+"""The data set file: one pydantic model over the domain's own settings, read from YAML."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from resnet_core.errors import UserError, nearest
+from resnet_core.fit import TrainConfig
+from resnet_core.metrics import METRICS
+from resnet_core.preprocessing import Preprocessing
+from resnet_core.resnet import ModelConfig
+from resnet_core.splits import SplitConfig
+
+GateMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
+UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+assert set(get_args(GateMetric)) < set(METRICS)
+
+
+class Gate(BaseModel):
+    """What a new version must show before it becomes the champion."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    metric: GateMetric = "accuracy"
+    minimum: float = Field(0.5, ge=0, le=1, description="The floor: below it nothing is promoted.")
+    margin: float = Field(
+        0.01, ge=0, le=1, description="How far below the champion, on the same images, counts as not worse."
+    )
+
+
+class Dataset(BaseModel):
+    """A data set file; every part but `name` and `source` has defaults."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9_-]*$",
+        description="Lower-case letters, digits, - and _; also the model's name.",
+    )
+    source: str = Field(description="Folder, or CSV/Parquet manifest; relative to the working folder, or a URL.")
+    labels: str | None = Field(None, description="CSV or Parquet with path,label[,split][,group][,weight].")
+    image: Preprocessing = Preprocessing()
+    split: SplitConfig = SplitConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    gate: Gate = Gate()
+
+    @model_validator(mode="after")
+    def _some_images_are_left_for_training(self) -> "Dataset":
+        if self.split.test + self.split.validation >= 1:
+            raise ValueError("split: test and validation together must be below 1")
+        return self
+
+
+def load_dataset(path: str | Path) -> Dataset:
+    """Read and check a data set file. Raises UserError that names the file, the key and the remedy."""
+    file = Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}). Give the path of a data set file.") from None
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"{path}:{line} is no YAML: {getattr(error, 'problem', error)}.") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: a data set file is a mapping that begins with `name:` and `source:`.")
+    try:
+        return Dataset.model_validate(content)
+    except ValidationError as error:
+        raise UserError(f"{path}: {explain(error)}") from None
+
+
+def explain(error: ValidationError) -> str:
+    """The worst problem in one line, and how many more there are: a misspelt key before the key that
+    seems to be missing because of it."""
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] not in UNKNOWN_KEY)
+    first, more = problems[0], len(problems) - 1
+    where = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case kind if kind in UNKNOWN_KEY:
+            known = keys_at(first["loc"][:-1])
+            text = (
+                f"{where}: unknown key.{nearest(str(first['loc'][-1]), known) or ' Known: ' + ', '.join(known) + '.'}"
+            )
+        case "missing":
+            text = f"{where}: is missing. Add `{where}: ...`."
+        case "value_error":
+            text = f"{first['ctx']['error']}."
+        case _:
+            text = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}."
+    return text + (f" ({more} more)" if more else "")
+
+
+def keys_at(place: tuple[int | str, ...]) -> list[str]:
+    """The keys that a part of the data set file knows."""
+    part: Any = Dataset
+    for name in place:
+        part = Dataset.model_fields[str(name)].annotation
+    if dataclasses.is_dataclass(part):
+        return [field.name for field in dataclasses.fields(part)]
+    return list(part.model_fields)

@@ -1,0 +1,90 @@
+"""Progress that fits where it is shown: a bar in a terminal, now and then a line in a log."""
+
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Protocol
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+log = logging.getLogger("grayline")
+
+# Bars and log lines go through one console: a line appears above the bar instead of inside it.
+console = Console(stderr=True, highlight=False)
+
+SECONDS_BETWEEN_LINES = 15.0
+
+
+class Advance(Protocol):
+    """Say that `images` more are done; `note` replaces what stands beside the bar."""
+
+    def __call__(self, images: int, note: str = "") -> None: ...
+
+
+class Speed(ProgressColumn):
+    """Images per second."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:,.0f} images/s" if speed else "", style="cyan")
+
+
+@contextmanager
+def progress(stage: str, total: int) -> Iterator[Advance]:
+    """A bar named after the stage over `total` images."""
+    with _bar(stage, total) if console.is_terminal else _lines(stage, total) as advance:
+        yield advance
+
+
+@contextmanager
+def _bar(stage: str, total: int) -> Iterator[Advance]:
+    columns = (
+        TextColumn(f"{stage:<11}"),
+        BarColumn(bar_width=24),
+        MofNCompleteColumn(),
+        Speed(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(compact=True),
+        TextColumn("left"),
+    )
+    with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
+        task = bar.add_task(stage, total=total, note="")
+
+        def advance(images: int, note: str = "") -> None:
+            bar.update(task, advance=images)
+            if note:
+                bar.update(task, note=note)
+
+        yield advance
+
+
+@contextmanager
+def _lines(stage: str, total: int) -> Iterator[Advance]:
+    started = said = time.monotonic()
+    done = 0
+
+    def advance(images: int, note: str = "") -> None:
+        nonlocal done, said
+        done += images
+        now = time.monotonic()
+        if now - said >= SECONDS_BETWEEN_LINES and done:
+            said = now
+            rate = done / (now - started)
+            left = (total - done) / rate
+            log.info(
+                "%-11s %s of %s, %s images/s, %s%d:%02d left",
+                stage, f"{done:,}", f"{total:,}", f"{rate:,.0f}", f"{note}, " if note else "", left // 60, left % 60,
+            )  # fmt: skip
+
+    yield advance

@@ -1,0 +1,82 @@
+"""The machine's settings: the only place that looks into the environment."""
+
+import os
+from pathlib import Path
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+from upath import UPath
+
+from resnet_core.errors import UserError
+from resnet_core.files import absolute, is_local
+from resnet_core.grayscale import MAX_PIXELS
+
+
+class Settings(BaseSettings):
+    """`GRAYLINE_STORE` and its like; MLflow's and Prefect's own variables keep their own names."""
+
+    model_config = SettingsConfigDict(env_prefix="GRAYLINE_", frozen=True)
+
+    store: str = Field("data/store", description="Folder or fsspec URL that all files go under.")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
+    max_pixels: int = Field(MAX_PIXELS, description="Images of more pixels are quarantined.")
+    resident_bytes: int = Field(
+        2 * 1024**3, description="Training pixels up to this size are held in the device's memory."
+    )
+    prefect_port: int = Field(4200, description="Port of the local stack's Prefect server.")
+    mlflow_port: int = Field(5000, description="Port of the local stack's MLflow server.")
+    mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
+
+    @property
+    def root(self) -> UPath:
+        """The store, absolute."""
+        return absolute(UPath(self.store))
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's own variable, else SQLite in the store."""
+        if self.mlflow_tracking_uri:
+            return self.mlflow_tracking_uri
+        if not is_local(self.root):
+            raise UserError(f"MLFLOW_TRACKING_URI: set it; SQLite cannot lie in the store {self.store}.")
+        return f"sqlite:///{self.root.path}/mlflow.db"
+
+
+def prepare_environment() -> None:
+    """Defaults for the libraries' own variables, before they are imported; what is set stays.
+
+    Prefect's database lies in the store too, so that a store is complete and can be deleted whole;
+    nothing is sent to anybody; no pickle is loaded.
+    """
+    store = Settings().root
+    defaults = {
+        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "DO_NOT_TRACK": "true",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
+        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # what a failed task raised is kept as text
+        "PREFECT_LOGGING_EXTRA_LOGGERS": "grayline",
+        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine needs over 20
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+    }
+    if is_local(store):
+        defaults["PREFECT_HOME"] = str(Path(store.path) / "prefect")
+    for name, value in defaults.items():
+        os.environ.setdefault(name, value)
+
+
+def check_store(root: UPath) -> None:
+    """Make the store; raises UserError unless files can be written under it."""
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        if is_local(root):
+            (root / "prefect").mkdir(exist_ok=True)  # Prefect does not make its home's parents
+        probe = root / ".probe"
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise UserError(
+            f"GRAYLINE_STORE: cannot write under {root} ({reason}). "
+            "Make the folder writable, or set GRAYLINE_STORE to one that is."
+        ) from None

@@ -1,0 +1,90 @@
+"""MLflow runs: one run a training, found again by the training's digest."""
+
+import math
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from mlflow.entities import Metric, Param, RunStatus
+from mlflow.tracking import MlflowClient
+from upath import UPath
+
+from resnet_core.files import is_local
+from resnet_core.fit import Epoch
+
+TRAINING = "grayline.training"
+
+
+def client(tracking_uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+def open_run(tracking_uri: str, store: UPath, dataset: str, digest: str) -> str:
+    """The id of the run of this training: the one that an interrupted night began, or a new one."""
+    mlflow = client(tracking_uri)
+    experiment = experiment_id(mlflow, store, dataset)
+    found = mlflow.search_runs([experiment], f"tags.`{TRAINING}` = '{digest}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    run = mlflow.create_run(experiment, tags={TRAINING: digest}, run_name=f"{dataset}-{digest[:8]}")
+    return str(run.info.run_id)
+
+
+def experiment_id(mlflow: MlflowClient, store: UPath, name: str) -> str:
+    """The data set's experiment. In a database file its artifacts lie in the store, beside it; a
+    server says itself where they go."""
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment:
+        return str(experiment.experiment_id)
+    own = mlflow.tracking_uri.startswith("sqlite:") and is_local(store)
+    location = f"file://{store.path}/mlartifacts/{name}" if own else None
+    return str(mlflow.create_experiment(name, artifact_location=location))
+
+
+def log_epochs(tracking_uri: str, run_id: str, epochs: Iterable[Epoch]) -> None:
+    """Log the epochs that the run does not have yet, each at its own step."""
+    mlflow = client(tracking_uri)
+    have = {metric.step for metric in mlflow.get_metric_history(run_id, "train_loss")}
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, value, now, epoch.epoch)
+        for epoch in epochs
+        if epoch.epoch not in have
+        for name, value in (
+            ("train_loss", epoch.loss),
+            ("train_accuracy", epoch.accuracy),
+            ("validation_accuracy", epoch.validation_accuracy),
+            ("lr", epoch.lr),
+            ("images_per_second", epoch.images_per_second),
+        )
+        if value is not None
+    ]
+    for start in range(0, len(metrics), 1000):
+        mlflow.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+def log_params(tracking_uri: str, run_id: str, settings: dict[str, Any]) -> None:
+    """Nested settings as `part.key`. A run that is continued has them already."""
+    mlflow = client(tracking_uri)
+    have = mlflow.get_run(run_id).data.params
+    params = [Param(name, str(value)) for name, value in _flat(settings) if name not in have]
+    mlflow.log_batch(run_id, params=params)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def finish_run(tracking_uri: str, run_id: str) -> None:
+    client(tracking_uri).set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED))
+
+
+def log_metrics(tracking_uri: str, run_id: str, values: dict[str, float]) -> None:
+    """Final figures, without a step; what could not be measured (NaN) is left out."""
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, 0) for name, value in values.items() if not math.isnan(value)]
+    client(tracking_uri).log_batch(run_id, metrics=metrics)

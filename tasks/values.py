@@ -1,0 +1,155 @@
+"""What one stage hands to the next: paths, digests and counts, no tensors."""
+
+from dataclasses import dataclass
+
+import pandas as pd
+from upath import UPath
+
+from resnet_core.metrics import Interval
+from resnet_core.preprocessing import Preprocessing
+from tasks.parts import Part
+
+
+@dataclass(frozen=True)
+class Scan:
+    """The source as it is now. `entries` has a row a file (uri, size, modified, label, split, group,
+    weight, reason, part); `unread` are the parts that no earlier night has read. All parts lie in
+    the folder `pixels`."""
+
+    dataset: str
+    pixels: UPath
+    entries: pd.DataFrame
+    unread: tuple[Part, ...]
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """`digest` names the content; `read` of the images were read this time, the rest was known."""
+
+    dataset: str
+    path: UPath
+    digest: str
+    classes: tuple[str, ...]
+    ok: int
+    duplicate: int
+    quarantined: int
+    read: int
+
+
+@dataclass(frozen=True)
+class ShardSet:
+    """`files` hold `train` + `validation` + `test` images; `written` of them are new."""
+
+    dataset: str
+    folder: UPath
+    files: tuple[UPath, ...]
+    digest: str
+    classes: tuple[str, ...]
+    preprocessing: Preprocessing
+    train: int
+    validation: int
+    test: int
+    written: int
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A finished training: `folder` holds `model/`, `epochs.json` and `state.safetensors`."""
+
+    dataset: str
+    folder: UPath
+    digest: str
+    epochs: int
+    train_accuracy: float
+    seconds: float
+    device: str
+    reused: bool
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Held-out metrics with their intervals; `folder` holds predictions and plots."""
+
+    folder: UPath
+    metrics: dict[str, Interval]
+    count: int
+
+
+@dataclass(frozen=True)
+class ModelVersion:
+    """A version in the registry."""
+
+    name: str
+    version: str
+    run_id: str
+    reused: bool = False
+
+    @property
+    def uri(self) -> str:
+        return f"models:/{self.name}/{self.version}"
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the gate's table."""
+
+    name: str
+    wanted: str
+    found: str
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What the gate said of a version, check by check."""
+
+    version: ModelVersion
+    checks: tuple[Check, ...]
+    promoted: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A scoring job over `files` files. `parts` cover all of them; those in `waiting` are not scored
+    yet. `ignored` are the sidecars and hidden files of the source."""
+
+    source: str
+    output: UPath
+    model: ModelVersion
+    parts: tuple[Part, ...]
+    waiting: tuple[Part, ...]
+    ignored: tuple[str, ...]
+    files: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A finished batch. `labels` has a count and a mean confidence for each label."""
+
+    output: UPath
+    model: ModelVersion
+    files: int
+    scored: int
+    failed: int
+    reused: int
+    labels: dict[str, tuple[int, float]]
+    seconds: float
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the files that were scored this time."""
+        return (self.files - self.reused) / self.seconds
+
+
+@dataclass(frozen=True)
+class Night:
+    """What a retraining came to, as far as it was asked to go."""
+
+    catalog: Catalog
+    shard_set: ShardSet | None = None
+    checkpoint: Checkpoint | None = None
+    evaluation: Evaluation | None = None
+    version: ModelVersion | None = None
+    decision: Decision | None = None
