@@ -58,7 +58,7 @@ class Resident:
     def epoch(self, batch_size: int, seed: int) -> Iterator[Batch]:
         order = torch.from_numpy(np.random.default_rng(seed).permutation(self.count))
         for rows in order.to(self.pixels.device).split(batch_sizes(self.count, batch_size)):
-            yield Batch(self.pixels[rows], self.labels[rows], self.weights[rows])
+            yield Batch(*(column.index_select(0, rows) for column in (self.pixels, self.labels, self.weights)))
 
 
 @dataclass(frozen=True)

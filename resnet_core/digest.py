@@ -11,11 +11,19 @@ import json
 from types import ModuleType
 from typing import Any
 
+import pyarrow as pa
+
 
 def digest_of(*parts: Any) -> str:
     """16 hexadecimal digits over JSON-like values, dataclasses and tuples, in the order given."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+
+
+def table_digest(table: pa.Table) -> str:
+    """The same over an Arrow table: its columns, its rows and their order."""
+    # Values, not buffers: equal tables may differ in bytes that no value is in.
+    return digest_of({name: table[name].to_pylist() for name in table.column_names})
 
 
 def source_digest(*modules: ModuleType) -> str:

@@ -29,9 +29,9 @@ def read_manifest(path: UPath) -> pd.DataFrame:
             table[column] = None
     table = table[[*REQUIRED, *OPTIONAL]]
     for column in ("path", "label", "split", "group"):
-        table[column] = table[column].map(_text).astype(object)
-    table["path"] = table["path"].map(lambda path: path.removeprefix("./") if path else path)
+        table[column] = pd.Series([_text(value) for value in table[column]], table.index, dtype=object)
     _check(path, table)
+    table["path"] = [name.removeprefix("./") for name in table["path"]]
     table["weight"] = _weights(path, table["weight"])
     return table.reset_index(drop=True)
 

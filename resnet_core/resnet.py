@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar, Literal
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, MultipleOf
 from torch import Tensor, nn
 
 Arch = Literal["resnet10", "resnet18", "resnet34", "resnet50"]
@@ -40,13 +40,16 @@ SMALL_IMAGE = 40
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the network looks like; `width` is the channels of the first stage."""
+    """What the network looks like; `width` is the channels of the first stage.
+
+    Not below 16: there oneDNN's backward pass of channels-last convolutions writes beyond its memory
+    and kills the process (torch 2.14.1, AVX-512, odd batch sizes)."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     arch: Arch = "resnet18"
     stem: Stem = "auto"
-    width: Annotated[int, Ge(4)] = 64
+    width: Annotated[int, Ge(16), MultipleOf(8)] = 64
 
 
 def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:

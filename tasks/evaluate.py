@@ -13,18 +13,26 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
+from resnet_core import metrics as metrics_module
 from resnet_core import plots, shards
 from resnet_core.classifier import Classifier
+from resnet_core.digest import source_digest
 from resnet_core.files import as_local, write_folder
 from resnet_core.fit import Epoch
-from resnet_core.metrics import Labels, Metrics, Probabilities, measure
+from resnet_core.metrics import Interval, Labels, Metrics, Probabilities, measure
 from tasks import tracking
 from tasks.values import Checkpoint, Evaluation, ShardSet
+
+METRICS_FILE = "metrics.json"
 
 
 @task
 def evaluate(checkpoint: Checkpoint, shard_set: ShardSet, tracking_uri: str, device: str = "auto") -> Evaluation:
-    """Score the held-out images; write and log metrics with intervals, predictions and plots."""
+    """Score the held-out images; write and log metrics with intervals, predictions and plots. What the
+    same code has measured of the same checkpoint is not measured again."""
+    known = read_evaluation(checkpoint) if checkpoint.reused else None
+    if known:
+        return known
     with as_local(checkpoint.folder / "model") as folder:
         classifier = Classifier.load(folder, device)
     image_ids, labels, probabilities = score_held_out(classifier, shard_set)
@@ -36,6 +44,20 @@ def evaluate(checkpoint: Checkpoint, shard_set: ShardSet, tracking_uri: str, dev
         log_to_mlflow(tracking_uri, checkpoint.mlflow_run_id, draft, metrics)
     create_markdown_artifact(markdown(metrics, checkpoint), key="evaluation", description="Held-out metrics")
     return Evaluation(checkpoint.folder / "evaluation", metrics.overall, metrics.count)
+
+
+def read_evaluation(checkpoint: Checkpoint) -> Evaluation | None:
+    """What `evaluate` has written of this checkpoint, unless other code wrote it."""
+    path = checkpoint.folder / "evaluation" / METRICS_FILE
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if found.get("code") != source_digest(metrics_module):
+        return None
+    nan = float("nan")
+    intervals = {
+        name: Interval(*(nan if value is None else value for value in ends.values()))
+        for name, ends in found["metrics"].items()
+    }
+    return Evaluation(checkpoint.folder / "evaluation", intervals, found["images"])
 
 
 def score_held_out(classifier: Classifier, shard_set: ShardSet) -> tuple[list[str], Labels, Probabilities]:
@@ -51,12 +73,13 @@ def score_held_out(classifier: Classifier, shard_set: ShardSet) -> tuple[list[st
 
 def write_metrics(folder: Path, metrics: Metrics, classes: tuple[str, ...]) -> None:
     text = {
+        "code": source_digest(metrics_module),
         "images": metrics.count,
         "metrics": {name: asdict(interval) for name, interval in metrics.overall.items()},
         "classes": {name: asdict(values) for name, values in metrics.per_class.items()},
         "confusion": {"classes": list(classes), "counts": metrics.confusion.tolist()},
     }
-    (folder / "metrics.json").write_text(json.dumps(_no_nan(text), indent=2) + "\n", encoding="utf-8")
+    (folder / METRICS_FILE).write_text(json.dumps(_no_nan(text), indent=2) + "\n", encoding="utf-8")
 
 
 def _no_nan(value: Any) -> Any:

@@ -20,7 +20,7 @@ from prefect import task
 from upath import UPath
 
 from resnet_core import grayscale, preprocessing, read, shards, splits
-from resnet_core.digest import digest_of, source_digest
+from resnet_core.digest import digest_of, source_digest, table_digest
 from resnet_core.errors import UserError
 from resnet_core.files import absolute, write_whole
 from resnet_core.manifest import is_manifest, read_manifest
@@ -144,10 +144,10 @@ def write_part(part: Part, images: Sequence[ReadImage], settings: Preprocessing)
         "width": pa.array([image.width for image in images], pa.int32()),
         "height": pa.array([image.height for image in images], pa.int32()),
         "reason": pa.array([image.reason for image in images], pa.string()),
-        "pixels": shards.tensor_array(pixels),
+        "pixels": shards.packed(pixels),
     }
     with write_whole(part.path) as draft:
-        shards.write_table(pa.table(columns), draft)
+        pq.write_table(pa.table(columns), draft, compression="none", use_dictionary=False)
 
 
 @task
@@ -162,10 +162,9 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath) -> Catalog:
     gone = old[[pair not in seen for pair in zip(old["uri"], old["image_id"], strict=True)]].assign(present=False)
     table = pd.concat([rows, gone], ignore_index=True)[CATALOG_SCHEMA.names]
     table = table.sort_values(["present", "uri"], ascending=[False, True], ignore_index=True)
-    content = table.drop(columns=["modified", "part"]).astype(object)
-    digest = digest_of(content.where(content.notna(), None).to_numpy().tolist())
     path = _catalog_path(store, dataset.name)
     arrow = pa.Table.from_pandas(table, CATALOG_SCHEMA, preserve_index=False)
+    digest = table_digest(arrow.drop_columns(["modified", "part"]))
     if not arrow.equals(_read_arrow(path)):
         with write_whole(path) as draft:
             pq.write_table(arrow, draft)

@@ -86,7 +86,7 @@ def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing) -> b
     part = shards.open_file(plan.part).read(columns=["uri", "pixels"])
     place = {uri: row for row, uri in enumerate(part["uri"].to_pylist())}
     rows = [place[uri] for uri in plan.rows["uri"]]
-    pixels = shards.pixels_of(part["pixels"])[np.array(rows)]
+    pixels = shards.unpacked(part["pixels"], settings.size)[np.array(rows)]
     table = pa.table(
         [
             pa.array(plan.rows["image_id"], pa.string()),

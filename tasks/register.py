@@ -1,5 +1,7 @@
 """Register: a checkpoint into MLflow's registry, as a version with the alias `challenger`."""
 
+import platform
+from importlib.metadata import distributions
 from importlib.metadata import version as installed
 from pathlib import Path
 
@@ -23,7 +25,7 @@ SERVED_MODEL = Path(__file__).with_name("served_model.py")
 REQUIREMENTS = ("annotated-types", "fsspec", "mlflow", "numpy", "pillow", "safetensors", "torch")
 
 SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1), name="images")]),
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
     outputs=Schema(
         [
             ColSpec(DataType.string, "label"),
@@ -46,6 +48,7 @@ def register(
     if known:
         return value_of(known[0])
     log_dataset(tracking_uri, checkpoint.mlflow_run_id, catalog)
+    registry.log_text(checkpoint.mlflow_run_id, environment(), "environment.txt")
     log_model(tracking_uri, checkpoint, shard_set)
     made = registry.search_model_versions(f"name = '{checkpoint.dataset}' and run_id = '{checkpoint.mlflow_run_id}'")[0]
     tags = {
@@ -56,9 +59,27 @@ def register(
     }
     for name, value in tags.items():
         registry.set_model_version_tag(made.name, made.version, name, value)
+    registry.update_model_version(made.name, made.version, describe(checkpoint, evaluation, catalog, shard_set))
     registry.set_registered_model_alias(made.name, CHALLENGER, made.version)
-    tracking.finish_run(tracking_uri, checkpoint.mlflow_run_id)
+    tracking.set_status(tracking_uri, checkpoint.mlflow_run_id, "FINISHED")
     return value_of(made)
+
+
+def describe(checkpoint: Checkpoint, evaluation: Evaluation, catalog: Catalog, shard_set: ShardSet) -> str:
+    """The version's description, as Markdown: what it learned from, and how good it is."""
+    metrics = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in evaluation.metrics.items())
+    return (
+        f"{len(shard_set.classes)} classes ({', '.join(shard_set.classes)}), {shard_set.preprocessing.size} px, "
+        f"{checkpoint.epochs} epochs in {checkpoint.seconds:,.0f} s on {checkpoint.device}.\n\n"
+        f"Trained on {shard_set.train:,} images, held out {shard_set.test:,}; catalog `{catalog.digest}`, "
+        f"shards `{shard_set.digest}`.\n\n| held-out metric | value (95% interval) |\n| --- | --- |\n{metrics}\n"
+    )
+
+
+def environment() -> str:
+    """Every installed distribution, pinned, one a line."""
+    found = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
+    return f"# Python {platform.python_version()} on {platform.platform()}\n" + "\n".join(sorted(found)) + "\n"
 
 
 def log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:

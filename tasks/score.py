@@ -148,6 +148,10 @@ def finish_batch(batch: Batch, seconds: float) -> Scores:
         seconds=seconds,
     )
     write_text(batch.output / MANIFEST, json.dumps(manifest(batch, scores), indent=2, ensure_ascii=False) + "\n")
+    log.info(
+        "score       %s files: %s scored, %s failed, %s known from an earlier run",
+        f"{scores.files:,}", f"{scores.scored:,}", f"{scores.failed:,}", f"{scores.reused:,}",
+    )  # fmt: skip
     create_markdown_artifact(markdown(batch, scores, rows), key="scores", description=f"{batch.files:,} files scored")
     return scores
 

@@ -5,7 +5,6 @@ MLflow runs this file when it loads a version; `resnet_core` travels with the ve
 """
 
 from pathlib import Path
-from typing import Any
 
 import mlflow
 import numpy as np
@@ -21,10 +20,9 @@ class ServedClassifier(PythonModel):
     def load_context(self, context: PythonModelContext) -> None:
         self.classifier = Classifier.load(Path(context.artifacts["classifier"]))
 
-    def predict(
-        self, context: PythonModelContext, model_input: Any, params: dict[str, Any] | None = None
-    ) -> pd.DataFrame:
-        """uint8 [N, H, W] of any height and width -> N rows."""
+    def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
+        """uint8 [N, H, W] of any height and width -> N rows. MLflow takes a type hint for a schema of
+        its own and overrules the signature with it, so there is none here."""
         images = np.asarray(model_input, dtype=np.uint8)
         predictions = self.classifier.predict(list(images))
         return pd.DataFrame(

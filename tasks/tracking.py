@@ -3,9 +3,9 @@
 import math
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
-from mlflow.entities import Metric, Param, RunStatus
+from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
 from upath import UPath
 
@@ -79,8 +79,8 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield f"{prefix}{name}", value
 
 
-def finish_run(tracking_uri: str, run_id: str) -> None:
-    client(tracking_uri).set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED))
+def set_status(tracking_uri: str, run_id: str, status: Literal["RUNNING", "FINISHED", "FAILED"]) -> None:
+    client(tracking_uri).update_run(run_id, status)
 
 
 def log_metrics(tracking_uri: str, run_id: str, values: dict[str, float]) -> None:

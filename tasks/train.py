@@ -50,7 +50,12 @@ def train(
         finished.unlink()
     reused = finished.exists()
     if not reused:
-        train_new(shard_set, dataset, folder, tracking_uri, run_id, find_device(device), resident_bytes)
+        tracking.set_status(tracking_uri, run_id, "RUNNING")
+        try:
+            train_new(shard_set, dataset, folder, tracking_uri, run_id, find_device(device), resident_bytes)
+        except BaseException:
+            tracking.set_status(tracking_uri, run_id, "FAILED")
+            raise
     summary = json.loads(finished.read_text(encoding="utf-8"))
     epochs = [Epoch(**values) for values in summary["epochs"]]
     tracking.log_epochs(tracking_uri, run_id, epochs)

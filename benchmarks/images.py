@@ -1,0 +1,41 @@
+"""The real images that are measured on: scikit-image's photographs and ELPV's solar cells, both from
+installed packages."""
+
+import io
+from collections.abc import Iterator
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import skimage.data
+from numpy.typing import NDArray
+from PIL import Image
+
+QUALITY = 90
+
+
+def photographs(each: int, width: int = 1024, height: int = 768) -> Iterator[bytes]:
+    """JPEG files, 4:2:0, `each` different crops of every photograph.
+
+    The photographs are smaller than that: they go on mirrored beyond their borders, which keeps
+    their detail, where enlarging would smooth it and make them cheaper to decode than a camera's.
+    """
+    rng = np.random.default_rng(0)
+    for photograph in (skimage.data.astronaut(), skimage.data.coffee(), skimage.data.rocket()):
+        rows, columns, _ = photograph.shape
+        large = np.pad(photograph, ((0, height), (0, width), (0, 0)), mode="symmetric")
+        for _ in range(each):
+            top, left = rng.integers(rows), rng.integers(columns)
+            yield jpeg(large[top : top + height, left : left + width])
+
+
+def jpeg(rgb: NDArray[np.uint8]) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(rgb).save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
+    return file.getvalue()
+
+
+def cells(count: int) -> list[Path]:
+    """The first of ELPV's 2,624 solar cells: gray PNG files of 300 x 300 pixels."""
+    folder = Path(str(files("elpv_dataset"))) / "data" / "images"
+    return sorted(folder.glob("*.png"))[:count]

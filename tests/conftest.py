@@ -1,0 +1,81 @@
+"""Real images, a store of its own for each test, and one Prefect for the whole session."""
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+# Before anything imports Prefect: no test touches the user's home, servers or settings.
+SESSION = Path(tempfile.mkdtemp(prefix="grayline-tests-"))
+for name in [name for name in os.environ if name.startswith(("GRAYLINE_", "PREFECT_", "MLFLOW_"))]:
+    del os.environ[name]
+os.environ["GRAYLINE_STORE"] = str(SESSION / "store")
+
+from tasks.settings import Settings, check_store, prepare_environment  # noqa: E402
+
+prepare_environment()
+check_store(Settings().root)
+
+
+@pytest.fixture(scope="session")
+def digits() -> tuple[np.ndarray, list[str]]:
+    """scikit-learn's handwritten digits: uint8 [1797, 8, 8] and their labels."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    return np.rint(found.images * (255 / 16)).astype(np.uint8), [str(label) for label in found.target]
+
+
+@pytest.fixture(scope="session")
+def photograph() -> Image.Image:
+    """A real colour photograph, 512 x 512."""
+    from skimage import data
+
+    return Image.fromarray(data.astronaut())
+
+
+@pytest.fixture
+def digit_folder(tmp_path: Path, digits: tuple[np.ndarray, list[str]]) -> Path:
+    """200 digits of ten classes, one folder a class."""
+    return write_folder(tmp_path / "digits", digits, range(10), 200)
+
+
+def write_folder(to: Path, digits: tuple[np.ndarray, list[str]], classes: range, count: int, start: int = 0) -> Path:
+    """`count` digits from `start` on as PNG files in one folder a class."""
+    images, labels = digits
+    wanted = {str(k) for k in classes}
+    for number in [k for k, label in enumerate(labels) if label in wanted][start : start + count]:
+        path = to / labels[number] / f"{number:04}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(images[number]).save(path)
+    return to
+
+
+def write_labels(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+@pytest.fixture(scope="session")
+def prefect() -> Iterator[None]:
+    """Prefect's embedded server, started once: it takes 10 seconds."""
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty store that the settings point to."""
+    folder = tmp_path / "store"
+    monkeypatch.setenv("GRAYLINE_STORE", str(folder))
+    return folder

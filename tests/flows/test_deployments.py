@@ -1,0 +1,43 @@
+"""Deployments: each one imports, is named like its flow, and documents its parameters."""
+
+import pytest
+import yaml
+from prefect.flows import load_flow_from_entrypoint
+from prefect.utilities.callables import parameter_schema
+
+from flows.deployments import PREFECT_YAML, deployment_names, run_deployment
+from resnet_core.errors import UserError
+
+DEPLOYMENTS = yaml.safe_load(PREFECT_YAML.read_text())["deployments"]
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS, ids=lambda deployment: deployment["name"])
+def test_every_entrypoint_imports_and_its_parameters_are_described(deployment: dict[str, str]) -> None:
+    flow = load_flow_from_entrypoint(deployment["entrypoint"], use_placeholder_flow=False)
+    assert flow.name == deployment["name"]
+    assert flow.description
+    for name, field in parameter_schema(flow).properties.items():
+        assert field.get("description"), name
+        assert "type" in field or "anyOf" in field or "enum" in field, name
+
+
+def test_the_four_deployments_are_there_and_the_nightly_one_runs_alone_at_two() -> None:
+    assert set(deployment_names()) == {"nightly-retrain", "classify-batch", "promote", "rollback"}
+    nightly = next(d for d in DEPLOYMENTS if d["name"] == "nightly-retrain")
+    assert nightly["schedules"][0]["cron"] == "0 2 * * *"
+    assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "message"),
+    [
+        ("clasify-batch", [], "Did you mean 'classify-batch'"),
+        ("promote", ["name"], "'name' is no key=value"),
+        ("promote", ["name=x"], "Run `make up`"),
+    ],
+)
+def test_running_a_deployment_wants_its_name_its_parameters_and_a_server(
+    name: str, parameters: list[str], message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        run_deployment(name, parameters, watch=False)

@@ -1,0 +1,242 @@
+"""The nightly flow on real digits, on real Prefect and MLflow: register, gate, promote, roll back."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from PIL import Image
+
+from flows.classify_batch import classify_batch
+from flows.nightly_retrain import nightly_retrain
+from flows.promote import promote
+from flows.rollback import rollback
+from resnet_core.errors import UserError
+from tasks.registry import resolve
+from tasks.settings import Settings
+from tasks.values import Night
+from tests.conftest import write_folder
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+Digits = tuple[np.ndarray, list[str]]
+
+
+@pytest.fixture
+def dataset(store: Path, tmp_path: Path, digits: Digits) -> Path:
+    """A data set file over 400 digits of three classes, which take seconds to learn."""
+    write_folder(tmp_path / "raw", digits, range(3), 400)
+    return write(tmp_path / "few.yaml", tmp_path / "raw")
+
+
+def write(path: Path, source: Path, **changes: object) -> Path:
+    content = {
+        "name": "few",
+        "source": str(source),
+        "image": {"size": 8},
+        "model": {"arch": "resnet10", "width": 16},
+        "train": {"epochs": 4, "batch_size": 32, "flips": "none"},
+        "gate": {"minimum": 0.9},
+        **changes,
+    }
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def registry() -> MlflowClient:
+    return MlflowClient(Settings().tracking_uri, registry_uri=Settings().tracking_uri)
+
+
+def champion() -> str:
+    return str(registry().get_model_version_by_alias("few", "champion").version)
+
+
+def test_a_night_ends_with_a_champion_and_the_next_one_redoes_nothing(dataset: Path, store: Path) -> None:
+    night = nightly_retrain(str(dataset))
+    assert night.decision is not None
+    assert night.decision.promoted
+    assert champion() == "1"
+    assert night.evaluation is not None
+    assert night.evaluation.metrics["accuracy"].value > 0.95
+
+    again = nightly_retrain(str(dataset))
+    assert again.catalog.read == 0
+    assert again.shard_set is not None
+    assert again.shard_set.written == 0
+    assert again.checkpoint is not None
+    assert again.checkpoint.reused
+    assert again.evaluation == night.evaluation
+    assert again.version == night.version
+    assert len(registry().search_model_versions("name = 'few'")) == 1
+
+
+def test_what_mlflow_has(dataset: Path, store: Path, digits: Digits) -> None:
+    night = nightly_retrain(str(dataset))
+    assert night.version is not None
+    assert night.checkpoint is not None
+    run = registry().get_run(night.version.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["train.epochs"] == "4"
+    assert run.data.params["model.arch"] == "resnet10"
+    assert {"test_accuracy", "test_accuracy_low", "test_macro_f1", "test_roc_auc"} <= set(run.data.metrics)
+    history = registry().get_metric_history(night.version.run_id, "train_loss")
+    assert [metric.step for metric in history] == [1, 2, 3, 4]
+    (inputs,) = run.inputs.dataset_inputs
+    assert (inputs.dataset.name, inputs.dataset.digest) == ("few", night.catalog.digest)
+    plots = {Path(file.path).name for file in registry().list_artifacts(night.version.run_id, "evaluation")}
+    assert {"confusion_matrix.png", "roc_curve.png", "reliability.png", "training_curves.png"} <= plots
+    assert "torch==" in mlflow.artifacts.load_text(f"runs:/{night.version.run_id}/environment.txt")
+    predictions = pd.read_parquet(Path(night.evaluation.folder.path) / "predictions.parquet")  # type: ignore[union-attr]
+    assert len(predictions) == night.evaluation.count  # type: ignore[union-attr]
+
+
+LOADS = """
+import sys
+sys.meta_path = [finder for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.path = [place for place in sys.path if not place.startswith("__editable__")]
+import pickle
+def refuse(*a, **k): raise AssertionError("a pickle was loaded")
+pickle.load = pickle.loads = pickle.Unpickler = refuse
+import json, mlflow, numpy as np
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/few@champion")
+images = np.load(sys.argv[2])
+import resnet_core
+print(json.dumps([resnet_core.__file__, model.predict(images).to_dict("list")]))
+"""
+
+
+def test_the_champion_predicts_on_raw_arrays_without_grayline_and_without_pickle(
+    dataset: Path, store: Path, tmp_path: Path, digits: Digits
+) -> None:
+    nightly_retrain(str(dataset))
+    files = sorted((tmp_path / "raw").rglob("*.png"))[:20]
+    images = np.stack([np.asarray(Image.open(file)) for file in files])
+    np.save(tmp_path / "images.npy", images)
+    done = subprocess.run(
+        [sys.executable, "-c", LOADS, Settings().tracking_uri, str(tmp_path / "images.npy")],
+        env={**os.environ, "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    code, found = json.loads(done.stdout.splitlines()[-1])
+    assert str(store) in code  # the version's own copy
+    scores = classify_batch(str(tmp_path / "raw"), str(tmp_path / "out"))
+    rows = pd.read_parquet(tmp_path / "out").set_index("uri").loc[[str(file) for file in files]]
+    assert found["label"] == rows["label"].tolist()
+    np.testing.assert_allclose(found["confidence"], rows["confidence"], atol=1e-5)
+    np.testing.assert_allclose(found["probabilities"], np.stack(rows["probabilities"].to_numpy()), atol=1e-5)
+    assert scores.model.version == "1"
+
+
+def test_scoring_gives_what_evaluation_stored(dataset: Path, store: Path, tmp_path: Path) -> None:
+    night = nightly_retrain(str(dataset))
+    classify_batch(str(tmp_path / "raw"), str(tmp_path / "out"), "few@champion")
+    stored = pd.read_parquet(Path(night.evaluation.folder.path) / "predictions.parquet").set_index("image_id")  # type: ignore[union-attr]
+    rows = pd.read_parquet(tmp_path / "out").drop_duplicates("image_id").set_index("image_id").loc[stored.index]
+    expected, found = (np.stack(t["probabilities"].to_numpy()) for t in (stored, rows))
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_the_gate_lets_no_worse_model_in_and_a_person_can(dataset: Path, store: Path, tmp_path: Path) -> None:
+    nightly_retrain(str(dataset))
+    worse = write(dataset, tmp_path / "raw", train={"epochs": 1, "batch_size": 128, "lr": 1e-5}, gate={"minimum": 0.1})
+    night = nightly_retrain(str(worse))
+    assert night.decision is not None
+    assert not night.decision.promoted
+    assert [check.name for check in night.decision.checks if not check.passed] == ["champion (version 1)"]
+    assert champion() == "1"
+    refused = registry().get_model_version("few", "2")
+    assert refused.tags["grayline.gate"].startswith("refused: champion (version 1)")
+    assert resolve(Settings().tracking_uri, "few@challenger").version == "2"
+
+    promote("few", None, "I know better")
+    assert champion() == "2"
+    assert registry().get_model_version("few", "2").tags["grayline.champion_reason"] == "I know better"
+    rollback("few", None, "I did not")
+    assert champion() == "1"
+    assert "I did not" in registry().get_model_version("few", "2").tags["grayline.rolled_back"]
+    with pytest.raises(UserError, match="version 1 is its first champion"):
+        rollback("few")
+
+    again = nightly_retrain(str(worse))  # what a person took back stays away
+    assert [check.passed for check in again.decision.checks if check.name == "history"] == [False]  # type: ignore[union-attr]
+
+
+def test_the_floor_holds_from_the_first_night(dataset: Path, store: Path, tmp_path: Path) -> None:
+    night = nightly_retrain(str(write(dataset, tmp_path / "raw", train={"epochs": 1, "lr": 1e-5})))
+    assert night.decision is not None
+    assert [check.passed for check in night.decision.checks] == [False, True]
+    with pytest.raises(UserError, match="model 'few' has no alias 'champion'"):
+        classify_batch(str(tmp_path / "raw"), str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_champion_of_another_size_and_fewer_classes_is_held_against_the_same_images(
+    dataset: Path, store: Path, tmp_path: Path, digits: Digits
+) -> None:
+    nightly_retrain(str(dataset))
+    write_folder(tmp_path / "raw", digits, range(3, 4), 100)
+    other = write(dataset, tmp_path / "raw", image={"size": 12})
+    night = nightly_retrain(str(other))
+    assert night.decision is not None
+    (check,) = (check for check in night.decision.checks if check.name.startswith("champion"))
+    # The champion has never seen the fourth class, a fifth of the images: the new one is that much better.
+    assert float(check.found.split()[0]) == pytest.approx(0.2, abs=0.08)
+    assert night.decision.promoted
+    assert champion() == "2"
+
+
+def test_a_killed_training_is_resumed_in_the_same_run(
+    dataset: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks import tracking
+    from tasks import train as stage
+
+    whole = tracking.log_epochs
+
+    def kill(tracking_uri: str, run_id: str, epochs: list[object]) -> None:
+        whole(tracking_uri, run_id, epochs)  # type: ignore[arg-type]
+        if epochs[0].epoch == 2:  # type: ignore[attr-defined]
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(stage.tracking, "log_epochs", kill)
+    with pytest.raises(BaseException):  # noqa: B017, PT011
+        nightly_retrain(str(dataset), until="train")
+    monkeypatch.setattr(stage.tracking, "log_epochs", whole)
+    night: Night = nightly_retrain(str(dataset), until="train")
+    assert night.checkpoint is not None
+    run = registry().get_run(night.checkpoint.mlflow_run_id)
+    history = registry().get_metric_history(run.info.run_id, "train_loss")
+    assert [metric.step for metric in history] == [1, 2, 3, 4]
+    assert len(registry().search_runs([run.info.experiment_id])) == 1
+
+
+@pytest.mark.parametrize(
+    ("reference", "message"),
+    [
+        ("fwe@champion", "no model 'fwe'. Did you mean 'few'?"),
+        ("few@champoin", "no alias 'champoin'. Did you mean 'champion'?"),
+        ("few/9", "has no version '9'. It has: 1."),
+    ],
+)
+def test_an_unknown_model_is_the_users_error(
+    dataset: Path, store: Path, tmp_path: Path, reference: str, message: str
+) -> None:
+    with pytest.raises(UserError, match="no model is registered yet"):
+        classify_batch(str(tmp_path / "raw"), str(tmp_path / "out"), reference)
+    nightly_retrain(str(dataset))
+    with pytest.raises(UserError) as caught:
+        classify_batch(str(tmp_path / "raw"), str(tmp_path / "out"), reference)
+    assert message in str(caught.value)
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,286 @@
+"""Ingest and preprocess: the catalog tells the truth, and nothing is read or written twice."""
+
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+from upath import UPath
+
+from resnet_core import shards
+from resnet_core.errors import UserError
+from tasks import ingest
+from tasks.dataset import Dataset
+from tasks.preprocess import finish_shards, plan_shards, write_shard
+from tasks.settings import Settings
+from tasks.values import Catalog, ShardSet
+from tests.conftest import write_folder, write_labels
+
+Digits = tuple[np.ndarray, list[str]]
+
+
+def dataset_of(folder: Path, **settings: object) -> Dataset:
+    return Dataset.model_validate({"name": "d", "source": str(folder), "image": {"size": 8}, **settings})
+
+
+def ingested(dataset: Dataset, store: UPath) -> tuple[Catalog, ingest.Scan]:
+    """The stage as the flow runs it, without Prefect's engine."""
+    scan = ingest.scan.fn(dataset, store, Settings().max_pixels)
+    for part in scan.unread:
+        ingest.read_part.fn(part, dataset.image, Settings().max_pixels)
+    return ingest.write_catalog.fn(scan, dataset, store), scan
+
+
+def sharded(dataset: Dataset, store: UPath) -> ShardSet:
+    catalog, scan = ingested(dataset, store)
+    plans = plan_shards.fn(catalog, scan.pixels, dataset, store)
+    return finish_shards.fn(plans, [write_shard.fn(plan, catalog, dataset.image) for plan in plans], catalog, dataset)
+
+
+def table(catalog: Catalog) -> pd.DataFrame:
+    return pd.read_parquet(catalog.path.path)
+
+
+def stores(tmp_path: Path) -> list[UPath]:
+    return [UPath(tmp_path / "store"), UPath(f"memory://{tmp_path.name}")]
+
+
+def test_a_row_an_image_with_the_contracts_columns(digit_folder: Path, tmp_path: Path) -> None:
+    catalog, _ = ingested(dataset_of(digit_folder), UPath(tmp_path / "s"))
+    rows = table(catalog)
+    contract = ["image_id", "uri", "label", "split", "group", "width", "height", "status", "reason"]
+    assert set(contract) <= set(rows.columns)
+    assert len(rows) == 200 == catalog.ok
+    assert (rows["status"] == "ok").all()
+    assert rows["image_id"].str.fullmatch("[0-9a-f]{64}").all()
+    assert (rows["label"] == rows["uri"].map(lambda uri: Path(uri).parent.name)).all()
+    assert set(rows["split"]) == {"train", "test"}
+    assert ((rows["width"] == 8) & (rows["height"] == 8)).all()
+
+
+def test_bad_files_are_quarantined_with_a_reason_and_the_rest_goes_on(digit_folder: Path, tmp_path: Path) -> None:
+    whole = next(digit_folder.glob("3/*.png")).read_bytes()
+    (digit_folder / "3" / "cut.png").write_bytes(whole[: len(whole) // 2])
+    (digit_folder / "3" / "empty.png").write_bytes(b"")
+    (digit_folder / "3" / "text.png").write_text("no image")
+    Image.new("L", (8, 8)).save(digit_folder / "no-label.png")
+    catalog, _ = ingested(dataset_of(digit_folder), UPath(tmp_path / "s"))
+    assert (catalog.ok, catalog.quarantined) == (200, 4)
+    bad = table(catalog).query("status == 'quarantined'")
+    reasons = {Path(uri).name: reason.split(":")[0] for uri, reason in zip(bad["uri"], bad["reason"], strict=True)}
+    assert reasons == {
+        "cut.png": "truncated",
+        "empty.png": "empty",
+        "text.png": "unsupported",
+        "no-label.png": "label missing",
+    }
+    assert bad["split"].isna().all()
+
+
+def test_the_second_run_reads_nothing(digit_folder: Path, tmp_path: Path) -> None:
+    for store in stores(tmp_path):
+        first, _ = ingested(dataset_of(digit_folder), store)
+        again, scan = ingested(dataset_of(digit_folder), store)
+        assert (first.read, again.read, scan.unread) == (200, 0, ())
+        assert again.digest == first.digest
+
+
+def test_only_new_and_changed_files_are_read(digit_folder: Path, tmp_path: Path, digits: Digits) -> None:
+    store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
+    before = table(ingested(dataset, store)[0]).set_index("uri")
+    changed, gone = next(digit_folder.glob("5/*.png")), next(digit_folder.glob("7/*.png"))
+    Image.fromarray(255 - np.asarray(Image.open(changed))).save(changed)
+    gone.unlink()
+    write_folder(digit_folder, digits, range(10), 30, start=200)
+    catalog, scan = ingested(dataset, store)
+    assert sum(len(part.files) for part in scan.unread) == catalog.read == 31
+    rows = table(catalog)
+    assert (catalog.ok, rows["present"].sum(), (~rows["present"]).sum()) == (229, 229, 2)
+    assert set(rows.loc[~rows["present"], "uri"]) == {str(changed), str(gone)}
+    kept = rows[rows["present"]].set_index("uri")["split"]
+    same = kept.index.intersection(before.index).drop(str(changed))
+    assert (kept[same] == before.loc[same, "split"]).all()
+
+
+def test_the_same_bytes_count_once_and_two_labels_for_them_not_at_all(digit_folder: Path, tmp_path: Path) -> None:
+    one, other = list(digit_folder.glob("1/*.png"))[:2]
+    shutil.copy(one, digit_folder / "1" / "again.png")
+    shutil.copy(other, digit_folder / "2" / "wrong.png")
+    catalog, _ = ingested(dataset_of(digit_folder), UPath(tmp_path / "s"))
+    rows = table(catalog).assign(name=lambda t: t["uri"].map(lambda uri: Path(uri).name)).set_index("name")
+    assert (catalog.ok, catalog.duplicate, catalog.quarantined) == (199, 1, 2)
+    assert rows.loc["again.png", "status"] == "duplicate" or rows.loc[one.name, "status"] == "duplicate"
+    assert rows.loc["wrong.png", "reason"].startswith("label conflict: the same bytes are '1' in ")
+    assert rows.loc[other.name, "status"] == "quarantined"
+
+
+def test_a_new_duplicate_does_not_displace_its_elder(digit_folder: Path, tmp_path: Path) -> None:
+    store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
+    first = ingested(dataset, store)[0]
+    elder = max(digit_folder.glob("1/*.png"))
+    shutil.copy(elder, digit_folder / "1" / "0.png")  # sorts before it
+    rows = table(ingested(dataset, store)[0]).set_index("uri")
+    assert rows.loc[str(elder), "status"] == "ok"
+    assert rows.loc[str(digit_folder / "1" / "0.png"), "status"] == "duplicate"
+    assert first.ok == (rows["status"] == "ok").sum()
+
+
+def test_a_group_never_straddles_splits_and_labels_may_fix_them(digit_folder: Path, tmp_path: Path) -> None:
+    files = sorted(digit_folder.rglob("*.png"))
+    rows = [
+        {
+            "path": str(file.relative_to(digit_folder)),
+            "label": file.parent.name,
+            "group": f"patient-{k % 20}",
+            "split": "validation" if k < 3 else "",
+            "weight": "2" if k == 0 else "",
+        }
+        for k, file in enumerate(files)
+    ]
+    labels = write_labels(tmp_path / "labels.csv", rows[:-1])
+    catalog, _ = ingested(dataset_of(digit_folder, labels=str(labels)), UPath(tmp_path / "s"))
+    found = table(catalog).set_index("uri")
+    assert (found.loc[[str(file) for file in files[:3]], "split"] == "validation").all()
+    assert found.loc[str(files[0]), "weight"] == 2
+    assert found.loc[str(files[-1]), "reason"].startswith("label missing")
+    rest = found.drop([str(file) for file in files[:3]]).dropna(subset=["split"])
+    assert (rest.groupby("group")["split"].nunique() == 1).all()
+    assert rest["split"].nunique() == 2
+
+
+def test_a_manifest_is_a_source(digit_folder: Path, tmp_path: Path) -> None:
+    files = sorted(digit_folder.rglob("*.png"))[:100]
+    rows = [{"path": str(file.relative_to(digit_folder)), "label": file.parent.name} for file in files]
+    csv = write_labels(digit_folder / "some.csv", [*rows, {"path": "9/none.png", "label": "9"}])
+    pd.DataFrame(rows).to_parquet(digit_folder / "some.parquet")
+    for manifest, quarantined in ((csv, 1), (digit_folder / "some.parquet", 0)):
+        catalog, _ = ingested(dataset_of(manifest), UPath(tmp_path / manifest.suffix))
+        assert (catalog.ok, catalog.quarantined) == (100, quarantined)
+    missing = table(ingested(dataset_of(csv), UPath(tmp_path / ".csv"))[0]).query("status == 'quarantined'")
+    assert missing["reason"].item().startswith("file missing")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_could_not_be_opened_is_tried_again(digit_folder: Path, tmp_path: Path) -> None:
+    store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
+    locked = next(digit_folder.glob("1/*.png"))
+    locked.chmod(0)
+    assert ingested(dataset, store)[0].quarantined == 1
+    locked.chmod(0o644)
+    assert ingested(dataset, store)[0].ok == 200
+
+
+def test_a_read_that_failed_is_tried_again(digit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from resnet_core import read
+
+    store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
+    sick = str(next(digit_folder.glob("1/*.png")))
+    whole = read.read_bytes
+
+    def broken(uri: str) -> bytes:
+        if uri == sick:
+            raise PermissionError(13, "Permission denied")
+        return whole(uri)
+
+    monkeypatch.setattr(read, "read_bytes", broken)
+    for _ in range(2):
+        catalog, _ = ingested(dataset, store)
+        assert table(catalog).query("status == 'quarantined'")["reason"].tolist() == ["unreadable: Permission denied"]
+    monkeypatch.setattr(read, "read_bytes", whole)
+    assert ingested(dataset, store)[0].ok == 200
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda folder: None, "there is no such folder"),
+        (lambda folder: folder.mkdir(), "holds no images"),
+        (lambda folder: write_one_class(folder), "two classes or more, found '3'"),
+        (lambda folder: folder.write_text("x"), "is no folder and no .csv or .parquet manifest"),
+    ],
+)
+def test_a_source_that_cannot_be_meant_is_the_users_error(tmp_path: Path, make: object, message: str) -> None:
+    folder = tmp_path / "source"
+    make(folder)  # type: ignore[operator]
+    with pytest.raises(UserError) as caught:
+        ingested(dataset_of(folder), UPath(tmp_path / "s"))
+    assert message in str(caught.value)
+    assert not (tmp_path / "s").exists()
+
+
+def write_one_class(folder: Path) -> None:
+    (folder / "3").mkdir(parents=True)
+    Image.new("L", (8, 8)).save(folder / "3" / "a.png")
+
+
+def test_shards_hold_the_good_images_and_are_reused(digit_folder: Path, tmp_path: Path) -> None:
+    (digit_folder / "3" / "bad.png").write_bytes(b"x")
+    for store in stores(tmp_path):
+        dataset = dataset_of(digit_folder)
+        first, again = sharded(dataset, store), sharded(dataset, store)
+        assert (first.written, again.written) == (200, 0)
+        assert (again.digest, again.files) == (first.digest, first.files)
+        images = [shards.read(first.files, split, first.classes) for split in ("train", "test")]  # type: ignore[arg-type]
+        assert [len(part) for part in images] == [first.train, first.test]
+        assert first.train + first.test == 200
+    rows = table(ingested(dataset, stores(tmp_path)[0])[0]).set_index("image_id")
+    for image_id, pixels, label in zip(images[0].image_ids, images[0].pixels, images[0].labels, strict=True):
+        assert np.array_equal(pixels, np.asarray(Image.open(rows.loc[image_id, "uri"])))
+        assert first.classes[label] == rows.loc[image_id, "label"]
+
+
+def test_growth_writes_only_the_new_shards_and_links_the_others(
+    digit_folder: Path, tmp_path: Path, digits: Digits
+) -> None:
+    store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
+    first = sharded(dataset, store)
+    write_folder(digit_folder, digits, range(10), 30, start=200)
+    second = sharded(dataset, store)
+    assert (second.written, second.train + second.test) == (30, 230)
+    assert second.folder != first.folder
+    inodes = [{os.stat(path.path).st_ino for path in found.files} for found in (first, second)]
+    assert inodes[0] < inodes[1]
+    assert len(shards.read(first.files, "train", first.classes)) == first.train  # the old set is untouched
+
+
+def test_a_corrected_label_changes_the_shards_without_reading_an_image(digit_folder: Path, tmp_path: Path) -> None:
+    files = sorted(digit_folder.rglob("*.png"))
+    rows = [{"path": str(f.relative_to(digit_folder)), "label": f.parent.name} for f in files]
+    store, labels = UPath(tmp_path / "s"), tmp_path / "labels.csv"
+    dataset = dataset_of(digit_folder, labels=str(write_labels(labels, rows)))
+    first = sharded(dataset, store)
+    rows[0]["label"] = "9"
+    write_labels(labels, rows)
+    catalog, _ = ingested(dataset, store)
+    second = sharded(dataset, store)
+    assert catalog.read == 0
+    assert second.digest != first.digest
+    assert 0 < second.written < 200
+
+
+def test_a_class_without_training_images_is_the_users_error(digit_folder: Path, tmp_path: Path) -> None:
+    files = sorted(digit_folder.rglob("*.png"))
+    rows = [
+        {
+            "path": str(f.relative_to(digit_folder)),
+            "label": f.parent.name,
+            "split": "test" if f.parent.name == "4" else "train",
+        }
+        for f in files
+    ]
+    labels = write_labels(tmp_path / "labels.csv", rows)
+    with pytest.raises(UserError, match="class '4' has no training image"):
+        sharded(dataset_of(digit_folder, labels=str(labels)), UPath(tmp_path / "s"))
+
+
+def test_a_killed_ingest_goes_on_with_the_parts_it_has(digit_folder: Path, tmp_path: Path) -> None:
+    store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
+    scan = ingest.scan.fn(dataset, store, Settings().max_pixels)
+    ingest.read_part.fn(scan.unread[0], dataset.image, Settings().max_pixels)
+    before = os.stat(scan.unread[0].path.path)
+    catalog, _ = ingested(dataset, store)
+    assert os.stat(scan.unread[0].path.path).st_mtime_ns == before.st_mtime_ns
+    assert catalog.ok == 200
