@@ -34,8 +34,9 @@ class Batches(Protocol):
 
 
 def batch_sizes(count: int, batch_size: int) -> list[int]:
-    """The sizes of an epoch's batches, none above `batch_size`, none smaller than another by two."""
-    batches = max(1, math.ceil(count / batch_size))
+    """The sizes of an epoch's batches: at most `batch_size`, at least 2 (batch norm has no variance of
+    one image), none smaller than another by two."""
+    batches = max(1, min(math.ceil(count / batch_size), count // 2))
     return [len(part) for part in np.array_split(np.empty(count, dtype=np.uint8), batches)]
 
 

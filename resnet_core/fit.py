@@ -94,7 +94,8 @@ def fit(
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
     optimizer = make_optimizer(model, config)
     steps = len(batch_sizes(train.count, config.batch_size))
-    schedule = OneCycleLR(optimizer, config.lr, config.epochs * steps, pct_start=config.warmup)
+    total = max(config.epochs * steps, 4)  # of fewer steps, or less than one of warm-up, torch makes no cycle
+    schedule = OneCycleLR(optimizer, config.lr, total, pct_start=max(config.warmup, 1.5 / total))
     weights = class_weights(class_counts, config).to(device)
     dtype = amp_dtype(device)
     scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)

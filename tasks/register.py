@@ -1,6 +1,7 @@
 """Register: a checkpoint into MLflow's registry, as a version with the alias `challenger`."""
 
 import platform
+import warnings
 from importlib.metadata import distributions
 from importlib.metadata import version as installed
 from pathlib import Path
@@ -47,9 +48,11 @@ def register(
     )
     if known:
         return value_of(known[0])
-    log_dataset(tracking_uri, checkpoint.mlflow_run_id, catalog)
     registry.log_text(checkpoint.mlflow_run_id, environment(), "environment.txt")
-    log_model(tracking_uri, checkpoint, shard_set)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # advice on schemas, which are stated here
+        log_dataset(tracking_uri, checkpoint.mlflow_run_id, catalog)
+        log_model(tracking_uri, checkpoint, shard_set)
     made = registry.search_model_versions(f"name = '{checkpoint.dataset}' and run_id = '{checkpoint.mlflow_run_id}'")[0]
     tags = {
         CHECKPOINT: checkpoint.digest,

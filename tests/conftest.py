@@ -77,5 +77,6 @@ def prefect() -> Iterator[None]:
 def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty store that the settings point to."""
     folder = tmp_path / "store"
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow itself sets it, once it is used
     monkeypatch.setenv("GRAYLINE_STORE", str(folder))
     return folder

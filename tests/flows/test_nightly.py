@@ -42,7 +42,7 @@ def write(path: Path, source: Path, **changes: object) -> Path:
         "source": str(source),
         "image": {"size": 8},
         "model": {"arch": "resnet10", "width": 16},
-        "train": {"epochs": 4, "batch_size": 32, "flips": "none"},
+        "train": {"epochs": 12, "batch_size": 32, "flips": "none"},
         "gate": {"minimum": 0.9},
         **changes,
     }
@@ -83,11 +83,11 @@ def test_what_mlflow_has(dataset: Path, store: Path, digits: Digits) -> None:
     assert night.checkpoint is not None
     run = registry().get_run(night.version.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.params["train.epochs"] == "4"
+    assert run.data.params["train.epochs"] == "12"
     assert run.data.params["model.arch"] == "resnet10"
     assert {"test_accuracy", "test_accuracy_low", "test_macro_f1", "test_roc_auc"} <= set(run.data.metrics)
     history = registry().get_metric_history(night.version.run_id, "train_loss")
-    assert [metric.step for metric in history] == [1, 2, 3, 4]
+    assert [metric.step for metric in history] == list(range(1, 13))
     (inputs,) = run.inputs.dataset_inputs
     assert (inputs.dataset.name, inputs.dataset.digest) == ("few", night.catalog.digest)
     plots = {Path(file.path).name for file in registry().list_artifacts(night.version.run_id, "evaluation")}
@@ -218,7 +218,7 @@ def test_a_killed_training_is_resumed_in_the_same_run(
     assert night.checkpoint is not None
     run = registry().get_run(night.checkpoint.mlflow_run_id)
     history = registry().get_metric_history(run.info.run_id, "train_loss")
-    assert [metric.step for metric in history] == [1, 2, 3, 4]
+    assert [metric.step for metric in history] == list(range(1, 13))
     assert len(registry().search_runs([run.info.experiment_id])) == 1
 
 

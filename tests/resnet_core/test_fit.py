@@ -95,6 +95,14 @@ def test_steps_count_every_image_and_validation_is_asked_once_an_epoch(digits: t
     assert epochs[0].validation_accuracy == 0.5
 
 
+@pytest.mark.parametrize(("count", "epochs", "batch_size"), [(5, 1, 64), (100, 1, 64), (160, 1, 32), (3, 2, 2)])
+def test_the_shortest_trainings_work(
+    digits: tuple[np.ndarray, list[str]], count: int, epochs: int, batch_size: int
+) -> None:
+    config = replace(CONFIG, epochs=epochs, batch_size=batch_size)
+    assert len(train(some_digits(digits, slice(0, count)), config)[1]) == epochs
+
+
 def test_without_an_average_the_last_weights_are_kept(digits: tuple[np.ndarray, list[str]]) -> None:
     data = some_digits(digits, slice(0, 200))
     plain, averaged = (train(data, replace(CONFIG, ema_decay=d))[0].fc.weight for d in (0.0, 0.98))
