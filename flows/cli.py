@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from rich.logging import RichHandler
 
 from resnet_core.errors import UserError, nearest
-from tasks.progress import console
+from tasks.progress import ConsoleHandler
 from tasks.settings import Settings, check_store, prepare_environment
 
 HOME = Path(__file__).resolve().parents[1]
@@ -52,11 +51,18 @@ def main() -> None:
 def show_log_lines() -> None:
     """Our own log lines go to the terminal as they are, above the progress bars."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the API still gets all
-    handler = RichHandler(console=console, show_time=False, show_level=False, show_path=False)
     log = logging.getLogger("grayline")
     log.setLevel(logging.INFO)
-    log.addHandler(handler)
+    log.addHandler(ConsoleHandler())
     log.propagate = False
+
+
+def ready() -> None:
+    """What is wrong with the store or the server is said before a flow takes its seconds to start."""
+    from flows.doctor import check_prefect
+
+    check_store(Settings().root)
+    check_prefect()
 
 
 @app.command()
@@ -64,7 +70,7 @@ def demo(
     dataset: Annotated[Literal["elpv", "digits"], typer.Option(help="The sample data set.")] = "elpv",
 ) -> None:
     """The main job on real images, without a server: from files to a champion and a scored batch."""
-    check_store(Settings().root)
+    ready()
     from flows.classify_batch import classify_batch
     from flows.nightly_retrain import nightly_retrain
     from flows.summary import show_night, show_places, show_scores
@@ -147,8 +153,8 @@ def _retrain(dataset: str, until: Any, force: bool = False) -> None:
     """Every stage finds what the stages before it have left; one that is missing is made."""
     from tasks.dataset import load_dataset
 
-    load_dataset(dataset)  # what is wrong with it is said before Prefect takes its seconds to start
-    check_store(Settings().root)
+    load_dataset(dataset)
+    ready()
     from flows.nightly_retrain import nightly_retrain
     from flows.summary import show_night
 
@@ -162,7 +168,7 @@ def classify_batch_command(
     model: Annotated[str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION; the champion by default.")] = None,
 ) -> None:
     """Score every image below a folder: one row a file."""
-    check_store(Settings().root)
+    ready()
     from flows.classify_batch import classify_batch
     from flows.summary import show_scores
 
@@ -172,7 +178,7 @@ def classify_batch_command(
 @app.command()
 def promote(name: Model, version: Version = None, reason: Reason = "promoted by hand") -> None:
     """Make a version (by default the challenger) the champion."""
-    check_store(Settings().root)
+    ready()
     from flows.promote import promote as flow
     from flows.summary import show_champion
 
@@ -182,7 +188,7 @@ def promote(name: Model, version: Version = None, reason: Reason = "promoted by 
 @app.command()
 def rollback(name: Model, version: Version = None, reason: Reason = "rolled back by hand") -> None:
     """Make the champion before this one (or a version) the champion again."""
-    check_store(Settings().root)
+    ready()
     from flows.rollback import rollback as flow
     from flows.summary import show_champion
 

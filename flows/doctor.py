@@ -65,7 +65,7 @@ def check_prefect() -> str:
     url = get_current_settings().api.url
     if not url:
         return "no server is set: each command starts a temporary one"
-    return _answers(f"{url}/health", "Prefect", "`make up`, or correct PREFECT_API_URL")
+    return _answers(f"{url}/health", "Prefect", "`make up`; or do without it: `make down`, or correct PREFECT_API_URL")
 
 
 def check_mlflow() -> str:

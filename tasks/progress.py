@@ -26,6 +26,13 @@ console = Console(stderr=True, highlight=False)
 SECONDS_BETWEEN_LINES = 15.0
 
 
+class ConsoleHandler(logging.Handler):
+    """Log lines as they are: above the bar, not wrapped, no time or level in front."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        console.print(self.format(record), soft_wrap=True, markup=False)
+
+
 class Advance(Protocol):
     """Say that `images` more are done; `note` replaces what stands beside the bar."""
 

@@ -56,6 +56,7 @@ def prepare_environment() -> None:
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # what a failed task raised is kept as text
         "PREFECT_LOGGING_EXTRA_LOGGERS": "grayline",
+        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # `sample` logs outside of any flow
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine needs over 20
         "MLFLOW_LOGGING_LEVEL": "WARNING",
     }

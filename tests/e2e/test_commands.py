@@ -1,0 +1,242 @@
+"""The real commands, each in a process of its own: what a person types, and what they get."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from tests.conftest import write_folder
+from tests.tasks.test_score import break_some
+
+pytestmark = pytest.mark.e2e
+
+BIN = Path(sys.executable).parent
+HOME = Path(__file__).parents[2]
+
+
+def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    """A command in a folder of its own, with nothing of ours or of the session in its environment."""
+    clean = {
+        name: value for name, value in os.environ.items() if not name.startswith(("GRAYLINE", "PREFECT", "MLFLOW"))
+    }
+    return subprocess.run(
+        [str(BIN / command[0]), *command[1:]],
+        cwd=cwd,
+        env={**clean, **env},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str], float]:
+    """`grayline demo --dataset digits` in an empty folder: where, what it printed, how long it took."""
+    folder = tmp_path_factory.mktemp("demo")
+    started = time.monotonic()
+    return folder, run("grayline", "demo", "--dataset", "digits", cwd=folder), time.monotonic() - started
+
+
+Demo = tuple[Path, subprocess.CompletedProcess[str], float]
+
+
+def test_the_demo_goes_from_files_to_a_champion_and_a_scored_batch(demo: Demo) -> None:
+    folder, done, _ = demo
+    assert done.returncode == 0, done.stderr
+    assert "version 1 is the new champion" in done.stdout
+    assert "1,797 scored, 0 failed" in done.stdout
+    store = folder / "data" / "store"
+    assert len(pd.read_parquet(store / "catalog" / "digits")) == 1797
+    (shards,) = (store / "shards" / "digits").iterdir()
+    assert len(pd.read_parquet(shards)) == 1797
+    (batch,) = (store / "scores").iterdir()
+    assert len(pd.read_parquet(batch)) == 1797
+    (metrics,) = (store / "runs" / "digits").glob("*/evaluation/metrics.json")
+    assert json.loads(metrics.read_text())["metrics"]["accuracy"]["value"] >= 0.98
+    assert "Traceback" not in done.stderr
+
+
+def test_a_second_retrain_redoes_nothing_and_says_so(demo: Demo) -> None:
+    done = run("grayline", "retrain", "--dataset", str(HOME / "data" / "digits.yaml"), cwd=demo[0])
+    assert done.returncode == 0, done.stderr
+    said = " ".join(done.stdout.split())
+    assert "nothing was read again" in said
+    assert "all reused" in said
+    assert "reused: data, settings and code are unchanged" in said
+    assert "nothing has changed; version 1 stays the champion" in said
+
+
+def test_five_broken_files_among_fifty_are_five_of_fifty_rows(demo: Demo, digits: tuple[np.ndarray, list[str]]) -> None:
+    folder = demo[0]
+    write_folder(folder / "fifty", digits, range(10), 45)
+    broken = break_some(folder / "fifty")
+    done = run("grayline", "classify-batch", "--source", "fifty", "--output", "scores50", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "45 scored, 5 failed" in done.stdout
+    rows = pd.read_parquet(folder / "scores50")
+    assert len(rows) == 50
+    assert {Path(uri).name for uri in rows.loc[rows["status"] == "failed", "uri"]} == broken
+    assert rows.loc[rows["status"] == "failed", "reason"].notna().all()
+
+
+@pytest.fixture(scope="module")
+def stack(demo: Demo) -> Iterator[dict[str, str]]:
+    """`make up` on free ports, over the demo's store; `make down` afterwards."""
+    ports = {"GRAYLINE_PREFECT_PORT": free_port(), "GRAYLINE_MLFLOW_PORT": free_port()}
+    up = run("python", "-m", "flows.stack", "up", cwd=demo[0], **ports)
+    try:
+        assert up.returncode == 0, up.stderr
+        assert f"http://127.0.0.1:{ports['GRAYLINE_PREFECT_PORT']}" in up.stdout
+        assert f"http://127.0.0.1:{ports['GRAYLINE_MLFLOW_PORT']}" in up.stdout
+        yield ports
+    finally:
+        run("python", "-m", "flows.stack", "down", cwd=demo[0], **ports)
+
+
+def test_a_deployment_runs_through_the_server_and_the_worker(
+    demo: Demo, stack: dict[str, str], digits: tuple[np.ndarray, list[str]]
+) -> None:
+    folder = demo[0]
+    write_folder(folder / "some", digits, range(10), 60)
+    parameters = ("--param", f"source={folder / 'some'}", "--param", f"output={folder / 'by-worker'}")
+    done = run("prefect", "deployment", "run", "classify-batch/classify-batch", *parameters, "--watch", cwd=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert len(pd.read_parquet(folder / "by-worker")) == 60
+    ours = run("grayline", "run", "classify-batch", "--param", "source=some", "--param", "output=by-name", cwd=folder)
+    assert ours.returncode == 0, ours.stdout + ours.stderr
+    assert len(pd.read_parquet(folder / "by-name")) == 60
+    failed = run("grayline", "run", "classify-batch", "--param", "source=none", "--param", "output=no", cwd=folder)
+    assert failed.returncode == 1
+
+
+def test_mlflows_rest_interface_has_the_version_and_its_alias(stack: dict[str, str]) -> None:
+    base = f"http://127.0.0.1:{stack['GRAYLINE_MLFLOW_PORT']}/api/2.0/mlflow"
+    with urllib.request.urlopen(f"{base}/registered-models/alias?name=digits&alias=champion", timeout=10) as answer:
+        version = json.load(answer)["model_version"]
+    assert (version["name"], version["version"], version["status"]) == ("digits", "1", "READY")
+    tags = {tag["key"]: tag["value"] for tag in version["tags"]}
+    assert tags["grayline.gate"].startswith("passed")
+    assert "gate" in tags["grayline.champion_reason"]
+
+
+def test_up_again_changes_nothing_and_down_ends_everything(demo: Demo, stack: dict[str, str]) -> None:
+    again = run("python", "-m", "flows.stack", "up", cwd=demo[0], **stack)
+    assert again.returncode == 0, again.stderr
+    assert again.stdout.count("is running already") == 3
+    down = run("python", "-m", "flows.stack", "down", cwd=demo[0], **stack)
+    assert down.stdout.split() == ["worker", "stopped", "prefect", "stopped", "mlflow", "stopped"]
+    assert not (demo[0] / "prefect.toml").exists()
+    for port in stack.values():
+        with socket.socket() as probe:
+            assert probe.connect_ex(("127.0.0.1", int(port))) != 0
+
+
+def test_an_occupied_port_is_named(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = run(
+            "python",
+            "-m",
+            "flows.stack",
+            "up",
+            cwd=tmp_path,
+            GRAYLINE_MLFLOW_PORT=port,
+            GRAYLINE_PREFECT_PORT=free_port(),
+        )
+    assert_user_error(done, f"port {port} on 127.0.0.1 is occupied", "GRAYLINE_MLFLOW_PORT")
+    assert not list(tmp_path.rglob("*.json"))  # nothing was started
+
+
+def assert_user_error(done: subprocess.CompletedProcess[str], *words: str) -> None:
+    """Status 2, and one line on stderr that has the words."""
+    assert done.returncode == 2, done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    for word in words:
+        assert word in done.stderr
+
+
+def data_set(folder: Path, **changes: object) -> Path:
+    path = folder / "d.yaml"
+    path.write_text(yaml.safe_dump({"name": "d", "source": str(folder / "raw"), **changes}))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("prepare", "changes", "words"),
+    [
+        ("nothing", {}, ("there is no such folder",)),
+        ("empty", {}, ("holds no images",)),
+        ("one class", {}, ("two classes or more", "'3'")),
+        ("nothing", {"trian": {}}, ("trian: unknown key", "'train'")),
+    ],
+)
+def test_a_wrong_data_set_is_one_line_and_nothing_half_written(
+    tmp_path: Path,
+    digits: tuple[np.ndarray, list[str]],
+    prepare: str,
+    changes: dict[str, object],
+    words: tuple[str, ...],
+) -> None:
+    if prepare == "empty":
+        (tmp_path / "raw").mkdir()
+    elif prepare == "one class":
+        write_folder(tmp_path / "raw", digits, range(3, 4), 5)
+    done = run("grayline", "retrain", "--dataset", str(data_set(tmp_path, **changes)), cwd=tmp_path)
+    assert_user_error(done, *words)
+    made = tmp_path / "data" / "store"
+    assert not [path for kind in ("catalog", "pixels", "shards", "runs") for path in (made / kind).rglob("*")]
+
+
+def test_other_wrong_input_is_one_line_too(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "file").write_text("")
+    assert_user_error(run("grayline", "retrain", "--dataset", "no.yaml", cwd=tmp_path), "no.yaml: cannot be read")
+    assert_user_error(run("grayline", "sample", "elvp", "--to", "x", cwd=tmp_path), "'elpv'")
+    blocked = run("grayline", "promote", "elpv", cwd=tmp_path, GRAYLINE_STORE=str(tmp_path / "file" / "store"))
+    assert_user_error(blocked, "GRAYLINE_STORE: cannot write under")
+    wrong = run("grayline", "classify-batch", "--source", "images", "--output", "o", "--model", "a@b", cwd=tmp_path)
+    assert_user_error(wrong, "no model is registered yet")
+    assert not (tmp_path / "o").exists()
+    assert run("grayline", "clasify", cwd=tmp_path).returncode == 2
+
+
+def test_doctor_passes_here_and_says_what_fails(tmp_path: Path) -> None:
+    fine = run("grayline", "doctor", cwd=tmp_path)
+    assert fine.returncode == 0, fine.stdout
+    assert fine.stdout.count("ok ") == 6
+    sick = run("grayline", "doctor", cwd=tmp_path, MLFLOW_TRACKING_URI="http://127.0.0.1:9", GRAYLINE_DEVICE="cuda:99")
+    assert sick.returncode == 1
+    assert "MLflow does not answer" in sick.stdout
+    assert "GRAYLINE_DEVICE" in sick.stdout
+
+
+def test_samples_are_the_real_data_sets_and_their_splits_do_not_depend_on_where(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        assert run("grayline", "sample", "elpv", "--to", name, cwd=tmp_path).returncode == 0
+    one, two = (pd.read_csv(tmp_path / name / "labels.csv", dtype=str) for name in ("one", "two"))
+    assert one.equals(two)
+    assert len(one) == len(list((tmp_path / "one" / "images").glob("*.png"))) == 2624
+    defective = one["probability"].astype(float) > 0.5
+    assert (one["label"] == np.where(defective, "defective", "functional")).all()
+    held_out = one["split"] == "test"
+    assert held_out.mean() == pytest.approx(0.25, abs=0.002)
+    for _, stratum in one.assign(held_out=held_out).groupby(["type", "probability"]):
+        assert abs(stratum["held_out"].sum() - len(stratum) / 4) <= 0.5
