@@ -12,8 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from upath import UPath
 
 from resnet_core.errors import UserError, nearest
+from resnet_core.files import absolute
 from tasks.progress import ConsoleHandler
 from tasks.settings import Settings, check_store, prepare_environment
 
@@ -123,9 +125,9 @@ def preprocess(dataset: DatasetFile) -> None:
 
 
 @app.command()
-def train(dataset: DatasetFile, force: Annotated[bool, typer.Option(help="Train again.")] = False) -> None:
+def train(dataset: DatasetFile) -> None:
     """Train on the shards, or go on where a training was interrupted."""
-    _retrain(dataset, "train", force)
+    _retrain(dataset, "train")
 
 
 @app.command()
@@ -141,24 +143,22 @@ def register(dataset: DatasetFile) -> None:
 
 
 @app.command()
-def retrain(
-    dataset: DatasetFile,
-    force: Annotated[bool, typer.Option(help="Train again even when nothing has changed.")] = False,
-) -> None:
+def retrain(dataset: DatasetFile) -> None:
     """The nightly flow: all stages, then the gate."""
-    _retrain(dataset, "gate", force)
+    _retrain(dataset, "gate")
 
 
-def _retrain(dataset: str, until: Any, force: bool = False) -> None:
+def _retrain(dataset: str, until: Any) -> None:
     """Every stage finds what the stages before it have left; one that is missing is made."""
     from tasks.dataset import load_dataset
+    from tasks.ingest import check_source
 
-    load_dataset(dataset)
+    check_source(load_dataset(dataset))
     ready()
     from flows.nightly_retrain import nightly_retrain
     from flows.summary import show_night
 
-    show_night(nightly_retrain(dataset, until, force))
+    show_night(nightly_retrain(dataset, until))
 
 
 @app.command("classify-batch")
@@ -168,6 +168,9 @@ def classify_batch_command(
     model: Annotated[str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION; the champion by default.")] = None,
 ) -> None:
     """Score every image below a folder: one row a file."""
+    from tasks.score import check_folders
+
+    check_folders(source, absolute(UPath(output)))
     ready()
     from flows.classify_batch import classify_batch
     from flows.summary import show_scores

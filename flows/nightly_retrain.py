@@ -24,7 +24,7 @@ Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"]
     name="nightly-retrain",
     task_runner=task_runner(),
 )
-def nightly_retrain(dataset: str, until: Stage = "gate", force: bool = False) -> Night:
+def nightly_retrain(dataset: str, until: Stage = "gate") -> Night:
     """Ingest, preprocess, train, evaluate and register; then the gate decides on the promotion.
 
     What is unchanged since an earlier night is not done again.
@@ -32,7 +32,6 @@ def nightly_retrain(dataset: str, until: Stage = "gate", force: bool = False) ->
     Args:
         dataset: Path of the data set file, for example data/elpv.yaml.
         until: The last stage to run; the gate is the whole night.
-        force: Train again although data, settings and code are those of an earlier night.
     """
     settings, data = Settings(), load_dataset(dataset)
     store, tracking_uri = settings.root, settings.tracking_uri
@@ -53,7 +52,7 @@ def nightly_retrain(dataset: str, until: Stage = "gate", force: bool = False) ->
     if until == "preprocess":
         return report_night(night)
 
-    checkpoint = train(shard_set, data, store, tracking_uri, settings.device, settings.resident_bytes, force)
+    checkpoint = train(shard_set, data, store, tracking_uri, settings.device, settings.resident_bytes)
     night = Night(catalog, shard_set, checkpoint)
     if until == "train":
         return report_night(night)

@@ -21,7 +21,7 @@ from upath import UPath
 
 from resnet_core import training_state
 from resnet_core.augment import Flips, augment
-from resnet_core.batches import Batches, batch_sizes
+from resnet_core.batches import Batch, Batches, batch_sizes
 from resnet_core.device import amp_dtype
 from resnet_core.normalisation import Normalisation, to_input
 
@@ -91,53 +91,82 @@ def fit(
     state: where the checkpoint lies; if it is there, training goes on from it.
     """
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True)
-    optimizer = make_optimizer(model, config)
-    steps = len(batch_sizes(train.count, config.batch_size))
-    total = max(config.epochs * steps, 4)  # of fewer steps, or less than one of warm-up, torch makes no cycle
-    schedule = OneCycleLR(optimizer, config.lr, total, pct_start=max(config.warmup, 1.5 / total))
-    weights = class_weights(class_counts, config).to(device)
-    dtype = amp_dtype(device)
-    scaler = torch.amp.GradScaler(device.type, enabled=dtype is torch.float16)
-
-    done = training_state.load(state, model, average, optimizer, schedule) if state else []
-    epochs = [Epoch(**values) for values in done]
+    training = start(model, train.count, config, class_counts, device)
+    epochs = [Epoch(**values) for values in training_state.load(state, *training.state())] if state else []
     for number in range(len(epochs) + 1, config.epochs + 1):
         started = time.perf_counter()
         seed = config.seed * 1_000_003 + number
         generator = torch.Generator().manual_seed(seed)
         totals = torch.zeros(3, device=device)  # loss, correct, images
         model.train()
-        for step, batch in enumerate(train.epoch(config.batch_size, seed), start=1):
+        for count, batch in enumerate(train.epoch(config.batch_size, seed), start=1):
             x = to_input(augment(batch.pixels, config.flips, config.shift, generator), normalisation)
-            with torch.autocast(device.type, dtype, enabled=dtype is not None):
-                logits = model(x)
-                loss = cross_entropy(logits, batch.labels, batch.weights, weights, config.label_smoothing)
-            optimizer.zero_grad(set_to_none=True)
-            scaler.scale(loss).backward()
-            scaler.step(optimizer)
-            scaler.update()
-            schedule.step()
-            average.update_parameters(model)
-            correct = (logits.detach().argmax(1) == batch.labels).sum()
-            totals += torch.stack([loss.detach() * len(x), correct, torch.tensor(len(x), device=device)])
-            if device.type == "cpu" or step % 16 == 0:  # reading a number back stalls a GPU
+            totals += training.step(x, batch)
+            if device.type == "cpu" or count % 16 == 0:  # reading a number back stalls a GPU
                 on_step(Step(number, int(totals[2]), *(totals[:2] / totals[2]).tolist()))
-        model.eval()
         epochs.append(
             Epoch(
                 epoch=number,
                 loss=float(totals[0] / totals[2]),
                 accuracy=float(totals[1] / totals[2]),
-                lr=float(schedule.get_last_lr()[0]),
+                lr=float(training.schedule.get_last_lr()[0]),
                 images_per_second=train.count / (time.perf_counter() - started),
-                validation_accuracy=validate(average.module) if validate else None,
+                validation_accuracy=validate(training.average.module.eval()) if validate else None,
             )
         )
         if state:
-            training_state.save(state, model, average, optimizer, schedule, [asdict(e) for e in epochs])
+            training_state.save(state, *training.state(), [asdict(epoch) for epoch in epochs])
         on_epoch(epochs[-1])
-    return average.module.eval(), epochs
+    return training.average.module.eval(), epochs
+
+
+@dataclass(frozen=True)
+class Training:
+    """What changes from step to step, and what a step needs."""
+
+    model: nn.Module
+    average: AveragedModel
+    optimizer: Optimizer
+    schedule: OneCycleLR
+    scaler: torch.amp.GradScaler
+    class_weights: Tensor  # float32 [C]
+    label_smoothing: float
+    dtype: torch.dtype | None
+
+    def state(self) -> tuple[nn.Module, nn.Module, Optimizer, OneCycleLR]:
+        return self.model, self.average, self.optimizer, self.schedule
+
+    def step(self, x: Tensor, batch: Batch) -> Tensor:
+        """One update from x, float32 [B, 1, H, W]; returns the sums [3] of loss, correct and images."""
+        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
+            logits = self.model(x)
+            loss = cross_entropy(logits, batch.labels, batch.weights, self.class_weights, self.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.schedule.step()
+        self.average.update_parameters(self.model)
+        correct = (logits.detach().argmax(1) == batch.labels).sum()
+        return torch.stack([loss.detach() * len(x), correct, torch.tensor(len(x), device=x.device)])
+
+
+def start(model: nn.Module, images: int, config: TrainConfig, class_counts: Tensor, device: torch.device) -> Training:
+    """A training before its first step."""
+    optimizer = make_optimizer(model, config)
+    total = config.epochs * len(batch_sizes(images, config.batch_size))
+    total = max(total, 4)  # of fewer steps, or less than one of warm-up, torch makes no cycle
+    dtype = amp_dtype(device)
+    return Training(
+        model=model,
+        average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True),
+        optimizer=optimizer,
+        schedule=OneCycleLR(optimizer, config.lr, total, pct_start=max(config.warmup, 1.5 / total)),
+        scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),
+        class_weights=class_weights(class_counts, config).to(device),
+        label_smoothing=config.label_smoothing,
+        dtype=dtype,
+    )
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:

@@ -90,6 +90,17 @@ def list_entries(dataset: Dataset) -> pd.DataFrame:
     return frame.sort_values("uri", ignore_index=True)
 
 
+def check_source(dataset: Dataset) -> None:
+    """Raises UserError unless there is something to list; looks at no file."""
+    source = absolute(UPath(dataset.source))
+    if not source.exists():
+        raise UserError(f"{dataset.source}: there is no such folder. Correct `source:`.")
+    if source.is_dir() and not any(source.iterdir()):
+        raise UserError(f"{dataset.source}: holds no images. Fill it, or correct `source:`.")
+    if not source.is_dir() and not is_manifest(source):
+        raise UserError(f"{dataset.source}: is no folder and no .csv or .parquet manifest. Correct `source:`.")
+
+
 def entries_of_manifest(manifest: UPath) -> pd.DataFrame:
     """The manifest says what belongs to the data set; its paths are relative to its folder."""
     table = read_manifest(manifest)
@@ -106,10 +117,7 @@ def entries_of_manifest(manifest: UPath) -> pd.DataFrame:
 
 def entries_of_folder(folder: UPath, dataset: Dataset) -> pd.DataFrame:
     """Every file of the folder; the labels are a table's, or the names of the folders at the top."""
-    if not folder.exists():
-        raise UserError(f"{dataset.source}: there is no such folder. Correct `source:`.")
-    if not folder.is_dir():
-        raise UserError(f"{dataset.source}: is no folder and no .csv or .parquet manifest. Correct `source:`.")
+    check_source(dataset)
     files = list_files(folder).files
     if not files:
         raise UserError(f"{dataset.source}: holds no images. Fill it, or correct `source:`.")

@@ -55,11 +55,7 @@ SCORES_SCHEMA = pa.schema(
 def plan_batch(source: str, output: UPath, model: ModelVersion) -> Batch:
     """List the source, cut it into parts, and find those that are scored already. Raises UserError
     for a source that is missing or empty, and an output that is taken."""
-    folder = absolute(UPath(source))
-    if not folder.is_dir():
-        raise UserError(f"--source: there is no folder {source}. Give a folder of images.")
-    if output == folder or folder in output.parents:
-        raise UserError(f"--output: {output} lies in the source, and would be scored itself. Choose another folder.")
+    folder = check_folders(source, output)
     listing = list_files(folder)
     if not listing.files:
         raise UserError(f"--source: {source} holds no images. Give a folder of images.")
@@ -69,6 +65,16 @@ def plan_batch(source: str, output: UPath, model: ModelVersion) -> Batch:
     parts = make_parts(files, output, model, code)
     waiting = tuple(part for part in parts if not part.path.exists())
     return Batch(str(folder), output, model, parts, waiting, listing.ignored, len(files))
+
+
+def check_folders(source: str, output: UPath) -> UPath:
+    """The source, absolute. Raises UserError unless it is there, and the output is not within it."""
+    folder = absolute(UPath(source))
+    if not folder.is_dir():
+        raise UserError(f"--source: there is no folder {source}. Give a folder of images.")
+    if output == folder or folder in output.parents:
+        raise UserError(f"--output: {output} lies in the source, and would be scored itself. Choose another folder.")
+    return folder
 
 
 def begin(output: UPath, job: dict[str, Any]) -> None:

@@ -14,15 +14,16 @@ from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from resnet_core.classifier import Classifier
 
 
-class ServedClassifier(PythonModel):
+class RawImages:
     """Raw gray levels in, one row of label, confidence and probabilities an image out."""
+
+    classifier: Classifier
 
     def load_context(self, context: PythonModelContext) -> None:
         self.classifier = Classifier.load(Path(context.artifacts["classifier"]))
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """uint8 [N, H, W] of any height and width -> N rows. MLflow takes a type hint for a schema of
-        its own and overrules the signature with it, so there is none here."""
+        """uint8 [N, H, W] of any height and width -> N rows."""
         images = np.asarray(model_input, dtype=np.uint8)
         predictions = self.classifier.predict(list(images))
         return pd.DataFrame(
@@ -32,6 +33,11 @@ class ServedClassifier(PythonModel):
                 "probabilities": [p.probabilities.tolist() for p in predictions],
             }
         )
+
+
+class ServedClassifier(RawImages, PythonModel):
+    """MLflow takes the type hints of a `predict` that stands in a PythonModel for a schema, overrules
+    the signature with it, and warns of those it lacks; it leaves an inherited one alone."""
 
 
 mlflow.models.set_model(ServedClassifier())

@@ -1,6 +1,7 @@
 """The machine's settings: the only place that looks into the environment."""
 
 import os
+import warnings
 from pathlib import Path
 
 from pydantic import Field
@@ -64,6 +65,8 @@ def prepare_environment() -> None:
         defaults["PREFECT_HOME"] = str(Path(store.path) / "prefect")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
+    warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
 
 
 def check_store(root: UPath) -> None:

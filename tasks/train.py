@@ -35,19 +35,13 @@ def train(
     tracking_uri: str,
     device: str = "auto",
     resident_bytes: int = 2 * 1024**3,
-    force: bool = False,
 ) -> Checkpoint:
-    """Train, or find the classifier that the same data, settings and code have already given.
-
-    force: train again all the same.
-    """
+    """Train, or find the classifier that the same data, settings and code have already given."""
     digest = training_digest(shard_set, dataset)
     folder = store / "runs" / dataset.name / digest
     run_id = tracking.open_run(tracking_uri, store, dataset.name, digest)
     tracking.log_params(tracking_uri, run_id, dataset.model_dump())
     finished = folder / "epochs.json"
-    if force and finished.exists():
-        finished.unlink()
     reused = finished.exists()
     if not reused:
         tracking.set_status(tracking_uri, run_id, "RUNNING")
@@ -164,14 +158,19 @@ class Meter:
         self.advance = advance
         self.epochs = epochs
         self.shown = 0  # images of the current epoch that the bar already counts
+        self.epochs_shown = 0
 
     def step(self, step: Step) -> None:
-        note = f"epoch {step.epoch}/{self.epochs}  loss {step.loss:.3f}  accuracy {step.accuracy:.3f}"
-        self.advance(step.images - self.shown, note)
+        self.advance(step.images - self.shown, self.note(step))
         self.shown = step.images
 
     def epoch_done(self, epoch: Epoch, images: int) -> None:
-        self.advance(images - self.shown, "")
-        self.shown = 0
-        found = "" if epoch.validation_accuracy is None else f"  validation {epoch.validation_accuracy:.3f}"
-        log.debug("epoch %d: loss %.3f%s", epoch.epoch, epoch.loss, found)
+        """A GPU's last steps were not shown; a resumed run begins with the epochs it has."""
+        self.advance((epoch.epoch - self.epochs_shown) * images - self.shown, self.note(epoch))
+        self.epochs_shown, self.shown = epoch.epoch, 0
+
+    def note(self, at: Step | Epoch) -> str:
+        text = f"epoch {at.epoch}/{self.epochs}  loss {at.loss:.3f}  accuracy {at.accuracy:.3f}"
+        if isinstance(at, Epoch) and at.validation_accuracy is not None:
+            text += f"  validation {at.validation_accuracy:.3f}"
+        return text
