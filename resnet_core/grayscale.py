@@ -6,10 +6,14 @@ EXIF is applied; what is transparent lies over a background level; more than 8 b
 0..255, never clipped.
 """
 
+import ctypes
 import io
+from functools import cache
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import PIL
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
@@ -34,6 +38,7 @@ def decode(data: bytes, *, background: int = 0, max_pixels: int = MAX_PIXELS) ->
     """Any format that Pillow reads -> uint8 [H, W]. Raises BadImageError, and nothing else."""
     if not data:
         raise BadImageError("empty", "the file has 0 bytes")
+    silence_libtiff()
     try:
         with Image.open(io.BytesIO(data)) as image:
             width, height = image.size
@@ -53,6 +58,18 @@ def decode(data: bytes, *, background: int = 0, max_pixels: int = MAX_PIXELS) ->
     except Exception as error:  # noqa: BLE001 a decoder fed with damaged bytes may raise anything
         reason: Reason = "truncated" if "truncated" in str(error).lower() else "unreadable"
         raise BadImageError(reason, f"{error or type(error).__name__}") from None
+
+
+@cache
+def silence_libtiff() -> None:
+    """Damaged TIFFs make libtiff print to the process's stderr, thousands of lines, past Python. What
+    matters is in the exception anyway. Only the library that Pillow's wheels bundle is reached."""
+    packages = Path(PIL.__file__).parents[1]
+    for place in ("pillow.libs/libtiff*", "PIL/.dylibs/libtiff*"):
+        for library in packages.glob(place):
+            libtiff = ctypes.CDLL(str(library))
+            libtiff.TIFFSetErrorHandler(None)
+            libtiff.TIFFSetWarningHandler(None)
 
 
 def to_gray(image: Image.Image, background: int) -> Gray:

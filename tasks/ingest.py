@@ -168,6 +168,7 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath) -> Catalog:
     rows["present"] = True
     seen = set(zip(rows["uri"], rows["image_id"], strict=True))
     gone = old[[pair not in seen for pair in zip(old["uri"], old["image_id"], strict=True)]].assign(present=False)
+    gone = gone[gone["image_id"].notna()]  # what could not be read then was never seen
     table = pd.concat([rows, gone], ignore_index=True)[CATALOG_SCHEMA.names]
     table = table.sort_values(["present", "uri"], ascending=[False, True], ignore_index=True)
     path = _catalog_path(store, dataset.name)

@@ -67,6 +67,8 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
+    # What Pillow has to say of a bad file is in the file's row.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
 
 
 def check_store(root: UPath) -> None:

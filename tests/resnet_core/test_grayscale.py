@@ -148,3 +148,11 @@ def test_a_decompression_bomb_is_refused_before_it_is_unpacked() -> None:
 def test_the_pixel_limit_is_an_argument(photograph: Image.Image) -> None:
     with pytest.raises(BadImageError, match=r"512 x 512 pixels, over the limit of 1,000"):
         decode(saved(photograph, "PNG"), max_pixels=1000)
+
+
+def test_damaged_tiffs_print_nothing_past_python(photograph: Image.Image, capfd: pytest.CaptureFixture[str]) -> None:
+    whole = saved(photograph.resize((64, 64)), "TIFF", compression="tiff_lzw")
+    for start in range(200, len(whole) - 50, 200):
+        with suppress(BadImageError):
+            decode(whole[:start] + bytes(50) + whole[start + 50 :])
+    assert capfd.readouterr().err == ""
