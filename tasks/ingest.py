@@ -166,10 +166,7 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath) -> Catalog:
     rows = set_status(rows, set(old.loc[old["status"] == "ok", "uri"]))
     rows["split"] = set_splits(rows, dataset.split)
     rows["present"] = True
-    seen = set(zip(rows["uri"], rows["image_id"], strict=True))
-    gone = old[[pair not in seen for pair in zip(old["uri"], old["image_id"], strict=True)]].assign(present=False)
-    gone = gone[gone["image_id"].notna()]  # what could not be read then was never seen
-    table = pd.concat([rows, gone], ignore_index=True)[CATALOG_SCHEMA.names]
+    table = pd.concat([rows, vanished(old, rows)], ignore_index=True)[CATALOG_SCHEMA.names]
     table = table.sort_values(["present", "uri"], ascending=[False, True], ignore_index=True)
     path = _catalog_path(store, dataset.name)
     arrow = pa.Table.from_pandas(table, CATALOG_SCHEMA, preserve_index=False)
@@ -190,6 +187,14 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath) -> Catalog:
         f"{len(scan.entries) - catalog.read:,}",
     )  # fmt: skip
     return catalog
+
+
+def vanished(old: pd.DataFrame, rows: pd.DataFrame) -> pd.DataFrame:
+    """The old rows of images that are not in the source any more; what could never be read is not kept."""
+    seen = set(zip(rows["uri"], rows["image_id"], strict=True))
+    known = zip(old["uri"], old["image_id"], strict=True)
+    gone = np.array([image is not None and (uri, image) not in seen for uri, image in known], dtype=bool)
+    return old[gone].assign(present=False)
 
 
 def merge_facts(scan: Scan) -> pd.DataFrame:

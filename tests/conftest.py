@@ -22,6 +22,11 @@ prepare_environment()
 check_store(Settings().root)
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Seconds before minutes: the real commands come last."""
+    items.sort(key=lambda item: item.get_closest_marker("e2e") is not None)
+
+
 @pytest.fixture(scope="session")
 def digits() -> tuple[np.ndarray, list[str]]:
     """scikit-learn's handwritten digits: uint8 [1797, 8, 8] and their labels."""

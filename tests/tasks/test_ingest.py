@@ -163,16 +163,6 @@ def test_a_manifest_is_a_source(digit_folder: Path, tmp_path: Path) -> None:
     assert missing["reason"].item().startswith("file missing")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_file_that_could_not_be_opened_is_tried_again(digit_folder: Path, tmp_path: Path) -> None:
-    store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
-    locked = next(digit_folder.glob("1/*.png"))
-    locked.chmod(0)
-    assert ingested(dataset, store)[0].quarantined == 1
-    locked.chmod(0o644)
-    assert ingested(dataset, store)[0].ok == 200
-
-
 def test_a_read_that_failed_is_tried_again(digit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from resnet_core import read
 
