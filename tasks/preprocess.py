@@ -14,8 +14,8 @@ import pyarrow as pa
 from prefect import task
 from upath import UPath
 
-from resnet_core import shards
-from resnet_core.digest import digest_of
+from resnet_core import grayscale, preprocessing, read, shards
+from resnet_core.digest import digest_of, source_digest
 from resnet_core.errors import UserError
 from resnet_core.files import link, write_text, write_whole
 from resnet_core.preprocessing import Preprocessing
@@ -71,8 +71,10 @@ def check_splits(rows: pd.DataFrame, catalog: Catalog, dataset: Dataset) -> None
 
 
 def shard_name(rows: pd.DataFrame, catalog: Catalog, settings: Preprocessing) -> str:
+    """By what is in it and by the code that made the pixels: other code may give other pixels."""
     content = rows[["image_id", "label", "split", "weight"]].to_numpy().tolist()
-    return digest_of(content, catalog.classes, settings) + ".parquet"
+    code = source_digest(grayscale, preprocessing, read)
+    return digest_of(content, catalog.classes, settings, code) + ".parquet"
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="shard {plan.path.name}")
