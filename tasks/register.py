@@ -10,6 +10,8 @@ import mlflow
 import mlflow.data.pandas_dataset
 import numpy as np
 import pandas as pd
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
@@ -89,7 +91,10 @@ def log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
     """The catalog as the run's data set: MLflow shows its digest, its columns and where it lies."""
     with catalog.path.open("rb") as file:
         table = pd.read_parquet(file)
-    source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(catalog.path))
+    try:
+        source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(catalog.path))
+    except MlflowException:  # a kind of store that MLflow does not know
+        source = CodeDatasetSource(tags={"catalog": str(catalog.path)})
     dataset = mlflow.data.pandas_dataset.from_pandas(
         table, source=source, name=catalog.dataset, digest=catalog.digest, targets="label"
     )

@@ -240,3 +240,34 @@ def test_an_unknown_model_is_the_users_error(
         classify_batch(str(tmp_path / "raw"), str(tmp_path / "out"), reference)
     assert message in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_set_too_large_for_memory_is_streamed_and_validation_is_shown_by_epoch(
+    dataset: Path, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAYLINE_RESIDENT_BYTES", "1000")  # 400 digits are 25,600
+    split = {"test": 0.25, "validation": 0.2}
+    night = nightly_retrain(str(write(dataset, tmp_path / "raw", split=split)), until="evaluate")
+    assert night.shard_set is not None
+    assert night.shard_set.validation > 0
+    assert night.checkpoint is not None
+    assert night.evaluation is not None
+    assert night.evaluation.metrics["accuracy"].value > 0.9
+    history = registry().get_metric_history(night.checkpoint.mlflow_run_id, "validation_accuracy")
+    assert len(history) == 12
+    assert history[-1].value > 0.9
+
+
+def test_the_store_need_not_be_a_disk(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GRAYLINE_STORE", f"memory://{tmp_path.name}")
+    with pytest.raises(UserError, match="MLFLOW_TRACKING_URI: set it"):
+        nightly_retrain(str(dataset))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.chdir(tmp_path)  # MLflow's artifacts go below the working folder then
+    first, again = nightly_retrain(str(dataset)), nightly_retrain(str(dataset))
+    assert first.decision is not None
+    assert first.decision.promoted
+    assert again.catalog.read == 0
+    scores = classify_batch(str(tmp_path / "raw"))
+    assert scores.output.protocol == "memory"
+    assert sum(len(pd.read_parquet(part.open("rb"))) for part in scores.output.glob("*.parquet")) == 400
