@@ -8,6 +8,8 @@ import logging
 import os
 import runpy
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -45,8 +47,15 @@ def main() -> None:
     except UserError as error:
         print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+
+
+@contextmanager
+def resumable() -> Iterator[None]:
+    """Ctrl-C leaves what is done: parts that were read or scored, the last epoch's checkpoint."""
+    try:
+        yield
     except KeyboardInterrupt:
-        print("grayline: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
+        print("\ngrayline: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
         sys.exit(130)
 
 
@@ -80,8 +89,9 @@ def demo(
     raw = Path("data/raw") / dataset
     if not (raw / "labels.csv").exists():
         write_sample(dataset, raw)
-    night = nightly_retrain(str(HOME / "data" / f"{dataset}.yaml"))
-    scores = classify_batch(str(raw), model=f"{dataset}@champion")
+    with resumable():
+        night = nightly_retrain(str(HOME / "data" / f"{dataset}.yaml"))
+        scores = classify_batch(str(raw), model=f"{dataset}@champion")
     show_night(night)
     show_scores(scores)
     show_places(dataset, scores)
@@ -158,7 +168,8 @@ def _retrain(dataset: str, until: Any) -> None:
     from flows.nightly_retrain import nightly_retrain
     from flows.summary import show_night
 
-    show_night(nightly_retrain(dataset, until))
+    with resumable():
+        show_night(nightly_retrain(dataset, until))
 
 
 @app.command("classify-batch")
@@ -175,7 +186,8 @@ def classify_batch_command(
     from flows.classify_batch import classify_batch
     from flows.summary import show_scores
 
-    show_scores(classify_batch(source, output, model))
+    with resumable():
+        show_scores(classify_batch(source, output, model))
 
 
 @app.command()

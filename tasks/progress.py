@@ -58,7 +58,7 @@ def progress(stage: str, total: int) -> Iterator[Advance]:
 def _bar(stage: str, total: int) -> Iterator[Advance]:
     columns = (
         TextColumn(f"{stage:<11}"),
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=16),
         MofNCompleteColumn(),
         Speed(),
         TextColumn("{task.fields[note]}"),
