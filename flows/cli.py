@@ -34,7 +34,7 @@ app = typer.Typer(
 
 DatasetFile = Annotated[str, typer.Option("--dataset", help="The data set file, such as data/elpv.yaml.")]
 Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
-Version = Annotated[str | None, typer.Argument(help="The version's number.")]
+Version = Annotated[int | None, typer.Argument(help="The version's number.")]
 Model = Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")]
 
 

@@ -8,7 +8,7 @@ from tasks.values import ModelVersion
 
 
 @flow(name="promote")
-def promote(name: str, version: str | None = None, reason: str = "promoted by hand") -> ModelVersion:
+def promote(name: str, version: int | None = None, reason: str = "promoted by hand") -> ModelVersion:
     """Make a version the champion.
 
     Args:
@@ -16,4 +16,4 @@ def promote(name: str, version: str | None = None, reason: str = "promoted by ha
         version: The version's number; by default the challenger.
         reason: Why; recorded on the version.
     """
-    return stage.promote(Settings().tracking_uri, name, version, reason)
+    return stage.promote(Settings().tracking_uri, name, str(version) if version else None, reason)

@@ -8,7 +8,7 @@ from tasks.values import ModelVersion
 
 
 @flow(name="rollback")
-def rollback(name: str, version: str | None = None, reason: str = "rolled back by hand") -> ModelVersion:
+def rollback(name: str, version: int | None = None, reason: str = "rolled back by hand") -> ModelVersion:
     """Take the champion back. The version that was taken back is not promoted by the gate again.
 
     Args:
@@ -16,4 +16,4 @@ def rollback(name: str, version: str | None = None, reason: str = "rolled back b
         version: The version to return to; by default the champion before this one.
         reason: Why; recorded on both versions.
     """
-    return stage.rollback(Settings().tracking_uri, name, version, reason)
+    return stage.rollback(Settings().tracking_uri, name, str(version) if version else None, reason)

@@ -21,6 +21,13 @@ def test_every_entrypoint_imports_and_its_parameters_are_described(deployment: d
         assert "type" in field or "anyOf" in field or "enum" in field, name
 
 
+@pytest.mark.parametrize("name", ["promote", "rollback"])
+def test_a_version_is_a_number_as_prefects_command_reads_it(name: str) -> None:
+    entrypoint = next(d["entrypoint"] for d in DEPLOYMENTS if d["name"] == name)
+    flow = load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)
+    assert {"type": "integer"} in parameter_schema(flow).properties["version"]["anyOf"]
+
+
 def test_the_four_deployments_are_there_and_the_nightly_one_runs_alone_at_two() -> None:
     assert set(deployment_names()) == {"nightly-retrain", "classify-batch", "promote", "rollback"}
     nightly = next(d for d in DEPLOYMENTS if d["name"] == "nightly-retrain")
