@@ -83,11 +83,6 @@ class ModelVersion:
     name: str
     version: str
     run_id: str
-    reused: bool = False
-
-    @property
-    def uri(self) -> str:
-        return f"models:/{self.name}/{self.version}"
 
 
 @dataclass(frozen=True)
