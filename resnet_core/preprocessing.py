@@ -9,48 +9,48 @@ from typing import Annotated, ClassVar, Literal
 
 import numpy as np
 from annotated_types import Ge, Le
-from numpy.typing import NDArray
-from PIL import Image
+
+from resnet_core.bilinear import Box, bilinear
+from resnet_core.bilinear import Gray as Gray
 
 Resize = Literal["squash", "fit", "crop"]
-Gray = NDArray[np.uint8]
+Decode = Literal["exact", "fast"]
 
 
 @dataclass(frozen=True)
 class Preprocessing:
     """`size`: the side in pixels. `resize`: `squash` ignores the aspect ratio, `fit` keeps all of
     the image and pads with `background`, `crop` keeps the middle square. `background`: the gray
-    level (0 to 255) behind transparent pixels and around a fitted image."""
+    level (0 to 255) behind transparent pixels and around a fitted image. `decode`: `exact` decodes
+    every pixel, `fast` leaves out the finest detail of a JPEG much larger than `size`."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     size: Annotated[int, Ge(8), Le(1024)] = 96
     resize: Resize = "squash"
     background: Annotated[int, Ge(0), Le(255)] = 0
+    decode: Decode = "exact"
 
 
-def resize(gray: Gray, settings: Preprocessing) -> Gray:
-    """uint8 [H, W] -> uint8 [size, size], by Pillow's bilinear filter, which averages when it shrinks."""
-    height, width = gray.shape
+def resize(gray: Gray, settings: Preprocessing, box: Box | None = None) -> Gray:
+    """uint8 [H, W], or the part of it in `box`, -> uint8 [size, size], by a bilinear filter that averages
+    when it shrinks."""
     size = settings.size
-    if (height, width) == (size, size):
+    if box is None and gray.shape == (size, size):
         return gray
-    image = Image.fromarray(gray)
+    left, top, right, bottom = box = box or (0, 0, gray.shape[1], gray.shape[0])
+    width, height = right - left, bottom - top
     match settings.resize:
         case "squash":
-            image = image.resize((size, size), Image.Resampling.BILINEAR)
+            return bilinear(gray, size, size, box)
         case "crop":
             side = min(width, height)
-            left, top = (width - side) / 2, (height - side) / 2
-            box = (left, top, left + side, top + side)
-            image = image.resize((size, size), Image.Resampling.BILINEAR, box=box)
+            left, top = left + (width - side) / 2, top + (height - side) / 2
+            return bilinear(gray, size, size, (left, top, left + side, top + side))
         case "fit":
             scale = size / max(width, height)
-            fitted = (max(1, round(width * scale)), max(1, round(height * scale)))
-            canvas = Image.new("L", (size, size), settings.background)
-            canvas.paste(
-                image.resize(fitted, Image.Resampling.BILINEAR),
-                ((size - fitted[0]) // 2, (size - fitted[1]) // 2),
-            )
-            image = canvas
-    return np.asarray(image)
+            columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
+            left, top = (size - columns) // 2, (size - rows) // 2
+            square = np.full((size, size), settings.background, dtype=np.uint8)
+            square[top : top + rows, left : left + columns] = bilinear(gray, columns, rows, box)
+            return square
