@@ -1,77 +1,188 @@
 """A table of what is known about files: CSV or Parquet with path, label and optional columns."""
 
-import pandas as pd
+import csv
+import io
+import math
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from upath import UPath
 
 from resnet_core.errors import UserError, nearest
+from resnet_core.image_tables import as_text
+from resnet_core.listing import BATCH, LISTING, printable
+from resnet_core.stores import absolute, facts, is_url
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "group", "weight")
 SPLITS = ("train", "validation", "test")
+COLUMNS = (*REQUIRED, *OPTIONAL)
+MANIFEST = pa.schema([*((name, pa.string()) for name in COLUMNS[:-1]), ("weight", pa.float32())])
+TEXT = pa.schema([(name, pa.string()) for name in COLUMNS])
+# A file that is not there has neither size nor tag.
+LISTED = pa.schema(
+    [
+        *(field.with_nullable(field.nullable or field.name in ("size", "modified")) for field in LISTING),
+        MANIFEST.field("group"),
+        MANIFEST.field("weight"),
+    ]
+)
+# Requests at a time for the facts of files in an object store.
+AT_ONCE = 32
 
 
 def is_manifest(path: UPath) -> bool:
     return path.suffix.lower() in (".csv", ".parquet")
 
 
-def read_manifest(path: UPath) -> pd.DataFrame:
-    """One row a path: path, label, split, group (str or None), weight (float, 1 unless given).
-
-    Raises UserError, naming the file and the column, for anything that cannot be meant.
+def read_manifest(path: UPath) -> pa.Table:
+    """One row a path, in the file's order: path, label, split, group (text or null), weight (float32, 1
+    unless given). Raises UserError, naming the file and the column, for anything that cannot be meant.
     """
-    table = _read(path)
-    for column in REQUIRED:
-        if column not in table.columns:
-            hint = nearest(column, [str(name) for name in table.columns])
-            raise UserError(f"{path}: has no column {column!r}.{hint} Its columns: {', '.join(table.columns)}.")
-    for column in OPTIONAL:
-        if column not in table.columns:
-            table[column] = None
-    table = table[[*REQUIRED, *OPTIONAL]]
-    for column in ("path", "label", "split", "group"):
-        table[column] = pd.Series([_text(value) for value in table[column]], table.index, dtype=object)
-    _check(path, table)
-    table["path"] = [name.removeprefix("./") for name in table["path"]]
-    table["weight"] = _weights(path, table["weight"])
-    return table.reset_index(drop=True)
-
-
-def _read(path: UPath) -> pd.DataFrame:
     try:
         with path.open("rb") as file:
-            if path.suffix.lower() == ".parquet":
-                return pd.read_parquet(file)
-            # Everything as text: a class named 007 must not become 7, nor a class named NA vanish.
-            return pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True)
+            read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
+            table = pa.Table.from_batches(read(file, str(path)), TEXT)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file. Correct `labels:` or `source:`.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as a table ({error}).") from None
+    _check(path, table)
+    return table.set_column(len(COLUMNS) - 1, MANIFEST.field("weight"), _weights(path, table["weight"]))
 
 
-def _text(value: object) -> str | None:
-    if value is None or value == "" or (isinstance(value, float) and value != value):
+def list_manifest(manifest: UPath) -> Iterator[pa.RecordBatch]:
+    """The manifest's rows with their files: LISTED. It says what belongs to the data set; its paths are
+    relative to its folder, absolute, or URLs. Raises UserError where none of them is a file."""
+    folder = absolute(str(manifest.parent))
+    table = read_manifest(manifest)
+    any_found = False
+    with ThreadPoolExecutor(AT_ONCE) if is_url(folder) else nullcontext() as pool:
+        for batch in table.to_batches(BATCH):
+            uris = [_uri(folder, path) for path in batch["path"].to_pylist()]
+            found = list((pool.map if pool else map)(_facts, uris))
+            any_found = any_found or any(found)
+            yield _listed(batch, uris, found)
+    if not any_found:
+        raise UserError(f"{manifest}: none of its {len(table):,} paths is a file. Write them relative to it.")
+
+
+def _uri(folder: str, path: str) -> str:
+    if is_url(path) or path.startswith("file://"):
+        return absolute(path)
+    return f"{folder}/{path.removeprefix('/')}" if is_url(folder) else absolute(os.path.join(folder, path))
+
+
+def _facts(uri: str) -> tuple[int, str] | None:
+    try:
+        found = facts(uri)
+    except (OSError, ValueError):
         return None
-    return str(value)
+    return (found["size"], found["modified"]) if found["type"] == "file" else None
 
 
-def _check(path: UPath, table: pd.DataFrame) -> None:
-    if table["path"].isna().any():
-        row = int(table.index[table["path"].isna()][0]) + 2
-        raise UserError(f"{path}: line {row}: `path` is empty.")
-    twice = table[table["path"].duplicated()]
-    if len(twice):
-        raise UserError(f"{path}: {twice['path'].iloc[0]!r} stands in it {1 + len(twice)} times; keep one row.")
-    wrong = table[~(table["split"].isin(SPLITS) | table["split"].isna())]
-    if len(wrong):
-        value = wrong["split"].iloc[0]
-        raise UserError(f"{path}: split {value!r} is none of {', '.join(SPLITS)}.{nearest(value, list(SPLITS))}")
+def _listed(batch: pa.RecordBatch, uris: list[str], found: list[tuple[int, str] | None]) -> pa.RecordBatch:
+    nothing = pa.nulls(len(batch))
+    columns: dict[str, Any] = {name: nothing.cast(LISTED.field(name).type) for name in LISTED.names}
+    columns |= {name: batch[name] for name in ("path", "label", "split", "group", "weight")}
+    columns["uri"] = [printable(uri) for uri in uris]
+    columns["size"] = [each[0] if each else None for each in found]
+    columns["modified"] = [each[1] if each else None for each in found]
+    columns["ignored"] = [False] * len(batch)
+    return pa.RecordBatch.from_pydict(columns, LISTED)
 
 
-def _weights(path: UPath, column: "pd.Series[str]") -> "pd.Series[float]":
-    weights = pd.to_numeric(column, errors="coerce").astype(float)
-    given = column.notna() & (column != "")
-    wrong = given & ~(weights >= 0)
-    if wrong.any():
-        raise UserError(f"{path}: weight {column[wrong].iloc[0]!r} is no number of 0 or more.")
-    return weights.where(given, 1.0)
+def _read_csv(file: Any, name: str) -> Iterator[pa.RecordBatch]:
+    """Everything as text: a class named 007 must not become 7, nor a class named NA vanish."""
+    rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), skipinitialspace=True, strict=True)
+    header = next(rows, [])
+    places = _places(header, name)
+    while some := list(islice(_whole_rows(rows, len(header), places["path"] or 0, name), BATCH)):
+        columns = [
+            pa.nulls(len(some), pa.string())
+            if place is None
+            else pa.array([row[place] or None if place < len(row) else None for row in some], pa.string())
+            for place in places.values()
+        ]
+        yield _tidy(columns)
+
+
+def _whole_rows(rows: Any, width: int, path: int, name: str) -> Iterator[list[str]]:
+    """rows: a csv.reader."""
+    for row in rows:
+        if any(row[width:]):
+            raise ValueError(f"line {rows.line_num} has {len(row)} fields, the first line {width}")
+        if row:
+            if path >= len(row) or not row[path]:
+                raise UserError(f"{name}: line {rows.line_num}: `path` is empty.")
+            yield row
+
+
+def _read_parquet(file: Any, name: str) -> Iterator[pa.RecordBatch]:
+    table = pq.ParquetFile(file)
+    places = _places(table.schema_arrow.names, name)
+    row = 0
+    for batch in table.iter_batches(BATCH, columns=[column for column in COLUMNS if places[column] is not None]):
+        columns = [
+            pa.nulls(len(batch), pa.string()) if place is None else _text(batch[column])
+            for column, place in places.items()
+        ]
+        tidy = _tidy(columns)
+        if tidy["path"].null_count:
+            raise UserError(f"{name}: row {row + tidy['path'].to_pylist().index(None) + 1:,}: `path` is empty.")
+        row += len(batch)
+        yield tidy
+
+
+def _text(column: pa.Array) -> pa.Array:
+    text = as_text(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
+    return pc.if_else(pc.equal(text, ""), None, text)
+
+
+def _places(names: list[str], manifest: str) -> dict[str, int | None]:
+    """Where each of COLUMNS stands. Raises UserError for one that has to be there and is not."""
+    for column in REQUIRED:
+        if column not in names:
+            hint = nearest(column, names)
+            raise UserError(f"{manifest}: has no column {column!r}.{hint} Its columns: {', '.join(names)}.")
+    return {column: names.index(column) if column in names else None for column in COLUMNS}
+
+
+def _tidy(columns: list[pa.Array]) -> pa.RecordBatch:
+    columns[0] = pc.replace_substring_regex(columns[0], r"^\./", "")
+    return pa.RecordBatch.from_arrays(columns, schema=TEXT)
+
+
+def _check(path: UPath, table: pa.Table) -> None:
+    if pc.count_distinct(table["path"]).as_py() < len(table):
+        counts = pc.value_counts(table["path"])
+        first = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()
+        raise UserError(f"{path}: {first['values']!r} stands in it {first['counts']} times; keep one row.")
+    for value in pc.unique(table["split"]).to_pylist():
+        if value is not None and value not in SPLITS:
+            raise UserError(f"{path}: split {value!r} is none of {', '.join(SPLITS)}.{nearest(value, list(SPLITS))}")
+
+
+def _weights(path: UPath, column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """float32; 1 where none is given."""
+    given = pc.unique(column).drop_null().to_pylist()
+    weights = {text: _weight(path, text) for text in given}
+    chunks = (pa.array([weights.get(text, 1.0) for text in chunk.to_pylist()], pa.float32()) for chunk in column.chunks)
+    return pa.chunked_array(chunks, pa.float32())
+
+
+def _weight(path: UPath, text: str) -> float:
+    try:
+        weight = float(text)
+    except ValueError:
+        weight = math.nan
+    if not 0 <= weight < math.inf:
+        raise UserError(f"{path}: weight {text!r} is no number of 0 or more.")
+    return weight

@@ -1,117 +1,196 @@
-"""Which files a source has: a folder or an fsspec URL, walked in a fixed order."""
+"""Sources: whatever holds images, as a list of files, and the bytes of any of them.
 
+A folder, a glob, a tar, a zip, Parquet files with image bytes, IDX files, or a manifest; each on this
+machine or behind an fsspec URL. A file's URI opens it with nothing else: a path or URL; a member of an
+archive as fsspec chains it, `tar://cats/1.png::file:///data/x.tar`; a row of a Parquet file or an image
+of an IDX file by its number, `/data/x.parquet#row=17`, `s3://b/train-images-idx3-ubyte.gz#image=17`.
+"""
+
+import errno
 import os
 import re
-import stat
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, Literal
 
-from upath import UPath
+import pyarrow as pa
+import pyarrow.compute as pc
 
-from resnet_core.files import is_local
+from resnet_core import folders, idx, image_tables
+from resnet_core.archives import holds_files, list_tar, list_zip, member_path
+from resnet_core.containers import open_files as open_files
+from resnet_core.containers import prepare as prepare
+from resnet_core.errors import UserError
+from resnet_core.listing import LISTING as LISTING
+from resnet_core.listing import SIDECARS as SIDECARS
+from resnet_core.listing import UNKNOWN_SIZE, batches
+from resnet_core.listing import is_ignored as is_ignored
+from resnet_core.listing import printable as printable
+from resnet_core.manifest import list_manifest as list_manifest
+from resnet_core.stores import absolute, facts
 
-# What accompanies images and is none itself.
-SIDECARS = frozenset({".csv", ".json", ".txt", ".xml", ".yaml", ".yml", ".md"})
+Kind = Literal["folder", "glob", "tar", "zip", "parquet", "idx", "manifest"]
 
-
-@dataclass(frozen=True)
-class SourceFile:
-    """`uri` opens the file: an absolute path, or a URL. `path` is relative to the source, with
-    forward slashes. `size` in bytes; `modified` is the modification time, or the object's tag."""
-
-    uri: str
-    path: str
-    size: int
-    modified: str
-
-
-@dataclass(frozen=True)
-class Listing:
-    """`files` in the order of their paths; `ignored` are the sidecars' and hidden files' paths."""
-
-    files: tuple[SourceFile, ...]
-    ignored: tuple[str, ...]
+_TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst)", re.DOTALL | re.IGNORECASE)
+_KINDS: dict[str, Kind] = {"csv": "manifest", "parquet": "parquet", "zip": "zip"}
+_MEMBER = re.compile(r"::(?=/|[A-Za-z][A-Za-z0-9+.-]*://)")
+_FRAGMENT = re.compile(r"(.+)#(row|image)=(\d+)", re.DOTALL)
 
 
-def list_files(folder: UPath) -> Listing:
-    """Every regular file below the folder. Links to files count, links to folders are not followed
-    (they may lead in circles)."""
-    files: list[SourceFile] = []
-    ignored: list[SourceFile] = []
-    for file in _walk_local(folder) if is_local(folder) else _walk_remote(folder):
-        (ignored if is_ignored(file.path) else files).append(file)
-    return Listing(tuple(sorted(files, key=lambda file: file.path)), tuple(sorted(file.path for file in ignored)))
-
-
-def is_ignored(path: str) -> bool:
-    """Hidden, in a hidden folder, or a sidecar."""
-    parts = PurePosixPath(path).parts
-    return any(part.startswith(".") for part in parts) or PurePosixPath(path).suffix.lower() in SIDECARS
-
-
-def locate(folder: UPath, path: str) -> SourceFile | None:
-    """The file that a manifest in `folder` calls `path` (relative, absolute or a URL), if it is there."""
-    file = UPath(path) if "://" in path else folder / path
+def source_kind(source: str) -> Kind:
+    """What a source is. A folder is one of Parquet or IDX files when it holds nothing else. Raises
+    UserError for one that is missing or of an unknown kind."""
+    place = absolute(source)
     try:
-        if is_local(file):
-            return _local_file(os.path.abspath(file.path), path)
-        return _remote_file(file, path, file.fs.info(file.path))
-    except OSError:
-        return None
+        kind = facts(place)["type"]
+    except FileNotFoundError:
+        if folders.is_glob(source):
+            return "glob"
+        what = "file" if _suffix_kind(place) else "folder"
+        raise UserError(f"{source}: there is no such {what}. Correct `source:`.") from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror or error}). Allow it, or correct it.") from None
+    if kind == "directory":
+        return _folder_kind(place)
+    found = _suffix_kind(place) if kind == "file" else None
+    if found == "parquet":
+        with image_tables.open_table(place) as table:
+            return "parquet" if image_tables.image_column(table.schema_arrow, source) else "manifest"
+    if found is None:
+        raise UserError(f"{source}: is no folder and no .csv or .parquet manifest, tar, zip or IDX file. Correct it.")
+    return found
 
 
-def printable(uri: str) -> str:
-    """A name whose bytes are no UTF-8 as text that any table can hold; other names unchanged."""
-    return uri.encode("utf-8", "backslashreplace").decode("utf-8")
+def check_source(source: str) -> None:
+    """Raises UserError unless there is something to list; looks at no image."""
+    try:
+        kind = source_kind(source)
+        empty = _is_empty(source, kind)
+    except PermissionError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror or error}). Allow it.") from None
+    if empty:
+        what = "no file matches it" if kind == "glob" else "holds no images"
+        raise UserError(f"{source}: {what}. Fill it, or correct `source:`.")
+
+
+def list_source(source: str) -> Iterator[pa.RecordBatch]:
+    """A row a file, of any kind of source but a manifest: record batches of LISTING, in no order that
+    can be relied on. What is no image (hidden files, sidecars, symbolic links in archives, members that
+    a later one replaces, folders that may not be read) is a row that says `ignored`. Memory does not
+    grow with their number. Raises UserError for a source that cannot be listed to its end."""
+    place = absolute(source)
+    match source_kind(source):
+        case "folder":
+            return batches(folders.list_folder(place))
+        case "glob":
+            return batches(folders.list_glob(folders.parse_glob(place)))
+        case "tar":
+            return list_tar(place)
+        case "zip":
+            return list_zip(place)
+        case "parquet" | "idx" as kind:
+            return _list_containers(place, kind)
+        case "manifest":
+            raise UserError(f"{source}: is a manifest, and lists files that lie elsewhere.")
 
 
 def read_bytes(uri: str) -> bytes:
-    """Raises OSError. Takes what `printable` made, too."""
-    if "://" in uri:
-        return UPath(uri).read_bytes()
+    """The bytes of a file of any listing. Goes through an archive's whole list: `open_files` is for
+    many. Raises OSError."""
     try:
-        with open(uri, "rb") as file:
-            return file.read()
-    except FileNotFoundError:
-        with open(re.sub(r"\\udc([89a-f][0-9a-f])", lambda m: chr(0xDC00 + int(m[1], 16)), uri), "rb") as file:
-            return file.read()
+        row = _row_of(uri)
+    except UserError as error:
+        raise OSError(str(error)) from None
+    (data,) = open_files(pa.Table.from_pylist([row], LISTING))
+    if isinstance(data, OSError):
+        raise data
+    return data
 
 
-def _walk_local(folder: UPath) -> Iterator[SourceFile]:
-    root = os.path.abspath(folder.path)
-    waiting = [root]
-    while waiting:
-        with os.scandir(waiting.pop()) as entries:
-            for entry in entries:
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(entry.path)
-                    continue
-                try:
-                    file = _local_file(entry.path, os.path.relpath(entry.path, root).replace(os.sep, "/"))
-                except OSError:  # a link to nowhere, or a file that has just gone
-                    continue
-                if file:
-                    yield file
+def _row_of(uri: str) -> dict[str, Any]:
+    """The row of a listing, as far as it takes to open the file."""
+    row: dict[str, Any] = dict.fromkeys(LISTING.names) | {"uri": uri, "size": UNKNOWN_SIZE, "modified": ""}
+    if uri.startswith(("tar://", "zip://")) and _MEMBER.search(uri):
+        return _member_row(uri)
+    found = _FRAGMENT.fullmatch(uri)
+    kind = _suffix_kind(found[1]) if found else None
+    if found and kind in ("parquet", "idx") and not _exists(uri):
+        place, number = absolute(found[1]), int(found[3])
+        offset, length = idx.image_place(place, number) if kind == "idx" else (number, None)
+        return row | {"container": place, "kind": kind, "offset": offset, "length": length}
+    return row
 
 
-def _local_file(name: str, path: str) -> SourceFile | None:
-    facts = os.stat(name)
-    if not stat.S_ISREG(facts.st_mode):
-        return None
-    return SourceFile(printable(name), printable(path), facts.st_size, str(facts.st_mtime_ns))
+def _member_row(uri: str) -> dict[str, Any]:
+    """The last `::` before a place is the archive's, unless the archive's own name has such a thing."""
+    protocol = uri[:3]
+    for mark in reversed(list(_MEMBER.finditer(uri))):
+        path, archive = member_path(uri[len("tar://") : mark.start()]), absolute(uri[mark.end() :])
+        if not _exists(archive):
+            continue
+        found: dict[str, Any] = {}
+        for batch in (list_tar if protocol == "tar" else list_zip)(archive):
+            rows = batch.filter(pc.equal(batch["path"], path)).to_pylist()
+            found = next((row for row in rows if not row["ignored"]), found or next(iter(rows), {}))
+        if found:
+            return found
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
 
 
-def _walk_remote(folder: UPath) -> Iterator[SourceFile]:
-    root = folder.path.rstrip("/")
-    for name, facts in folder.fs.find(root, detail=True).items():
-        yield _remote_file(
-            folder.with_segments(folder.fs.unstrip_protocol(name)), name.removeprefix(root).lstrip("/"), facts
-        )
+def _is_empty(source: str, kind: Kind) -> bool:
+    place = absolute(source)
+    match kind:
+        case "manifest":
+            return False
+        case "tar" | "zip":
+            return not holds_files(place, kind)
+        case "folder":
+            return next(folders.list_folder(place), None) is None
+        case "glob":
+            return next(folders.list_glob(folders.parse_glob(place)), None) is None
+        case _:
+            return next(list_source(source), None) is None
 
 
-def _remote_file(file: UPath, path: str, facts: dict[str, Any]) -> SourceFile:
-    tags = ("ETag", "etag", "md5", "LastModified", "mtime", "created")
-    tag = next((facts[name] for name in tags if name in facts), "")
-    return SourceFile(str(file), path, facts["size"] or 0, str(tag))
+def _exists(place: str) -> bool:
+    try:
+        facts(place)
+    except OSError:
+        return False
+    return True
+
+
+def _suffix_kind(place: str) -> Kind | None:
+    """What a file is by its name."""
+    name = place.rpartition("/")[2]
+    if place.startswith(("http://", "https://")):
+        name = re.split("[?#]", name, maxsplit=1)[0]
+    if idx.is_images(name):
+        return "idx"
+    if _TAR.fullmatch(name):
+        return "tar"
+    suffix = name.rpartition(".")[2].lower()
+    return _KINDS.get(suffix)
+
+
+def _folder_kind(folder: str) -> Kind:
+    kinds: set[Kind] = set()
+    for row in folders.list_folder(folder):
+        if not row.ignored:
+            name = row.path.rpartition("/")[2]
+            kinds.add("idx" if idx.is_labels(name) else _suffix_kind(name) or "folder")
+            if kinds not in ({"parquet"}, {"idx"}):
+                return "folder"
+    return next(iter(kinds), "folder")
+
+
+def _list_containers(place: str, kind: Kind) -> Iterator[pa.RecordBatch]:
+    """Parquet or IDX: a file, or all files of a folder, whose others are ignored rows."""
+    list_one = image_tables.list_table if kind == "parquet" else idx.list_images
+    if facts(place)["type"] == "file":
+        yield from list_one(place, place.rpartition("/")[2])
+        return
+    for row in folders.list_folder(place):
+        if row.ignored or idx.is_labels(row.path):
+            yield from batches([row._replace(ignored=True)])
+        else:
+            yield from list_one(row.uri, row.path)

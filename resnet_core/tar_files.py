@@ -1,0 +1,187 @@
+"""Tar archives: where each member's bytes lie, from the headers alone.
+
+The formats (ustar, GNU, pax) as in POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header
+Block". `tarfile` takes 25 to 70 microseconds a member; here it only reads sparse members.
+"""
+
+import tarfile
+import zlib
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from resnet_core.errors import UserError
+
+BLOCK = tarfile.BLOCKSIZE
+# Extended headers hold names and times; one that is longer is no such thing.
+LONGEST_HEADER = 16 * 1024**2
+_ZEROS = bytes(BLOCK)
+FILES, HARD_LINK, SYMBOLIC_LINK = b"0\0" + b"7", b"1", b"2"
+
+
+class Member(NamedTuple):
+    """`offset` of the bytes, `length` of them; of a sparse one, of its header, and `tarfile` has to
+    read it. `link` is what a hard link names; `modified` in seconds, as text. `size` in bytes."""
+
+    name: str
+    type: bytes
+    size: int
+    modified: str
+    offset: int
+    length: int
+    link: str | None = None
+    sparse: bool = False
+
+
+def read_headers(file: IO[bytes], archive: str) -> Iterator[Member]:
+    """Every regular file and link, in order. Goes through the file from front to back. Raises UserError
+    for an archive that is damaged or cut short."""
+    at = 0
+    shared: dict[bytes, bytes] = {}
+    while (header := _header(file, at, archive)) is not None:
+        begin, extra = at, shared
+        while (kind := header[156:157]) in b"xgLKX":
+            size = _number(header[124:136], archive, at)
+            content = _content(file, at + BLOCK, size, archive)
+            if kind == b"g":
+                shared = shared | _records(content, archive, at)
+                extra = extra | shared
+            elif kind in b"xX":
+                extra = extra | _records(content, archive, at)
+            else:
+                extra = extra | {b"path" if kind == b"L" else b"linkpath": content.partition(b"\0")[0]}
+            at += BLOCK + _padded(size)
+            following = _header(file, at, archive)
+            if following is None:
+                raise _damaged(archive, at)
+            header = following
+        if kind == b"S" or (extra and any(key.startswith(b"GNU.sparse") for key in extra)):
+            found: tuple[Member | None, int] = _sparse(file, begin, archive)
+        else:
+            found = _plain(header, extra, at, archive)
+        member, at = found
+        if member:
+            yield member
+
+
+def read_sparse(file: IO[bytes], offset: int) -> bytes:
+    """The bytes of a sparse member whose header, or the extended one before it, is at `offset`."""
+    try:
+        file.seek(offset)
+        with tarfile.TarFile(fileobj=file) as tar:
+            member = tar.next()
+            content = tar.extractfile(member) if member else None
+            if content is None:
+                raise OSError("the archive has no file there")
+            return content.read()
+    except tarfile.TarError as error:
+        raise OSError(str(error)) from None
+
+
+def _header(file: IO[bytes], at: int, archive: str) -> bytes | None:
+    """The block at that place; None at the end of the archive, which is a block of zeros: without it
+    nobody could tell what is missing."""
+    file.seek(at)
+    block = file.read(BLOCK)
+    if block == _ZEROS:
+        return None
+    if len(block) < BLOCK:
+        raise _cut(archive, at)
+    # Adler-32's lower half is the sum of the bytes, plus 1, modulo 65521: of half a block it is exact.
+    total = (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
+    field = block[148:156]
+    if total - sum(field) + 8 * 0x20 != _number(field, archive, at) and _signed(block) != _number(field, archive, at):
+        raise _damaged(archive, at)
+    return block
+
+
+def _signed(block: bytes) -> int:
+    """The checksum as some old programs have it: of signed bytes."""
+    plain = block[:148] + b" " * 8 + block[156:]
+    return sum(byte - 256 if byte > 127 else byte for byte in plain)
+
+
+def _plain(header: bytes, extra: dict[bytes, bytes], at: int, archive: str) -> tuple[Member | None, int]:
+    """The member whose own header this is, if it is a file or a link, and where the next one begins."""
+    kind = header[156:157]
+    size = _number(header[124:136], archive, at)
+    name = header[:100].partition(b"\0")[0]
+    if header[345] and header[257:263] == b"ustar\0":
+        name = header[345:500].partition(b"\0")[0] + b"/" + name
+    if extra:
+        name = extra.get(b"path") or name
+        try:
+            size = int(extra.get(b"size") or size)
+        except ValueError:
+            raise _damaged(archive, at) from None
+    if size < 0:
+        raise _damaged(archive, at)
+    data = at + BLOCK
+    text = name.decode("utf-8", "surrogateescape")
+    if extra and extra.get(b"mtime"):
+        time = extra[b"mtime"].decode("ascii", "replace")
+    else:
+        time = str(_number(header[136:148], archive, at))
+    if kind in FILES:
+        folder = text.endswith("/") and (kind == b"\0" or not size)
+        return None if folder else Member(text, b"0", size, time, data, size), data + _padded(size)
+    if kind in (HARD_LINK, SYMBOLIC_LINK):
+        target = extra.get(b"linkpath") or header[157:257].partition(b"\0")[0]
+        return Member(text, kind, 0, time, data, 0, target.decode("utf-8", "surrogateescape")), data
+    return None, data if kind in b"3456" else data + _padded(size)
+
+
+def _sparse(file: IO[bytes], begin: int, archive: str) -> tuple[Member, int]:
+    try:
+        file.seek(begin)
+        with tarfile.TarFile(fileobj=file) as tar:
+            info, after = tar.next(), tar.offset
+    except (tarfile.TarError, ValueError):
+        raise _damaged(archive, begin) from None
+    if info is None:
+        raise _damaged(archive, begin)
+    return Member(info.name, b"0", info.size, str(info.mtime), begin, after - begin, sparse=True), after
+
+
+def _content(file: IO[bytes], at: int, size: int, archive: str) -> bytes:
+    if not 0 <= size <= LONGEST_HEADER:
+        raise _damaged(archive, at)
+    file.seek(at)
+    content = file.read(size)
+    if len(content) < size:
+        raise _cut(archive, at)
+    return content
+
+
+def _records(content: bytes, archive: str, at: int) -> dict[bytes, bytes]:
+    """Records of pax: `length key=value` and a line's end; the length counts the whole of it."""
+    found = {}
+    while content and content[0]:
+        length, _, _ = content.partition(b" ")
+        if not length.isdigit() or not len(length) + 3 <= int(length) <= len(content):
+            raise _damaged(archive, at)
+        key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
+        found[key] = value
+        content = content[int(length) :]
+    return found
+
+
+def _number(field: bytes, archive: str, at: int) -> int:
+    """Octal digits; or, where the first bit is set, the number itself, big end first."""
+    if field[0] & 0x80:
+        return int.from_bytes(field[1:], "big") - (256 ** (len(field) - 1) if field[0] == 0xFF else 0)
+    try:
+        return int(field.partition(b"\0")[0].strip() or b"0", 8)
+    except ValueError:
+        raise _damaged(archive, at) from None
+
+
+def _padded(size: int) -> int:
+    return -(-size // BLOCK) * BLOCK
+
+
+def _damaged(archive: str, at: int) -> UserError:
+    return UserError(f"{archive}: is no whole tar: what begins at byte {at:,} is no header. Fetch or make it again.")
+
+
+def _cut(archive: str, at: int) -> UserError:
+    return UserError(f"{archive}: is cut short at byte {at:,}. Fetch or make it again.")

@@ -1,0 +1,149 @@
+"""Zip archives: where each member lies, from the directory at the end, and its bytes from there.
+
+The records as in PKWARE's APPNOTE.TXT 6.3, sections 4.3 and 4.5. `zipfile` holds the whole directory in
+memory, half a kilobyte a member, and would read it again for every part of the work.
+"""
+
+import bz2
+import re
+import stat
+import struct
+import zlib
+from collections.abc import Iterator
+from typing import IO, NamedTuple
+
+from resnet_core.errors import UserError
+
+DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")
+LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+END, END_64, LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+STORED, DEFLATED, BZIP2 = 0, 8, 12
+ENCRYPTED, UTF8 = 0x1, 0x800
+# What a member's bytes have before them: the local header, the name again, times and rights. Where
+# that is more, it costs a second read.
+USUAL_PREFIX = 1024
+
+
+class Member(NamedTuple):
+    """`offset` of the local header, `length` of the packed and `size` of the unpacked bytes."""
+
+    name: str
+    size: int
+    crc: int
+    offset: int
+    length: int
+    symbolic_link: bool
+
+
+def read_directory(file: IO[bytes], archive: str) -> Iterator[Member]:
+    """Every member but folders, in the directory's order. Raises UserError for what is no whole zip."""
+    begin, length, shift = _find_directory(file, archive)
+    file.seek(begin)
+    read = 0
+    while read < length:
+        entry = file.read(DIRECTORY_ENTRY.size)
+        if len(entry) < DIRECTORY_ENTRY.size or entry[:4] != b"PK\1\2":
+            raise _damaged(archive, f"its directory is no directory at byte {begin + read:,}")
+        (_, version, _, flags, _, _, _, crc, packed, size, *lengths, _, _, rights, offset) = DIRECTORY_ENTRY.unpack(
+            entry
+        )
+        rest = file.read(sum(lengths))
+        name = rest[: lengths[0]].partition(b"\0")[0]
+        extra = rest[lengths[0] : lengths[0] + lengths[1]]
+        read += DIRECTORY_ENTRY.size + sum(lengths)
+        if 0xFFFFFFFF in (size, packed, offset):
+            size, packed, offset = _wide(extra, size, packed, offset, archive)
+        text = name.decode("utf-8", "surrogateescape") if flags & UTF8 else name.decode("cp437")
+        if not text.endswith("/"):
+            link = version >> 8 == 3 and stat.S_ISLNK(rights >> 16)
+            yield Member(text, size, crc, offset + shift, packed, link)
+
+
+def data_begin(head: bytes) -> int:
+    """Where the packed bytes begin, counted from the local header at whose start `head` is. Raises OSError."""
+    if len(head) < LOCAL_HEADER.size or head[:4] != b"PK\3\4":
+        raise OSError("the archive has no file there")
+    *_, name, extra = LOCAL_HEADER.unpack_from(head)
+    return LOCAL_HEADER.size + int(name) + int(extra)
+
+
+def unpack(head: bytes, packed: bytes, size: int) -> bytes:
+    """The bytes of a member, never more than `size`. head: its local header. Raises OSError."""
+    _, _, flags, method, _, _, _, _, _, _, _ = LOCAL_HEADER.unpack_from(head)
+    if flags & ENCRYPTED:
+        raise OSError("is encrypted: decrypt the archive")
+    try:
+        match method:
+            case 0:
+                data = packed
+            case 8:
+                inflate = zlib.decompressobj(-zlib.MAX_WBITS)
+                data = inflate.decompress(packed, size + 1)
+            case 12:
+                data = bz2.BZ2Decompressor().decompress(packed, size + 1)
+            case _:
+                raise OSError(f"is compressed by method {method}: pack the archive with deflate")
+    except zlib.error as error:
+        raise OSError(f"does not unpack: {error}") from None
+    if len(data) != size:
+        raise OSError(f"does not unpack to the {size:,} bytes that the archive says")
+    return data
+
+
+def _find_directory(file: IO[bytes], archive: str) -> tuple[int, int, int]:
+    """Where the directory begins, how long it is, and how many bytes stand before the archive itself."""
+    whole = file.seek(0, 2)
+    tail_at = max(0, whole - END.size - 0xFFFF - LOCATOR_64.size)
+    file.seek(tail_at)
+    tail = file.read()
+    end = _find_end(tail)
+    if end is None:
+        raise _damaged(archive, "it has no directory at its end")
+    _, disk, _, _, _, length, offset, _ = END.unpack_from(tail, end)
+    after = tail_at + end
+    locator = tail[max(0, end - LOCATOR_64.size) : end]
+    if locator[:4] == b"PK\6\7":
+        after = _find_end_64(file, tail_at + end - LOCATOR_64.size, LOCATOR_64.unpack(locator)[2], archive)
+        file.seek(after)
+        _, _, _, _, disk, _, _, _, length, offset = END_64.unpack(file.read(END_64.size))
+    if disk not in (0, 0xFFFF):
+        raise _damaged(archive, "it is one of several volumes")
+    if length > after:
+        raise _damaged(archive, "its directory does not fit into it")
+    return after - length, length, after - length - offset
+
+
+def _find_end(tail: bytes) -> int | None:
+    """The record whose comment is the rest of the file; where something stands behind it, the last."""
+    found = [match.start() for match in re.finditer(b"PK\5\6", tail) if match.start() + END.size <= len(tail)]
+    whole = [place for place in found if place + END.size + END.unpack_from(tail, place)[-1] == len(tail)]
+    return next(iter(whole or found[::-1]), None)
+
+
+def _find_end_64(file: IO[bytes], locator_at: int, stated: int, archive: str) -> int:
+    """Where it says, or right before its locator when something stands before the archive."""
+    for place in (stated, locator_at - END_64.size):
+        if 0 <= place <= locator_at - END_64.size:
+            file.seek(place)
+            if file.read(4) == b"PK\6\6":
+                return place
+    raise _damaged(archive, "it has no directory at its end")
+
+
+def _wide(extra: bytes, size: int, packed: int, offset: int, archive: str) -> tuple[int, int, int]:
+    """Zip64: of the three, those that do not fit into 32 bits stand in the extra field of type 1."""
+    while len(extra) >= 4:
+        kind, length = struct.unpack_from("<2H", extra)
+        if kind == 1:
+            values = iter(struct.unpack_from(f"<{length // 8}Q", extra[: length + 4], 4))
+            try:
+                size, packed, offset = (next(values) if v == 0xFFFFFFFF else v for v in (size, packed, offset))
+            except (RuntimeError, struct.error):
+                raise _damaged(archive, "a member's size is missing") from None
+            return size, packed, offset
+        extra = extra[4 + length :]
+    return size, packed, offset
+
+
+def _damaged(archive: str, why: str) -> UserError:
+    return UserError(f"{archive}: is no whole zip: {why}. Fetch or make it again.")
