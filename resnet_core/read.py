@@ -1,11 +1,34 @@
-"""One file's bytes, read once: its hash, its size, whether it decodes, and the pixels for the model."""
+"""One file's bytes, read once: its hash, its size, whether it decodes, how it looks, and the pixels
+for the model."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated, ClassVar
 
-from resnet_core.grayscale import MAX_PIXELS, BadImageError, decode
-from resnet_core.preprocessing import Gray, Preprocessing, resize
-from resnet_core.sources import read_bytes
+import numpy as np
+import pyarrow as pa
+from annotated_types import Ge, Gt
+
+from resnet_core.grayscale import MAX_PIXELS, BadImageError, decode_square
+from resnet_core.looks import measure
+from resnet_core.near_duplicates import HASH_BYTES, perceptual_hash
+from resnet_core.preprocessing import Gray, Preprocessing
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one image may cost: `bytes` of its file, `pixels` once decoded, `seconds` from opening the
+    file to its pixels. What costs more is a bad image."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    bytes: Annotated[int, Ge(1)] = 256 * 2**20
+    pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    seconds: Annotated[float, Gt(0)] = 30.0
+
+
+DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)
@@ -16,25 +39,83 @@ class ReadImage:
     image_id: str | None
     width: int | None = None
     height: int | None = None
-    pixels: Gray | None = None
     reason: str | None = None
+    pixels: Gray | None = None
 
 
-def read_image(data: bytes, settings: Preprocessing, max_pixels: int = MAX_PIXELS) -> ReadImage:
+def read_image(data: bytes, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
     """Never raises for bad bytes: a bad image is data, with a reason."""
+    if len(data) > limits.bytes:
+        return too_many_bytes(len(data), limits)
     image_id = hashlib.sha256(data).hexdigest()
     try:
-        gray = decode(data, background=settings.background, max_pixels=max_pixels)
+        square = decode_square(data, settings, limits.pixels)
     except BadImageError as error:
         return ReadImage(image_id, reason=str(error))
-    height, width = gray.shape
-    return ReadImage(image_id, width, height, pixels=resize(gray, settings))
+    except MemoryError:
+        return ReadImage(image_id, reason=NO_MEMORY)
+    return ReadImage(image_id, square.width, square.height, pixels=square.pixels)
 
 
-def read_file(uri: str, settings: Preprocessing, max_pixels: int = MAX_PIXELS) -> ReadImage:
+NO_MEMORY = "too large: decoding needs more memory than a reader may have"
+
+
+def too_many_bytes(size: int, limits: Limits) -> ReadImage:
+    return ReadImage(None, reason=f"too large: {size:,} bytes, over the limit of {limits.bytes:,}")
+
+
+def unreadable(error: OSError) -> ReadImage:
     """A file that cannot be opened is as bad as one that does not decode, and no worse."""
+    return ReadImage(None, reason=f"unreadable: {error.strerror or error}")
+
+
+def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
+    """One file in this process, where a decoder that crashes or hangs takes the caller with it:
+    `resnet_core.reading` is the way for many."""
+    from resnet_core.sources import read_bytes  # what lists sources is a third of a reader's start
+
     try:
         data = read_bytes(uri)
     except OSError as error:
-        return ReadImage(None, reason=f"unreadable: {error.strerror or error}")
-    return read_image(data, settings, max_pixels)
+        return unreadable(error)
+    return read_image(data, settings, limits)
+
+
+def schema(size: int) -> pa.Schema:
+    """The columns of read images. Those from `phash` on are of the pixels that the model sees: the
+    perceptual hash, what `resnet_core.looks` measures, and the pixels themselves, uint8 [size, size]
+    row by row. A bad image has zeros for pixels."""
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("reason", pa.string()),
+            ("phash", pa.binary(HASH_BYTES)),
+            ("brightness", pa.float32()),
+            ("contrast", pa.float32()),
+            ("sharpness", pa.float32()),
+            pa.field("pixels", pa.binary(size * size), nullable=False),
+        ]
+    )
+
+
+def as_table(images: Sequence[ReadImage], size: int) -> pa.Table:
+    """One row an image, in the columns of `schema`."""
+    bad = np.array([image.pixels is None for image in images], dtype=np.bool_)
+    blank = np.zeros((size, size), dtype=np.uint8)
+    every = [blank if image.pixels is None else image.pixels for image in images]
+    pixels = np.array(every, dtype=np.uint8).reshape(-1, size, size)
+    hashes = [None if image.pixels is None else perceptual_hash(image.pixels) for image in images]
+    return pa.Table.from_arrays(
+        [
+            pa.array([image.image_id for image in images], pa.string()),
+            pa.array([image.width for image in images], pa.int32()),
+            pa.array([image.height for image in images], pa.int32()),
+            pa.array([image.reason for image in images], pa.string()),
+            pa.array(hashes, pa.binary(HASH_BYTES)),
+            *(pa.array(numbers.astype(np.float32), mask=bad) for numbers in measure(pixels)),
+            pa.FixedSizeBinaryArray.from_buffers(pa.binary(size * size), len(images), [None, pa.py_buffer(pixels)]),
+        ],
+        schema=schema(size),
+    )
