@@ -106,18 +106,18 @@ def distinct_pixels() -> NDArray[np.uint8]:
 def write_shards(folder: Path, pixels: NDArray[np.uint8], labels: NDArray[np.int64]) -> list[UPath]:
     """Shards of 1,024 training images, the size of a part."""
     folder.mkdir()
-    schema = shards.schema(SIZE, shards.metadata(CLASSES, Preprocessing(SIZE)))
     files = []
     for rows in np.split(np.arange(IMAGES), IMAGES // shards.ROW_GROUP):
-        columns = [
+        table = shards.make_table(
             pa.array([f"{row:064x}" for row in rows]),
             pa.array([CLASSES[label] for label in labels[rows]]),
             pa.array(["train"] * len(rows)),
             pa.array(np.ones(len(rows), dtype=np.float32)),
-            shards.tensor_array(pixels[rows % len(pixels)]),
-        ]
+            pixels[rows % len(pixels)],
+            shards.metadata(CLASSES, Preprocessing(SIZE)),
+        )
         files.append(UPath(folder / f"{rows[0]:06}.parquet"))
-        shards.write_table(pa.table(columns, schema=schema), str(files[-1]))
+        shards.write_table(table, str(files[-1]), keys=None)
     return files
 
 

@@ -6,16 +6,25 @@ batches whose sizes differ by at most one (a last batch of one image would break
 
 import math
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
 from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from upath import UPath
 
 from resnet_core import shards
-from resnet_core.shards import Images
+from resnet_core.encryption import Keys
+from resnet_core.files import is_local
+from resnet_core.shards import Images, RowGroup
+
+# Threads that fetch or decrypt. A local file in the clear is only copied: one is enough, more are slower.
+READERS = 4
 
 
 class Batch(NamedTuple):
@@ -50,7 +59,7 @@ class Resident:
 
     @classmethod
     def of(cls, images: Images, device: torch.device) -> "Resident":
-        return cls(*_to_device(images, device))
+        return cls(*(torch.from_numpy(column).to(device) for column in (images.pixels, images.labels, images.weights)))
 
     @property
     def count(self) -> int:
@@ -62,38 +71,115 @@ class Resident:
             yield Batch(*(column.index_select(0, rows) for column in (self.pixels, self.labels, self.weights)))
 
 
+class Window(NamedTuple):
+    """Room for images that are read together, used again and again."""
+
+    pixels: NDArray[np.uint8]  # [N, H, W]
+    labels: NDArray[np.int64]  # [N]
+    weights: NDArray[np.float32]  # [N]
+
+    @classmethod
+    def of(cls, images: int, side: int) -> "Window":
+        return cls(np.empty((images, side, side), np.uint8), np.empty(images, np.int64), np.empty(images, np.float32))
+
+    def put(self, start: int, other: "Window") -> NDArray[np.int64]:
+        """Copy `other` to the rows from `start` on, and say which these are."""
+        end = start + len(other.labels)
+        self.pixels[start:end], self.labels[start:end], self.weights[start:end] = other
+        return np.arange(start, end)
+
+    def take(self, rows: NDArray[np.int64]) -> "Window":
+        """A copy of these rows."""
+        return Window(self.pixels[rows], self.labels[rows], self.weights[rows])
+
+
 @dataclass(frozen=True)
 class Streamed:
-    """Images read from shards as they are needed, so that memory does not grow with the data set:
-    row groups in random order, shuffled in a window of `window` images."""
+    """Images read from shards as they are needed: row groups in random order, shuffled in a window of
+    `window` images. While a window is used the next one is read, so that two are in memory, and 12
+    bytes for each image of the data set."""
 
     files: Sequence[UPath]
     classes: Sequence[str]
     count: int
     device: torch.device
     window: int
+    keys: Keys | None = None
+
+    @cached_property
+    def groups(self) -> list[RowGroup]:
+        """Read once, for all epochs."""
+        with ThreadPoolExecutor(READERS) as pool:
+            found = pool.map(lambda path: shards.row_groups(path, "train", self.classes, self.keys), self.files)
+            return [group for groups in found for group in groups]
 
     def epoch(self, batch_size: int, seed: int) -> Iterator[Batch]:
         rng = np.random.default_rng(seed)
         sizes = batch_sizes(self.count, batch_size)
-        groups = shards.row_groups(self.files)
-        pool: list[Images] = []
-        for place, group in enumerate(rng.permutation(len(groups)), start=1):
-            pool.append(shards.read_row_group(groups[group], "train", self.classes))
-            if sum(map(len, pool)) < self.window and place < len(groups):
-                continue
-            images = shards.concatenate(pool)
-            images = images[rng.permutation(len(images))]
-            while sizes and sizes[0] <= len(images):
+        order = [self.groups[place] for place in rng.permutation(len(self.groups))]
+        left = None  # less than a batch of the last window's images, which go into the next
+        for window, rows in self._windows(list(cut(order, self.window)), spare=batch_size):
+            if left:
+                rows = np.concatenate([rows, window.put(len(window.labels) - batch_size, left)])
+            rows = rng.permutation(rows)
+            while sizes and sizes[0] <= len(rows):
                 size = sizes.pop(0)
-                yield Batch(*_to_device(images[:size], self.device))
-                images = images[size:]
-            pool = [images]  # less than a batch is left over, and goes into the next window
+                yield Batch(*(torch.from_numpy(column).to(self.device) for column in window.take(rows[:size])))
+                rows = rows[size:]
+            left = window.take(rows)
+
+    @cached_property
+    def _rooms(self) -> list[Window]:
+        """Windows that no epoch is using: fresh memory costs as much as reading into it."""
+        return []
+
+    def _windows(self, plans: list[list[RowGroup]], spare: int) -> Iterator[tuple[Window, NDArray[np.int64]]]:
+        """Each plan's images and the rows of those to train on, the last `spare` rows left empty."""
+        most = max(sum(group.size for group in plan) for plan in plans) + spare
+        windows = [self._room(most) for _ in plans[:2]]
+        copied = self.groups[0].start is not None and is_local(self.files[0])
+        with ThreadPoolExecutor(1 if copied else READERS) as pool:
+            try:
+                ahead = self._start(pool, plans[0], windows[0])
+                for number in range(len(plans)):
+                    rows = np.concatenate([read.result() for read in ahead])
+                    if number + 1 < len(plans):
+                        ahead = self._start(pool, plans[number + 1], windows[(number + 1) % 2])
+                    yield windows[number % 2], rows
+            finally:
+                pool.shutdown(cancel_futures=True)
+                self._rooms.extend(windows)
+
+    def _room(self, images: int) -> Window:
+        while self._rooms:
+            room = self._rooms.pop()
+            if len(room.labels) >= images:
+                return room
+        return Window.of(images, self.groups[0].side)
+
+    def _start(
+        self, pool: ThreadPoolExecutor, plan: list[RowGroup], window: Window
+    ) -> list["Future[NDArray[np.int64]]"]:
+        starts = accumulate((group.size for group in plan[:-1]), initial=0)
+        return [pool.submit(self._read, group, window, start) for group, start in zip(plan, starts, strict=True)]
+
+    def _read(self, group: RowGroup, window: Window, start: int) -> NDArray[np.int64]:
+        """Read a row group into the window, from row `start` on; the rows of the training images."""
+        shards.read_levels(group, window.pixels[start : start + group.size], self.keys)
+        rows = start + group.rows.places.astype(np.int64)
+        window.labels[rows], window.weights[rows] = group.rows.labels, group.rows.weights
+        return rows
 
 
-def _to_device(images: Images, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    return (
-        torch.from_numpy(images.pixels).to(device),
-        torch.from_numpy(images.labels).to(device),
-        torch.from_numpy(images.weights).to(device),
-    )
+def cut(groups: Sequence[RowGroup], images: int) -> Iterator[list[RowGroup]]:
+    """Runs of row groups, each of `images` or more but for the last."""
+    run: list[RowGroup] = []
+    size = 0
+    for group in groups:
+        run.append(group)
+        size += group.size
+        if size >= images:
+            yield run
+            run, size = [], 0
+    if run:
+        yield run
