@@ -1,10 +1,17 @@
-"""The one family of errors that are the user's to mend."""
+"""Errors whose text is for the user: it names the thing and the remedy."""
 
 
 class UserError(Exception):
     """What the user gave is wrong: the text names the thing, the field and what to write instead.
 
     The command line prints the text as one line and exits with status 2.
+    """
+
+
+class DataCheckError(RuntimeError):
+    """The data is not fit to be trained on, by the limits of the data set file: the job has failed.
+
+    The command line prints the text as one line and exits with status 1.
     """
 
 
