@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from resnet_core.data_checks import ChecksConfig
 from resnet_core.errors import UserError, nearest
 from resnet_core.fit import TrainConfig
 from resnet_core.metrics import METRICS
@@ -40,9 +41,18 @@ class Dataset(BaseModel):
         pattern=r"^[a-z0-9][a-z0-9_-]*$",
         description="Lower-case letters, digits, - and _; also the model's name.",
     )
-    source: str = Field(description="Folder, or CSV/Parquet manifest; relative to the working folder, or a URL.")
+    source: str = Field(
+        description="Folder, glob, tar, zip, IDX, Parquet with image bytes, or CSV/Parquet manifest; relative to the "
+        "working folder, or a URL."
+    )
     labels: str | None = Field(None, description="CSV or Parquet with path,label[,split][,group][,weight].")
+    smallest_side: int = Field(4, ge=1, description="Images whose shorter side has fewer pixels are quarantined.")
+    quarantine_limit: float = Field(
+        0.2, ge=0, le=1, description="The share of quarantined images above which the night fails."
+    )
+    encrypt: bool = Field(False, description="Encrypt everything that holds pixels, with the key of GRAYLINE_KEYS.")
     image: Preprocessing = Preprocessing()
+    checks: ChecksConfig = ChecksConfig()
     split: SplitConfig = SplitConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
@@ -101,7 +111,10 @@ def keys_at(place: tuple[int | str, ...]) -> list[str]:
     """The keys that a part of the data set file knows."""
     part: Any = Dataset
     for name in place:
-        part = Dataset.model_fields[str(name)].annotation
+        if dataclasses.is_dataclass(part):
+            part = {field.name: field.type for field in dataclasses.fields(part)}[str(name)]
+        else:
+            part = part.model_fields[str(name)].annotation
     if dataclasses.is_dataclass(part):
         return [field.name for field in dataclasses.fields(part)]
     return list(part.model_fields)

@@ -1,37 +1,70 @@
-"""Parts: how many files are cut into pieces of work that each leave one file behind."""
+"""Parts: how many files are cut into pieces of work that each leave one file behind.
 
+The files of all parts stand in one Parquet file, a row group a part: a part is a name and a number,
+which go to any thread, process or machine, and a million files are never in memory at once.
+"""
+
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.digest import digest_of
+from resnet_core.digest import digest_of, table_digest
+from resnet_core.files import write_whole
+from resnet_core.sources import LISTING
 
 MOST_IN_A_PART = 1024
 LEAST_IN_A_PART = 64
 
+# What it takes to open a file, and to notice that it is another one than before.
+COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")
+SCHEMA = pa.schema([LISTING.field(name) for name in COLUMNS])
+# A listing as it is joined with a table of labels, whose files may be missing.
+LISTED = pa.schema(
+    [*(field.with_nullable(True) for field in LISTING), ("group", pa.string()), ("weight", pa.float32())]
+)
+
 
 @dataclass(frozen=True)
 class Part:
-    """Some source files that one task works on. `path` is what the work leaves; its name is the
-    digest of what goes in. `files` has the columns uri, size, modified."""
+    """`count` source files that one task works on: row group `group` of `listing`. `path` is what the
+    work leaves; its name is the digest of what goes in."""
 
     path: UPath
-    files: pd.DataFrame
+    listing: UPath
+    group: int
+    count: int
+
+    def files(self) -> pa.Table:
+        """uri, size, modified, container, kind, offset, length: a row a file."""
+        with self.listing.open("rb") as file:
+            return pq.ParquetFile(file).read_row_group(self.group)
 
 
-def make_parts(files: pd.DataFrame, folder: UPath, *context: Any) -> tuple[Part, ...]:
-    """Cut files into parts, eight or more where there are enough of them to keep some cores busy.
-    The cut depends on the files alone: the same files make the same parts on any machine.
+def part_size(count: int) -> int:
+    """Eight parts or more where there are enough files to keep some cores busy."""
+    return min(MOST_IN_A_PART, max(LEAST_IN_A_PART, -(-count // 8)))
 
+
+def make_parts(
+    pieces: Callable[[int], Iterator[pa.Table]], count: int, listing: UPath, folder: UPath, *context: Any
+) -> tuple[Part, ...]:
+    """Cut files into parts and write their listing. The cut depends on the files and their order
+    alone: the same files make the same parts on any machine.
+
+    pieces: gives the files (the columns of SCHEMA) as tables of that many rows.
     context: what else decides the outcome, and so goes into the names.
     """
-    if not len(files):
+    if not count:
         return ()
-    size = min(MOST_IN_A_PART, max(LEAST_IN_A_PART, -(-len(files) // 8)))
     parts = []
-    for start in range(0, len(files), size):
-        rows = files.iloc[start : start + size][["uri", "size", "modified"]]
-        parts.append(Part(folder / f"{digest_of(rows.to_numpy().tolist(), *context)}.parquet", rows))
+    with write_whole(listing) as draft, pq.ParquetWriter(draft, SCHEMA) as writer:
+        for group, files in enumerate(pieces(part_size(count))):
+            files = files.select(COLUMNS).cast(SCHEMA)
+            writer.write_table(files, row_group_size=len(files))
+            name = digest_of(table_digest([files]), *context)
+            parts.append(Part(folder / f"{name}.parquet", listing, group, len(files)))
     return tuple(parts)

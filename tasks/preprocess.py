@@ -6,109 +6,124 @@ are named by the digest of what is in them: those that an earlier set has too be
 
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import groupby
 
-import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from prefect import task
 from upath import UPath
 
-from resnet_core import grayscale, preprocessing, read, shards
-from resnet_core.digest import digest_of, source_digest
+from resnet_core import shards
+from resnet_core.digest import digest_of, source_digest, table_digest
+from resnet_core.encryption import Keys
 from resnet_core.errors import UserError
 from resnet_core.files import link, write_text, write_whole
 from resnet_core.preprocessing import Preprocessing
 from tasks.dataset import Dataset
+from tasks.pixels import READING, read_pixels
 from tasks.values import Catalog, ShardSet
 
 log = logging.getLogger("grayline")
 
-COLUMNS = ["image_id", "label", "split", "weight", "uri", "part"]
+CONTENT = ("image_id", "label", "split", "weight")
+SPLITS = ("train", "validation", "test")
+GOOD = pc.field("present") & (pc.field("status") == "ok")
 
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be: `rows` of the part's pixels become `path`, or `twin` does, which has the same."""
+    """One shard to be: the good images of `part` become `path`, or `twin` does, which has the same.
+    `images` of them are in each of SPLITS."""
 
     path: UPath
     part: UPath
     twin: UPath | None
-    rows: pd.DataFrame
+    images: tuple[int, int, int]
+
+    @property
+    def count(self) -> int:
+        return sum(self.images)
 
 
 @task
 def plan_shards(catalog: Catalog, pixels: UPath, dataset: Dataset, store: UPath) -> tuple[ShardPlan, ...]:
     """Which shards the catalog's good images make, in which files. Raises UserError when a class has
     no image to learn from, or nothing is held out."""
-    rows = good_images(catalog)
-    check_splits(rows, catalog, dataset)
-    groups = [(pixels / str(name), group[COLUMNS]) for name, group in rows.groupby("part")]
-    names = [shard_name(group, catalog, dataset.image) for _, group in groups]
-    folder = store / "shards" / dataset.name / digest_of(sorted(names))
+    code = source_digest(*READING, shards)
+    context = (catalog.classes, dataset.image, dataset.encrypt, code)
+    found, learned = [], set()
+    for part, rows in rows_by_part(catalog):
+        name = digest_of(table_digest([rows.select(CONTENT)]), *context) + ".parquet"
+        splits = rows["split"].to_pylist()
+        found.append((name, pixels / part, tuple(splits.count(split) for split in SPLITS)))
+        learned |= {label for label, split in zip(rows["label"].to_pylist(), splits, strict=True) if split == "train"}
+    check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
+    folder = store / "shards" / dataset.name / digest_of(sorted(name for name, _, _ in found))
     twins = {path.name: path for path in folder.parent.glob("*/*.parquet")} if folder.parent.exists() else {}
-    return tuple(
-        ShardPlan(folder / name, part, twins.get(name), group)
-        for name, (part, group) in zip(names, groups, strict=True)
-    )
+    return tuple(ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
 
 
-def good_images(catalog: Catalog) -> pd.DataFrame:
+def rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
+    """The good images of each part, in order; the catalog's rows lie in the order of parts."""
     with catalog.path.open("rb") as file:
-        table = pd.read_parquet(file)
-    return table[table["present"] & (table["status"] == "ok")]
+        batches = pq.ParquetFile(file).iter_batches(columns=[*CONTENT, "uri", "part", "present", "status"])
+        good = (pa.Table.from_batches([batch]).filter(GOOD) for batch in batches)
+        pieces = ((part, rows) for table in good for part, rows in cut(table))
+        for part, same in groupby(pieces, key=lambda piece: piece[0]):
+            yield part, pa.concat_tables([rows for _, rows in same])
 
 
-def check_splits(rows: pd.DataFrame, catalog: Catalog, dataset: Dataset) -> None:
-    learned = set(rows.loc[rows["split"] == "train", "label"])
+def cut(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """A table into runs of rows of the same part."""
+    start = 0
+    for part, same in groupby(table["part"].to_pylist()):
+        rows = len(list(same))
+        yield part, table.slice(start, rows)
+        start += rows
+
+
+def rows_of_part(catalog: Catalog, part: str) -> pa.Table:
+    """The good images of one part; the row groups of others are not read."""
+    with catalog.path.open("rb") as file:
+        return pq.read_table(file, columns=[*CONTENT, "uri"], filters=(pc.field("part") == part) & GOOD)
+
+
+def check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: Dataset) -> None:
     for name in catalog.classes:
         if name not in learned:
             raise UserError(
                 f"{dataset.source}: class {name!r} has no training image. Add images of it, or lower `split.test`."
             )
-    if not (rows["split"] == "test").any():
+    if not held_out:
         raise UserError(f"{dataset.source}: no image is held out for the test. Add images, or raise `split.test`.")
 
 
-def shard_name(rows: pd.DataFrame, catalog: Catalog, settings: Preprocessing) -> str:
-    """By what is in it and by the code that made the pixels: other code may give other pixels."""
-    content = rows[["image_id", "label", "split", "weight"]].to_numpy().tolist()
-    code = source_digest(grayscale, preprocessing, read)
-    return digest_of(content, catalog.classes, settings, code) + ".parquet"
-
-
 @task(retries=2, retry_delay_seconds=5, task_run_name="shard {plan.path.name}")
-def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing) -> bool:
-    """Make the shard, unless it is there. Returns whether pixels were written."""
+def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
+    """Make the shard, unless it is there. Returns how many images were written."""
     if plan.path.exists():
-        return False
+        return 0
     if plan.twin:
         link(plan.twin, plan.path)
-        return False
-    part = shards.open_file(plan.part).read(columns=["uri", "pixels"])
-    place = {uri: row for row, uri in enumerate(part["uri"].to_pylist())}
-    rows = [place[uri] for uri in plan.rows["uri"]]
-    pixels = shards.unpacked(part["pixels"], settings.size)[np.array(rows)]
-    table = pa.table(
-        [
-            pa.array(plan.rows["image_id"], pa.string()),
-            pa.array(plan.rows["label"], pa.string()),
-            pa.array(plan.rows["split"], pa.string()),
-            pa.array(plan.rows["weight"], pa.float32()),
-            shards.tensor_array(pixels),
-        ],
-        schema=shards.schema(settings.size, shards.metadata(catalog.classes, settings)),
-    )
+        return 0
+    rows = rows_of_part(catalog, plan.part.name)
+    pixels = read_pixels(plan.part, rows["uri"].to_pylist(), settings.size, keys)
+    image_ids, labels, splits, weights = (rows[name] for name in CONTENT)
+    metadata = shards.metadata(catalog.classes, settings)
+    table = shards.make_table(image_ids, labels, splits, weights, pixels, metadata)
     with write_whole(plan.path) as draft:
-        shards.write_table(table, draft)
-    return True
+        shards.write_table(table, draft, keys)
+    return plan.count
 
 
 @task
-def finish_shards(plans: tuple[ShardPlan, ...], written: list[bool], catalog: Catalog, dataset: Dataset) -> ShardSet:
+def finish_shards(plans: tuple[ShardPlan, ...], written: int, catalog: Catalog, dataset: Dataset) -> ShardSet:
     """Write `_manifest.json`, with which the set is complete."""
     folder = plans[0].path.parent
-    splits = pd.concat([plan.rows["split"] for plan in plans]).value_counts()
+    train, validation, test = (sum(plan.images[k] for plan in plans) for k in range(len(SPLITS)))
     made = ShardSet(
         dataset=dataset.name,
         folder=folder,
@@ -116,17 +131,17 @@ def finish_shards(plans: tuple[ShardPlan, ...], written: list[bool], catalog: Ca
         digest=folder.name,
         classes=catalog.classes,
         preprocessing=dataset.image,
-        train=int(splits.get("train", 0)),
-        validation=int(splits.get("validation", 0)),
-        test=int(splits.get("test", 0)),
-        written=sum(len(plan.rows) for plan, new in zip(plans, written, strict=True) if new),
+        train=train,
+        validation=validation,
+        test=test,
+        written=written,
     )
     manifest = {
         "catalog": catalog.digest,
         "classes": list(made.classes),
         "preprocessing": asdict(made.preprocessing),
         "images": {"train": made.train, "validation": made.validation, "test": made.test},
-        "shards": {plan.path.name: len(plan.rows) for plan in plans},
+        "shards": {plan.path.name: plan.count for plan in plans},
     }
     write_text(folder / "_manifest.json", json.dumps(manifest, indent=2) + "\n")
     total = made.train + made.validation + made.test

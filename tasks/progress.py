@@ -40,22 +40,22 @@ class Advance(Protocol):
 
 
 class Speed(ProgressColumn):
-    """Images per second."""
+    """Images, or whatever is counted, per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} images/s" if speed else "", style="cyan")
+        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
 
 
 @contextmanager
-def progress(stage: str, total: int) -> Iterator[Advance]:
-    """A bar named after the stage over `total` images."""
-    with _bar(stage, total) if console.is_terminal else _lines(stage, total) as advance:
+def progress(stage: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
+    """A bar named after the stage over `total` images, or of so many that nobody knows yet."""
+    with _bar(stage, total, unit) if console.is_terminal else _lines(stage, total, unit) as advance:
         yield advance
 
 
 @contextmanager
-def _bar(stage: str, total: int) -> Iterator[Advance]:
+def _bar(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
     columns = (
         TextColumn(f"{stage:<11}"),
         BarColumn(bar_width=16),
@@ -66,7 +66,7 @@ def _bar(stage: str, total: int) -> Iterator[Advance]:
         TextColumn("left"),
     )
     with Progress(*columns, console=console, transient=True, refresh_per_second=4) as bar:
-        task = bar.add_task(stage, total=total, note="")
+        task = bar.add_task(stage, total=total, note="", unit=unit)
 
         def advance(images: int, note: str = "") -> None:
             bar.update(task, advance=images)
@@ -77,7 +77,7 @@ def _bar(stage: str, total: int) -> Iterator[Advance]:
 
 
 @contextmanager
-def _lines(stage: str, total: int) -> Iterator[Advance]:
+def _lines(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
     started = said = time.monotonic()
     done = 0
 
@@ -88,10 +88,13 @@ def _lines(stage: str, total: int) -> Iterator[Advance]:
         if now - said >= SECONDS_BETWEEN_LINES and done:
             said = now
             rate = done / (now - started)
+            if total is None:
+                log.info("%-11s %s %s so far, %s/s", stage, f"{done:,}", unit, f"{rate:,.0f}")
+                return
             left = (total - done) / rate
             log.info(
-                "%-11s %s of %s, %s images/s, %s%d:%02d left",
-                stage, f"{done:,}", f"{total:,}", f"{rate:,.0f}", f"{note}, " if note else "", left // 60, left % 60,
+                "%-11s %s of %s, %s %s/s, %s%d:%02d left", stage, f"{done:,}", f"{total:,}", f"{rate:,.0f}", unit,
+                f"{note}, " if note else "", left // 60, left % 60,
             )  # fmt: skip
 
     yield advance

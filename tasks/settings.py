@@ -3,14 +3,16 @@
 import os
 import warnings
 from pathlib import Path
+from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, SecretStr
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from upath import UPath
 
+from resnet_core.encryption import EXAMPLE, Keys, load_keys
 from resnet_core.errors import UserError
 from resnet_core.files import absolute, is_local
-from resnet_core.grayscale import MAX_PIXELS
+from resnet_core.read import Limits
 
 
 class Settings(BaseSettings):
@@ -20,18 +22,29 @@ class Settings(BaseSettings):
 
     store: str = Field("data/store", description="Folder or fsspec URL that all files go under.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
-    max_pixels: int = Field(MAX_PIXELS, description="Images of more pixels are quarantined.")
+    runner: Literal["threads", "processes", "ray"] = Field("threads", description="Where a flow's tasks run.")
+    max_bytes: int = Field(Limits.bytes, description="Files of more bytes are quarantined, unread.")
+    max_pixels: int = Field(Limits.pixels, description="Images of more pixels are quarantined, undecoded.")
+    max_seconds: float = Field(Limits.seconds, description="Images that take longer are quarantined.")
+    keys: SecretStr | None = Field(None, description="Encryption keys: lines of `name = base64`, the last is current.")
+    key_file: str | None = Field(None, description="A file of such lines.")
     resident_bytes: int = Field(
         2 * 1024**3, description="Training pixels up to this size are held in the device's memory."
     )
     prefect_port: int = Field(4200, description="Port of the local stack's Prefect server.")
     mlflow_port: int = Field(5000, description="Port of the local stack's MLflow server.")
     mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
+    ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @property
     def root(self) -> UPath:
         """The store, absolute."""
         return absolute(UPath(self.store))
+
+    @property
+    def limits(self) -> Limits:
+        """What an image may cost."""
+        return Limits(self.max_bytes, self.max_pixels, self.max_seconds)
 
     @property
     def tracking_uri(self) -> str:
@@ -41,6 +54,19 @@ class Settings(BaseSettings):
         if not is_local(self.root):
             raise UserError(f"MLFLOW_TRACKING_URI: set it; SQLite cannot lie in the store {self.store}.")
         return f"sqlite:///{self.root.path}/mlflow.db"
+
+
+def keys_for(encrypt: bool, settings: Settings) -> Keys | None:
+    """The keys for what holds pixels; None where nothing is encrypted. Raises UserError where a key is
+    wanted and there is none, or it is none."""
+    if not encrypt:
+        return None
+    keys = load_keys(settings.keys.get_secret_value() if settings.keys else None, settings.key_file)
+    if keys is None:
+        raise UserError(
+            f"encrypt: no key is set. Make a file of keys with `{EXAMPLE}`, and set GRAYLINE_KEY_FILE to it."
+        )
+    return keys
 
 
 def prepare_environment() -> None:
@@ -53,6 +79,7 @@ def prepare_environment() -> None:
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",
+        "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # what a failed task raised is kept as text
@@ -68,7 +95,7 @@ def prepare_environment() -> None:
     # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
     # What Pillow has to say of a bad file is in the file's row.
-    warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
 
 
 def check_store(root: UPath) -> None:

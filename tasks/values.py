@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
-import pandas as pd
 from upath import UPath
 
+from resnet_core.data_checks import Finding
 from resnet_core.metrics import Interval
 from resnet_core.preprocessing import Preprocessing
 from tasks.parts import Part
@@ -12,27 +12,31 @@ from tasks.parts import Part
 
 @dataclass(frozen=True)
 class Scan:
-    """The source as it is now. `entries` has a row a file (uri, size, modified, label, split, group,
-    weight, reason, part); `unread` are the parts that no earlier night has read. All parts lie in
-    the folder `pixels`."""
+    """The source as it is now: `entries` is a Parquet file of `count` rows, one a file of the source or of
+    its labels. `unread` are the parts that no earlier night has read. All parts lie in the folder
+    `pixels`."""
 
     dataset: str
     pixels: UPath
-    entries: pd.DataFrame
+    entries: UPath
+    count: int
     unread: tuple[Part, ...]
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """`digest` names the content; `read` of the images were read this time, the rest was known."""
+    """`digest` names the content, `version` counts the nights that changed it; `near` of the images look
+    like another one, `read` were read this time, the rest was known."""
 
     dataset: str
     path: UPath
     digest: str
+    version: int
     classes: tuple[str, ...]
     ok: int
     duplicate: int
     quarantined: int
+    near: int
     read: int
 
 
@@ -139,10 +143,23 @@ class Scores:
 
 
 @dataclass(frozen=True)
+class DataReport:
+    """What the checks of an accepted night said; `folder` holds their pictures and the summary."""
+
+    folder: UPath
+    findings: tuple[Finding, ...]
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
+        return tuple(finding for finding in self.findings if finding.action == "warn")
+
+
+@dataclass(frozen=True)
 class Night:
     """What a retraining came to, as far as it was asked to go."""
 
     catalog: Catalog
+    data: DataReport
     shard_set: ShardSet | None = None
     checkpoint: Checkpoint | None = None
     evaluation: Evaluation | None = None

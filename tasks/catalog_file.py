@@ -1,0 +1,47 @@
+"""Where a data set's catalog lies, one row an image ever seen, and what each night changed in it."""
+
+from duckdb import DuckDBPyConnection
+from upath import UPath
+
+from resnet_core import database
+from resnet_core.catalog import CATALOG
+from resnet_core.errors import UserError, nearest
+from resnet_core.files import as_local
+
+
+def catalog_path(store: UPath, name: str) -> UPath:
+    return store / "catalog" / name / "catalog.parquet"
+
+
+def versions_folder(store: UPath, name: str) -> UPath:
+    """Not below the catalog: whoever reads that folder gets the images alone."""
+    return store / "history" / name
+
+
+def checks_folder(store: UPath, name: str) -> UPath:
+    """A folder a version, with what the data checks said of it."""
+    return store / "checks" / name
+
+
+def find_catalog(store: UPath, name: str | None) -> str:
+    """The data set's name, if it has a catalog; by default the only one there is. Raises UserError."""
+    folder = store / "catalog"
+    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if not there:
+        raise UserError("catalog: there is none yet. Run `grayline ingest --dataset FILE.yaml` first.")
+    if name is None and len(there) > 1:
+        raise UserError(f"--dataset: say which of {', '.join(there)}.")
+    if name and name not in there:
+        raise UserError(
+            f"--dataset: there is no catalog of {name!r}.{nearest(name, there)} There are: {', '.join(there)}."
+        )
+    return name or there[0]
+
+
+def load_catalog(db: DuckDBPyConnection, store: UPath, name: str) -> None:
+    """Make `old`: the catalog of the night before; no rows before the first."""
+    path = catalog_path(store, name)
+    database.create(db, "old", CATALOG)
+    if path.exists():
+        with as_local(path) as file:
+            db.execute("insert into old by name select * from read_parquet($file)", {"file": str(file)})

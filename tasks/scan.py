@@ -1,0 +1,125 @@
+"""Scan: what the source has now, and which of it no earlier night has read."""
+
+from collections.abc import Iterator
+from uuid import uuid4
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+from prefect import task
+from upath import UPath
+
+from resnet_core import database
+from resnet_core.catalog import ENTRIES
+from resnet_core.errors import UserError
+from resnet_core.files import absolute
+from resnet_core.manifest import read_manifest
+from resnet_core.read import Limits
+from resnet_core.sources import check_source, list_manifest, list_source, source_kind
+from tasks.catalog_file import load_catalog
+from tasks.dataset import Dataset
+from tasks.parts import COLUMNS, LISTED, make_parts
+from tasks.pixels import pixel_folder
+from tasks.progress import progress
+from tasks.values import Scan
+
+MISSING = "file missing: the labels name it, the source has it not"
+UNLABELLED = "label missing: no row of the labels names it"
+ENTRY = f"""
+select coalesce(size, 0) as size, coalesce(modified, '') as modified, coalesce(weight, 1) as weight,
+    case when size is null then '{MISSING}' when label is null then '{UNLABELLED}' end as reason,
+    null::varchar as part, * exclude (size, modified, weight, ignored)
+from listed where not coalesce(ignored, false)
+"""
+WITH_LABELS = """
+create or replace table listed as
+select coalesce(f.uri, $folder || '/' || l.path) as uri, coalesce(f.path, l.path) as path, l.label,
+    coalesce(l.split, f.split) as split, l."group", l.weight,
+    f.size, f.modified, f.container, f.kind, f."offset", f.length, f.ignored
+from (select * from listed where not ignored) f full join labels l on f.path = l.path
+"""
+# A file that could not be opened is tried again: permissions and networks recover, and neither shows
+# in a file's size or time.
+KNOWN = """
+update entries set part = known.part from (
+    select uri, size, modified, min(part) as part from old
+    where part in (select unnest($there::varchar[]))
+        and (image_id is not null or reason not like 'unreadable%')
+    group by all
+) known
+where entries.reason is null
+    and entries.uri = known.uri and entries.size = known.size and entries.modified = known.modified
+"""
+ASSIGNED = """
+select entries.* replace (coalesce(entries.part, assigned.part) as part)
+from entries left join assigned on entries.uri = assigned.uri order by entries.uri
+"""
+UNREAD = f"""
+select {", ".join(f'"{name}"' for name in COLUMNS)} from entries where part is null and reason is null
+"""
+
+
+@task
+def scan(dataset: Dataset, store: UPath, limits: Limits) -> Scan:
+    """List the source, join the labels, and find what is unread. Raises UserError for a source that
+    is missing, empty, or of fewer than two classes."""
+    pixels = pixel_folder(store, dataset.name, dataset.image, limits, dataset.encrypt)
+    there = [path.name for path in pixels.iterdir()] if pixels.exists() else []
+    with database.database() as db:
+        list_entries(db, dataset)
+        load_catalog(db, store, dataset.name)
+        db.execute(KNOWN, {"there": there})
+        work = store / "work" / dataset.name / uuid4().hex[:16]
+        unread = database.count(db, f"select count(*) from ({UNREAD})")
+        # Neighbours in an archive are neighbours in a part.
+        ordered = f'{UNREAD} order by container nulls first, "offset", uri'
+        parts = make_parts(lambda rows: database.pieces(db, ordered, rows), unread, work / "unread.parquet", pixels)
+        database.create(db, "assigned", pa.schema([("uri", pa.string()), ("part", pa.string())]))
+        for part in parts:
+            names = pa.array([part.path.name] * part.count, pa.string())
+            assigned = pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], ["uri", "part"])
+            database.append(db, "assigned", [assigned])
+        database.write_query(db, ASSIGNED, work / "entries.parquet")
+        count = database.count(db, "select count(*) from entries")
+    return Scan(dataset.name, pixels, work / "entries.parquet", count, parts)
+
+
+def list_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:
+    """Make `entries`: a row a file of the source, or of its labels, with a reason where the row cannot
+    be an image. Raises UserError."""
+    check_source(dataset.source)
+    if source_kind(dataset.source) == "manifest":
+        database.create(db, "listed", LISTED, list_manifest(absolute(UPath(dataset.source))))
+    else:
+        database.create(db, "listed", LISTED, counted(list_source(dataset.source)))
+        if not database.count(db, "select count(*) from listed where not ignored"):
+            raise UserError(f"{dataset.source}: holds no images. Fill it, or correct `source:`.")
+        if dataset.labels:
+            db.register("labels", read_manifest(UPath(dataset.labels)))
+            db.execute(WITH_LABELS, {"folder": str(absolute(UPath(dataset.source)))})
+            db.unregister("labels")
+    database.create(db, "entries", ENTRIES)
+    db.execute(f"insert into entries by name {ENTRY}")
+    check_entries(db, dataset)
+
+
+def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, behind a progress bar."""
+    with progress("scan", None, "files") as advance:
+        for batch in batches:
+            yield batch
+            advance(len(batch))
+
+
+def check_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:
+    classes = db.execute("select distinct label from entries where label is not null order by label limit 2").fetchall()
+    if len(classes) < 2:
+        names = repr(classes[0][0]) if classes else "none"
+        raise UserError(
+            f"{dataset.source}: a classifier needs two classes or more, found {names}. "
+            "Put images into one folder a class, or name a table of labels with `labels:`."
+        )
+    twice = db.execute("select uri from entries group by uri having count(*) > 1 limit 1").fetchall()
+    if twice:
+        raise UserError(f"{dataset.source}: {twice[0][0]} is named twice. Keep one row.")
+    if not database.count(db, "select count(*) from entries where size > 0 or reason is null"):
+        raise UserError(f"{dataset.source}: none of its paths is a file. Write them relative to it.")

@@ -1,0 +1,172 @@
+"""Whatever stops a night, the next one goes on and ends with the shards of a night that nothing stopped."""
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.conftest import write_folder
+
+HOME = Path(__file__).resolve().parents[2]
+KILLS = 8
+
+# A night up to its shards as the flow runs it, without Prefect's engine, in a process that may die.
+NIGHT = """
+import sys
+from pathlib import Path
+from upath import UPath
+from tests.tasks.test_ingest import dataset_of, sharded
+print("begins", flush=True)
+sharded(dataset_of(Path(sys.argv[1]), smallest_side=8), UPath(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path, digits: tuple[np.ndarray, list[str]]) -> Path:
+    """1,500 digits and a few files that are none."""
+    folder = write_folder(tmp_path / "source", digits, range(10), 1500)
+    whole = next(folder.rglob("*.png")).read_bytes()
+    for k in range(5):
+        (folder / "3" / f"cut{k}.png").write_bytes(whole[: len(whole) * k // 5])
+    return folder
+
+
+def start(source: Path, store: Path | str, **environment: str) -> "subprocess.Popen[str]":
+    """A night that has got past its imports."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", NIGHT, str(source), str(store)],
+        cwd=HOME, env={**os.environ, **environment}, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    assert process.stdout.readline() == "begins\n", process.communicate()[1]
+    return process
+
+
+def shards_of(store: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(store)): path.read_bytes() for path in (store / "shards").rglob("*.parquet")}
+
+
+def test_killed_at_any_moment(source: Path, tmp_path: Path) -> None:
+    began = time.monotonic()
+    clean = start(source, tmp_path / "clean")
+    assert clean.wait() == 0
+    whole = time.monotonic() - began
+    chance = random.Random(0)
+    killed = 0
+    for _ in range(KILLS):
+        process = start(source, tmp_path / "store")
+        time.sleep(chance.uniform(0, whole * 0.4))
+        killed += process.poll() is None
+        process.send_signal(signal.SIGKILL)
+        process.communicate()
+    assert killed >= KILLS // 2
+    last = start(source, tmp_path / "store")
+    assert last.wait() == 0
+    assert shards_of(tmp_path / "store") == shards_of(tmp_path / "clean")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 512 KiB."""
+    place = tmp_path / "disk"
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+def test_a_disk_that_is_full(source: Path, tmp_path: Path, small_disk: Path) -> None:
+    clean = start(source, tmp_path / "clean")
+    assert clean.wait() == 0
+    full = start(source, small_disk)
+    said = full.communicate()[1]
+    assert full.returncode != 0
+    assert "No space left on device" in said or os.strerror(28) in said
+    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
+    again = start(source, small_disk)
+    assert again.wait() == 0
+    assert shards_of(small_disk) == shards_of(tmp_path / "clean")
+
+
+class Line:
+    """A TCP line to `port` on this machine that breaks once `budget` bytes have gone up."""
+
+    def __init__(self, port: int) -> None:
+        self.to = port
+        self.budget = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                near, _ = self.listener.accept()
+            except OSError:  # closed
+                return
+            if self.budget <= 0:
+                near.close()
+                continue
+            far = socket.create_connection(("127.0.0.1", self.to))
+            for one, other, counts in ((near, far, True), (far, near, False)):
+                threading.Thread(target=self._pump, args=(one, other, counts), daemon=True).start()
+
+    def _pump(self, one: socket.socket, other: socket.socket, counts: bool) -> None:
+        try:
+            while data := one.recv(16384):
+                self.budget -= len(data) * counts
+                if self.budget <= 0:
+                    break
+                other.sendall(data)
+        except OSError:
+            pass
+        for end in (one, other):
+            end.close()
+
+
+def test_an_object_store_that_breaks_in_the_middle(source: Path) -> None:
+    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[s3]'")
+    moto = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
+    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    line = Line(server.get_host_and_port()[1])
+    access = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
+    access["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{line.port}"
+    address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
+    fs = s3fs.S3FileSystem(key="testing", secret="testing", endpoint_url=address, use_listings_cache=False)
+    fs.mkdir("store")
+
+    def objects(store: str) -> dict[str, bytes]:
+        names = [name for name in fs.find(f"store/{store}/shards") if name.endswith(".parquet")]
+        return {name.removeprefix(f"store/{store}/"): fs.cat_file(name) for name in names}
+
+    try:
+        line.budget = 10**9
+        clean = start(source, "s3://store/clean", **access)
+        assert clean.wait() == 0, clean.communicate()[1]
+        used = 10**9 - line.budget
+        broken = 0
+        for share in (0.2, 0.6):
+            line.budget = int(used * share)
+            process = start(source, "s3://store/again", **access)
+            process.communicate()
+            broken += process.returncode != 0
+        assert broken
+        line.budget = 10**9
+        last = start(source, "s3://store/again", **access)
+        assert last.wait() == 0, last.communicate()[1]
+        assert len(objects("clean")) >= 8
+        assert objects("again") == objects("clean")
+    finally:
+        line.listener.close()
+        server.stop()
