@@ -8,7 +8,7 @@ from upath import UPath
 
 from resnet_core.files import absolute
 from tasks.registry import resolve
-from tasks.runner import follow, task_runner
+from tasks.runner import fan_out, task_runner
 from tasks.score import finish_batch, plan_batch, score_part
 from tasks.settings import Settings, check_store
 from tasks.values import Scores
@@ -21,7 +21,7 @@ def classify_batch(source: str, output: str | None = None, model: str | None = N
     A batch that was interrupted goes on where it stopped, when it is given the same output.
 
     Args:
-        source: Folder or fsspec URL of the images; everything below it is scored.
+        source: Folder, glob, tar, zip, Parquet with image bytes, IDX or manifest, or a URL of one; all of it is scored.
         output: Folder for the Parquet files and the manifest; by default a new one under scores/.
         model: NAME@ALIAS or NAME/VERSION; by default the champion of the only model there is.
     """
@@ -31,11 +31,12 @@ def classify_batch(source: str, output: str | None = None, model: str | None = N
     version = resolve(settings.tracking_uri, model)
     folder = absolute(UPath(output)) if output else settings.root / "scores" / new_name(version.name)
     batch = plan_batch(source, folder, version)
-    scoring = [
-        score_part.submit(part, version, settings.tracking_uri, settings.device, settings.max_pixels)
-        for part in batch.waiting
-    ]
-    follow("score", scoring, (len(part.files) for part in batch.waiting))
+    fan_out(
+        "score",
+        lambda part: score_part.submit(part, version, settings.tracking_uri, settings.device, settings.limits),
+        batch.waiting,
+        sum(part.count for part in batch.waiting),
+    )
     return finish_batch(batch, time.monotonic() - started)
 
 

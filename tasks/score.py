@@ -8,33 +8,42 @@ the model version and of the files in it. A batch that was killed goes on with t
 import json
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
-from resnet_core import classifier, grayscale, normalisation, preprocessing, read, resnet
+from resnet_core import classifier, database, normalisation, resnet, shards
 from resnet_core.classifier import Classifier
 from resnet_core.digest import source_digest
 from resnet_core.errors import UserError
 from resnet_core.files import absolute, write_text, write_whole
-from resnet_core.read import ReadImage, read_file
+from resnet_core.read import Limits
+from resnet_core.reading import end_idle, read_files
 from resnet_core.shards import METADATA_KEY
-from resnet_core.sources import list_files
-from tasks.parts import Part, make_parts
+from resnet_core.sources import check_source, list_manifest, list_source, source_kind
+from tasks.parts import COLUMNS, LISTED, Part, make_parts
+from tasks.pixels import READING
 from tasks.registry import load_classifier
 from tasks.values import Batch, ModelVersion, Scores
 
 log = logging.getLogger("grayline")
 
-BEGUN, MANIFEST = "_batch.json", "_manifest.json"
+BEGUN, MANIFEST, WORK = "_batch.json", "_manifest.json", "_work"
+# What lies in an archive side by side is read side by side.
+FILES = f"""
+select {", ".join(f'"{name}"' for name in COLUMNS)}
+from (select * replace (coalesce(size, 0) as size, coalesce(modified, '') as modified) from listed)
+where not coalesce(ignored, false) order by container nulls first, "offset", uri
+"""
 SCORES_SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -55,26 +64,34 @@ SCORES_SCHEMA = pa.schema(
 def plan_batch(source: str, output: UPath, model: ModelVersion) -> Batch:
     """List the source, cut it into parts, and find those that are scored already. Raises UserError
     for a source that is missing or empty, and an output that is taken."""
-    folder = check_folders(source, output)
-    listing = list_files(folder)
-    if not listing.files:
-        raise UserError(f"--source: {source} holds no images. Give a folder of images.")
-    begin(output, {"source": str(folder), "model": asdict(model)})
-    files = pd.DataFrame([asdict(file) for file in listing.files])
-    code = source_digest(classifier, grayscale, normalisation, preprocessing, read, resnet)
-    parts = make_parts(files, output, model, code)
+    check_places(source, output)
+    place = source if "://" in source else str(absolute(UPath(source)))
+    with database.database() as db:
+        database.create(db, "listed", LISTED, list_files(place))
+        if not (files := database.count(db, "select count(*) from listed where not ignored")):
+            raise UserError(f"--source: {source} holds no images. Give a folder of images.")
+        begin(output, {"source": place, "model": asdict(model)})
+        code = source_digest(*READING, classifier, normalisation, resnet)
+        listing = output / WORK / "listing.parquet"
+        parts = make_parts(lambda rows: database.pieces(db, FILES, rows), files, listing, output, model, code)
+        ignored = db.sql("select path from listed where ignored order by path").fetchall()
     waiting = tuple(part for part in parts if not part.path.exists())
-    return Batch(str(folder), output, model, parts, waiting, listing.ignored, len(files))
+    return Batch(place, output, model, parts, waiting, tuple(path for (path,) in ignored), files)
 
 
-def check_folders(source: str, output: UPath) -> UPath:
-    """The source, absolute. Raises UserError unless it is there, and the output is not within it."""
+def list_files(source: str) -> Iterator[pa.RecordBatch]:
+    return list_manifest(UPath(source)) if source_kind(source) == "manifest" else list_source(source)
+
+
+def check_places(source: str, output: UPath) -> None:
+    """Raises UserError unless there is a source to list, and the output is not within it."""
+    try:
+        check_source(source)
+    except UserError as error:
+        raise UserError(f"--source: {error}") from None
     folder = absolute(UPath(source))
-    if not folder.is_dir():
-        raise UserError(f"--source: there is no folder {source}. Give a folder of images.")
     if output == folder or folder in output.parents:
         raise UserError(f"--output: {output} lies in the source, and would be scored itself. Choose another folder.")
-    return folder
 
 
 def begin(output: UPath, job: dict[str, Any]) -> None:
@@ -94,37 +111,39 @@ def begin(output: UPath, job: dict[str, Any]) -> None:
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="score {part.path.name}")
-def score_part(part: Part, model: ModelVersion, tracking_uri: str, device: str, max_pixels: int) -> int:
+def score_part(part: Part, model: ModelVersion, tracking_uri: str, device: str, limits: Limits) -> int:
     """Read and score the files of one part, and write its rows. Returns their number."""
     trained = load_classifier(tracking_uri, model, device)
-    images = [read_file(uri, trained.preprocessing, max_pixels) for uri in part.files["uri"]]
-    table = score_rows(trained, part.files["uri"].tolist(), images, model)
+    files = part.files()
+    images = read_files(files, trained.preprocessing, limits)
+    table = score_rows(trained, files["uri"], images, model)
     with write_whole(part.path) as draft:
         pq.write_table(table, draft)
-    return len(images)
+    return len(table)
 
 
-def score_rows(trained: Classifier, uris: list[str], images: list[ReadImage], model: ModelVersion) -> pa.Table:
+def score_rows(trained: Classifier, uris: pa.ChunkedArray, images: pa.Table, model: ModelVersion) -> pa.Table:
     """One row an image, in order; each prediction goes to the row whose pixels it was made from."""
-    good = [row for row, image in enumerate(images) if image.pixels is not None]
-    pixels = [image.pixels for image in images if image.pixels is not None]
-    found = trained.decide(trained.probabilities(np.stack(pixels))) if pixels else []
-    predictions = dict(zip(good, found, strict=True))
+    good = np.flatnonzero(images["reason"].is_null().to_numpy())
+    pixels = shards.unpacked(images["pixels"], trained.preprocessing.size)
+    found = dict(zip(good.tolist(), trained.decide(trained.probabilities(pixels[good])), strict=True))
     at = datetime.now(UTC)
     rows = [
         {
-            "image_id": image.image_id,
+            "image_id": image_id,
             "uri": uri,
-            "status": "failed" if image.reason else "ok",
-            "reason": image.reason,
-            "label": predictions[row].label if row in predictions else None,
-            "confidence": predictions[row].confidence if row in predictions else None,
-            "probabilities": predictions[row].probabilities if row in predictions else None,
+            "status": "failed" if reason else "ok",
+            "reason": reason,
+            "label": found[row].label if row in found else None,
+            "confidence": found[row].confidence if row in found else None,
+            "probabilities": found[row].probabilities if row in found else None,
             "model_name": model.name,
             "model_version": model.version,
             "scored_at": at,
         }
-        for row, (uri, image) in enumerate(zip(uris, images, strict=True))
+        for row, (uri, image_id, reason) in enumerate(
+            zip(uris.to_pylist(), images["image_id"].to_pylist(), images["reason"].to_pylist(), strict=True)
+        )
     ]
     metadata = {METADATA_KEY: json.dumps({"classes": list(trained.classes)})}
     return pa.Table.from_pylist(rows, SCORES_SCHEMA.with_metadata(metadata))
@@ -133,38 +152,55 @@ def score_rows(trained: Classifier, uris: list[str], images: list[ReadImage], mo
 @task
 def finish_batch(batch: Batch, seconds: float) -> Scores:
     """Check that the rows are the files, take away parts of files that are gone, write the manifest."""
-    rows = pd.concat([read_part_scores(part) for part in batch.parts], ignore_index=True)
-    listed = Counter(uri for part in batch.parts for uri in part.files["uri"])
-    if Counter(rows["uri"]) != listed:
-        raise RuntimeError(f"{batch.output}: {len(rows)} rows for {batch.files} files; the batch is not complete")
+    end_idle()
+    counts, confidence, bad = tally(batch)
     names = {part.path.name for part in batch.parts}
     for old in batch.output.glob("*.parquet"):
         if old.name not in names:
             old.unlink()
-    good = rows[rows["status"] == "ok"]
-    by_label = good.groupby("label")["confidence"].agg(["size", "mean"])
     scores = Scores(
         output=batch.output,
         model=batch.model,
         files=batch.files,
-        scored=len(good),
-        failed=len(rows) - len(good),
-        reused=batch.files - sum(len(part.files) for part in batch.waiting),
-        labels={str(name): (int(row["size"]), float(row["mean"])) for name, row in by_label.iterrows()},
+        scored=counts.total(),
+        failed=batch.files - counts.total(),
+        reused=batch.files - sum(part.count for part in batch.waiting),
+        labels={name: (counts[name], confidence[name] / counts[name]) for name in sorted(counts)},
         seconds=seconds,
     )
     write_text(batch.output / MANIFEST, json.dumps(manifest(batch, scores), indent=2, ensure_ascii=False) + "\n")
+    work = batch.output / WORK
+    work.fs.rm(work.path, recursive=True)
     log.info(
         "score       %s files: %s scored, %s failed, %s known from an earlier run",
         f"{scores.files:,}", f"{scores.scored:,}", f"{scores.failed:,}", f"{scores.reused:,}",
     )  # fmt: skip
-    create_markdown_artifact(markdown(batch, scores, rows), key="scores", description=f"{batch.files:,} files scored")
+    create_markdown_artifact(markdown(batch, scores, bad), key="scores", description=f"{batch.files:,} files scored")
     return scores
 
 
-def read_part_scores(part: Part) -> pd.DataFrame:
+def tally(batch: Batch) -> tuple[Counter[str], Counter[str], list[tuple[str, str]]]:
+    """Of each label the number of images and the sum of their confidences; of the bad files uri and
+    reason. Raises RuntimeError unless the rows of each part are its files."""
+    counts: Counter[str] = Counter()
+    confidence: Counter[str] = Counter()
+    bad: list[tuple[str, str]] = []
+    for part in batch.parts:
+        rows = read_part_scores(part)
+        if rows["uri"].to_pylist() != part.files()["uri"].to_pylist():
+            raise RuntimeError(f"{part.path}: {len(rows)} rows for {part.count} files; the batch is not complete")
+        good = rows.filter(pc.field("status") == "ok").group_by("label")
+        for row in good.aggregate([("confidence", "sum"), ([], "count_all")]).to_pylist():
+            counts[row["label"]] += row["count_all"]
+            confidence[row["label"]] += row["confidence_sum"]
+        failed = rows.filter(pc.field("status") != "ok")
+        bad += zip(failed["uri"].to_pylist(), failed["reason"].to_pylist(), strict=True)
+    return counts, confidence, bad
+
+
+def read_part_scores(part: Part) -> pa.Table:
     with part.path.open("rb") as file:
-        return pd.read_parquet(file, columns=["uri", "status", "reason", "label", "confidence"])
+        return pq.read_table(file, columns=["uri", "status", "reason", "label", "confidence"])
 
 
 def manifest(batch: Batch, scores: Scores) -> dict[str, Any]:
@@ -176,21 +212,20 @@ def manifest(batch: Batch, scores: Scores) -> dict[str, Any]:
         "scored": scores.scored,
         "failed": scores.failed,
         "labels": {name: {"count": n, "mean_confidence": mean} for name, (n, mean) in scores.labels.items()},
-        "parts": {part.path.name: len(part.files) for part in batch.parts},
+        "parts": {part.path.name: part.count for part in batch.parts},
         "ignored": list(batch.ignored),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
 
-def markdown(batch: Batch, scores: Scores, rows: pd.DataFrame) -> str:
+def markdown(batch: Batch, scores: Scores, bad: list[tuple[str, str]]) -> str:
     """The tables of the Prefect artifact; of the bad files, the first twenty."""
     labels = "\n".join(f"| {name} | {n:,} | {mean:.3f} |" for name, (n, mean) in scores.labels.items())
-    bad = rows[rows["status"] == "failed"]
-    listed = "\n".join(f"| `{row.uri}` | {row.reason} |" for row in bad.head(20).itertuples())
+    listed = "\n".join(f"| `{uri}` | {reason} |" for uri, reason in bad[:20])
     text = (
         f"# {batch.files:,} files scored by {batch.model.name} version {batch.model.version}\n\n"
         f"{scores.scored:,} scored, {scores.failed:,} failed, {scores.reused:,} of them in an earlier run; "
         f"{scores.images_per_second:,.0f} images/s\n\nfrom `{batch.source}` to `{batch.output}`\n\n"
         f"| label | images | mean confidence |\n| --- | --- | --- |\n{labels}\n"
     )
-    return text + (f"\n| bad file | reason |\n| --- | --- |\n{listed}\n" if len(bad) else "")
+    return text + (f"\n| bad file | reason |\n| --- | --- |\n{listed}\n" if bad else "")

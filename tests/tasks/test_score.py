@@ -15,6 +15,7 @@ from upath import UPath
 from resnet_core.classifier import Classifier
 from resnet_core.errors import UserError
 from resnet_core.grayscale import decode
+from resnet_core.read import Limits
 from tasks import score
 from tasks.values import ModelVersion, Scores
 from tests.resnet_core.test_classifier import a_classifier
@@ -38,7 +39,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> Classifier:
 def classify(source: Path, output: Path, stop_after: int | None = None, model: ModelVersion = MODEL) -> Scores:
     batch = score.plan_batch.fn(str(source), UPath(output), model)
     for part in batch.waiting[:stop_after]:
-        score.score_part.fn(part, model, "", "cpu", 1_000_000)
+        score.score_part.fn(part, model, "", "cpu", Limits())
     return score.finish_batch.fn(batch, 1.0)
 
 
@@ -121,7 +122,7 @@ def test_the_rows_must_be_the_files_or_the_batch_is_not_done(digit_folder: Path,
     part = max((tmp_path / "out").glob("*.parquet"), key=os.path.getsize)
     rows = pd.read_parquet(part)
     pd.concat([rows, rows[:1]]).to_parquet(part)
-    with pytest.raises(RuntimeError, match="201 rows for 200 files"):
+    with pytest.raises(RuntimeError, match=r"rows for .* files; the batch is not complete"):
         classify(digit_folder, tmp_path / "out")
 
 
@@ -155,7 +156,7 @@ def foreign(output: Path) -> None:
 def test_a_source_that_cannot_be_meant_is_the_users_error(digit_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, output, message in (
-        (tmp_path / "none", tmp_path / "out", "there is no folder"),
+        (tmp_path / "none", tmp_path / "out", "there is no such folder"),
         (tmp_path / "empty", tmp_path / "out", "holds no images"),
         (digit_folder, digit_folder / "out", "lies in the source"),
     ):
