@@ -16,10 +16,10 @@ from typing import Annotated, Any, Literal
 import typer
 from upath import UPath
 
-from resnet_core.errors import UserError, nearest
+from resnet_core.errors import DataCheckError, UserError, nearest
 from resnet_core.files import absolute
 from tasks.progress import ConsoleHandler
-from tasks.settings import Settings, check_store, prepare_environment
+from tasks.settings import Settings, check_store, keys_for, prepare_environment
 
 HOME = Path(__file__).resolve().parents[1]
 SAMPLES = HOME / "data" / "samples"
@@ -31,6 +31,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+
+catalog = typer.Typer(help="What the nights have changed in a data set's catalog.", no_args_is_help=True)
+app.add_typer(catalog, name="catalog")
 
 DatasetFile = Annotated[str, typer.Option("--dataset", help="The data set file, such as data/elpv.yaml.")]
 Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
@@ -47,6 +50,9 @@ def main() -> None:
     except UserError as error:
         print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
+    except DataCheckError as error:
+        print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
 
 
 @contextmanager
@@ -69,11 +75,15 @@ def show_log_lines() -> None:
 
 
 def ready() -> None:
-    """What is wrong with the store or the server is said before a flow takes its seconds to start."""
+    """What is wrong with the store, the server or the cluster is said before a flow takes its seconds to start."""
     from flows.doctor import check_prefect
 
     check_store(Settings().root)
     check_prefect()
+    if Settings().runner == "ray":
+        from tasks.cluster import connect
+
+        connect()
 
 
 @app.command()
@@ -160,10 +170,12 @@ def retrain(dataset: DatasetFile) -> None:
 
 def _retrain(dataset: str, until: Any) -> None:
     """Every stage finds what the stages before it have left; one that is missing is made."""
+    from resnet_core.sources import check_source
     from tasks.dataset import load_dataset
-    from tasks.ingest import check_source
 
-    check_source(load_dataset(dataset))
+    data = load_dataset(dataset)
+    check_source(data.source)
+    keys_for(data.encrypt, Settings())
     ready()
     from flows.nightly_retrain import nightly_retrain
     from flows.summary import show_night
@@ -174,20 +186,51 @@ def _retrain(dataset: str, until: Any) -> None:
 
 @app.command("classify-batch")
 def classify_batch_command(
-    source: Annotated[str, typer.Option(help="Folder or fsspec URL of the images.")],
+    source: Annotated[
+        str, typer.Option(help="Folder, glob, tar, zip, Parquet with image bytes, IDX or manifest, or a URL of one.")
+    ],
     output: Annotated[str, typer.Option(help="Folder for the Parquet files and the manifest.")],
     model: Annotated[str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION; the champion by default.")] = None,
 ) -> None:
-    """Score every image below a folder: one row a file."""
-    from tasks.score import check_folders
+    """Score every image of a source: one row a file."""
+    from tasks.score import check_places
 
-    check_folders(source, absolute(UPath(output)))
+    check_places(source, absolute(UPath(output)))
     ready()
     from flows.classify_batch import classify_batch
     from flows.summary import show_scores
 
     with resumable():
         show_scores(classify_batch(source, output, model))
+
+
+@catalog.command("diff")
+def catalog_diff(
+    older: Annotated[int, typer.Argument(metavar="A", help="A version of the catalog; 0 is before the first.")],
+    newer: Annotated[int, typer.Argument(metavar="B", help="A later version.")],
+    dataset: Annotated[str | None, typer.Option(help="The data set's name; may be left out if there is one.")] = None,
+    limit: Annotated[int, typer.Option(help="Show at most so many files.")] = 50,
+) -> None:
+    """What came, went and changed between two versions of the catalog."""
+    from flows.summary import show_difference
+    from resnet_core.history import difference
+    from tasks.catalog_file import find_catalog, versions_folder
+
+    name = find_catalog(Settings().root, dataset)
+    show_difference(difference(versions_folder(Settings().root, name), older, newer), limit)
+
+
+@catalog.command("log")
+def catalog_log(
+    dataset: Annotated[str | None, typer.Option(help="The data set's name; may be left out if there is one.")] = None,
+) -> None:
+    """The versions of the catalog, and how much each changed."""
+    from flows.summary import show_versions
+    from resnet_core.history import versions
+    from tasks.catalog_file import find_catalog, versions_folder
+
+    name = find_catalog(Settings().root, dataset)
+    show_versions(versions(versions_folder(Settings().root, name)))
 
 
 @app.command()

@@ -4,16 +4,21 @@ from typing import Literal
 
 from prefect import flow
 
+from tasks.catalog import write_catalog
+from tasks.catalog_file import checks_folder
+from tasks.checks import check_data, last_accepted
 from tasks.dataset import load_dataset
 from tasks.evaluate import evaluate
+from tasks.evidence import gather
 from tasks.gate import judge
-from tasks.ingest import read_part, scan, write_catalog
+from tasks.ingest import read_part
 from tasks.preprocess import finish_shards, plan_shards, write_shard
 from tasks.promote import promote
 from tasks.register import register
 from tasks.report import report_night
-from tasks.runner import follow, task_runner
-from tasks.settings import Settings, check_store
+from tasks.runner import fan_out, task_runner
+from tasks.scan import scan
+from tasks.settings import Settings, check_store, keys_for
 from tasks.train import train
 from tasks.values import Night
 
@@ -34,40 +39,56 @@ def nightly_retrain(dataset: str, until: Stage = "gate") -> Night:
         until: The last stage to run; the gate is the whole night.
     """
     settings, data = Settings(), load_dataset(dataset)
-    store, tracking_uri = settings.root, settings.tracking_uri
+    store, tracking_uri, limits = settings.root, settings.tracking_uri, settings.limits
+    keys = keys_for(data.encrypt, settings)
     check_store(store)
 
-    listing = scan(data, store, settings.max_pixels)
-    reading = [read_part.submit(part, data.image, settings.max_pixels) for part in listing.unread]
-    follow("ingest", reading, (len(part.files) for part in listing.unread))
-    catalog = write_catalog(listing, data, store)
-    night = Night(catalog)
+    found = scan(data, store, limits)
+    fan_out(
+        "ingest",
+        lambda part: read_part.submit(part, data.image, limits, keys),
+        found.unread,
+        sum(part.count for part in found.unread),
+    )
+    catalog = write_catalog(found, data, store, keys)
+    nights = checks_folder(store, data.name)
+    evidence = gather(catalog, last_accepted(nights, catalog.version), found.pixels, data, store, keys)
+    report = check_data(
+        data.name, evidence.now, evidence.last, data.checks, nights / f"{catalog.version:06}", evidence.samples,
+        evidence.conflicts, new=evidence.new, quarantine_limit=data.quarantine_limit, encrypted=data.encrypt,
+    )  # fmt: skip
+    night = Night(catalog, report)
     if until == "ingest":
         return report_night(night)
 
-    plans = plan_shards(catalog, listing.pixels, data, store)
-    written = [write_shard.submit(plan, catalog, data.image) for plan in plans]
-    shard_set = finish_shards(plans, [future.result() for future in written], catalog, data)
-    night = Night(catalog, shard_set)
+    plans = plan_shards(catalog, found.pixels, data, store)
+    written = fan_out(
+        "preprocess",
+        lambda plan: write_shard.submit(plan, catalog, data.image, keys),
+        plans,
+        sum(plan.count for plan in plans),
+    )
+    shard_set = finish_shards(plans, written, catalog, data)
+    night = Night(catalog, report, shard_set)
     if until == "preprocess":
         return report_night(night)
 
-    checkpoint = train(shard_set, data, store, tracking_uri, settings.device, settings.resident_bytes)
-    night = Night(catalog, shard_set, checkpoint)
+    checkpoint = train(shard_set, data, store, tracking_uri, settings.device, settings.resident_bytes, keys)
+    night = Night(catalog, report, shard_set, checkpoint)
     if until == "train":
         return report_night(night)
 
-    evaluation = evaluate(checkpoint, shard_set, tracking_uri, settings.device)
-    night = Night(catalog, shard_set, checkpoint, evaluation)
+    evaluation = evaluate(checkpoint, shard_set, tracking_uri, settings.device, keys)
+    night = Night(catalog, report, shard_set, checkpoint, evaluation)
     if until == "evaluate":
         return report_night(night)
 
-    version = register(checkpoint, evaluation, catalog, shard_set, tracking_uri)
-    night = Night(catalog, shard_set, checkpoint, evaluation, version)
+    version = register(checkpoint, evaluation, catalog, shard_set, tracking_uri, keys)
+    night = Night(catalog, report, shard_set, checkpoint, evaluation, version)
     if until == "register":
         return report_night(night)
 
-    decision = judge(version, evaluation, catalog, shard_set, data.gate, tracking_uri, settings.device)
+    decision = judge(version, evaluation, catalog, shard_set, data.gate, tracking_uri, settings.device, keys)
     if decision.promoted:
         promote(tracking_uri, version.name, version.version, f"gate: {decision.reason}")
-    return report_night(Night(catalog, shard_set, checkpoint, evaluation, version, decision))
+    return report_night(Night(catalog, report, shard_set, checkpoint, evaluation, version, decision))

@@ -1,8 +1,12 @@
 """What the commands print when they are done: on stdout, as tables."""
 
+from collections import Counter
+
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
+from resnet_core.history import WATCHED
 from tasks.report import headline, summary
 from tasks.settings import Settings
 from tasks.values import ModelVersion, Night, Scores
@@ -61,3 +65,35 @@ def show_places(dataset: str, scores: Scores) -> None:
 
 def show_champion(version: ModelVersion, reason: str) -> None:
     console.print(f"{version.name}: version {version.version} is the champion ({reason})")
+
+
+def show_difference(changes: pa.Table, limit: int) -> None:
+    """How many files came, went and changed, and which."""
+    rows = changes.to_pylist()
+    counts = Counter(row["change"] for row in rows)
+    console.print(", ".join(f"{counts[change]:,} {change}" for change in ("came", "went", "changed")))
+    table = Table("", "file", "what", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in rows[:limit]:
+        table.add_row(row["change"], row["uri"], what_changed(row))
+    if rows:
+        console.print(table)
+    if len(rows) > limit:
+        console.print(f"and {len(rows) - limit:,} more: raise --limit")
+
+
+def what_changed(row: dict[str, str | None]) -> str:
+    """`label 3 -> 8, status ok -> quarantined`; of one that came or went, its label, split and status."""
+    if row["change"] != "changed":
+        suffix = "" if row["change"] == "came" else "_before"
+        return ", ".join(filter(None, (row[name + suffix] for name in ("label", "split", "status"))))
+    moved = [name for name in WATCHED if row[name] != row[f"{name}_before"]]
+    return ", ".join(
+        "other bytes" if name == "image_id" else f"{name} {row[f'{name}_before']} -> {row[name]}" for name in moved
+    )
+
+
+def show_versions(versions: pa.Table) -> None:
+    table = Table("version", "came", "went", "changed", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for row in versions.to_pylist():
+        table.add_row(*(f"{row[name]:,}" for name in ("version", "came", "went", "changed")))
+    console.print(table)

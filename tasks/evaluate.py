@@ -17,6 +17,7 @@ from resnet_core import metrics as metrics_module
 from resnet_core import plots, shards
 from resnet_core.classifier import Classifier
 from resnet_core.digest import source_digest
+from resnet_core.encryption import Keys
 from resnet_core.files import as_local, write_folder
 from resnet_core.fit import Epoch
 from resnet_core.metrics import Interval, Labels, Metrics, Probabilities, measure
@@ -27,7 +28,13 @@ METRICS_FILE = "metrics.json"
 
 
 @task
-def evaluate(checkpoint: Checkpoint, shard_set: ShardSet, tracking_uri: str, device: str = "auto") -> Evaluation:
+def evaluate(
+    checkpoint: Checkpoint,
+    shard_set: ShardSet,
+    tracking_uri: str,
+    device: str = "auto",
+    keys: Keys | None = None,
+) -> Evaluation:
     """Score the held-out images; write and log metrics with intervals, predictions and plots. What the
     same code has measured of the same checkpoint is not measured again."""
     known = read_evaluation(checkpoint) if checkpoint.reused else None
@@ -35,7 +42,7 @@ def evaluate(checkpoint: Checkpoint, shard_set: ShardSet, tracking_uri: str, dev
         return known
     with as_local(checkpoint.folder / "model") as folder:
         classifier = Classifier.load(folder, device)
-    image_ids, labels, probabilities = score_held_out(classifier, shard_set)
+    image_ids, labels, probabilities = score_held_out(classifier, shard_set, keys)
     metrics = measure(labels, probabilities, shard_set.classes)
     with write_folder(checkpoint.folder / "evaluation") as draft:
         write_metrics(draft, metrics, shard_set.classes)
@@ -60,11 +67,13 @@ def read_evaluation(checkpoint: Checkpoint) -> Evaluation | None:
     return Evaluation(checkpoint.folder / "evaluation", intervals, found["images"])
 
 
-def score_held_out(classifier: Classifier, shard_set: ShardSet) -> tuple[list[str], Labels, Probabilities]:
+def score_held_out(
+    classifier: Classifier, shard_set: ShardSet, keys: Keys | None
+) -> tuple[list[str], Labels, Probabilities]:
     """Ids, labels [N] and probabilities [N, C] of the test images, a row group at a time."""
     image_ids: list[str] = []
     labels, probabilities = [], []
-    for images in shards.iterate(shard_set.files, "test", shard_set.classes):
+    for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):
         image_ids += images.image_ids.tolist()
         labels.append(images.labels)
         probabilities.append(classifier.probabilities(images.pixels))

@@ -7,6 +7,7 @@ from prefect.artifacts import create_table_artifact
 
 from resnet_core import shards
 from resnet_core.classifier import Classifier
+from resnet_core.encryption import Keys
 from resnet_core.metrics import METRICS, Labels, Probabilities, difference
 from resnet_core.read import read_file
 from tasks import tracking
@@ -24,6 +25,7 @@ def judge(
     gate: Gate,
     tracking_uri: str,
     device: str = "auto",
+    keys: Keys | None = None,
 ) -> Decision:
     """Hold the version against the floor and against today's champion on the same held-out images.
     The outcome is written on the version, whatever it is."""
@@ -33,7 +35,7 @@ def judge(
     checks = [check_floor(evaluation, gate), check_history(version, tracking_uri)]
     if champion:
         classifier = load_classifier(tracking_uri, champion, device)
-        checks.append(check_champion(champion, classifier, evaluation, catalog, shard_set, gate))
+        checks.append(check_champion(champion, classifier, evaluation, catalog, shard_set, gate, keys))
     failed = [check for check in checks if not check.passed]
     passed_by = "; ".join(f"{check.name}: {check.found}" for check in failed or checks)
     decision = Decision(version, tuple(checks), not failed, passed_by)
@@ -67,6 +69,7 @@ def check_champion(
     catalog: Catalog,
     shard_set: ShardSet,
     gate: Gate,
+    keys: Keys | None,
 ) -> Check:
     """The difference on the same images, with its paired interval, against the margin."""
     with (evaluation.folder / "predictions.parquet").open("rb") as file:
@@ -74,7 +77,7 @@ def check_champion(
     place = {name: k for k, name in enumerate(shard_set.classes)}
     labels: Labels = predictions["label"].map(place).to_numpy(dtype=np.int64)
     new = np.stack(predictions["probabilities"].to_numpy())
-    old = champion_probabilities(classifier, predictions["image_id"].tolist(), catalog, shard_set)
+    old = champion_probabilities(classifier, predictions["image_id"].tolist(), catalog, shard_set, keys)
     gap = difference(METRICS[gate.metric], labels, new, old)
     return Check(
         f"champion (version {champion.version})",
@@ -85,13 +88,13 @@ def check_champion(
 
 
 def champion_probabilities(
-    champion: Classifier, image_ids: list[str], catalog: Catalog, shard_set: ShardSet
+    champion: Classifier, image_ids: list[str], catalog: Catalog, shard_set: ShardSet, keys: Keys | None
 ) -> Probabilities:
     """The champion's float32 [N, C] for these images, its classes put into today's order; a class
     that it does not know has probability 0. If it wants other pixels than today's shards hold, the
     files are read again, with its own preprocessing."""
     if champion.preprocessing == shard_set.preprocessing:
-        parts = shards.iterate(shard_set.files, "test", shard_set.classes)
+        parts = shards.iterate(shard_set.files, "test", shard_set.classes, keys)
         found = np.concatenate([champion.probabilities(images.pixels) for images in parts])
     else:
         found = reread(champion, image_ids, catalog)

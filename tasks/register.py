@@ -19,6 +19,7 @@ from prefect import task
 
 import resnet_core
 from resnet_core import shards
+from resnet_core.encryption import Keys
 from resnet_core.files import as_local
 from tasks import tracking
 from tasks.registry import CHALLENGER, CHECKPOINT, CLASSIFIER, value_of
@@ -41,7 +42,12 @@ SIGNATURE = ModelSignature(
 
 @task
 def register(
-    checkpoint: Checkpoint, evaluation: Evaluation, catalog: Catalog, shard_set: ShardSet, tracking_uri: str
+    checkpoint: Checkpoint,
+    evaluation: Evaluation,
+    catalog: Catalog,
+    shard_set: ShardSet,
+    tracking_uri: str,
+    keys: Keys | None = None,
 ) -> ModelVersion:
     """Make a version of the checkpoint, or find the one that was made of it, and call it challenger."""
     registry = tracking.client(tracking_uri)
@@ -54,7 +60,7 @@ def register(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice on schemas, which are stated here
         log_dataset(tracking_uri, checkpoint.mlflow_run_id, catalog)
-        log_model(tracking_uri, checkpoint, shard_set)
+        log_model(tracking_uri, checkpoint, shard_set, confidential=keys is not None)
     made = registry.search_model_versions(f"name = '{checkpoint.dataset}' and run_id = '{checkpoint.mlflow_run_id}'")[0]
     tags = {
         CHECKPOINT: checkpoint.digest,
@@ -103,10 +109,14 @@ def log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
         mlflow.log_input(dataset, context="training")
 
 
-def log_model(tracking_uri: str, checkpoint: Checkpoint, shard_set: ShardSet) -> None:
-    """Weights as safetensors, preprocessing as JSON beside them, the code that reads both as text."""
+def log_model(tracking_uri: str, checkpoint: Checkpoint, shard_set: ShardSet, confidential: bool) -> None:
+    """Weights as safetensors, preprocessing as JSON beside them, the code that reads both as text, two
+    held-out images as an example; where images are confidential, two black ones."""
     mlflow.set_tracking_uri(tracking_uri)
-    example = next(shards.iterate(shard_set.files, "test", shard_set.classes)).pixels[:2]
+    if confidential:
+        example = np.zeros((2, shard_set.preprocessing.size, shard_set.preprocessing.size), dtype=np.uint8)
+    else:
+        example = next(shards.iterate(shard_set.files, "test", shard_set.classes)).pixels[:2]
     with mlflow.start_run(run_id=checkpoint.mlflow_run_id), as_local(checkpoint.folder / "model") as folder:
         mlflow.pyfunc.log_model(
             name="model",

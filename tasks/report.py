@@ -3,7 +3,7 @@
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
-from tasks.values import Decision, Night
+from tasks.values import DataReport, Decision, Night
 
 
 @task
@@ -37,12 +37,14 @@ def summary(night: Night) -> list[tuple[str, str]]:
     catalog = night.catalog
     images = catalog.ok + catalog.duplicate + catalog.quarantined
     unchanged = "nothing was read again" if not catalog.read else f"{catalog.read:,} read now"
+    alike = f"; {catalog.near:,} look like another" if catalog.near else ""
     rows = [
         (
             "ingest",
             f"{images:,} images: {catalog.ok:,} ok, {catalog.duplicate:,} duplicate, "
-            f"{catalog.quarantined:,} quarantined; {unchanged}",
-        )
+            f"{catalog.quarantined:,} quarantined{alike}; {unchanged}; catalog version {catalog.version}",
+        ),
+        ("checks", checks_line(night.data)),
     ]
     if night.shard_set:
         s = night.shard_set
@@ -65,6 +67,13 @@ def summary(night: Night) -> list[tuple[str, str]]:
         outcome = outcome if night.decision.checks else "nothing to decide"
         rows.append(("gate", f"{outcome}: {night.decision.reason}"))
     return rows
+
+
+def checks_line(data: DataReport) -> str:
+    """What the data checks warn of."""
+    if not data.warnings:
+        return f"{len(data.findings)} passed; pictures in {data.folder}"
+    return f"{len(data.warnings)} of {len(data.findings)} warn: " + "; ".join(map(str, data.warnings))
 
 
 def gate_table(decision: Decision) -> str:

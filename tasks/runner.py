@@ -1,25 +1,79 @@
-"""Where a flow's tasks run side by side, and how it waits for them."""
+"""Where a flow's tasks run side by side, and how it waits for them.
+
+What is submitted through `fan_out` goes where `GRAYLINE_RUNNER` says; all else runs in the flow's own
+process. Processes and Ray hand tasks over as pickles: from our own process to our own, never a file.
+"""
 
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import islice
+from queue import SimpleQueue
+from typing import Any, TypeVar
 
-from prefect.futures import PrefectFuture, as_completed
-from prefect.task_runners import TaskRunner, ThreadPoolTaskRunner
+from prefect.context import FlowRunContext
+from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from tasks.cluster import connect, ray_runner
 from tasks.progress import progress
+from tasks.settings import Settings
+
+Work = TypeVar("Work")
+
+MOST_WAITING = 256  # what Prefect spends on a task grows with how many are waiting
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
-    """A thread a core: decoders and the network release the interpreter's lock, and threads share
-    one loaded model where processes would each load their own."""
-    return ThreadPoolTaskRunner(max_workers=os.cpu_count() or 1)  # type: ignore[return-value]
+    """What `GRAYLINE_RUNNER` names. Raises UserError where that is Ray and it is not installed."""
+    runner, cores = Settings().runner, os.cpu_count() or 1
+    if runner == "ray":
+        return ray_runner()
+    if runner == "processes":
+        return ProcessPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
+    # Decoders and the network release the interpreter's lock, and threads share one loaded model
+    # where processes would each load their own.
+    return ThreadPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
 
 
-def follow(stage: str, futures: Sequence[PrefectFuture[int]], sizes: Iterable[int]) -> None:
-    """Wait for tasks that each return how many images they did. Raises what a task raised."""
-    if not futures:
+def check_runner() -> None:
+    """Raises UserError where the tasks of a flow could not run."""
+    if Settings().runner == "ray":
+        connect()
+
+
+def fan_out(stage: str, submit: Callable[[Work], PrefectFuture[int]], work: Sequence[Work], total: int) -> int:
+    """Submit every piece of work and wait for it, behind a progress bar over `total` images; a task
+    returns how many images it did. Returns their sum. Raises what a task raised."""
+    if not work:
+        return 0
+    pieces, finished = iter(work), SimpleQueue[PrefectFuture[int]]()
+
+    def start(most: int) -> int:
+        started = [submit(piece) for piece in islice(pieces, most)]
+        for future in started:
+            future.add_done_callback(finished.put)
+        return len(started)
+
+    done = 0
+    with progress(stage, total) as advance, _one_server():
+        waiting = start(MOST_WAITING)
+        while waiting:
+            images = finished.get().result()
+            waiting += start(1) - 1
+            advance(images)
+            done += images
+    return done
+
+
+@contextmanager
+def _one_server() -> Iterator[None]:
+    """Other processes report to the flow's Prefect server. Of a temporary one they would not know,
+    and each start its own."""
+    run = FlowRunContext.get()
+    if run is None:
+        yield
         return
-    with progress(stage, sum(sizes)) as advance:
-        for future in as_completed(list(futures)):
-            advance(future.result())
+    with temporary_settings({PREFECT_API_URL: str(run.client.api_url).rstrip("/")}):
+        yield

@@ -16,6 +16,7 @@ from resnet_core.batches import Batches, Resident, Streamed
 from resnet_core.classifier import Classifier
 from resnet_core.device import describe, find_device
 from resnet_core.digest import digest_of, source_digest
+from resnet_core.encryption import Keys
 from resnet_core.files import write_folder, write_text
 from resnet_core.fit import Epoch, Step
 from resnet_core.normalisation import Normalisation
@@ -35,6 +36,7 @@ def train(
     tracking_uri: str,
     device: str = "auto",
     resident_bytes: int = 2 * 1024**3,
+    keys: Keys | None = None,
 ) -> Checkpoint:
     """Train, or find the classifier that the same data, settings and code have already given."""
     digest = training_digest(shard_set, dataset)
@@ -46,7 +48,7 @@ def train(
     if not reused:
         tracking.set_status(tracking_uri, run_id, "RUNNING")
         try:
-            train_new(shard_set, dataset, folder, tracking_uri, run_id, find_device(device), resident_bytes)
+            train_new(shard_set, dataset, folder, tracking_uri, run_id, find_device(device), resident_bytes, keys)
         except BaseException:
             tracking.set_status(tracking_uri, run_id, "FAILED")
             raise
@@ -80,13 +82,14 @@ def train_new(
     run_id: str,
     device: torch.device,
     resident_bytes: int,
+    keys: Keys | None,
 ) -> None:
     """Fill `folder` with `model/` and, last, `epochs.json`; `state.safetensors` is there meanwhile."""
     started = time.monotonic()
     classes, size = shard_set.classes, shard_set.preprocessing.size
-    moments = Normalisation(*shards.pixel_moments(shard_set.files, classes))
-    counts = torch.from_numpy(shards.count_labels(shard_set.files, "train", classes))
-    data = training_batches(shard_set, device, resident_bytes)
+    moments = Normalisation(*shards.pixel_moments(shard_set.files, classes, keys))
+    counts = torch.from_numpy(shards.count_labels(shard_set.files, "train", classes, keys))
+    data = training_batches(shard_set, device, resident_bytes, keys)
     network = resnet.build(dataset.model, size=size, classes=len(classes), seed=dataset.train.seed)
     log.info("train       %s, %d px, on %s", dataset.model.arch, size, describe(device))
 
@@ -108,7 +111,7 @@ def train_new(
             class_counts=counts,
             normalisation=moments,
             device=device,
-            validate=validator(shard_set, classifier),
+            validate=validator(shard_set, classifier, keys),
             state=folder / "state.safetensors",
             on_step=meter.step,
             on_epoch=on_epoch,
@@ -124,17 +127,17 @@ def train_new(
     (folder / "state.safetensors").unlink(missing_ok=True)
 
 
-def training_batches(shard_set: ShardSet, device: torch.device, resident_bytes: int) -> Batches:
+def training_batches(shard_set: ShardSet, device: torch.device, resident_bytes: int, keys: Keys | None) -> Batches:
     """The whole set on the device when its pixels fit into `resident_bytes`, else a stream of it."""
     size = shard_set.preprocessing.size
     if shard_set.train * size * size <= resident_bytes:
-        return Resident.of(shards.read(shard_set.files, "train", shard_set.classes), device)
+        return Resident.of(shards.read(shard_set.files, "train", shard_set.classes, keys), device)
     window = max(shards.ROW_GROUP, resident_bytes // (4 * size * size))
-    return Streamed(shard_set.files, shard_set.classes, shard_set.train, device, window)
+    return Streamed(shard_set.files, shard_set.classes, shard_set.train, device, window, keys)
 
 
 def validator(
-    shard_set: ShardSet, classifier: Callable[[nn.Module], Classifier]
+    shard_set: ShardSet, classifier: Callable[[nn.Module], Classifier], keys: Keys | None
 ) -> Callable[[nn.Module], float] | None:
     """Accuracy on the validation images; None where the data set has none. The test images are not
     looked at before the training has ended."""
@@ -143,7 +146,7 @@ def validator(
 
     def validate(model: nn.Module) -> float:
         right = 0
-        for images in shards.iterate(shard_set.files, "validation", shard_set.classes):
+        for images in shards.iterate(shard_set.files, "validation", shard_set.classes, keys):
             found = classifier(model).probabilities(images.pixels).argmax(1)
             right += int((found == images.labels).sum())
         return right / shard_set.validation

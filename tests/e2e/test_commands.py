@@ -240,3 +240,13 @@ def test_samples_are_the_real_data_sets_and_their_splits_do_not_depend_on_where(
     assert held_out.mean() == pytest.approx(0.25, abs=0.002)
     for _, stratum in one.assign(held_out=held_out).groupby(["type", "probability"]):
         assert abs(stratum["held_out"].sum() - len(stratum) / 4) <= 0.5
+
+
+def test_catalog_commands_show_the_versions(demo: Demo) -> None:
+    log = run("grayline", "catalog", "log", cwd=demo[0])
+    assert log.returncode == 0, log.stderr
+    assert log.stdout.split()[4:8] == ["1", "1,797", "0", "0"]
+    diff = run("grayline", "catalog", "diff", "0", "1", "--limit", "3", cwd=demo[0])
+    assert diff.stdout.startswith("1,797 came, 0 went, 0 changed")
+    assert diff.stdout.count("came  ") == 3
+    assert_user_error(run("grayline", "catalog", "diff", "1", "7", cwd=demo[0]), "there is no version 7")

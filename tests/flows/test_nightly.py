@@ -1,5 +1,6 @@
 """The nightly flow on real digits, on real Prefect and MLflow: register, gate, promote, roll back."""
 
+import base64
 import json
 import os
 import subprocess
@@ -18,7 +19,7 @@ from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
 from flows.promote import promote
 from flows.rollback import rollback
-from resnet_core.errors import UserError
+from resnet_core.errors import DataCheckError, UserError
 from tasks.registry import resolve
 from tasks.settings import Settings
 from tasks.values import Night
@@ -271,3 +272,47 @@ def test_the_store_need_not_be_a_disk(dataset: Path, tmp_path: Path, monkeypatch
     scores = classify_batch(str(tmp_path / "raw"))
     assert scores.output.protocol == "memory"
     assert sum(len(pd.read_parquet(part.open("rb"))) for part in scores.output.glob("*.parquet")) == 400
+
+
+def test_encrypted_gray_values_are_nowhere_in_clear(
+    dataset: Path, tmp_path: Path, store: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = write(dataset, tmp_path / "raw", encrypt=True)
+    with pytest.raises(UserError, match="encrypt: no key is set"):
+        nightly_retrain(str(secret))
+    monkeypatch.setenv("GRAYLINE_KEYS", "test = " + base64.b64encode(bytes(range(32))).decode())
+    night = nightly_retrain(str(secret))
+    assert night.decision is not None
+    assert night.decision.promoted
+    levels = [digits[0][k].tobytes() for k, label in enumerate(digits[1]) if label in "012"][:50]
+    for path in store.rglob("*"):
+        if path.is_file():
+            content = path.read_bytes()
+            assert not any(image in content for image in levels), path
+    assert night.shard_set is not None
+    for path in night.shard_set.files:
+        with pytest.raises(OSError, match="encrypt"):
+            pd.read_parquet(path.path)
+    assert not list(store.rglob("samples.png"))
+    clear = nightly_retrain(str(write(dataset, tmp_path / "raw", encrypt=False)), until="preprocess")
+    assert any(levels[0] in path.read_bytes() for path in (store / "pixels").rglob("*.parquet"))
+    assert list(store.rglob("samples.png"))
+    assert clear.shard_set is not None
+    assert clear.shard_set.digest != night.shard_set.digest
+
+
+def test_a_night_of_bad_files_fails_and_is_not_accepted(dataset: Path, tmp_path: Path, store: Path) -> None:
+    nightly_retrain(str(dataset), until="ingest")
+    good = sorted((tmp_path / "raw").rglob("*.png"))
+    for path in good[:200]:
+        path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(DataCheckError, match=r"200 truncated"):
+        nightly_retrain(str(dataset))
+    assert not list(store.glob("shards/*"))
+    for path in good[:200]:
+        path.unlink()
+    half = write(dataset, tmp_path / "raw", checks={"images": {"drop": 0.3, "action": "fail"}})
+    with pytest.raises(DataCheckError, match="images"):
+        nightly_retrain(str(half))
+    meant = write(dataset, tmp_path / "raw", checks={"images": {"drop": 0.6, "action": "fail"}})
+    assert nightly_retrain(str(meant), until="ingest").catalog.ok == 200

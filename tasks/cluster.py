@@ -1,0 +1,96 @@
+"""The Ray cluster that a flow's tasks run on, where `GRAYLINE_RUNNER` is ray."""
+
+import ipaddress
+import logging
+import socket
+from collections.abc import Iterable
+from typing import Any
+from urllib.parse import urlsplit
+
+from prefect.futures import PrefectFuture
+from prefect.settings import PREFECT_API_URL
+from prefect.task_runners import TaskRunner
+
+from resnet_core.errors import UserError
+from tasks.settings import Settings
+
+SECONDS_TO_CONNECT = 5.0
+
+
+def ray_runner() -> TaskRunner[PrefectFuture[Any]]:
+    """Runs tasks on the cluster; connects when a flow starts, unless that is done already. Raises
+    UserError where prefect-ray is not installed."""
+    try:
+        from prefect_ray import RayTaskRunner
+    except ModuleNotFoundError:
+        raise UserError(
+            "GRAYLINE_RUNNER: Ray is not installed. Run `pip install 'grayline[ray]'`, or use threads."
+        ) from None
+    return RayTaskRunner(init_kwargs=_connection(Settings()))
+
+
+def connect() -> None:
+    """Find the cluster before a flow takes its seconds to start; the flow then uses the connection.
+    Raises UserError where there is none, or its nodes cannot reach Prefect's server."""
+    ray_runner()  # or Ray is not installed
+    import ray
+
+    settings = Settings()
+    if not ray.is_initialized():
+        try:
+            _knock(settings.ray_address or "")
+            ray.init(**_connection(settings))
+        except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
+            raise UserError(
+                f"RAY_ADDRESS: no Ray cluster at {settings.ray_address or 'this machine'} ({_one_line(error)}). Start "
+                "one with `ray start --head`, set RAY_ADDRESS to one that runs, or use GRAYLINE_RUNNER=threads."
+            ) from None
+    nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
+    check_server(PREFECT_API_URL.value(), nodes, ray.util.get_node_ip_address())
+
+
+def check_server(url: str | None, nodes: Iterable[str], here: str) -> None:
+    """Raises UserError where some of the cluster's nodes are other machines than this one (IP
+    addresses), and Prefect's server (None: a temporary one) listens on loopback alone."""
+    away = [node for node in nodes if node != here and not _is_loopback(node)]
+    if away and (url is None or _is_loopback(urlsplit(url).hostname or "")):
+        raise UserError(
+            f"PREFECT_API_URL: the Ray node {away[0]} cannot reach {url or 'a temporary Prefect server'} here. "
+            "Start a Prefect server that all nodes can reach, and set PREFECT_API_URL to it."
+        )
+
+
+def _knock(address: str) -> None:
+    """Raises OSError where nobody listens: Ray itself would try for two minutes."""
+    place = urlsplit(address if "://" in address else f"//{address}")
+    if place.hostname and place.port:
+        socket.create_connection((place.hostname, place.port), SECONDS_TO_CONNECT).close()
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _one_line(error: Exception) -> str:
+    return getattr(error, "strerror", None) or " ".join(str(error).split())[:200]
+
+
+def _connection(settings: Settings) -> dict[str, Any]:
+    """For ray.init. `auto` is the cluster that this machine belongs to; without it, Ray starts a
+    cluster of its own where it finds none.
+
+    A worker has the environment of its node's `ray start`, and there makes the same defaults of it as
+    the command does here. What `runtime_env` says stands in Ray's dashboard and logs: nothing secret.
+    """
+    return {
+        "address": settings.ray_address or "auto",
+        "runtime_env": {
+            "env_vars": {"GRAYLINE_STORE": str(settings.root)},
+            "worker_process_setup_hook": "tasks.settings.prepare_environment",
+        },
+        "logging_level": logging.WARNING,
+        "log_to_driver": False,  # what tasks have to say is in Prefect's log
+    }
