@@ -1,61 +1,145 @@
-"""Reading a collection: the parts of `tasks.ingest.read_part` against a bare loop over its files.
+"""Nights over a collection of photographs, against a bare loop over the same files.
 
-Ours opens, hashes, decodes and resizes each file, and writes facts and pixels of a part as one
-Parquet file, flushed to the disk; Prefect is left out (`read_part.fn`). The peer opens, decodes and
-resizes with the same decoder, keeps the pixels and writes nothing. Both on two threads, a part or
-as many files at a time. What lies between them is the price of parts.
+Ours is the whole of ingest and preprocess: list, read, hash, decode, look for near-duplicates, write
+parts, catalog, version and shards, all flushed to the disk; Prefect is left out (`.fn`). The peer
+opens, decodes and resizes with the same decoder, keeps the pixels and writes nothing. Both have two
+workers: ours two threads with a reader process each, the peer two processes, which a bare Python loop
+needs to keep two cores busy. What lies between them is the price of all that a night does besides.
+
+The second night finds 1% more images; its peer is the first night.
 """
 
-from collections.abc import Sequence
+import sys
+import time
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
+from subprocess import PIPE, Popen
 
-import pandas as pd
 from upath import UPath
 
-from benchmarks.images import cells
-from benchmarks.rounds import Comparison, Result, Track, interleave, timed
-from resnet_core.grayscale import MAX_PIXELS, decode
-from resnet_core.preprocessing import Preprocessing, resize
+from benchmarks.images import photographs
+from benchmarks.rounds import Comparison, Result, Track, Turn, interleave
+from resnet_core.preprocessing import Preprocessing
+from resnet_core.read import Limits
+from tasks.catalog import write_catalog
+from tasks.dataset import Dataset
 from tasks.ingest import read_part
-from tasks.parts import make_parts
+from tasks.preprocess import finish_shards, plan_shards, write_shard
+from tasks.scan import scan
 
 SETTINGS = Preprocessing(size=64)
-FILES = 1024
-THREADS = 2
-ROUNDS = 9
+FILES, MORE = 6000, 60
+WORKERS = 2
+ROUNDS = 2
+
+BARE_LOOP = """
+import sys
+from pathlib import Path
+from resnet_core.grayscale import decode_square
+from resnet_core.preprocessing import Preprocessing
+
+settings = Preprocessing(size=64)
+print("ready", flush=True)
+for names in sys.stdin:
+    pixels = [decode_square(Path(name).read_bytes(), settings, 10**9).pixels for name in names.strip().split("|")]
+    print(len(pixels), flush=True)
+"""
 
 
 def run(folder: Path, track: Track) -> Result:
-    files = list_cells()
-    chunks = [part.files["uri"].tolist() for part in make_parts(files, UPath(folder))]
+    source, later = folder / "source", folder / "later"
+    files = write_photographs(source, later)
     fresh = count()
-    with ThreadPoolExecutor(THREADS) as pool:
-        rates = interleave(
-            ROUNDS,
-            {
-                # A new folder each time: a part that is there would not be read again.
-                "ours": timed(lambda: ours(pool, files, UPath(folder / str(next(fresh))))),
-                "peer": timed(lambda: sum(pool.map(bare_loop, chunks))),
-            },
-            track,
-        )
+    nights: list[float] = []
+
+    def first_and_second_night() -> float:
+        store = UPath(folder / f"store{next(fresh)}")
+        began = time.perf_counter()
+        images = night(source, store)
+        first = time.perf_counter() - began
+        moved = [path.rename(source / path.parent.name / path.name) for path in later.glob("*/*")]
+        began = time.perf_counter()
+        night(source, store)
+        nights.append((time.perf_counter() - began) / first)
+        for path in moved:
+            path.rename(later / path.parent.name / path.name)
+        return images / first
+
+    with bare_loops(files) as loop:
+        rates = interleave(ROUNDS, {"ours": first_and_second_night, "peer": loop}, track)
+    counted = nights[-ROUNDS:]
     return Result(
         "ingest",
-        f"{FILES:,} PNG files of 300x300 to {SETTINGS.size} px, {THREADS} threads, {len(chunks)} parts, no Prefect",
-        (Comparison("read_part, files to parts", "bare loop, same decoder", rates["ours"], rates["peer"]),),
+        f"{FILES:,} JPEG files of 1024x768 to {SETTINGS.size} px, {WORKERS} workers, no Prefect",
+        (
+            Comparison("ingest and preprocess, a first night", "bare loop, same decoder", rates["ours"], rates["peer"]),
+            Comparison(
+                f"the next night, {MORE} new images",
+                "the first night",
+                tuple(1 / share for share in counted),
+                (1.0,) * len(counted),
+                unit="first nights",
+            ),
+        ),
     )
 
 
-def list_cells() -> pd.DataFrame:
-    facts = [(str(path), path.stat()) for path in cells(FILES)]
-    return pd.DataFrame([(uri, f.st_size, str(f.st_mtime_ns)) for uri, f in facts], columns=["uri", "size", "modified"])
+def night(source: Path, store: UPath) -> int:
+    """What the flow does up to `preprocess`, as it does it. Returns the number of images."""
+    dataset, limits = Dataset(name="d", source=str(source), image=SETTINGS), Limits()
+    found = scan.fn(dataset, store, limits)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda part: read_part.fn(part, SETTINGS, limits), found.unread))
+        catalog = write_catalog.fn(found, dataset, store)
+        plans = plan_shards.fn(catalog, found.pixels, dataset, store)
+        written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog, SETTINGS), plans))
+    made = finish_shards.fn(plans, written, catalog, dataset)
+    return made.train + made.validation + made.test
 
 
-def ours(pool: ThreadPoolExecutor, files: pd.DataFrame, folder: UPath) -> int:
-    return sum(pool.map(lambda part: read_part.fn(part, SETTINGS, MAX_PIXELS), make_parts(files, folder)))
+def write_photographs(source: Path, later: Path) -> list[Path]:
+    """FILES photographs of two classes, and MORE that come a night later."""
+    paths = []
+    for number, data in enumerate(photographs(each=-(-(FILES + MORE) // 3))):
+        if number >= FILES + MORE:
+            break
+        path = (source if number < FILES else later) / "ab"[number % 2] / f"{number:05}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        paths.append(path)
+    return paths[:FILES]
 
 
-def bare_loop(paths: Sequence[str]) -> int:
-    return len([resize(decode(Path(path).read_bytes()), SETTINGS) for path in paths])
+@contextmanager
+def bare_loops(files: Sequence[Path]) -> Iterator[Turn]:
+    """A turn of WORKERS processes that share the files; they are started before, and end after."""
+    command = [sys.executable, "-c", BARE_LOOP]
+    processes = [Popen(command, stdin=PIPE, stdout=PIPE, text=True, bufsize=1) for _ in range(WORKERS)]
+
+    def turn() -> float:
+        began = time.perf_counter()
+        for number, process in enumerate(processes):
+            assert process.stdin is not None
+            process.stdin.write("|".join(map(str, files[number::WORKERS])) + "\n")
+            process.stdin.flush()
+        images = sum(answer(process) for process in processes)
+        return images / (time.perf_counter() - began)
+
+    try:
+        for process in processes:
+            assert process.stdout is not None
+            process.stdout.readline()
+        yield turn
+    finally:
+        for process in processes:
+            assert process.stdin is not None
+            process.stdin.close()
+            process.wait()
+
+
+def answer(process: "Popen[str]") -> int:
+    assert process.stdout is not None
+    return int(process.stdout.readline())
