@@ -74,13 +74,13 @@ def show_log_lines() -> None:
     log.propagate = False
 
 
-def ready() -> None:
+def ready(fans_out: bool = True) -> None:
     """What is wrong with the store, the server or the cluster is said before a flow takes its seconds to start."""
     from flows.doctor import check_prefect
 
     check_store(Settings().root)
     check_prefect()
-    if Settings().runner == "ray":
+    if fans_out and Settings().runner == "ray":
         from tasks.cluster import connect
 
         connect()
@@ -236,7 +236,7 @@ def catalog_log(
 @app.command()
 def promote(name: Model, version: Version = None, reason: Reason = "promoted by hand") -> None:
     """Make a version (by default the challenger) the champion."""
-    ready()
+    ready(fans_out=False)
     from flows.promote import promote as flow
     from flows.summary import show_champion
 
@@ -246,7 +246,7 @@ def promote(name: Model, version: Version = None, reason: Reason = "promoted by 
 @app.command()
 def rollback(name: Model, version: Version = None, reason: Reason = "rolled back by hand") -> None:
     """Make the champion before this one (or a version) the champion again."""
-    ready()
+    ready(fans_out=False)
     from flows.rollback import rollback as flow
     from flows.summary import show_champion
 

@@ -1,7 +1,7 @@
 """A DuckDB for the length of a block: joins and sorts of tables that need not fit in memory."""
 
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
 import duckdb
@@ -66,10 +66,12 @@ def pieces(db: duckdb.DuckDBPyConnection, query: str, rows: int) -> Iterator[pa.
         yield pa.Table.from_batches(waiting, reader.schema)
 
 
-def write_query(db: duckdb.DuckDBPyConnection, query: str, path: UPath) -> None:
+def write_query(
+    db: duckdb.DuckDBPyConnection, query: str, path: UPath, metadata: Mapping[str, str] | None = None
+) -> None:
     """The query's rows, in order, as one Parquet file. Row groups are small: whoever wants the rows of
     one part reads few others."""
-    schema = db.sql(query).limit(0).to_arrow_table().schema
+    schema = db.sql(query).limit(0).to_arrow_table().schema.with_metadata(metadata)
     with write_whole(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as writer:
         for piece in pieces(db, query, ROW_GROUP):
             writer.write_table(piece)

@@ -87,10 +87,10 @@ def last_version(folder: UPath) -> int:
     return max((delta.last for delta in deltas(folder)), default=0)
 
 
-def append(db: duckdb.DuckDBPyConnection, folder: UPath) -> int:
-    """Write what `finished` has that `old` had not as a new version, unless it is nothing. Returns the
-    number of the version that is now the last."""
-    version = last_version(folder)
+def append(db: duckdb.DuckDBPyConnection, folder: UPath, version: int) -> int:
+    """Write what `finished` has that `old`, which is of this version, had not as the next one, unless it
+    is nothing. Returns the number of the version that `finished` is. A night that was killed between
+    this and the catalog is written over."""
     changes = db.sql(DELTA).to_arrow_table()
     if not len(changes) and version:
         return version
@@ -98,7 +98,6 @@ def append(db: duckdb.DuckDBPyConnection, folder: UPath) -> int:
     table = changes.append_column("version", numbers).select(CHANGE.names).cast(CHANGE)
     with write_whole(folder / f"{version + 1:06}.parquet") as draft:
         pq.write_table(table, draft, compression="zstd")
-    compact(folder)
     return version + 1
 
 

@@ -16,7 +16,7 @@ from resnet_core.encryption import Keys
 from resnet_core.errors import UserError
 from resnet_core.files import as_local
 from resnet_core.reading import end_idle
-from tasks.catalog_file import catalog_path, load_catalog, versions_folder
+from tasks.catalog_file import VERSION, catalog_path, load_catalog, versions_folder
 from tasks.dataset import Dataset
 from tasks.pixels import read_facts, read_rows
 from tasks.progress import progress
@@ -43,7 +43,7 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
     end_idle()  # the readers have done their work; each holds 120 MiB
     path = catalog_path(store, dataset.name)
     with database.database() as db:
-        load_catalog(db, store, dataset.name)
+        before = load_catalog(db, store, dataset.name)
         load_scan(db, scan, keys)
         catalog.judge(db, dataset.smallest_side)
         pairs = np.empty((0, 2), np.int64)
@@ -51,9 +51,10 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
             pairs = find_near(db, scan, dataset.image.size, keys)
         catalog.split_rows(db, dataset.split, pairs)
         check_classes(db, dataset)
-        version = history.append(db, versions_folder(store, dataset.name))
-        if not path.exists() or database.count(db, "select count(*) from (from finished except from old)"):
-            database.write_query(db, ORDERED, path)
+        version = history.append(db, versions_folder(store, dataset.name), before)
+        if version > before or database.count(db, "select count(*) from (from finished except from old)"):
+            database.write_query(db, ORDERED, path, {VERSION: str(version)})
+        history.compact(versions_folder(store, dataset.name))
         written = summary(db, scan, path, version)
     log.info(
         "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined; %s read now, %s known from before",

@@ -1,5 +1,6 @@
 """Where a data set's catalog lies, one row an image ever seen, and what each night changed in it."""
 
+import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from upath import UPath
 
@@ -7,6 +8,8 @@ from resnet_core import database
 from resnet_core.catalog import CATALOG
 from resnet_core.errors import UserError, nearest
 from resnet_core.files import as_local
+
+VERSION = "grayline.version"  # in the catalog file's schema metadata
 
 
 def catalog_path(store: UPath, name: str) -> UPath:
@@ -38,10 +41,12 @@ def find_catalog(store: UPath, name: str | None) -> str:
     return name or there[0]
 
 
-def load_catalog(db: DuckDBPyConnection, store: UPath, name: str) -> None:
-    """Make `old`: the catalog of the night before; no rows before the first."""
+def load_catalog(db: DuckDBPyConnection, store: UPath, name: str) -> int:
+    """Make `old`: the catalog of the night before; no rows before the first. Returns its version."""
     path = catalog_path(store, name)
     database.create(db, "old", CATALOG)
-    if path.exists():
-        with as_local(path) as file:
-            db.execute("insert into old by name select * from read_parquet($file)", {"file": str(file)})
+    if not path.exists():
+        return 0
+    with as_local(path) as file:
+        db.execute("insert into old by name select * from read_parquet($file)", {"file": str(file)})
+        return int(pq.read_schema(file).metadata[VERSION.encode()])

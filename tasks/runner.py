@@ -16,7 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from tasks.cluster import connect, ray_runner
+from tasks.cluster import ray_runner
 from tasks.progress import progress
 from tasks.settings import Settings
 
@@ -35,12 +35,6 @@ def task_runner() -> TaskRunner[PrefectFuture[Any]]:
     # Decoders and the network release the interpreter's lock, and threads share one loaded model
     # where processes would each load their own.
     return ThreadPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
-
-
-def check_runner() -> None:
-    """Raises UserError where the tasks of a flow could not run."""
-    if Settings().runner == "ray":
-        connect()
 
 
 def fan_out(stage: str, submit: Callable[[Work], PrefectFuture[int]], work: Sequence[Work], total: int) -> int:

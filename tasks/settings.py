@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, SecretStr
+from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from upath import UPath
 
@@ -56,6 +56,16 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.root.path}/mlflow.db"
 
 
+def read_settings() -> Settings:
+    """Raises UserError for a variable that cannot be meant."""
+    try:
+        return Settings()
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = f"{Settings.model_config['env_prefix']}{first['loc'][0]}".upper()
+        raise UserError(f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}.") from None
+
+
 def keys_for(encrypt: bool, settings: Settings) -> Keys | None:
     """The keys for what holds pixels; None where nothing is encrypted. Raises UserError where a key is
     wanted and there is none, or it is none."""
@@ -75,7 +85,7 @@ def prepare_environment() -> None:
     Prefect's database lies in the store too, so that a store is complete and can be deleted whole;
     nothing is sent to anybody; no pickle is loaded.
     """
-    store = Settings().root
+    store = read_settings().root
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "DO_NOT_TRACK": "true",

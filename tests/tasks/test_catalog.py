@@ -15,12 +15,13 @@ import pytest
 from PIL import Image
 from upath import UPath
 
-from resnet_core import history, splits
+from resnet_core import history, shards, splits
 from resnet_core.errors import UserError
 from resnet_core.splits import SplitConfig
 from tasks.catalog_file import find_catalog, versions_folder
 from tasks.values import Catalog
 from tests.conftest import write_folder
+from tests.resnet_core.test_idx import write_pair
 from tests.tasks.test_ingest import Digits, dataset_of, ingested, sharded, table
 
 SIZE = {"size": 64}
@@ -199,3 +200,20 @@ def test_a_file_that_is_added_to_an_archive_is_the_only_one_that_is_read(
                     added.add(path, name)
         catalog, _ = ingested(dataset, store)
         assert (catalog.ok, catalog.read) == (210, 10)
+
+
+def test_idx_brings_its_labels_and_its_test_images(tmp_path: Path, digits: Digits) -> None:
+    images, labels = digits
+    write_pair(tmp_path / "mnist", "train-", digits, 300)
+    write_pair(tmp_path / "mnist", "t10k-", (images[300:], labels[300:]), 100)
+    shard_set = sharded(dataset_of(tmp_path / "mnist", split={"test": 0.01, "near_duplicates": False}), UPath(tmp_path))
+    held_out = shards.read(shard_set.files, "test", shard_set.classes)
+    assert {image.tobytes() for image in images[300:400]} <= {image.tobytes() for image in held_out.pixels}
+    assert shard_set.train > 280
+    assert shard_set.classes == tuple("0123456789")
+
+
+def test_a_glob_takes_what_it_names_and_the_folder_is_the_label(digit_folder: Path, tmp_path: Path) -> None:
+    catalog, _ = ingested(dataset_of(digit_folder / "[1-3]" / "*.png"), UPath(tmp_path / "s"))
+    assert catalog.classes == ("1", "2", "3")
+    assert catalog.ok == len(list(digit_folder.glob("[1-3]/*.png")))
