@@ -2,11 +2,11 @@
 preprocessing will want."""
 
 from prefect import task
-from resnet_core.reading import read_files
 
 from resnet_core.encryption import Keys
 from resnet_core.preprocessing import Preprocessing
 from resnet_core.read import Limits
+from resnet_core.reading import read_files
 from tasks.parts import Part
 from tasks.pixels import is_complete, write_part
 
