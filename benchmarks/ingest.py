@@ -1,4 +1,4 @@
-"""Nights over a collection of photographs, against a bare loop over the same files.
+"""Nights over a collection of images, against a bare loop over the same files.
 
 Ours is the whole of ingest and preprocess: list, read, hash, decode, look for near-duplicates, write
 parts, catalog, version and shards, all flushed to the disk; Prefect is left out (`.fn`). The peer
@@ -20,7 +20,7 @@ from subprocess import PIPE, Popen
 
 from upath import UPath
 
-from benchmarks.images import photographs
+from benchmarks.images import scenes
 from benchmarks.rounds import Comparison, Result, Track, Turn, interleave
 from resnet_core.preprocessing import Preprocessing
 from resnet_core.read import Limits
@@ -51,7 +51,7 @@ for names in sys.stdin:
 
 def run(folder: Path, track: Track) -> Result:
     source, later = folder / "source", folder / "later"
-    files = write_photographs(source, later)
+    files = write_images(source, later)
     fresh = count()
     nights: list[float] = []
 
@@ -100,12 +100,10 @@ def night(source: Path, store: UPath) -> int:
     return made.train + made.validation + made.test
 
 
-def write_photographs(source: Path, later: Path) -> list[Path]:
-    """FILES photographs of two classes, and MORE that come a night later."""
+def write_images(source: Path, later: Path) -> list[Path]:
+    """FILES images of two classes, and MORE that come a night later."""
     paths = []
-    for number, data in enumerate(photographs(each=-(-(FILES + MORE) // 3))):
-        if number >= FILES + MORE:
-            break
+    for number, data in enumerate(scenes(FILES + MORE)):
         path = (source if number < FILES else later) / "ab"[number % 2] / f"{number:05}.jpg"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)

@@ -207,6 +207,7 @@ def test_a_wrong_data_set_is_one_line_and_nothing_half_written(
 
 def test_other_wrong_input_is_one_line_too(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(b"no image, but a file")
     (tmp_path / "file").write_text("")
     assert_user_error(run("grayline", "retrain", "--dataset", "no.yaml", cwd=tmp_path), "no.yaml: cannot be read")
     assert_user_error(run("grayline", "sample", "elvp", "--to", "x", cwd=tmp_path), "'elpv'")
