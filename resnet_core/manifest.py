@@ -38,10 +38,6 @@ LISTED = pa.schema(
 AT_ONCE = 32
 
 
-def is_manifest(path: UPath) -> bool:
-    return path.suffix.lower() in (".csv", ".parquet")
-
-
 def read_manifest(path: UPath) -> pa.Table:
     """One row a path, in the file's order: path, label, split, group (text or null), weight (float32, 1
     unless given). Raises UserError, naming the file and the column, for anything that cannot be meant.
