@@ -22,10 +22,6 @@ LEAST_IN_A_PART = 64
 # What it takes to open a file, and to notice that it is another one than before.
 COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")
 SCHEMA = pa.schema([LISTING.field(name) for name in COLUMNS])
-# A listing as it is joined with a table of labels, whose files may be missing.
-LISTED = pa.schema(
-    [*(field.with_nullable(True) for field in LISTING), ("group", pa.string()), ("weight", pa.float32())]
-)
 
 
 @dataclass(frozen=True)

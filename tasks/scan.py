@@ -12,12 +12,12 @@ from resnet_core import database
 from resnet_core.catalog import ENTRIES
 from resnet_core.errors import UserError
 from resnet_core.files import absolute
-from resnet_core.manifest import read_manifest
+from resnet_core.manifest import LISTED, read_manifest
 from resnet_core.read import Limits
 from resnet_core.sources import check_source, list_manifest, list_source, source_kind
 from tasks.catalog_file import load_catalog
 from tasks.dataset import Dataset
-from tasks.parts import COLUMNS, LISTED, make_parts
+from tasks.parts import COLUMNS, make_parts
 from tasks.pixels import pixel_folder
 from tasks.progress import progress
 from tasks.values import Scan

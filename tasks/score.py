@@ -26,11 +26,12 @@ from resnet_core.classifier import Classifier
 from resnet_core.digest import source_digest
 from resnet_core.errors import UserError
 from resnet_core.files import absolute, write_text, write_whole
+from resnet_core.manifest import LISTED
 from resnet_core.read import Limits
 from resnet_core.reading import end_idle, read_files
 from resnet_core.shards import METADATA_KEY
 from resnet_core.sources import check_source, list_manifest, list_source, source_kind
-from tasks.parts import COLUMNS, LISTED, Part, make_parts
+from tasks.parts import COLUMNS, Part, make_parts
 from tasks.pixels import READING
 from tasks.registry import load_classifier
 from tasks.values import Batch, ModelVersion, Scores
