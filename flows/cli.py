@@ -16,7 +16,7 @@ from typing import Annotated, Any, Literal
 import typer
 from upath import UPath
 
-from resnet_core.errors import DataCheckError, UserError, nearest
+from resnet_core.errors import JobError, UserError, nearest
 from resnet_core.files import absolute
 from tasks.progress import ConsoleHandler
 from tasks.settings import Settings, check_store, keys_for, prepare_environment
@@ -50,7 +50,7 @@ def main() -> None:
     except UserError as error:
         print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(2)
-    except DataCheckError as error:
+    except JobError as error:
         print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
@@ -145,9 +145,45 @@ def preprocess(dataset: DatasetFile) -> None:
 
 
 @app.command()
-def train(dataset: DatasetFile) -> None:
+def train(
+    dataset: DatasetFile,
+    folds: Annotated[
+        int | None, typer.Option(help="Cross-validate instead: a training for each of so many folds.")
+    ] = None,
+) -> None:
     """Train on the shards, or go on where a training was interrupted."""
-    _retrain(dataset, "train")
+    if folds is None:
+        _retrain(dataset, "train")
+        return
+    from tasks.cross_validate import check_folds
+
+    check_folds(folds)
+    check(dataset)
+    from flows.cross_validate import cross_validate
+    from flows.summary import show_cross_validation
+
+    with resumable():
+        show_cross_validation(cross_validate(dataset, folds))
+
+
+@app.command()
+def tune(
+    dataset: DatasetFile,
+    trials: Annotated[int, typer.Option(help="How many trainings in all, those of earlier runs included.")] = 20,
+    epochs: Annotated[int | None, typer.Option(help="Epochs of each; by default those of the data set file.")] = None,
+) -> None:
+    """Search for better settings, or go on where a search was interrupted."""
+    try:
+        from flows.tune import tune as flow
+        from tasks.tune import check_numbers
+    except ModuleNotFoundError as error:
+        raise UserError(f"tune: needs {error.name}. Run `pip install 'grayline[tune]'`.") from None
+    check_numbers(trials, epochs)
+    check(dataset)
+    from flows.summary import show_tuning
+
+    with resumable():
+        show_tuning(flow(dataset, trials, epochs))
 
 
 @app.command()
@@ -168,8 +204,8 @@ def retrain(dataset: DatasetFile) -> None:
     _retrain(dataset, "gate")
 
 
-def _retrain(dataset: str, until: Any) -> None:
-    """Every stage finds what the stages before it have left; one that is missing is made."""
+def check(dataset: str) -> None:
+    """What is wrong with a data set file, its source or its keys is said at once."""
     from resnet_core.sources import check_source
     from tasks.dataset import load_dataset
 
@@ -177,6 +213,11 @@ def _retrain(dataset: str, until: Any) -> None:
     check_source(data.source)
     keys_for(data.encrypt, Settings())
     ready()
+
+
+def _retrain(dataset: str, until: Any) -> None:
+    """Every stage finds what the stages before it have left; one that is missing is made."""
+    check(dataset)
     from flows.nightly_retrain import nightly_retrain
     from flows.summary import show_night
 

@@ -73,7 +73,9 @@ def nightly_retrain(dataset: str, until: Stage = "gate") -> Night:
     if until == "preprocess":
         return report_night(night)
 
-    checkpoint = train(shard_set, data, store, tracking_uri, settings.device, settings.resident_bytes, keys)
+    checkpoint = train(
+        shard_set, data, store, tracking_uri, settings.device, settings.resident_bytes, keys, settings.runner
+    )
     night = Night(catalog, report, shard_set, checkpoint)
     if until == "train":
         return report_night(night)

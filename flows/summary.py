@@ -3,13 +3,15 @@
 from collections import Counter
 
 import pyarrow as pa
+import yaml
 from rich.console import Console
 from rich.table import Table
 
 from resnet_core.history import WATCHED
+from resnet_core.search_space import fragment
 from tasks.report import headline, summary
 from tasks.settings import Settings
-from tasks.values import ModelVersion, Night, Scores
+from tasks.values import CrossValidation, ModelVersion, Night, Scores, Tuning
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -27,6 +29,36 @@ def show_night(night: Night) -> None:
         console.print()
         console.print(checks)
     console.print()
+
+
+def show_cross_validation(found: CrossValidation) -> None:
+    """Each metric's mean and spread over the folds, and where the predictions are."""
+    again = f", {found.reused} of them in an earlier run" if found.reused else ""
+    title = f"{found.dataset}: {found.folds} folds of {found.count:,} training images{again}"
+    table = Table("metric", title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("mean", "standard deviation", "folds"):
+        table.add_column(heading, justify="right")
+    for name, (mean, std) in found.metrics.items():
+        values = " ".join(f"{value:.3f}" for value in found.by_fold[name])
+        table.add_row(name.replace("_", " "), f"{mean:.3f}", f"{std:.3f}", values)
+    console.print(table)
+    console.print(f"{found.predictions}\nrun {found.mlflow_run_id} in {Settings().tracking_uri}")
+
+
+def show_tuning(found: Tuning) -> None:
+    """The best values as a part of a data set file, what matters, and where to look."""
+    plan = found.plan
+    table = Table("setting", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.title, table.title_justify = f"{plan.name}: {found.trials} trials, {found.pruned} ended early", "left"
+    for heading in ("best", "importance"):
+        table.add_column(heading, justify="right")
+    for key, value in found.values.items():
+        table.add_row(key, str(value), f"{found.importance[key]:.2f}" if key in found.importance else "")
+    console.print(table)
+    own = f"; your own values: {found.own_accuracy:.4f}" if found.own_accuracy is not None else ""
+    console.print(f"\nvalidation accuracy {found.accuracy:.4f} after {plan.epochs} epochs, trial {found.number}{own}")
+    console.print("\n# for the data set file\n" + yaml.safe_dump(fragment(found.values), sort_keys=False))
+    console.print(f"pictures and trials: run {plan.mlflow_run_id} in {Settings().tracking_uri}\nstudy: {plan.storage}")
 
 
 def show_scores(scores: Scores) -> None:

@@ -11,13 +11,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resnet_core import tar_files, zip_files
-from resnet_core.listing import LISTING, batches, is_ignored, printable, top_folder
+from resnet_core.listing import LISTING, batches
+from resnet_core.names import is_ignored, printable, top_folder
 from resnet_core.stores import facts, is_url, open_stream
 from resnet_core.unpacked import open_unpacked
 
 # While an archive is read: also the path of the member whose bytes a hard link means.
 SPILLED = pa.schema([*LISTING, ("target", pa.string())])
-SpilledRow = tuple[Any, ...]  # a Row, and the target
+SpilledRow = tuple[Any, ...]  # a row of LISTING, and the target
 
 
 def list_tar(archive: str) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from resnet_core import splits
 from resnet_core.near_duplicates import HASH_BYTES
-from resnet_core.sources import LISTING
 from resnet_core.splits import EXCLUDED, SplitConfig
 
 CATALOG = pa.schema(
@@ -27,6 +26,7 @@ CATALOG = pa.schema(
         ("split", pa.string()),
         ("group", pa.string()),
         ("weight", pa.float32()),
+        ("soft_label", pa.string()),  # null: the label is sure
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("status", pa.string()),
@@ -43,11 +43,16 @@ CATALOG = pa.schema(
 )
 ENTRIES = pa.schema(
     [
-        *LISTING,
+        ("uri", pa.string()),
+        ("label", pa.string()),
+        ("split", pa.string()),  # as the labels or the source fix it
         ("group", pa.string()),
         ("weight", pa.float32()),
-        ("reason", pa.string()),
-        ("part", pa.string()),
+        ("soft_label", pa.string()),
+        ("size", pa.int64()),
+        ("modified", pa.string()),
+        ("reason", pa.string()),  # why it cannot be an image, whatever it holds
+        ("part", pa.string()),  # null where there is a reason
     ]
 )
 FACTS = pa.schema(
@@ -72,7 +77,7 @@ BLANK = 1e-3
 JUDGE = f"""
 create or replace table rows as
 with read as (
-    select e.uri, e.label, e.split as fixed, e."group", e.weight, e.size, e.modified, e.part,
+    select e.uri, e.label, e.split as fixed, e."group", e.weight, e.soft_label, e.size, e.modified, e.part,
         f.row, f.image_id, f.width, f.height, f.phash, f.brightness, f.contrast, f.sharpness,
         coalesce(e.reason, f.reason, case
             when least(f.width, f.height) < $smallest
@@ -81,20 +86,22 @@ with read as (
         end) as reason
     from entries e left join facts f on e.part = f.part and e.uri = f.uri
 ),
-good as (
+-- Few are: most images need no rank.
+shared as (
     select uri, image_id, label, exists (
         select 1 from old where old.uri = read.uri and old.image_id = read.image_id and status = 'ok' and present
     ) as elder
     from read where reason is null
+        and image_id in (select image_id from read where reason is null group by image_id having count(*) > 1)
 ),
 ranked as (
-    select uri, image_id, label, row_number() over (partition by image_id order by not elder, uri) as place from good
+    select uri, image_id, label, row_number() over (partition by image_id order by not elder, uri) as place from shared
 ),
 same as (
     select image_id, arg_min(uri, place) as first, arg_min(label, place) as label,
         arg_min(uri, place) filter (label <> head) as second, arg_min(label, place) filter (label <> head) as other
     from (select *, first_value(label) over (partition by image_id order by place) as head from ranked)
-    group by image_id having count(*) > 1
+    group by image_id
 )
 select read.*,
     case when same.other is not null then 'quarantined' when read.reason is not null then 'quarantined'
@@ -115,25 +122,24 @@ left join same on ranked.image_id = same.image_id
 # nothing else does, its own content have decided on it.
 IMAGES = f"""
 create or replace table images as
-select row_number() over (order by image_id) - 1 as place, *
+select row_number() over (order by now.image_id) - 1 as place, now.*,
+    before, near, excluded, coalesce(elder, false) as elder
 from (
     select image_id, min(fixed) as fixed, nullif(max(fixed), min(fixed)) as contradiction,
-        (select min(split) from old where old.image_id = rows.image_id and split is not null) as before,
-        (select min(near) from old where old.image_id = rows.image_id) as near,
-        (select min(reason) from old where old.image_id = rows.image_id and reason like '{EXCLUDED}%') as excluded,
-        exists (
-            select 1 from old where old.image_id = rows.image_id and status in ('ok', 'duplicate') and present
-        ) as elder,
-        any_value(phash) as phash, arg_min(part, uri) as part, arg_min(row, uri) as row, min(uri) as uri
+        any_value(phash) as phash, min(uri) as uri
     from rows where status in ('ok', 'duplicate') group by image_id
-)
-order by place
+) now left join (
+    select image_id, min(split) as before, min(near) as near,
+        min(reason) filter (reason like '{EXCLUDED}%') as excluded,
+        bool_or(status in ('ok', 'duplicate') and present) as elder
+    from old group by image_id
+) old on now.image_id = old.image_id
 """
 
 ENTANGLED = """
-select * exclude (phash, part, row) from images
+select * exclude (phash) from images
 where contradiction is not null or place in (select unnest($places::bigint[]))
-    or image_id in (select image_id from memberships)
+    or image_id in (select image_id from memberships) or near is not null or image_id in (select near from images)
 order by place
 """
 
@@ -149,12 +155,14 @@ with decided as (
             when i.chance < $test then 'test' when i.chance < $test + $validation then 'validation' else 'train'
         end) as split, coalesce(d.near, i.near) as near, coalesce(d.excluded, i.excluded) as excluded
     from (
-        -- What splits.position says, for images that nothing ties to others.
-        select *, ('0x' || substr(sha256($seed || ':' || image_id), 1, 16))::ubigint / 18446744073709551616.0 as chance
+        -- What splits.position says, for new images that nothing ties to others.
+        select *, case when fixed is null and before is null
+            then ('0x' || substr(sha256($seed || ':' || image_id), 1, 16))::ubigint / 18446744073709551616.0
+        end as chance
         from images
     ) i left join decisions d on i.image_id = d.image_id
 )
-select r.image_id, r.uri, r.label, d.split, r."group", r.weight, r.width, r.height,
+select r.image_id, r.uri, r.label, d.split, r."group", r.weight, r.soft_label, r.width, r.height,
     case when d.excluded is not null then 'duplicate' else r.status end as status,
     coalesce(r.why, d.excluded) as reason, d.near,
     r.brightness, r.contrast, r.sharpness, r.size, r.modified, true as present, r.part

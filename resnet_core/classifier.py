@@ -5,8 +5,8 @@ Nothing in them is executed when they are read.
 """
 
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +14,26 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from resnet_core.device import amp_dtype, find_device
+from resnet_core.augment import Flips
+from resnet_core.device import find_device, scoring_dtype
 from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.preprocessing import Gray, Preprocessing, resize
 from resnet_core.resnet import ModelConfig, ResNet, build
+from resnet_core.sizes import resize_batch
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+
+# The axes to reverse for each mirror image; `dihedral` has the same ones of the transposed image too.
+MIRRORED: dict[Flips, tuple[tuple[int, ...], ...]] = {
+    "none": ((),),
+    "horizontal": ((), (-1,)),
+    "vertical": ((), (-2,)),
+    "both": ((), (-1,), (-2,), (-1, -2)),
+    "dihedral": ((), (-1,), (-2,), (-1, -2)),
+}
 
 
 @dataclass(frozen=True)
@@ -48,16 +60,18 @@ class Classifier:
         return next(self.network.parameters()).device
 
     def probabilities(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
-        """Preprocessed uint8 [N, size, size] -> float32 [N, C], rows summing to 1."""
+        """Preprocessed uint8 [N, size, size] -> float32 [N, C], rows summing to 1: the mean over the
+        configured sizes and mirror images, each of which costs a pass of its own."""
         if len(pixels) == 0:
             return np.empty((0, len(self.classes)), dtype=np.float32)
         self.network.eval()
-        dtype = amp_dtype(self.device)
+        dtype = scoring_dtype(self.device)
         parts = []
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size):
-                logits = self.network(to_input(batch.to(self.device), self.normalisation))
-                parts.append(logits.float().softmax(1).cpu())
+                x = to_input(batch.to(self.device), self.normalisation)
+                seen = [self.network(view).float().softmax(1) for view in views(x, self.config)]
+                parts.append(torch.stack(seen).mean(0).cpu())
         return torch.cat(parts).numpy()
 
     def predict(self, images: Sequence[Gray]) -> list[Prediction]:
@@ -89,10 +103,26 @@ class Classifier:
     def load(cls, folder: Path, device: torch.device | str = "auto") -> "Classifier":
         """Read what `save` wrote, ready to predict on the device (`auto`: the best there is)."""
         text = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
-        config, preprocessing = ModelConfig(**text["model"]), Preprocessing(**text["preprocessing"])
-        network = build(config, size=preprocessing.size, classes=len(text["classes"]))
+        config, preprocessing = model_config(text["model"]), Preprocessing(**text["preprocessing"])
+        # Stochastic depth has no weights and is over: without it there need be no torchvision here.
+        network = build(replace(config, drop_path=0.0), size=preprocessing.size, classes=len(text["classes"]))
         network.load_state_dict(load_file(folder / WEIGHTS))
         target = find_device(device) if isinstance(device, str) else device
         network = network.to(device=target, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         normalisation = Normalisation(**text["normalisation"])
         return cls(network, config, tuple(text["classes"]), preprocessing, normalisation)
+
+
+def model_config(values: dict[str, Any]) -> ModelConfig:
+    """What JSON made of a ModelConfig; keys that an older version did not write have their defaults."""
+    typed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
+    return ModelConfig(**typed)
+
+
+def views(x: Tensor, config: ModelConfig) -> Iterator[Tensor]:
+    """The sizes and mirror images of float32 [B, 1, S, S] that a score is the mean of; x alone by default."""
+    for side in config.score_scales or (x.shape[-1],):
+        resized = resize_batch(x, side)
+        for image in (resized, resized.transpose(-1, -2)) if config.score_flips == "dihedral" else (resized,):
+            for axes in MIRRORED[config.score_flips]:
+                yield image.flip(axes) if axes else image

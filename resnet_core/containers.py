@@ -1,7 +1,7 @@
 """The bytes of listed files, in order, from whatever holds them."""
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import groupby
 from typing import Any
 
@@ -12,6 +12,8 @@ from resnet_core.errors import UserError
 from resnet_core.stores import open_stream, read_ranges, read_whole
 from resnet_core.unpacked import unpacked
 
+COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")
+
 
 def open_files(files: pa.Table) -> Iterator[bytes | OSError]:
     """The bytes of each row, in order; an OSError in place of those that cannot be had.
@@ -19,8 +21,11 @@ def open_files(files: pa.Table) -> Iterator[bytes | OSError]:
     files: columns uri, size, modified, container, kind, offset, length of a listing. Of a container that
     holds neighbouring rows no byte is fetched twice; never more is read than the row says.
     """
-    columns = ("uri", "size", "modified", "container", "kind", "offset", "length")
-    rows = (row for batch in files.select(columns).to_batches(1024) for row in batch.to_pylist())
+    return open_rows(row for batch in files.select(COLUMNS).to_batches(1024) for row in batch.to_pylist())
+
+
+def open_rows(rows: Iterable[dict[str, Any]]) -> Iterator[bytes | OSError]:
+    """The same of rows that are no table."""
     for (container, kind), some in groupby(rows, key=lambda row: (row["container"], row["kind"])):
         yield from _read(container, kind, list(some))
 

@@ -8,11 +8,19 @@ class UserError(Exception):
     """
 
 
-class DataCheckError(RuntimeError):
-    """The data is not fit to be trained on, by the limits of the data set file: the job has failed.
+class JobError(RuntimeError):
+    """The job has failed, for a reason that the text names together with the remedy.
 
     The command line prints the text as one line and exits with status 1.
     """
+
+
+class DataCheckError(JobError):
+    """The data is not fit to be trained on, by the limits of the data set file."""
+
+
+class TrainingError(JobError):
+    """The training cannot go on."""
 
 
 def nearest(word: str, known: list[str]) -> str:

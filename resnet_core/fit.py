@@ -1,52 +1,35 @@
-"""The training loop: cross-entropy, one cycle, an average of the weights, a checkpoint each epoch.
+"""The training loop: epochs of augmented batches, a checkpoint after each, the averaged network at the end.
 
 A run depends on its configuration, its data and the device alone: everything random in an epoch is
 drawn from generators seeded by (seed, epoch), so that a run that was killed and resumed ends with
 the weights of one that was not.
 """
 
+import math
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Annotated, ClassVar, Literal
+from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import torch
-import torch.nn.functional as F
-from annotated_types import Ge, Gt, Le, Lt
+from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim import SGD, AdamW, Optimizer
-from torch.optim.lr_scheduler import OneCycleLR
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from upath import UPath
 
-from resnet_core import training_state
-from resnet_core.augment import Flips, augment
+from resnet_core import learner, sizes, training_state
+from resnet_core.augment import augment, weaker
 from resnet_core.batches import Batch, Batches, batch_sizes
-from resnet_core.device import amp_dtype
+from resnet_core.distributed import ALONE, World
+from resnet_core.errors import TrainingError
+from resnet_core.learner import Learner
+from resnet_core.loss import as_targets
+from resnet_core.mix import mix
 from resnet_core.normalisation import Normalisation, to_input
+from resnet_core.recipes import TrainConfig
+from resnet_core.sampling import copies
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """`lr` is the peak of the cycle, `warmup` the share of the steps that lead up to it.
-    `class_weights: balanced` weighs each class by the inverse of its share. `ema_decay` is per step;
-    0 keeps the last weights instead of an average. `flips` and `shift`: see `augment`."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    epochs: Annotated[int, Ge(1)] = 30
-    batch_size: Annotated[int, Ge(2)] = 64
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: Annotated[float, Gt(0)] = 0.1
-    weight_decay: Annotated[float, Ge(0)] = 5e-4
-    momentum: Annotated[float, Ge(0), Lt(1)] = 0.9
-    warmup: Annotated[float, Gt(0), Lt(1)] = 0.2
-    label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.05
-    class_weights: Literal["none", "balanced"] = "none"
-    ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.98
-    flips: Flips = "horizontal"
-    shift: Annotated[float, Ge(0), Le(0.5)] = 0.06
-    seed: Annotated[int, Ge(0)] = 0
+# Steps after which a GPU's sums are read: reading them makes the CPU wait for the GPU.
+LOOK_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -79,121 +62,116 @@ def fit(
     class_counts: Tensor,
     normalisation: Normalisation,
     device: torch.device,
+    include: NDArray[np.bool_] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
     state: UPath | None = None,
+    world: World = ALONE,
     on_step: Callable[[Step], None] = lambda step: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> tuple[nn.Module, list[Epoch]]:
     """Train `model` and return the averaged model and what each epoch came to.
 
     class_counts: int64 [C], the training images of each class.
+    include: which of the training images to train on; all of them if None.
     validate: accuracy of a model on images that are not trained on; called after each epoch.
     state: where the checkpoint lies; if it is there, training goes on from it.
+    Raises TrainingError, naming the images, when the loss is no longer a number.
     """
+    images = train.count if include is None else int(include.sum())
+    steps = config.epochs * len(batch_sizes(images, config.batch_size))
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    training = start(model, train.count, config, class_counts, device)
-    epochs = [Epoch(**values) for values in training_state.load(state, *training.state())] if state else []
-    for number in range(len(epochs) + 1, config.epochs + 1):
-        started = time.perf_counter()
-        seed = config.seed * 1_000_003 + number
-        generator = torch.Generator().manual_seed(seed)
-        totals = torch.zeros(3, device=device)  # loss, correct, images
-        model.train()
-        for count, batch in enumerate(train.epoch(config.batch_size, seed), start=1):
-            x = to_input(augment(batch.pixels, config.flips, config.shift, generator), normalisation)
-            totals += training.step(x, batch)
-            if device.type == "cpu" or count % 16 == 0:  # reading a number back stalls a GPU
-                on_step(Step(number, int(totals[2]), *(totals[:2] / totals[2]).tolist()))
-        epochs.append(
-            Epoch(
-                epoch=number,
-                loss=float(totals[0] / totals[2]),
-                accuracy=float(totals[1] / totals[2]),
-                lr=float(training.schedule.get_last_lr()[0]),
-                images_per_second=train.count / (time.perf_counter() - started),
-                validation_accuracy=validate(training.average.module.eval()) if validate else None,
-            )
+    training = learner.start(model, steps, config, class_counts, device, world)
+    epochs = [Epoch(**values) for values in training_state.load(state, training)] if state else []
+    while len(epochs) < config.epochs and not out_of_patience(epochs, config.early_stopping):
+        epoch = run_epoch(training, train, len(epochs) + 1, normalisation, include, on_step)
+        averaged = training.end_epoch()
+        if validate:  # all processes decide by the first one's
+            epoch = replace(epoch, validation_accuracy=world.agreed(validate(averaged), device))
+        epochs.append(epoch)
+        if config.early_stopping and best(epochs) == len(epochs):
+            training.keep()
+        if state and world.rank == 0:
+            training_state.save(state, training, [asdict(epoch) for epoch in epochs])
+        on_epoch(epoch)
+    return training.result(), epochs
+
+
+def run_epoch(
+    training: Learner,
+    train: Batches,
+    number: int,
+    normalisation: Normalisation,
+    include: NDArray[np.bool_] | None,
+    on_step: Callable[[Step], None],
+) -> Epoch:
+    """Every image once, or as often as the sampling says. All processes draw the same whole batches."""
+    started, config = time.perf_counter(), training.config
+    seed = config.seed * 1_000_003 + number
+    generator = torch.Generator().manual_seed(seed)
+    chosen = copies(train.labels, seed, config.sampling == "balanced", include)
+    images = train.count if chosen is None else int(chosen.sum())
+    steps = len(batch_sizes(images, config.batch_size))
+    sides = sizes.sides(config.scales, config.progressive, train.side, number, config.epochs, steps, generator)
+    changes = weaker(config.augment, sizes.strength(number, config.epochs, config.progressive))
+    totals = Totals(training, number, train, on_step)
+    training.model.train()
+    device = training.class_weights.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed + training.world.rank)  # for what the network itself draws: stochastic depth
+        for batch, side in zip(train.epoch(config.batch_size, seed, chosen), sides, strict=True):
+            x = to_input(augment(batch.pixels, changes, generator), normalisation)
+            targets = as_targets(batch.labels, batch.targets, len(training.class_weights))
+            x, targets, weights = mix(sizes.resize_batch(x, side), targets, batch.weights, changes, generator)
+            totals.add(training.step(x, targets, weights, batch.labels), batch)
+    loss, accuracy, _ = totals.read()
+    rate = images / (time.perf_counter() - started)
+    return Epoch(number, loss, accuracy, float(training.schedule.get_last_lr()[0]), rate)
+
+
+@dataclass
+class Totals:
+    """The epoch's sums of loss, right answers and images, looked at after a few steps: that is when the
+    progress moves, and when a loss that is no number is found."""
+
+    training: Learner
+    epoch: int
+    train: Batches
+    on_step: Callable[[Step], None]
+    sums: Tensor | None = None  # float32 [3]
+    unseen: list[tuple[Tensor, Batch]] = field(default_factory=list)
+
+    def add(self, sums: Tensor, batch: Batch) -> None:
+        self.sums = sums if self.sums is None else self.sums + sums
+        self.unseen.append((sums, batch))
+        if sums.device.type == "cpu" or len(self.unseen) == LOOK_EVERY:
+            loss, accuracy, images = self.read()
+            self.on_step(Step(self.epoch, images, loss, accuracy))
+
+    def read(self) -> tuple[float, float, int]:
+        """Mean loss, accuracy and images so far, of all processes together."""
+        assert self.sums is not None
+        loss, right, images = self.training.world.total(self.sums).tolist()
+        if not math.isfinite(loss):
+            self.fail()
+        self.unseen.clear()
+        return loss / images, right / images, int(images)
+
+    def fail(self) -> None:
+        """Name the images of the first batch whose loss is no number."""
+        total = self.training.world.total
+        batch = next((batch for sums, batch in self.unseen if not total(sums).isfinite().all()), self.unseen[-1][1])
+        ids = self.train.image_ids(batch.rows.tolist())
+        raise TrainingError(
+            f"the loss is no longer a number in epoch {self.epoch}, at the batch of the images {', '.join(ids)}. "
+            "Lower `train.lr`, or set `train.clip_gradients: 1`; if it stays, look at these images."
         )
-        if state:
-            training_state.save(state, *training.state(), [asdict(epoch) for epoch in epochs])
-        on_epoch(epochs[-1])
-    return training.average.module.eval(), epochs
 
 
-@dataclass(frozen=True)
-class Training:
-    """What changes from step to step, and what a step needs."""
-
-    model: nn.Module
-    average: AveragedModel
-    optimizer: Optimizer
-    schedule: OneCycleLR
-    scaler: torch.amp.GradScaler
-    class_weights: Tensor  # float32 [C]
-    label_smoothing: float
-    dtype: torch.dtype | None
-
-    def state(self) -> tuple[nn.Module, nn.Module, Optimizer, OneCycleLR]:
-        return self.model, self.average, self.optimizer, self.schedule
-
-    def step(self, x: Tensor, batch: Batch) -> Tensor:
-        """One update from x, float32 [B, 1, H, W]; returns the sums [3] of loss, correct and images."""
-        with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
-            logits = self.model(x)
-            loss = cross_entropy(logits, batch.labels, batch.weights, self.class_weights, self.label_smoothing)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        self.average.update_parameters(self.model)
-        correct = (logits.detach().argmax(1) == batch.labels).sum()
-        return torch.stack([loss.detach() * len(x), correct, torch.tensor(len(x), device=x.device)])
+def best(epochs: list[Epoch]) -> int:
+    """The first epoch of the highest validation accuracy; 0 without one."""
+    found = max(epochs, key=lambda epoch: (epoch.validation_accuracy or 0, -epoch.epoch), default=None)
+    return found.epoch if found and found.validation_accuracy is not None else 0
 
 
-def start(model: nn.Module, images: int, config: TrainConfig, class_counts: Tensor, device: torch.device) -> Training:
-    """A training before its first step."""
-    optimizer = make_optimizer(model, config)
-    total = config.epochs * len(batch_sizes(images, config.batch_size))
-    total = max(total, 4)  # of fewer steps, or less than one of warm-up, torch makes no cycle
-    dtype = amp_dtype(device)
-    return Training(
-        model=model,
-        average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True),
-        optimizer=optimizer,
-        schedule=OneCycleLR(optimizer, config.lr, total, pct_start=max(config.warmup, 1.5 / total)),
-        scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),
-        class_weights=class_weights(class_counts, config).to(device),
-        label_smoothing=config.label_smoothing,
-        dtype=dtype,
-    )
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> Optimizer:
-    """Weight decay is for matrices and kernels, not for biases and batch norm (He et al. 2018,
-    arXiv:1812.01187, section 3.1)."""
-    parameters = list(model.parameters())
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return SGD(groups, config.lr, momentum=config.momentum, nesterov=True)
-    return AdamW(groups, config.lr)
-
-
-def class_weights(counts: Tensor, config: TrainConfig) -> Tensor:
-    """float32 [C], with a mean of 1 over the training images."""
-    if config.class_weights == "none":
-        return torch.ones(len(counts))
-    return counts.sum() / (len(counts) * counts.clamp(min=1)).float()
-
-
-def cross_entropy(
-    logits: Tensor, labels: Tensor, sample_weights: Tensor, class_weights: Tensor, smoothing: float
-) -> Tensor:
-    """Mean cross-entropy of logits [B, C], weighted by image and by class, with label smoothing
-    (Szegedy et al. 2015, arXiv:1512.00567, section 7)."""
-    losses = F.cross_entropy(logits.float(), labels, reduction="none", label_smoothing=smoothing)
-    weights = sample_weights * class_weights[labels]
-    return (losses * weights).sum() / weights.sum()
+def out_of_patience(epochs: list[Epoch], patience: int) -> bool:
+    return bool(patience and best(epochs) and len(epochs) - best(epochs) >= patience)

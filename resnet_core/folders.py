@@ -5,13 +5,17 @@ import logging
 import os
 import re
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
+
 from resnet_core.errors import UserError
-from resnet_core.listing import Row, is_ignored, printable, top_folder
+from resnet_core.listing import BATCH, LISTING
+from resnet_core.names import is_ignored, printable, top_folder
 from resnet_core.stores import absolute, file_system, is_url, remote_facts
 
 if TYPE_CHECKING:
@@ -71,38 +75,51 @@ def parse_glob(source: str) -> Glob:
     return Glob(scheme + mark + folder or "/", tuple(part for part in parts[first:] if part))
 
 
-def list_folder(folder: str) -> Iterator[Row]:
-    """Every regular file; the label is the folder at the top. Links to files count, links to folders
-    are not followed (they may lead in circles). A folder that may not be read is an ignored row."""
-    return _rows(_walk(absolute(folder), None), None)
-
-
-def list_glob(glob: Glob) -> Iterator[Row]:
-    """Every regular file that it names; the label is the folder that holds the file. Links to folders
-    are followed where a part of the glob names them, and not by `**`."""
-    return _rows(_walk(absolute(glob.folder), glob), _last(absolute(glob.folder)))
-
-
 # The URI and the path of a file, its size and tag; a size of None: a folder that cannot be read.
 Found = tuple[str, str, int | None, str]
 
 
-def _rows(files: Iterable[Found], root: str | None) -> Iterator[Row]:
-    """root: the label of files at the top, where labels are the folders that hold the files."""
-    for uri, path, size, modified in files:
-        label = top_folder(path) if root is None else _last(path.rpartition("/")[0]) or root
-        uri, path = printable(uri), printable(path)
-        if size is None:
-            yield Row(uri, path, 0, modified, ignored=True)
-        else:
-            yield Row(uri, path, size, modified, label, ignored=is_ignored(path))
+def list_folder(folder: str) -> Iterator[pa.RecordBatch]:
+    """Every regular file: batches of LISTING; the label is the folder at the top. Links to files count,
+    links to folders are not followed (they may lead in circles). A folder that may not be read is an
+    ignored row."""
+    return _batches(walk(folder), top_folder)
+
+
+def list_glob(glob: Glob) -> Iterator[pa.RecordBatch]:
+    """Every regular file that it names; the label is the folder that holds the file. Links to folders
+    are followed where a part of the glob names them, and not by `**`."""
+    root = _last(absolute(glob.folder))
+    return _batches(walk(glob.folder, glob), lambda path: _last(path.rpartition("/")[0]) or root)
+
+
+def _batches(files: Iterator[Found], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
+    while True:
+        uris, paths, sizes, tags, labels, ignored = (list[Any]() for _ in range(6))
+        # Columns, not rows: a million tuples would keep the garbage collector busy.
+        for uri, path, size, modified in islice(files, BATCH):
+            label = None if size is None else label_of(path)
+            uri, path = printable(uri), printable(path)
+            uris.append(uri)
+            paths.append(path)
+            sizes.append(size or 0)
+            tags.append(modified)
+            labels.append(label)
+            ignored.append(size is None or is_ignored(path))
+        if not uris:
+            return
+        nothing = [None] * len(uris)
+        columns = [uris, paths, sizes, tags, labels, *[nothing] * 5, ignored]
+        yield pa.RecordBatch.from_arrays([*map(pa.array, columns, LISTING.types)], schema=LISTING)
 
 
 def _last(path: str) -> str:
     return printable(path.rpartition("/")[2])
 
 
-def _walk(root: str, glob: Glob | None) -> Iterator[Found]:
+def walk(root: str, glob: Glob | None = None) -> Iterator[Found]:
+    """Every regular file below a folder, or those that the glob names, as they are found."""
+    root = absolute(root)
     if not is_url(root):
         return _walk_local(root, glob)
     fs, name = file_system(root)

@@ -15,13 +15,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.database import append as append_rows
 from resnet_core.database import create, database
 from resnet_core.errors import UserError
 from resnet_core.files import write_whole
 
 MOST = 64
-WATCHED = ("image_id", "label", "split", "status")
+WATCHED = ("image_id", "label", "soft_label", "split", "status")
 CHANGE = pa.schema(
     [
         ("version", pa.int32()),
@@ -106,7 +105,8 @@ def compact(folder: UPath) -> None:
     lost or counted twice: the long file is whole before the short ones go."""
     there = deltas(folder)
     if len(there) > MOST:
-        joined = pa.concat_tables([_read(delta) for delta in there])
+        # A file may lack a column that its night did not watch.
+        joined = pa.concat_tables([_read(delta) for delta in there], promote_options="default")
         with write_whole(folder / f"{there[0].first:06}-{there[-1].last:06}.parquet") as draft:
             pq.write_table(joined, draft, compression="zstd")
     kept = {delta.path.name for delta in deltas(folder)}
@@ -141,9 +141,7 @@ def versions(folder: UPath) -> pa.Table:
 
 
 def _load(db: duckdb.DuckDBPyConnection, files: list[Delta]) -> None:
-    create(db, "changes", CHANGE)
-    for delta in files:
-        append_rows(db, "changes", _read(delta).to_batches())
+    create(db, "changes", CHANGE, (batch for delta in files for batch in _read(delta).to_batches()))
 
 
 def _read(delta: Delta) -> pa.Table:

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from resnet_core.errors import UserError
-from resnet_core.listing import batches, printable
+from resnet_core.listing import batches
+from resnet_core.names import printable
 from resnet_core.stores import facts, read_ranges
 from resnet_core.unpacked import open_unpacked, unpacked
 

@@ -13,8 +13,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from resnet_core.errors import UserError
-from resnet_core.listing import BATCH, LISTING, UNKNOWN_SIZE, printable
-from resnet_core.stores import facts, open_stream
+from resnet_core.listing import BATCH, LISTING
+from resnet_core.names import printable
+from resnet_core.stores import UNKNOWN_SIZE, facts, open_stream
 from resnet_core.unpacked import kept
 
 # Rows whose images are in memory at a time.

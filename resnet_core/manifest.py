@@ -17,11 +17,13 @@ from upath import UPath
 
 from resnet_core.errors import UserError, nearest
 from resnet_core.image_tables import as_text
-from resnet_core.listing import BATCH, LISTING, printable
+from resnet_core.listing import BATCH, LISTING
+from resnet_core.names import printable
+from resnet_core.soft_labels import EXAMPLE, parse
 from resnet_core.stores import absolute, facts, is_url
 
 REQUIRED = ("path", "label")
-OPTIONAL = ("split", "group", "weight")
+OPTIONAL = ("split", "group", "soft_label", "weight")
 SPLITS = ("train", "validation", "test")
 COLUMNS = (*REQUIRED, *OPTIONAL)
 MANIFEST = pa.schema([*((name, pa.string()) for name in COLUMNS[:-1]), ("weight", pa.float32())])
@@ -32,6 +34,7 @@ LISTED = pa.schema(
         *(field.with_nullable(field.nullable or field.name in ("size", "modified")) for field in LISTING),
         MANIFEST.field("group"),
         MANIFEST.field("weight"),
+        MANIFEST.field("soft_label"),
     ]
 )
 # Requests at a time for the facts of files in an object store.
@@ -39,8 +42,8 @@ AT_ONCE = 32
 
 
 def read_manifest(path: UPath) -> pa.Table:
-    """One row a path, in the file's order: path, label, split, group (text or null), weight (float32, 1
-    unless given). Raises UserError, naming the file and the column, for anything that cannot be meant.
+    """One row a path, in the file's order: path, label, split, group, soft_label (text or null), weight
+    (float32, 1 unless given). Raises UserError, naming the file and the column, for anything that cannot be meant.
     """
     try:
         with path.open("rb") as file:
@@ -87,7 +90,7 @@ def _facts(uri: str) -> tuple[int, str] | None:
 def _listed(batch: pa.RecordBatch, uris: list[str], found: list[tuple[int, str] | None]) -> pa.RecordBatch:
     nothing = pa.nulls(len(batch))
     columns: dict[str, Any] = {name: nothing.cast(LISTED.field(name).type) for name in LISTED.names}
-    columns |= {name: batch[name] for name in ("path", "label", "split", "group", "weight")}
+    columns |= {name: batch[name] for name in ("path", "label", "split", "group", "weight", "soft_label")}
     columns["uri"] = [printable(uri) for uri in uris]
     columns["size"] = [each[0] if each else None for each in found]
     columns["modified"] = [each[1] if each else None for each in found]
@@ -164,6 +167,24 @@ def _check(path: UPath, table: pa.Table) -> None:
     for value in pc.unique(table["split"]).to_pylist():
         if value is not None and value not in SPLITS:
             raise UserError(f"{path}: split {value!r} is none of {', '.join(SPLITS)}.{nearest(value, list(SPLITS))}")
+    _check_soft_labels(path, table)
+
+
+def _check_soft_labels(path: UPath, table: pa.Table) -> None:
+    labels = pc.unique(table["label"]).drop_null().to_pylist()
+    known = set(labels)
+    for text in pc.unique(table["soft_label"]).drop_null().to_pylist():
+        try:
+            unknown = parse(text).keys() - known
+            problem = unknown and f"no row's label is {min(unknown)!r}.{nearest(min(unknown), labels)}"
+        except ValueError as error:
+            problem = f"{error}."
+        if problem:
+            image = table["path"].filter(pc.equal(table["soft_label"], text))[0].as_py()
+            raise UserError(
+                f"{path}: soft_label {text!r} of {image!r}: {problem} Write a share for each class, which sum to 1, "
+                f"like `{EXAMPLE}`."
+            )
 
 
 def _weights(path: UPath, column: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -37,6 +37,7 @@ KEY_NIBBLES = 4
 TABLES = tuple(combinations(range(12), KEY_NIBBLES))[::16]
 WINDOW = 16
 LEADERS = 4
+FEW = 4096  # hashes, of which all neighbours are taken at once
 WAITING_PAIRS = 1_000_000  # at 8 bytes, before all but the nearest are dropped
 
 # A pair is packed into 64 bits, so that sorting brings an image's pairs together, the nearest first:
@@ -140,8 +141,13 @@ def _neighbours(
         for place in range(LEADERS if table == TABLES[0] else 0):  # they would be the same pairs again
             yield pairs(eldest + place, followers)
         first, second, rows, key, new = first[~led], second[~led], rows[~led], key[~led], new[~led]
-    for step in range(1, min(WINDOW, len(rows) - 1) + 1):
-        yield pairs(slice(-step), slice(step, None))
+    steps = range(1, min(WINDOW, len(rows) - 1) + 1)
+    if len(rows) < FEW:
+        left, gap = np.nonzero(np.add.outer(np.arange(len(rows)), steps) < len(rows))
+        yield pairs(left, left + gap + 1)
+    else:
+        for step in steps:
+            yield pairs(slice(-step), slice(step, None))
 
 
 def _nibbles(columns: NDArray[np.uint8], places: tuple[int, ...] | list[int]) -> NDArray[np.uint64]:

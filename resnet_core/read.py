@@ -4,16 +4,19 @@ for the model."""
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 import numpy as np
-import pyarrow as pa
 from annotated_types import Ge, Gt
+from numpy.typing import NDArray
 
 from resnet_core.grayscale import MAX_PIXELS, BadImageError, decode_square
 from resnet_core.looks import measure
 from resnet_core.near_duplicates import HASH_BYTES, perceptual_hash
 from resnet_core.preprocessing import Gray, Preprocessing
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def unreadable(error: OSError) -> ReadImage:
 def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
     """One file in this process, where a decoder that crashes or hangs takes the caller with it:
     `resnet_core.reading` is the way for many."""
-    from resnet_core.sources import read_bytes  # what lists sources is a third of a reader's start
+    from resnet_core.sources import read_bytes  # a reader starts in half the time without
 
     try:
         data = read_bytes(uri)
@@ -81,10 +84,12 @@ def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS
     return read_image(data, settings, limits)
 
 
-def schema(size: int) -> pa.Schema:
+def schema(size: int) -> "pa.Schema":
     """The columns of read images. Those from `phash` on are of the pixels that the model sees: the
     perceptual hash, what `resnet_core.looks` measures, and the pixels themselves, uint8 [size, size]
     row by row. A bad image has zeros for pixels."""
+    import pyarrow as pa
+
     return pa.schema(
         [
             ("image_id", pa.string()),
@@ -100,22 +105,32 @@ def schema(size: int) -> pa.Schema:
     )
 
 
-def as_table(images: Sequence[ReadImage], size: int) -> pa.Table:
-    """One row an image, in the columns of `schema`."""
-    bad = np.array([image.pixels is None for image in images], dtype=np.bool_)
+def as_columns(images: Sequence[ReadImage], size: int) -> tuple[dict[str, list[Any]], NDArray[np.uint8]]:
+    """What goes into a table, as JSON holds it (the hash in hexadecimal), and uint8 [N, size, size]."""
     blank = np.zeros((size, size), dtype=np.uint8)
     every = [blank if image.pixels is None else image.pixels for image in images]
     pixels = np.array(every, dtype=np.uint8).reshape(-1, size, size)
-    hashes = [None if image.pixels is None else perceptual_hash(image.pixels) for image in images]
-    return pa.Table.from_arrays(
-        [
-            pa.array([image.image_id for image in images], pa.string()),
-            pa.array([image.width for image in images], pa.int32()),
-            pa.array([image.height for image in images], pa.int32()),
-            pa.array([image.reason for image in images], pa.string()),
-            pa.array(hashes, pa.binary(HASH_BYTES)),
-            *(pa.array(numbers.astype(np.float32), mask=bad) for numbers in measure(pixels)),
-            pa.FixedSizeBinaryArray.from_buffers(pa.binary(size * size), len(images), [None, pa.py_buffer(pixels)]),
-        ],
-        schema=schema(size),
-    )
+    hashes = [None if image.pixels is None else perceptual_hash(image.pixels).hex() for image in images]
+    columns = {name: [getattr(image, name) for image in images] for name in ("image_id", "width", "height", "reason")}
+    columns["phash"] = hashes
+    for name, numbers in zip(("brightness", "contrast", "sharpness"), measure(pixels), strict=True):
+        rounded = numbers.astype(np.float32).tolist()
+        columns[name] = [None if found is None else number for found, number in zip(hashes, rounded, strict=True)]
+    return columns, pixels
+
+
+def from_columns(columns: dict[str, list[Any]], pixels: NDArray[np.uint8]) -> "pa.Table":
+    """One row an image, in the columns of `schema`. The pixels are not copied."""
+    import pyarrow as pa
+
+    size = pixels.shape[1]
+    columns = {**columns, "phash": [None if text is None else bytes.fromhex(text) for text in columns["phash"]]}
+    wanted = schema(size)
+    arrays = [pa.array(columns[field.name], field.type) for field in wanted if field.name != "pixels"]
+    packed = pa.Array.from_buffers(wanted.field("pixels").type, len(pixels), [None, pa.py_buffer(pixels)])
+    return pa.Table.from_arrays([*arrays, packed], schema=wanted)
+
+
+def as_table(images: Sequence[ReadImage], size: int) -> "pa.Table":
+    """One row an image, in the columns of `schema`."""
+    return from_columns(*as_columns(images, size))

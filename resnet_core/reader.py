@@ -3,13 +3,13 @@ one with it and nothing else.
 
     python -m resnet_core.reader PROGRESS
 
-Requests come on stdin and answers go to stdout, each a frame: its length, 8 bytes, and an Arrow IPC
-stream. A request holds rows of files and, in its schema's metadata, how to read them; it is answered
-by one row a file, in tables of at most ROWS rows or as many as took SECONDS. The number of the row
-that is begun is written to the file descriptor PROGRESS, 4 bytes: a message that nobody waits for.
-End of file on stdin ends it.
+Requests come on stdin and answers go to stdout, each a frame: two lengths of 8 bytes, JSON, and bytes.
+A request holds rows of files and how to read them; it is answered by one row a file and the pixels,
+in frames of at most ROWS rows or as many as took SECONDS. The number of the row that is begun is
+written to the file descriptor PROGRESS, 4 bytes: a message that nobody waits for. End of file on
+stdin ends it.
 
-Its imports are the time it takes to start: no torch, no pandas.
+Its imports are the time it takes to start: no torch, no pandas, and pyarrow only for what it has to open.
 """
 
 import json
@@ -23,17 +23,18 @@ import traceback
 from collections.abc import Iterator
 from dataclasses import asdict
 from hashlib import sha256
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
-import pyarrow as pa
+import numpy as np
+from numpy.typing import NDArray
 
-from resnet_core.containers import open_files
 from resnet_core.preprocessing import Preprocessing
-from resnet_core.read import Limits, ReadImage, as_table, read_image, too_many_bytes, unreadable
+from resnet_core.read import Limits, ReadImage, as_columns, read_image, too_many_bytes, unreadable
+from resnet_core.stores import read_whole
 
 ROWS = 128
 SECONDS = 1.0
-LENGTH = struct.Struct("<Q")
+LENGTHS = struct.Struct("<QQ")
 ROW = struct.Struct("<I")
 
 # Exit statuses that decoders do not use (libjpeg calls exit(1)): sysexits.h, EX_SOFTWARE and EX_OSERR.
@@ -49,11 +50,10 @@ def main() -> None:
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the thread that started this may have blocked some
     set_limit(resource.RLIMIT_CORE, 0)
-    pa.set_cpu_count(1)
     try:
         while request := receive(sys.stdin.buffer):
-            for table in answer(request, progress):
-                answers.write(frame(table))
+            for images, size in answer(request, progress):
+                answers.writelines(frame(*as_columns(images, size)))
                 answers.flush()
     except BrokenPipeError:
         os._exit(0)  # the parent is gone; flushing at exit would fail again
@@ -65,31 +65,39 @@ def main() -> None:
         os._exit(DEFECT)
 
 
-def answer(request: pa.Table, progress: int) -> Iterator[pa.Table]:
-    """Tables of read images, in the order of the request's rows."""
-    how = json.loads(request.schema.metadata[b"how"])
-    settings, limits, reason = Preprocessing(**how["settings"]), Limits(**how["limits"]), how["reason"]
+def answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadImage], int]]:
+    """Some read images and the side of their pixels, again and again, in the order of the request's rows."""
+    settings, limits, reason = Preprocessing(**request["settings"]), Limits(**request["limits"]), request["reason"]
     set_limit(resource.RLIMIT_DATA, memory_limit(limits))
-    fits = [size <= limits.bytes for size in request["size"].to_pylist()]
-    contents = open_files(request.filter(pa.array(fits, pa.bool_())))
+    rows = request["rows"]
+    contents = open_rows([row for row in rows if row["size"] <= limits.bytes])
     images: list[ReadImage] = []
     flushed = time.monotonic()
-    for row, fit in enumerate(fits):
-        os.write(progress, ROW.pack(row))
+    for number, row in enumerate(rows):
+        os.write(progress, ROW.pack(number))
         # The parent watches the clock. This is for when there is no parent any more: an endless loop
         # in a decoder would never see the end of stdin.
         signal.setitimer(signal.ITIMER_REAL, 2 * limits.seconds + 1)
-        if fit:
+        if row["size"] <= limits.bytes:
             images.append(read(next(contents), settings, limits, reason))
         else:
-            images.append(too_many_bytes(request["size"][row].as_py(), limits))
+            images.append(too_many_bytes(row["size"], limits))
         if len(images) == ROWS or time.monotonic() - flushed > SECONDS:
             signal.setitimer(signal.ITIMER_REAL, 0)  # the parent may take its time
-            yield as_table(images, settings.size)
+            yield images, settings.size
             images, flushed = [], time.monotonic()
     signal.setitimer(signal.ITIMER_REAL, 0)
     if images:
-        yield as_table(images, settings.size)
+        yield images, settings.size
+
+
+def open_rows(rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
+    """As `resnet_core.containers` does, whose imports take as long as all others."""
+    if any(row["container"] for row in rows):
+        from resnet_core import containers
+
+        return containers.open_rows(rows)
+    return read_whole([row["uri"] for row in rows], [row["size"] for row in rows])
 
 
 def read(data: bytes | OSError, settings: Preprocessing, limits: Limits, reason: str | None) -> ReadImage:
@@ -113,30 +121,26 @@ def set_limit(which: int, value: int) -> None:
     resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
 
 
-def make_request(files: pa.Table, settings: Preprocessing, limits: Limits, reason: str | None = None) -> bytes:
-    """`files`: columns as `resnet_core.sources.open_files` wants them, and `size`."""
+def make_request(
+    rows: list[dict[str, Any]], settings: Preprocessing, limits: Limits, reason: str | None = None
+) -> bytes:
+    """`rows`: of a listing, as `resnet_core.containers.open_rows` wants them."""
     how = {"settings": asdict(settings), "limits": asdict(limits), "reason": reason}
-    return frame(files.replace_schema_metadata({"how": json.dumps(how)}))
+    return b"".join(frame({"rows": rows, **how}, np.empty(0, np.uint8)))
 
 
-def frame(table: pa.Table) -> bytes:
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    body = sink.getvalue()
-    return LENGTH.pack(body.size) + body.to_pybytes()
+def frame(content: dict[str, Any], pixels: NDArray[np.uint8]) -> tuple[bytes, bytes, memoryview]:
+    """In pieces, of which the last is not copied."""
+    head = json.dumps(content).encode()
+    return LENGTHS.pack(len(head), pixels.nbytes), head, pixels.data
 
 
-def receive(stream: BinaryIO) -> pa.Table | None:
-    """The next frame's table; None at the end of the stream."""
-    head = stream.read(LENGTH.size)
-    if len(head) < LENGTH.size:
+def receive(stream: BinaryIO) -> Any:
+    """The next frame's JSON; None at the end of the stream."""
+    lengths = stream.read(LENGTHS.size)
+    if len(lengths) < LENGTHS.size:
         return None
-    return open_frame(stream.read(LENGTH.unpack(head)[0]))
-
-
-def open_frame(body: bytes) -> pa.Table:
-    return pa.ipc.open_stream(body).read_all()
+    return json.loads(stream.read(sum(LENGTHS.unpack(lengths))))
 
 
 if __name__ == "__main__":

@@ -12,10 +12,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import pyarrow as pa
 
-from resnet_core.containers import prepare
+from resnet_core.containers import COLUMNS, prepare
 from resnet_core.preprocessing import Preprocessing
 from resnet_core.read import DEFAULT_LIMITS, Limits, ReadImage, as_table, schema
 from resnet_core.reader import make_request
@@ -58,7 +59,7 @@ def iterate_files(
             continue
         first, alone = done, done in suspects
         stop = first + 1 if alone else min((row for row in {*suspects, *condemned} if row > first), default=len(files))
-        request = make_request(files.slice(first, stop - first), settings, limits)
+        request = make_request(rows_of(files.slice(first, stop - first)), settings, limits)
         try:
             with borrow(command, fresh=alone or starts > 0) as reader:
                 for table in reader.ask(request, stop - first, limits.seconds):
@@ -82,10 +83,14 @@ def hash_only(file: pa.Table, settings: Preprocessing, limits: Limits, reason: s
     """The row of an image that is not to be decoded again: its bytes still give it a name."""
     try:
         with borrow(command) as reader:
-            (table,) = reader.ask(make_request(file, settings, limits, reason), 1, limits.seconds)
+            (table,) = reader.ask(make_request(rows_of(file), settings, limits, reason), 1, limits.seconds)
             return table
     except LostError:
         return as_table([ReadImage(None, reason=reason)], settings.size)
+
+
+def rows_of(files: pa.Table) -> list[dict[str, Any]]:
+    return files.select(COLUMNS).to_pylist()
 
 
 @contextmanager
@@ -116,6 +121,11 @@ def take(waiting: list[ReaderProcess]) -> ReaderProcess | None:
             return reader
         reader.end()
     return None
+
+
+def start(command: Sequence[str] = COMMAND) -> None:
+    """Start a reader for whoever asks first: it will be ready when the files are found."""
+    _idle.setdefault(tuple(command), []).append(ReaderProcess(command))
 
 
 def end_idle() -> None:

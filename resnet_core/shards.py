@@ -1,6 +1,7 @@
 """Shards: Parquet files of training images, readable by anything that reads Parquet.
 
-A row is one image: `image_id`, `label`, `split`, `weight`, and its gray values, which are there twice:
+A row is one image: `image_id`, `label`, `split`, `weight`, `soft_label` (or null), and its gray values,
+which are there twice:
 
 - `levels`, H*W bytes in one value: for our own readers, which never read `pixels`;
 - `pixels`, Arrow's canonical `fixed_shape_tensor` of uint8 [H, W]: for pandas, DuckDB, Polars.
@@ -16,7 +17,7 @@ pixels. The same table makes the same bytes, unless it is encrypted.
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -30,13 +31,14 @@ from resnet_core.encryption import WHERE, Keys, decryption_properties, encryptio
 from resnet_core.errors import UserError
 from resnet_core.files import is_local
 from resnet_core.preprocessing import Preprocessing
+from resnet_core.soft_labels import SoftLabels, joined, read_column
 
 Split = Literal["train", "validation", "test"]
 
 # Small enough that shuffled row groups mix well, large enough that a read is one long run of bytes.
 ROW_GROUP = 1024
 METADATA_KEY = b"grayline"
-FACTS = ["label", "split", "weight"]
+FACTS = ["label", "split", "weight", "soft_label"]
 # Bytes of the smallest header that a Parquet data page can have; encryption adds 32 and more to each.
 SHORTEST_HEADER = 17
 
@@ -49,6 +51,7 @@ class Images:
     labels: NDArray[np.int64]  # [N], places in the class names
     weights: NDArray[np.float32]  # [N]
     pixels: NDArray[np.uint8]  # [N, H, W]
+    soft: SoftLabels | None = None  # None: no image has one
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,6 +63,7 @@ class Rows(NamedTuple):
     places: NDArray[np.int32]  # [N], in the row group
     labels: NDArray[np.int32]  # [N], places in the class names
     weights: NDArray[np.float32]  # [N]
+    soft: SoftLabels | None  # None: no image has one
 
 
 class RowGroup(NamedTuple):
@@ -71,6 +75,7 @@ class RowGroup(NamedTuple):
     side: int  # of its images, in pixels
     start: int | None  # where in the file their levels begin, one after the other; None where they do not
     rows: Rows
+    first: int = 0  # the place of the first of them among those of all files
 
 
 def schema(size: int, metadata: dict[str, Any]) -> pa.Schema:
@@ -81,6 +86,7 @@ def schema(size: int, metadata: dict[str, Any]) -> pa.Schema:
             pa.field("label", pa.string(), nullable=False),
             pa.field("split", pa.string(), nullable=False),
             pa.field("weight", pa.float32(), nullable=False),
+            pa.field("soft_label", pa.string()),
             pa.field("levels", pa.binary(size * size), nullable=False),
             pa.field("pixels", pa.fixed_shape_tensor(pa.uint8(), [size, size]), nullable=False),
         ],
@@ -99,11 +105,14 @@ def make_table(
     weights: pa.ChunkedArray | pa.Array,
     pixels: NDArray[np.uint8],
     metadata: dict[str, Any],
+    soft_labels: pa.ChunkedArray | pa.Array | None = None,
 ) -> pa.Table:
-    """A shard's rows. pixels: uint8 [N, H, H]; they are not copied."""
+    """A shard's rows. pixels: uint8 [N, H, H]; they are not copied. soft_labels: texts, null where an image
+    has none."""
     pixels = np.ascontiguousarray(pixels)
     tensors = pa.FixedShapeTensorArray.from_numpy_ndarray(pixels)
-    columns = [image_ids, labels, splits, weights, packed(pixels), tensors]
+    soft_labels = pa.nulls(len(pixels), pa.string()) if soft_labels is None else soft_labels
+    columns = [image_ids, labels, splits, weights, soft_labels, packed(pixels), tensors]
     return pa.table(columns, schema=schema(pixels.shape[1], metadata))
 
 
@@ -125,7 +134,8 @@ def write_table(table: pa.Table, sink: Any, keys: Keys | None) -> None:
     """Write what `make_table` made; in the clear where `keys` is None."""
     # Gray levels next to each other differ by little: of all encodings that everybody reads, this one
     # writes fastest, and takes less than a byte a level.
-    _write(table, sink, keys, dictionary=["label", "split"], encoding={"pixels.list.element": "DELTA_BINARY_PACKED"})
+    dictionary = ["label", "split", "soft_label"]
+    _write(table, sink, keys, dictionary=dictionary, encoding={"pixels.list.element": "DELTA_BINARY_PACKED"})
 
 
 def write_pixels(table: pa.Table, sink: Any, keys: Keys | None) -> None:
@@ -174,7 +184,8 @@ def is_encrypted(path: UPath) -> bool:
 
 
 def row_groups(path: UPath, split: Split, classes: Sequence[str], keys: Keys | None = None) -> list[RowGroup]:
-    """What a stream of one split has to know of a file: 12 bytes an image. `read_levels` does the rest."""
+    """What a stream of one split has to know of a file: 12 bytes an image, and what its soft label says.
+    `read_levels` does the rest."""
     file = open_file(path, keys)
     side, found = image_size(file), []
     for number in range(file.num_row_groups):
@@ -211,13 +222,22 @@ def read_levels(group: RowGroup, out: NDArray[np.uint8], keys: Keys | None = Non
         out[:] = np.frombuffer(data, dtype=np.uint8).reshape(out.shape)
 
 
+def image_ids(group: RowGroup, places: NDArray[np.int32], keys: Keys | None = None) -> NDArray[np.object_]:
+    """The ids, str [N], of the images at some places of a row group."""
+    table = open_file(group.path, keys).read_row_group(group.number, columns=["image_id"])
+    found: NDArray[np.object_] = table["image_id"].take(places).to_numpy()
+    return found
+
+
 def rows_of(table: pa.Table, split: Split, classes: Sequence[str]) -> Rows:
-    """Raises ValueError for a label that is not among the classes."""
+    """Raises ValueError for a label, hard or soft, that is not among the classes."""
     places = np.flatnonzero(pc.equal(table["split"], split).to_numpy()).astype(np.int32)
     labels = pc.index_in(table["label"], value_set=pa.array(classes, pa.string()))
     if labels.null_count:
         raise ValueError(f"a label is not one of {', '.join(classes)}")
-    return Rows(places, labels.to_numpy()[places], table["weight"].to_numpy()[places])
+    has_soft = "soft_label" in table.column_names  # a shard of another make need not
+    soft = read_column(table["soft_label"].take(places), classes) if has_soft else None
+    return Rows(places, labels.to_numpy()[places], table["weight"].to_numpy()[places], soft)
 
 
 def image_size(file: pq.ParquetFile) -> int:
@@ -232,10 +252,11 @@ def iterate(files: Sequence[UPath], split: Split, classes: Sequence[str], keys: 
         size = image_size(file)
         for group in range(file.num_row_groups):
             table = file.read_row_group(group, columns=["image_id", *FACTS, "levels"])
-            places, labels, weights = rows_of(table, split, classes)
+            places, labels, weights, soft = rows_of(table, split, classes)
             if len(places):
                 image_ids = table["image_id"].to_numpy()[places].astype(object)
-                yield Images(image_ids, labels.astype(np.int64), weights, unpacked(table["levels"], size)[places])
+                levels = unpacked(table["levels"], size)[places]
+                yield Images(image_ids, labels.astype(np.int64), weights, levels, soft)
 
 
 def read(files: Sequence[UPath], split: Split, classes: Sequence[str], keys: Keys | None = None) -> Images:
@@ -243,11 +264,12 @@ def read(files: Sequence[UPath], split: Split, classes: Sequence[str], keys: Key
     size = image_size(open_file(files[0], keys))
     most = sum(open_file(path, keys).metadata.num_rows for path in files)
     pixels = np.empty((most, size, size), dtype=np.uint8)  # what is not written to takes no memory
-    parts, count = [], 0
+    parts, soft, count = [], [], 0
     for images in iterate(files, split, classes, keys):
         pixels[count : count + len(images)] = images.pixels
+        soft.append((count, images.soft))
         count += len(images)
-        parts.append(images)
+        parts.append(replace(images, pixels=pixels[:0]))  # whose own would be as much again
     if not parts:
         return Images(np.empty(0, object), np.empty(0, np.int64), np.empty(0, np.float32), pixels[:0])
     return Images(
@@ -255,6 +277,7 @@ def read(files: Sequence[UPath], split: Split, classes: Sequence[str], keys: Key
         np.concatenate([part.labels for part in parts]),
         np.concatenate([part.weights for part in parts]),
         pixels[:count],
+        joined(soft),
     )
 
 

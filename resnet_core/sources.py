@@ -21,12 +21,10 @@ from resnet_core.containers import open_files as open_files
 from resnet_core.containers import prepare as prepare
 from resnet_core.errors import UserError
 from resnet_core.listing import LISTING as LISTING
-from resnet_core.listing import SIDECARS as SIDECARS
-from resnet_core.listing import UNKNOWN_SIZE, batches
-from resnet_core.listing import is_ignored as is_ignored
-from resnet_core.listing import printable as printable
+from resnet_core.listing import batches
 from resnet_core.manifest import list_manifest as list_manifest
-from resnet_core.stores import absolute, facts
+from resnet_core.names import is_ignored, printable, top_folder
+from resnet_core.stores import UNKNOWN_SIZE, absolute, facts
 
 Kind = Literal["folder", "glob", "tar", "zip", "parquet", "idx", "manifest"]
 
@@ -80,9 +78,9 @@ def list_source(source: str) -> Iterator[pa.RecordBatch]:
     place = absolute(source)
     match source_kind(source):
         case "folder":
-            return batches(folders.list_folder(place))
+            return folders.list_folder(place)
         case "glob":
-            return batches(folders.list_glob(folders.parse_glob(place)))
+            return folders.list_glob(folders.parse_glob(place))
         case "tar":
             return list_tar(place)
         case "zip":
@@ -144,9 +142,10 @@ def _is_empty(source: str, kind: Kind) -> bool:
         case "tar" | "zip":
             return not holds_files(place, kind)
         case "folder":
-            return next(folders.list_folder(place), None) is None
+            return next(folders.walk(place), None) is None
         case "glob":
-            return next(folders.list_glob(folders.parse_glob(place)), None) is None
+            glob = folders.parse_glob(place)
+            return next(folders.walk(glob.folder, glob), None) is None
         case _:
             return next(list_source(source), None) is None
 
@@ -174,9 +173,9 @@ def _suffix_kind(place: str) -> Kind | None:
 
 def _folder_kind(folder: str) -> Kind:
     kinds: set[Kind] = set()
-    for row in folders.list_folder(folder):
-        if not row.ignored:
-            name = row.path.rpartition("/")[2]
+    for _, path, size, _ in folders.walk(folder):
+        if size is not None and not is_ignored(path):
+            name = path.rpartition("/")[2]
             kinds.add("idx" if idx.is_labels(name) else _suffix_kind(name) or "folder")
             if kinds not in ({"parquet"}, {"idx"}):
                 return "folder"
@@ -189,8 +188,10 @@ def _list_containers(place: str, kind: Kind) -> Iterator[pa.RecordBatch]:
     if facts(place)["type"] == "file":
         yield from list_one(place, place.rpartition("/")[2])
         return
-    for row in folders.list_folder(place):
-        if row.ignored or idx.is_labels(row.path):
-            yield from batches([row._replace(ignored=True)])
+    for uri, path, size, modified in folders.walk(place):
+        uri, path = printable(uri), printable(path)
+        if size is None or is_ignored(path) or idx.is_labels(path):
+            row = (uri, path, size or 0, modified, None if size is None else top_folder(path))
+            yield from batches([(*row, *[None] * 5, True)])
         else:
-            yield from list_one(row.uri, row.path)
+            yield from list_one(uri, path)

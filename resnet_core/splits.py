@@ -83,6 +83,8 @@ def decide(images: pa.Table, groups: pa.Table, pairs: Numbers, config: SplitConf
         near[younger] = near[younger] or ids[elder]
         if split[one] != split[other] and not excluded[one] and not excluded[other]:
             excluded[younger] = f"{EXCLUDED}{uris[elder]}, which is in {NAMES[split[elder]]}"
+    stay = np.array([reason is None for reason in excluded], dtype=bool)
+    join_all(near, ids, pairs[stay[pairs].all(1)])
     return pa.table(
         {
             "image_id": images["image_id"],
@@ -179,6 +181,34 @@ def join_elders(decided: Numbers, pairs: Numbers, keys: list[str], config: Split
     for unit in waiting:
         result[unit] = code[int(alike[unit])]
     return result
+
+
+def join_all(near: list[str | None], ids: list[str], pairs: Numbers) -> None:
+    """One `near` an image is not enough for one that ties two others together, who do not look the same.
+    Where that leaves images apart, point them anew, so that `near` leads from each of them to all."""
+    if not len(pairs):
+        return
+    place = {image: k for k, image in enumerate(ids)}
+    known = [(k, place[name]) for k, name in enumerate(near) if name in place]
+    edges = np.concatenate([np.array(known, dtype=np.int64).reshape(-1, 2), pairs])
+    linked, alike = components(edges[: len(known)], len(ids)), components(edges, len(ids))
+    apart = np.unique(alike[pairs[linked[pairs[:, 0]] != linked[pairs[:, 1]]]])
+    if not len(apart):
+        return
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import breadth_first_order
+
+    root = len(ids)  # of a tree over all that are apart, an image of each
+    members = [np.flatnonzero(alike == number) for number in apart]
+    firsts = [min(rows.tolist(), key=lambda k: near[k] in place) for rows in members]
+    edges = np.concatenate([edges, [(root, first) for first in firsts]])
+    links = coo_matrix((np.ones(len(edges), np.bool_), edges.T), (root + 1, root + 1))
+    _, leads_to = breadth_first_order(links, root, directed=False)
+    for k in np.concatenate(members).tolist():
+        if leads_to[k] != root:
+            near[k] = ids[leads_to[k]]
+        elif near[k] in place:
+            near[k] = None
 
 
 def order(one: int, other: int, split: Numbers, before: Numbers) -> tuple[int, int]:

@@ -8,11 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from resnet_core.listing import UNKNOWN_SIZE, unprintable
+from resnet_core.names import unprintable
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
+UNKNOWN_SIZE = -1  # until it is read
 BLOCK = 4 * 1024**2
 # Neighbours in a container are fetched in one go: so much at once, with no wider gaps than this.
 RUN, GAP = 4 * 1024**2, 64 * 1024

@@ -1,22 +1,22 @@
 """Catalog: what the source has and what reading it told become one row an image ever seen."""
 
 import logging
+from threading import Thread
 
 import numpy as np
-import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from numpy.typing import NDArray
 from prefect import task
 from upath import UPath
 
 from resnet_core import catalog, database, history, near_duplicates
-from resnet_core.catalog import ENTRIES, FACTS, ORDERED
+from resnet_core.catalog import FACTS, ORDERED
 from resnet_core.digest import table_digest
 from resnet_core.encryption import Keys
 from resnet_core.errors import UserError
 from resnet_core.files import as_local
 from resnet_core.reading import end_idle
-from tasks.catalog_file import VERSION, catalog_path, load_catalog, versions_folder
+from tasks.catalog_file import VERSION, catalog_path, has_all_columns, load_catalog, versions_folder
 from tasks.dataset import Dataset
 from tasks.pixels import read_facts, read_rows
 from tasks.progress import progress
@@ -25,7 +25,8 @@ from tasks.values import Catalog, Scan
 log = logging.getLogger("grayline")
 
 # Where a file lies in the cache, and when it was touched, does not change what the catalog says.
-CONTENT = f"select * exclude (modified, part) from ({ORDERED})"
+NO_CONTENT = ["modified", "part"]
+COUNTS = "select status, count(*), count(near) from finished where present group by status"
 PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at a time
 PAIRS_AT_ONCE = 1024
 Pairs = NDArray[np.int64]
@@ -40,26 +41,33 @@ group by 1 order by 2 desc limit 3
 def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None = None) -> Catalog:
     """Give every image its status and its split; write the catalog, and its next version when anything
     has changed. Raises UserError when fewer than two classes are left."""
-    end_idle()  # the readers have done their work; each holds 120 MiB
+    # The readers have done their work, and each holds 45 MiB. Their end takes a while, and is not waited for.
+    Thread(target=end_idle).start()
     path = catalog_path(store, dataset.name)
     with database.database() as db:
         before = load_catalog(db, store, dataset.name)
         load_scan(db, scan, keys)
         catalog.judge(db, dataset.smallest_side)
         pairs = np.empty((0, 2), np.int64)
-        if dataset.split.near_duplicates:
+        if dataset.split.near_duplicates and database.count(db, "select count(*) from images where not elder"):
             pairs = find_near(db, scan, dataset.image.size, keys)
         catalog.split_rows(db, dataset.split, pairs)
-        check_classes(db, dataset)
+        classes = find_classes(db, dataset)
         version = history.append(db, versions_folder(store, dataset.name), before)
-        if version > before or database.count(db, "select count(*) from (from finished except from old)"):
-            database.write_query(db, ORDERED, path, {VERSION: str(version)})
+        changed = version > before or database.count(db, "select count(*) from (from finished except from old)")
+        rows = database.pieces(db, ORDERED, 8192)
+        if changed or not has_all_columns(path):
+            rows = database.written(rows, path, {VERSION: str(version)})
+        digest = table_digest(some.drop_columns(NO_CONTENT) for some in rows)
         history.compact(versions_folder(store, dataset.name))
-        written = summary(db, scan, path, version)
+        counts = {status: (images, near) for status, images, near in db.sql(COUNTS).fetchall()}
+    ok, duplicate, quarantined = (counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined"))
+    near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
+    written = Catalog(scan.dataset, path, digest, version, classes, ok, duplicate, quarantined, near, read)
     log.info(
         "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined; %s read now, %s known from before",
-        f"{written.ok + written.duplicate + written.quarantined:,}", len(written.classes), f"{written.ok:,}",
-        f"{written.duplicate:,}", f"{written.quarantined:,}", f"{written.read:,}", f"{scan.count - written.read:,}",
+        f"{ok + duplicate + quarantined:,}", len(classes), f"{ok:,}", f"{duplicate:,}", f"{quarantined:,}",
+        f"{read:,}", f"{scan.count - read:,}",
     )  # fmt: skip
     scan.entries.parent.fs.rm(scan.entries.parent.path, recursive=True)
     return written
@@ -67,12 +75,10 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
 
 def load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
     """Make `entries` and `facts`."""
-    database.create(db, "entries", ENTRIES)
     with as_local(scan.entries) as file:
-        database.append(db, "entries", pq.ParquetFile(file).iter_batches())
-    database.create(db, "facts", FACTS)
-    for (name,) in db.sql("select distinct part from entries where part is not null order by part").fetchall():
-        database.append(db, "facts", read_facts(scan.pixels / name, keys))
+        db.execute("create or replace table entries as select * from read_parquet($file)", {"file": str(file)})
+    names = db.sql("select distinct part from entries where part is not null order by part").fetchall()
+    database.create(db, "facts", FACTS, (read_facts(scan.pixels / name, keys) for (name,) in names))
 
 
 def find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> Pairs:
@@ -84,7 +90,8 @@ def find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) 
         return pairs
     places = np.unique(pairs)
     where = db.sql(
-        "select part, row from images where place in (select unnest($places::bigint[])) order by place",
+        "select part, row from images join rows on images.uri = rows.uri "
+        "where place in (select unnest($places::bigint[])) order by place",
         params={"places": places.tolist()},
     ).to_arrow_table()
     parts = where["part"].combine_chunks().dictionary_encode()
@@ -109,27 +116,13 @@ def find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) 
     return places[pairs[np.concatenate(same)]]
 
 
-def check_classes(db: DuckDBPyConnection, dataset: Dataset) -> None:
-    left = [name for (name,) in db.sql(CLASSES).fetchall()]
+def find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
+    """The labels of good images. Raises UserError for fewer than two."""
+    left = tuple(name for (name,) in db.sql(CLASSES).fetchall())
     if len(left) < 2:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in db.sql(REASONS).fetchall())
         raise UserError(
             f"{dataset.source}: only {', '.join(left) or 'no class'} is left after quarantine ({reasons}). "
             "A classifier needs good images of two classes."
         )
-
-
-def summary(db: DuckDBPyConnection, scan: Scan, path: UPath, version: int) -> Catalog:
-    counts = dict(db.sql("select status, count(*) from finished where present group by all").fetchall())
-    return Catalog(
-        dataset=scan.dataset,
-        path=path,
-        digest=table_digest(database.pieces(db, CONTENT, 8192)),
-        version=version,
-        classes=tuple(name for (name,) in db.sql(CLASSES).fetchall()),
-        ok=counts.get("ok", 0),
-        duplicate=counts.get("duplicate", 0),
-        quarantined=counts.get("quarantined", 0),
-        near=database.count(db, "select count(*) from finished where present and near is not null"),
-        read=sum(part.count for part in scan.unread),
-    )
+    return left

@@ -1,5 +1,7 @@
 """Where a data set's catalog lies, one row an image ever seen, and what each night changed in it."""
 
+from collections.abc import Sequence
+
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from upath import UPath
@@ -26,6 +28,12 @@ def checks_folder(store: UPath, name: str) -> UPath:
     return store / "checks" / name
 
 
+def has_all_columns(path: UPath) -> bool:
+    """Whether a catalog has every column that its readers take for granted: that of another release may not."""
+    with path.open("rb") as file:
+        return set(CATALOG.names) <= set(pq.read_schema(file).names)
+
+
 def find_catalog(store: UPath, name: str | None) -> str:
     """The data set's name, if it has a catalog; by default the only one there is. Raises UserError."""
     folder = store / "catalog"
@@ -41,12 +49,14 @@ def find_catalog(store: UPath, name: str | None) -> str:
     return name or there[0]
 
 
-def load_catalog(db: DuckDBPyConnection, store: UPath, name: str) -> int:
-    """Make `old`: the catalog of the night before; no rows before the first. Returns its version."""
+def load_catalog(db: DuckDBPyConnection, store: UPath, name: str, columns: Sequence[str] = ("*",)) -> int:
+    """Make `old`: the catalog of the night before; no rows before the first. Other columns than these
+    stay null. Returns its version."""
     path = catalog_path(store, name)
     database.create(db, "old", CATALOG)
     if not path.exists():
         return 0
     with as_local(path) as file:
-        db.execute("insert into old by name select * from read_parquet($file)", {"file": str(file)})
+        query = f"insert into old by name select {', '.join(columns)} from read_parquet($file)"
+        db.execute(query, {"file": str(file)})
         return int(pq.read_schema(file).metadata[VERSION.encode()])

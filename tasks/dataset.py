@@ -5,14 +5,16 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
+from resnet_core import pretrained, search_space
 from resnet_core.data_checks import ChecksConfig
 from resnet_core.errors import UserError, nearest
-from resnet_core.fit import TrainConfig
 from resnet_core.metrics import METRICS
 from resnet_core.preprocessing import Preprocessing
-from resnet_core.resnet import ModelConfig
+from resnet_core.recipes import Recipe, TrainConfig, with_recipe
+from resnet_core.resnet import ModelConfig, find_stem
+from resnet_core.search_space import Value
 from resnet_core.splits import SplitConfig
 
 GateMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
@@ -45,7 +47,9 @@ class Dataset(BaseModel):
         description="Folder, glob, tar, zip, IDX, Parquet with image bytes, or CSV/Parquet manifest; relative to the "
         "working folder, or a URL."
     )
-    labels: str | None = Field(None, description="CSV or Parquet with path,label[,split][,group][,weight].")
+    labels: str | None = Field(
+        None, description="CSV or Parquet with path,label[,split][,group][,weight][,soft_label]."
+    )
     smallest_side: int = Field(4, ge=1, description="Images whose shorter side has fewer pixels are quarantined.")
     quarantine_limit: float = Field(
         0.2, ge=0, le=1, description="The share of quarantined images above which the night fails."
@@ -54,14 +58,37 @@ class Dataset(BaseModel):
     image: Preprocessing = Preprocessing()
     checks: ChecksConfig = ChecksConfig()
     split: SplitConfig = SplitConfig()
+    recipe: Recipe = Field("fast", description="Whose values `model` and `train` have where they are not given.")
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+    tune: dict[str, list[Value]] = Field(
+        {},
+        description="What `grayline tune` searches: keys of `model`, `train` and `train.augment`, and lists of values.",
+    )
     gate: Gate = Gate()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _the_recipe_lies_below(cls, content: Any) -> Any:
+        return with_recipe(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _some_images_are_left_for_training(self) -> "Dataset":
         if self.split.test + self.split.validation >= 1:
             raise ValueError("split: test and validation together must be below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _what_is_tuned_may_be_set(self) -> "Dataset":
+        for key, part in search_space.parse(self.tune).items():
+            for value in search_space.ends(part):
+                model, train = search_space.apply(self.model, self.train, {key: value})
+                try:
+                    TypeAdapter(ModelConfig).validate_python(dataclasses.asdict(model))
+                    TypeAdapter(TrainConfig).validate_python(dataclasses.asdict(train))
+                except ValidationError as error:
+                    reason = error.errors()[0]["msg"]
+                    raise ValueError(f"tune.{key}: {reason[0].lower()}{reason[1:]}, not {value!r}") from None
         return self
 
 
@@ -81,9 +108,13 @@ def load_dataset(path: str | Path) -> Dataset:
     if not isinstance(content, dict):
         raise UserError(f"{path}: a data set file is a mapping that begins with `name:` and `source:`.")
     try:
-        return Dataset.model_validate(content)
+        found = Dataset.model_validate(content)
+        pretrained.check(found.model, find_stem(found.model, found.image.size))
     except ValidationError as error:
         raise UserError(f"{path}: {explain(error)}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return found
 
 
 def explain(error: ValidationError) -> str:

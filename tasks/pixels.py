@@ -67,13 +67,13 @@ def is_complete(part: Part, keys: Keys | None) -> bool:
     )
 
 
-def read_facts(path: UPath, keys: Keys | None) -> list[pa.RecordBatch]:
+def read_facts(path: UPath, keys: Keys | None) -> pa.RecordBatch:
     """All but the pixels, as rows of the catalog's `facts`."""
     columns = [name for name in FACTS.names if name not in ("part", "row")]
     table = shards.open_file(path, keys).read(columns=columns)
     named = table.append_column("part", pa.array([path.name] * len(table), pa.string()))
     named = named.append_column("row", pa.array(range(len(table)), pa.int32()))
-    return named.select(FACTS.names).cast(FACTS).combine_chunks().to_batches()
+    return named.select(FACTS.names).cast(FACTS).combine_chunks().to_batches()[0]
 
 
 def read_rows(path: UPath, rows: NDArray[np.int64], size: int, keys: Keys | None) -> NDArray[np.uint8]:

@@ -19,16 +19,17 @@ from upath import UPath
 from resnet_core import shards
 from resnet_core.digest import digest_of, source_digest, table_digest
 from resnet_core.encryption import Keys
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, nearest
 from resnet_core.files import link, write_text, write_whole
 from resnet_core.preprocessing import Preprocessing
+from resnet_core.soft_labels import parse
 from tasks.dataset import Dataset
 from tasks.pixels import READING, read_pixels
 from tasks.values import Catalog, ShardSet
 
 log = logging.getLogger("grayline")
 
-CONTENT = ("image_id", "label", "split", "weight")
+CONTENT = ("image_id", "label", "split", "weight", "soft_label")
 SPLITS = ("train", "validation", "test")
 GOOD = pc.field("present") & (pc.field("status") == "ok")
 
@@ -51,13 +52,14 @@ class ShardPlan:
 @task
 def plan_shards(catalog: Catalog, pixels: UPath, dataset: Dataset, store: UPath) -> tuple[ShardPlan, ...]:
     """Which shards the catalog's good images make, in which files. Raises UserError when a class has
-    no image to learn from, or nothing is held out."""
+    no image to learn from, nothing is held out, or a soft label names what is no class."""
     code = source_digest(*READING, shards)
     context = (catalog.classes, dataset.image, dataset.encrypt, code)
     found, learned = [], set()
     for part, rows in rows_by_part(catalog):
         name = digest_of(table_digest([rows.select(CONTENT)]), *context) + ".parquet"
         splits = rows["split"].to_pylist()
+        check_soft_labels(rows, catalog, dataset)
         found.append((name, pixels / part, tuple(splits.count(split) for split in SPLITS)))
         learned |= {label for label, split in zip(rows["label"].to_pylist(), splits, strict=True) if split == "train"}
     check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
@@ -101,6 +103,17 @@ def check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: Da
         raise UserError(f"{dataset.source}: no image is held out for the test. Add images, or raise `split.test`.")
 
 
+def check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> None:
+    """All classes of the labels are known to them; some may have lost every image to the quarantine."""
+    for text in pc.unique(rows["soft_label"]).drop_null().to_pylist():
+        for name in sorted(parse(text).keys() - set(catalog.classes)):
+            uri = rows["uri"].filter(pc.equal(rows["soft_label"], text))[0].as_py()
+            raise UserError(
+                f"{dataset.labels or dataset.source}: soft_label {text!r} of {uri}: no good image's label is "
+                f"{name!r}.{nearest(name, list(catalog.classes))} Name a class that has images, or add some."
+            )
+
+
 @task(retries=2, retry_delay_seconds=5, task_run_name="shard {plan.path.name}")
 def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
     """Make the shard, unless it is there. Returns how many images were written."""
@@ -111,9 +124,9 @@ def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys
         return 0
     rows = rows_of_part(catalog, plan.part.name)
     pixels = read_pixels(plan.part, rows["uri"].to_pylist(), settings.size, keys)
-    image_ids, labels, splits, weights = (rows[name] for name in CONTENT)
+    image_ids, labels, splits, weights, soft_labels = (rows[name] for name in CONTENT)
     metadata = shards.metadata(catalog.classes, settings)
-    table = shards.make_table(image_ids, labels, splits, weights, pixels, metadata)
+    table = shards.make_table(image_ids, labels, splits, weights, pixels, metadata, soft_labels)
     with write_whole(plan.path) as draft:
         shards.write_table(table, draft, keys)
     return plan.count

@@ -44,7 +44,12 @@ class Speed(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(f"{speed:,.0f} {task.fields['unit']}/s" if speed else "", style="cyan")
+        return Text(per_time(speed, task.fields["unit"]) if speed else "", style="cyan")
+
+
+def per_time(speed: float, unit: str) -> str:
+    """speed: units per second."""
+    return f"{speed:,.0f} {unit}/s" if speed >= 1 else f"{60 * speed:,.1f} {unit}/min"
 
 
 @contextmanager
@@ -89,11 +94,11 @@ def _lines(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
             said = now
             rate = done / (now - started)
             if total is None:
-                log.info("%-11s %s %s so far, %s/s", stage, f"{done:,}", unit, f"{rate:,.0f}")
+                log.info("%-11s %s %s so far, %s", stage, f"{done:,}", unit, per_time(rate, unit))
                 return
             left = (total - done) / rate
             log.info(
-                "%-11s %s of %s, %s %s/s, %s%d:%02d left", stage, f"{done:,}", f"{total:,}", f"{rate:,.0f}", unit,
+                "%-11s %s of %s, %s, %s%d:%02d left", stage, f"{done:,}", f"{total:,}", per_time(rate, unit),
                 f"{note}, " if note else "", left // 60, left % 60,
             )  # fmt: skip
 

@@ -36,6 +36,11 @@ def by_alias(tracking_uri: str, name: str, alias: str) -> ModelVersion | None:
         return None
 
 
+def checkpoint_of(tracking_uri: str, model: ModelVersion) -> str:
+    """The digest of the training that a version came from."""
+    return str(client(tracking_uri).get_model_version(model.name, model.version).tags.get(CHECKPOINT, ""))
+
+
 def resolve(tracking_uri: str, reference: str | None) -> ModelVersion:
     """`NAME@ALIAS`, `NAME/VERSION`, `NAME` (its champion), or None (the only model's champion).
 

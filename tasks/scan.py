@@ -1,6 +1,7 @@
 """Scan: what the source has now, and which of it no earlier night has read."""
 
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
 import pyarrow as pa
@@ -8,51 +9,58 @@ from duckdb import DuckDBPyConnection
 from prefect import task
 from upath import UPath
 
-from resnet_core import database
+from resnet_core import database, reading
 from resnet_core.catalog import ENTRIES
 from resnet_core.errors import UserError
-from resnet_core.files import absolute
+from resnet_core.files import absolute, write_whole
 from resnet_core.manifest import LISTED, read_manifest
 from resnet_core.read import Limits
 from resnet_core.sources import check_source, list_manifest, list_source, source_kind
 from tasks.catalog_file import load_catalog
 from tasks.dataset import Dataset
-from tasks.parts import COLUMNS, make_parts
+from tasks.parts import COLUMNS, Part, make_parts
 from tasks.pixels import pixel_folder
 from tasks.progress import progress
 from tasks.values import Scan
 
+LONGEST_NIGHT = timedelta(days=7)
+WHEN = "%Y-%m-%dT%H%M%S"
 MISSING = "file missing: the labels name it, the source has it not"
 UNLABELLED = "label missing: no row of the labels names it"
-ENTRY = f"""
-select coalesce(size, 0) as size, coalesce(modified, '') as modified, coalesce(weight, 1) as weight,
-    case when size is null then '{MISSING}' when label is null then '{UNLABELLED}' end as reason,
-    null::varchar as part, * exclude (size, modified, weight, ignored)
-from listed where not coalesce(ignored, false)
-"""
 WITH_LABELS = """
 create or replace table listed as
 select coalesce(f.uri, $folder || '/' || l.path) as uri, coalesce(f.path, l.path) as path, l.label,
-    coalesce(l.split, f.split) as split, l."group", l.weight,
+    coalesce(l.split, f.split) as split, l."group", l.weight, l.soft_label,
     f.size, f.modified, f.container, f.kind, f."offset", f.length, f.ignored
 from (select * from listed where not ignored) f full join labels l on f.path = l.path
 """
 # A file that could not be opened is tried again: permissions and networks recover, and neither shows
 # in a file's size or time.
-KNOWN = """
-update entries set part = known.part from (
+ALL_ENTRIES = f"""
+create or replace table entries as
+with entry as (
+    select coalesce(size, 0) as size, coalesce(modified, '') as modified, coalesce(weight, 1) as weight,
+        case when size is null then '{MISSING}' when label is null then '{UNLABELLED}' end as reason,
+        * exclude (size, modified, weight, ignored)
+    from listed where not coalesce(ignored, false)
+),
+known as (
     select uri, size, modified, min(part) as part from old
     where part in (select unnest($there::varchar[]))
         and (image_id is not null or reason not like 'unreadable%')
     group by all
-) known
-where entries.reason is null
-    and entries.uri = known.uri and entries.size = known.size and entries.modified = known.modified
+)
+select entry.*, case when entry.reason is null then known.part end as part
+from entry left join known
+    on entry.uri = known.uri and entry.size = known.size and entry.modified = known.modified
 """
-ASSIGNED = """
-select entries.* replace (coalesce(entries.part, assigned.part) as part)
-from entries left join assigned on entries.uri = assigned.uri order by entries.uri
+KNOWN_BY = ("uri", "size", "modified", "part", "image_id", "reason")
+HANDED_ON = f"""
+select {", ".join(f'entries."{name}"' for name in ENTRIES.names if name != "part")},
+    coalesce(entries.part, assigned.part) as part
+from entries left join assigned on entries.uri = assigned.uri
 """
+ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
 UNREAD = f"""
 select {", ".join(f'"{name}"' for name in COLUMNS)} from entries where part is null and reason is null
 """
@@ -62,31 +70,44 @@ select {", ".join(f'"{name}"' for name in COLUMNS)} from entries where part is n
 def scan(dataset: Dataset, store: UPath, limits: Limits) -> Scan:
     """List the source, join the labels, and find what is unread. Raises UserError for a source that
     is missing, empty, or of fewer than two classes."""
+    check_source(dataset.source)
+    reading.start()  # most nights bring something new
     pixels = pixel_folder(store, dataset.name, dataset.image, limits, dataset.encrypt)
     there = [path.name for path in pixels.iterdir()] if pixels.exists() else []
     with database.database() as db:
-        list_entries(db, dataset)
-        load_catalog(db, store, dataset.name)
-        db.execute(KNOWN, {"there": there})
-        work = store / "work" / dataset.name / uuid4().hex[:16]
-        unread = database.count(db, f"select count(*) from ({UNREAD})")
+        list_files(db, dataset)
+        load_catalog(db, store, dataset.name, KNOWN_BY)
+        db.execute(ALL_ENTRIES, {"there": there})
+        check_entries(db, dataset)
+        work = begin_work(store / "work" / dataset.name)
+        count, unread = db.execute(f"select count(*), (select count(*) from ({UNREAD})) from entries").fetchall()[0]
         # Neighbours in an archive are neighbours in a part.
         ordered = f'{UNREAD} order by container nulls first, "offset", uri'
         parts = make_parts(lambda rows: database.pieces(db, ordered, rows), unread, work / "unread.parquet", pixels)
-        database.create(db, "assigned", pa.schema([("uri", pa.string()), ("part", pa.string())]))
-        for part in parts:
-            names = pa.array([part.path.name] * part.count, pa.string())
-            assigned = pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], ["uri", "part"])
-            database.append(db, "assigned", [assigned])
-        database.write_query(db, ASSIGNED, work / "entries.parquet")
-        count = database.count(db, "select count(*) from entries")
+        database.create(db, "assigned", ASSIGNED, (assigned(part) for part in parts))
+        with write_whole(work / "entries.parquet") as draft:
+            db.sql(HANDED_ON).write_parquet(str(draft))
     return Scan(dataset.name, pixels, work / "entries.parquet", count, parts)
 
 
-def list_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:
-    """Make `entries`: a row a file of the source, or of its labels, with a reason where the row cannot
-    be an image. Raises UserError."""
-    check_source(dataset.source)
+def begin_work(folder: UPath) -> UPath:
+    """A folder for what this night's stages hand to each other, and which its last one removes. What killed
+    nights have left goes when it is so old that no night can be working with it."""
+    now = datetime.now(UTC)
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.name < f"{now - LONGEST_NIGHT:{WHEN}}":
+            path.fs.rm(path.path, recursive=True)
+    return folder / f"{now:{WHEN}}-{uuid4().hex[:8]}"
+
+
+def assigned(part: Part) -> pa.RecordBatch:
+    """The part of each file in it: ASSIGNED."""
+    names = pa.array([part.path.name] * part.count, pa.string())
+    return pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], schema=ASSIGNED)
+
+
+def list_files(db: DuckDBPyConnection, dataset: Dataset) -> None:
+    """Make `listed`: a row a file of the source, or of its labels. Raises UserError."""
     if source_kind(dataset.source) == "manifest":
         database.create(db, "listed", LISTED, list_manifest(absolute(UPath(dataset.source))))
     else:
@@ -97,9 +118,6 @@ def list_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:
             db.register("labels", read_manifest(UPath(dataset.labels)))
             db.execute(WITH_LABELS, {"folder": str(absolute(UPath(dataset.source)))})
             db.unregister("labels")
-    database.create(db, "entries", ENTRIES)
-    db.execute(f"insert into entries by name {ENTRY}")
-    check_entries(db, dataset)
 
 
 def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -21,7 +21,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
-from resnet_core import classifier, database, normalisation, resnet, shards
+from resnet_core import augment, blocks, classifier, database, heads, normalisation, resnet, shards, sizes
 from resnet_core.classifier import Classifier
 from resnet_core.digest import source_digest
 from resnet_core.errors import UserError
@@ -61,6 +61,10 @@ SCORES_SCHEMA = pa.schema(
 )
 
 
+# What decides a score, beside the pixels and the version.
+SCORING = (augment, blocks, classifier, heads, normalisation, resnet, sizes)
+
+
 @task
 def plan_batch(source: str, output: UPath, model: ModelVersion) -> Batch:
     """List the source, cut it into parts, and find those that are scored already. Raises UserError
@@ -72,7 +76,7 @@ def plan_batch(source: str, output: UPath, model: ModelVersion) -> Batch:
         if not (files := database.count(db, "select count(*) from listed where not ignored")):
             raise UserError(f"--source: {source} holds no images. Give a folder of images.")
         begin(output, {"source": place, "model": asdict(model)})
-        code = source_digest(*READING, classifier, normalisation, resnet)
+        code = source_digest(*READING, *SCORING)
         listing = output / WORK / "listing.parquet"
         parts = make_parts(lambda rows: database.pieces(db, FILES, rows), files, listing, output, model, code)
         ignored = db.sql("select path from listed where ignored order by path").fetchall()

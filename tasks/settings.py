@@ -34,6 +34,9 @@ class Settings(BaseSettings):
     prefect_port: int = Field(4200, description="Port of the local stack's Prefect server.")
     mlflow_port: int = Field(5000, description="Port of the local stack's MLflow server.")
     mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
+    tune_storage: str | None = Field(
+        None, description="Where tunings are kept, an SQLAlchemy URL; by default SQLite in the store."
+    )
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @property
@@ -54,6 +57,17 @@ class Settings(BaseSettings):
         if not is_local(self.root):
             raise UserError(f"MLFLOW_TRACKING_URI: set it; SQLite cannot lie in the store {self.store}.")
         return f"sqlite:///{self.root.path}/mlflow.db"
+
+    def tuning_uri(self, dataset: str) -> str:
+        """Optuna's storage: GRAYLINE_TUNE_STORAGE, else SQLite in the store."""
+        if self.tune_storage:
+            return self.tune_storage
+        if not is_local(self.root):
+            raise UserError(
+                "GRAYLINE_TUNE_STORAGE: set it, to sqlite:////FOLDER/tune.db or a PostgreSQL URL; SQLite cannot lie "
+                f"in the store {self.store}."
+            )
+        return f"sqlite:///{self.root.path}/tune/{dataset}/study.db"
 
 
 def read_settings() -> Settings:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from mlflow.entities import Metric, Param
 from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from upath import UPath
 
 from resnet_core.files import is_local
@@ -19,14 +20,18 @@ def client(tracking_uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
 
-def open_run(tracking_uri: str, store: UPath, dataset: str, digest: str) -> str:
-    """The id of the run of this training: the one that an interrupted night began, or a new one."""
+def open_run(
+    tracking_uri: str, store: UPath, dataset: str, digest: str, *, name: str | None = None, parent: str | None = None
+) -> str:
+    """The id of the run of this training: the one that an interrupted night began, or a new one, nested
+    in the run `parent` if there is one."""
     mlflow = client(tracking_uri)
     experiment = experiment_id(mlflow, store, dataset)
     found = mlflow.search_runs([experiment], f"tags.`{TRAINING}` = '{digest}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
-    run = mlflow.create_run(experiment, tags={TRAINING: digest}, run_name=f"{dataset}-{digest[:8]}")
+    tags = {TRAINING: digest} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    run = mlflow.create_run(experiment, tags=tags, run_name=name or f"{dataset}-{digest[:8]}")
     return str(run.info.run_id)
 
 

@@ -7,6 +7,7 @@ from upath import UPath
 from resnet_core.data_checks import Finding
 from resnet_core.metrics import Interval
 from resnet_core.preprocessing import Preprocessing
+from resnet_core.search_space import Value
 from tasks.parts import Part
 
 
@@ -152,6 +153,65 @@ class DataReport:
     @property
     def warnings(self) -> tuple[Finding, ...]:
         return tuple(finding for finding in self.findings if finding.action == "warn")
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """A cross-validation to be: `folder` holds the file of `count` training images and the fold of each;
+    `mlflow_run_id` is the run that the folds' runs are nested in."""
+
+    dataset: str
+    folder: UPath
+    digest: str
+    folds: int
+    count: int
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """`metrics` has the mean and the standard deviation over `folds` folds, `by_fold` what they are of;
+    `predictions` is the file of `count` training images, each predicted by a classifier that has not seen
+    it. `reused` of the folds were trained in an earlier run."""
+
+    dataset: str
+    predictions: UPath
+    folds: int
+    count: int
+    metrics: dict[str, tuple[float, float]]
+    by_fold: dict[str, tuple[float, ...]]
+    reused: int
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """An Optuna study `name` of `trials` trials, to be or to go on, in Optuna's `storage`. `folder` holds
+    the trials' checkpoints; the trials' runs are nested in `mlflow_run_id`."""
+
+    dataset: str
+    name: str
+    storage: str
+    folder: UPath
+    trials: int
+    epochs: int
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A finished study: `trials` in all, `pruned` of which were ended early. `values` are those of the trial
+    `number` with the best validation accuracy, `own_accuracy` what the data set file's own came to;
+    `importance` is each setting's share in what the trials differ by."""
+
+    plan: StudyPlan
+    trials: int
+    pruned: int
+    number: int
+    accuracy: float
+    values: dict[str, Value]
+    own_accuracy: float | None
+    importance: dict[str, float]
 
 
 @dataclass(frozen=True)

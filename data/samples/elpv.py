@@ -4,8 +4,9 @@ Licence of the images: CC BY-NC-SA 4.0 (not for commercial use). Source: Buerhop
 Deitsch et al. 2019 (doi:10.1016/j.solener.2019.02.067), Deitsch et al. 2021.
 
 Experts gave each cell a probability of being defective: 0, 1/3, 2/3 or 1. Above a half it is called
-`defective` here, else `functional`. Three quarters are for training; the quarter that is held out has
-the same share of every (cell type, probability).
+`defective` here, else `functional`; where they were not sure, the soft label says how far. In labels4.csv
+the four probabilities are four classes, with the same split. Three quarters are for training; the quarter
+that is held out has the same share of every (cell type, probability).
 """
 
 import csv
@@ -17,10 +18,12 @@ from pathlib import Path
 
 SEED = 0
 LICENCE = "CC BY-NC-SA 4.0"
+# What the published file calls a probability, and the class that it is in labels4.csv.
+GRADES = {"0.0": "0", "0.3333333333333333": "1/3", "0.6666666666666666": "2/3", "1.0": "1"}
 
 
 def make(to: Path) -> int:
-    """Write the images and labels.csv; returns the number of images. Needs `grayline[samples]`."""
+    """Write the images, labels.csv and labels4.csv; returns the number of images. Needs `grayline[samples]`."""
     import elpv_dataset
 
     source = Path(elpv_dataset.__file__).parent / "data"
@@ -35,6 +38,7 @@ def make(to: Path) -> int:
                 "path": path,
                 "label": "defective" if defective else "functional",
                 "split": "train",
+                "soft_label": soft_label(float(probability)),
                 "probability": probability,
                 "type": kind,
             }
@@ -43,11 +47,21 @@ def make(to: Path) -> int:
     for stratum in strata.values():
         hold_out(stratum, source)
     rows.sort(key=lambda row: row["path"])
-    with open(to / "labels.csv", "w", newline="", encoding="utf-8") as file:
+    write(to / "labels.csv", rows)
+    write(to / "labels4.csv", [row | {"label": GRADES[row["probability"]], "soft_label": ""} for row in rows])
+    return len(rows)
+
+
+def soft_label(defective: float) -> str:
+    """Nothing for a cell on which the experts agree."""
+    return "" if defective in (0, 1) else f"defective={defective:.2f}; functional={1 - defective:.2f}"
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> None:
+    with open(path, "w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
-    return len(rows)
 
 
 def hold_out(stratum: list[dict[str, str]], source: Path) -> None:

@@ -243,6 +243,15 @@ def test_samples_are_the_real_data_sets_and_their_splits_do_not_depend_on_where(
     assert held_out.mean() == pytest.approx(0.25, abs=0.002)
     for _, stratum in one.assign(held_out=held_out).groupby(["type", "probability"]):
         assert abs(stratum["held_out"].sum() - len(stratum) / 4) <= 0.5
+    soft = {label: str(text) for label, text in zip(one["probability"].str[:3], one["soft_label"], strict=True)}
+    assert soft["0.3"] == "defective=0.33; functional=0.67"
+    assert soft["0.6"] == "defective=0.67; functional=0.33"
+    assert soft["0.0"] == soft["1.0"] == "nan"
+    four = pd.read_csv(tmp_path / "one" / "labels4.csv", dtype=str)
+    assert four[["path", "split"]].equals(one[["path", "split"]])
+    assert set(zip(four["label"], one["probability"].str[:3], strict=True)) == {
+        ("0", "0.0"), ("1/3", "0.3"), ("2/3", "0.6"), ("1", "1.0")
+    }  # fmt: skip
 
 
 def test_catalog_commands_show_the_versions(demo: Demo) -> None:

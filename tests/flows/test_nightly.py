@@ -43,7 +43,7 @@ def write(path: Path, source: Path, **changes: object) -> Path:
         "source": str(source),
         "image": {"size": 8},
         "model": {"arch": "resnet10", "width": 16},
-        "train": {"epochs": 12, "batch_size": 32, "flips": "none"},
+        "train": {"epochs": 12, "batch_size": 32, "optimizer": "sgd", "lr": 0.1, "augment": {"flips": "none"}},
         "gate": {"minimum": 0.9},
         **changes,
     }
@@ -76,6 +76,28 @@ def test_a_night_ends_with_a_champion_and_the_next_one_redoes_nothing(dataset: P
     assert again.evaluation == night.evaluation
     assert again.version == night.version
     assert len(registry().search_model_versions("name = 'few'")) == 1
+
+
+def test_a_night_starts_from_the_champion_when_the_file_says_so(
+    dataset: Path, store: Path, tmp_path: Path, digits: Digits, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = nightly_retrain(str(dataset))
+    warm = yaml.safe_load(dataset.read_text())["train"] | {"start": "champion"}
+    write(dataset, tmp_path / "raw", train=warm)
+    write_folder(tmp_path / "raw", digits, range(3), 20, start=400)
+    with caplog.at_level("INFO", logger="grayline"):
+        second = nightly_retrain(str(dataset))
+    assert first.checkpoint is not None
+    assert second.checkpoint is not None
+    assert (first.checkpoint.epochs, second.checkpoint.epochs) == (12, 6)
+    assert f"from {first.checkpoint.digest}" in caplog.text
+    assert champion() == "2"  # as good, in half the epochs
+
+    third = nightly_retrain(str(dataset))  # nothing new: the champion is not trained on from itself
+    assert third.checkpoint is not None
+    assert third.checkpoint.reused
+    assert third.checkpoint.digest == second.checkpoint.digest
+    assert third.version == second.version
 
 
 def test_what_mlflow_has(dataset: Path, store: Path, digits: Digits) -> None:

@@ -4,14 +4,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from upath import UPath
 
 from resnet_core import shards
-from resnet_core.batches import Resident, Streamed, batch_sizes
+from resnet_core.batches import Batch, Resident, Streamed, batch_sizes
 from resnet_core.encryption import Keys, parse_keys
-from tests.resnet_core.test_shards import CLASSES, Digits, write
+from tests.resnet_core.test_shards import CLASSES, Digits, table, target, write
 
 CPU = torch.device("cpu")
 KEYS = parse_keys("one = " + "A" * 43 + "=")
@@ -23,6 +25,17 @@ def loaders(files: list[UPath], window: int, keys: Keys | None = None) -> tuple[
         Resident.of(shards.read(files, "train", CLASSES, keys), CPU),
         Streamed(files, CLASSES, 480, CPU, window, keys),
     )
+
+
+def assert_whole(batch: Batch, digits: Digits) -> None:
+    """All that belongs to an image is that image's. Weights tell which digit it is."""
+    assert batch.targets is not None
+    for pixels, label, weight, targets, row in zip(*batch, strict=True):  # type: ignore[arg-type]
+        k = int(weight)
+        assert np.array_equal(pixels.numpy(), digits[0][k])
+        assert CLASSES[int(label)] == digits[1][k]
+        assert targets.tolist() == target(int(label), k)
+        assert int(row) == k - k // 5 - 1
 
 
 @pytest.mark.parametrize("window", [1, 100, 10_000])
@@ -39,9 +52,58 @@ def test_resident_and_streamed_give_each_image_once_an_epoch(
             seen = Counter(int(weight) for batch in batches for weight in batch.weights)
             assert seen == Counter(k for k in range(600) if k % 5)
             for batch in batches:
-                for pixels, label, weight in zip(*batch, strict=True):
-                    assert np.array_equal(pixels.numpy(), digits[0][int(weight)])
-                    assert CLASSES[int(label)] == digits[1][int(weight)]
+                assert_whole(batch, digits)
+
+
+@pytest.mark.parametrize("window", [1, 100, 10_000])
+def test_each_row_comes_as_often_as_is_asked(tmp_path: Path, digits: Digits, window: int) -> None:
+    copies = np.random.default_rng(0).integers(0, 4, 480).astype(np.uint16)
+    copies[120:240] = 0  # all of a file
+    for loader in loaders(write(UPath(tmp_path), digits), window):
+        batches = list(loader.epoch(64, 1, copies))
+        assert [len(batch.rows) for batch in batches] == batch_sizes(int(copies.sum()), 64)
+        seen = np.bincount(torch.cat([batch.rows for batch in batches]), minlength=480)
+        assert np.array_equal(seen, copies)
+        for batch in batches:
+            assert_whole(batch, digits)
+        assert not list(loader.epoch(64, 1, np.zeros(480, np.uint16)))
+
+
+def test_rows_are_places_in_the_order_of_the_files(tmp_path: Path, digits: Digits) -> None:
+    places = [k for k in range(600) if k % 5]
+    for loader in loaders(write(UPath(tmp_path), digits), 200):
+        assert loader.count == len(loader.labels) == 480
+        assert loader.side == 8
+        assert [CLASSES[label] for label in loader.labels] == [digits[1][k] for k in places]
+        for rows in ([479, 0, 130, 131, 0], [], range(480)):
+            assert loader.image_ids(rows) == [f"image-{places[row]}" for row in rows]
+
+
+def test_where_no_image_has_a_soft_label_there_are_no_targets(tmp_path: Path, digits: Digits) -> None:
+    plain = table(digits, range(100)).drop_columns(["soft_label"])
+    pq.write_table(plain, tmp_path / "a.parquet", row_group_size=60)
+    files = [UPath(tmp_path / "a.parquet")]
+    streamed = Streamed(files, CLASSES, 80, CPU, 200)
+    for loader in (streamed, Resident.of(shards.read(files, "train", CLASSES), CPU)):
+        assert all(batch.targets is None for batch in loader.epoch(64, 1))
+
+
+def test_soft_labels_of_different_width_stand_together(tmp_path: Path, digits: Digits) -> None:
+    """Each file has its own number of classes that a soft label names at most, or none at all."""
+    files = []
+    for number, text in enumerate([None, "0=1", "1=0.5;2=0.25;3=0.25"]):
+        rows = table(digits, range(100 * number, 100 * number + 100))
+        rows = rows.set_column(4, "soft_label", pa.array([text if k % 2 else None for k in range(100)], pa.string()))
+        files.append(UPath(tmp_path / f"{number}.parquet"))
+        shards.write_table(rows, files[-1].path, keys=None)
+    streamed = Streamed(files, CLASSES, 240, CPU, 50)
+    for loader in (streamed, Resident.of(shards.read(files, "train", CLASSES), CPU)):
+        for batch in loader.epoch(64, 1):
+            assert batch.targets is not None
+            for label, targets, weight in zip(batch.labels, batch.targets, batch.weights, strict=True):
+                shares = {100: [1.0, 0, 0, 0], 200: [0, 0.5, 0.25, 0.25]}.get(int(weight) // 100 * 100)
+                expected = np.eye(10)[label] if int(weight) % 2 == 0 or not shares else [*shares, *[0] * 6]
+                assert targets.tolist() == list(expected)
 
 
 def test_the_order_follows_the_seed(tmp_path: Path, digits: Digits) -> None:
@@ -81,9 +143,9 @@ def test_a_shard_that_has_lost_its_end_stops_the_epoch(tmp_path: Path, digits: D
         list(streamed.epoch(64, seed=1))
 
 
-@pytest.mark.parametrize(("count", "size"), [(1, 64), (64, 64), (65, 64), (129, 64), (1000, 128)])
+@pytest.mark.parametrize(("count", "size"), [(0, 64), (1, 64), (64, 64), (65, 64), (129, 64), (1000, 128)])
 def test_no_batch_is_smaller_than_another_by_two(count: int, size: int) -> None:
     sizes = batch_sizes(count, size)
     assert sum(sizes) == count
-    assert max(sizes) <= size
-    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes, default=0) <= size
+    assert max(sizes, default=0) - min(sizes, default=0) <= 1

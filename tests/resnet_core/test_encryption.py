@@ -39,7 +39,7 @@ def shard(tmp_path: Path, digits: Digits) -> UPath:
 def part(tmp_path: Path, digits: Digits) -> UPath:
     """The same images as ingest keeps them."""
     rows = table(digits, range(1100))
-    rows = rows.drop_columns(["levels"]).set_column(4, "pixels", shards.packed(digits[0][:1100]))
+    rows = rows.drop_columns(["levels", "pixels"]).append_column("pixels", shards.packed(digits[0][:1100]))
     shards.write_pixels(rows, tmp_path / "part.parquet", keyring("2026"))
     return UPath(tmp_path / "part.parquet")
 

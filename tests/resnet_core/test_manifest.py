@@ -41,11 +41,15 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         "path": ["./1.png", "2.png", "3.png"],
         "group": [7, None, 8],
         "weight": [0.5, None, 2],
+        "soft_label": ["a=0.5; b=0.5", None, ""],
         "split": ["train", "", None],
         "image_size": [1, 2, 3],
     }
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
-    touch(tmp_path / "m.csv", b"path,label,group,weight,split\n1.png,a,7,0.5,train\n2.png,b,,,\n3.png,a,8,2,\n")
+    touch(
+        tmp_path / "m.csv",
+        b"path,label,group,weight,split,soft_label\n1.png,a,7,0.5,train,a=0.5; b=0.5\n2.png,b,,,\n3.png,a,8,2,\n",
+    )
     tables = [read_manifest(UPath(tmp_path / name)) for name in ("m.parquet", "m.csv")]
     assert tables[0].equals(tables[1])
 
@@ -60,6 +64,15 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         ("path,label\na,b\n./a,c\n", "'a' stands in it 2 times"),
         ("path,label,weight\na,b,-1\n", "weight '-1' is no number"),
         ("path,label,weight\na,b,nan\n", "weight 'nan' is no number"),
+        (
+            "path,label,soft_label\na,b,b=0.5\n",
+            "soft_label 'b=0.5' of 'a': its shares sum to 0.5, not to 1. Write a share",
+        ),
+        ("path,label,soft_label\nx,b,\na,b,b\n", "soft_label 'b' of 'a': 'b' is not like `class=0.5`. Write"),
+        (
+            "path,label,soft_label\nx,good,\na,bad,bad=0.5; godo=0.5\n",
+            "of 'a': no row's label is 'godo'. Did you mean 'good'? Write",
+        ),
         ("path,label\n,b\n", "line 2: `path` is empty"),
         ("path,label\n\na,b\n,b\n", "line 4: `path` is empty"),
         ("path,label\na,b,c\n", "line 2 has 3 fields, the first line 2"),
@@ -87,7 +100,7 @@ def test_paths_are_relative_absolute_or_missing(tmp_path: Path) -> None:
     (tmp_path / "m" / "folder.png").mkdir()
     manifest = touch(
         tmp_path / "m" / "m.csv",
-        f"path,label,group\na b/in.png,a,g\n{outside},b,\nnone.png,c,\nfolder.png,c,\n".encode(),
+        f"path,label,group,soft_label\na b/in.png,a,g,a=0.5;b=0.5\n{outside},b,\nnone.png,c,\nfolder.png,c,\n".encode(),
     )
     table = pa.Table.from_batches(list_manifest(UPath(manifest)), LISTED)
     assert table["uri"].to_pylist() == [str(inside), str(outside), f"{tmp_path}/m/none.png", f"{tmp_path}/m/folder.png"]
@@ -96,6 +109,7 @@ def test_paths_are_relative_absolute_or_missing(tmp_path: Path) -> None:
     assert table["modified"].to_pylist() == [*(str(p.stat().st_mtime_ns) for p in (inside, outside)), None, None]
     assert table["label"].to_pylist() == ["a", "b", "c", "c"]
     assert table["group"].to_pylist() == ["g", None, None, None]
+    assert table["soft_label"].to_pylist() == ["a=0.5;b=0.5", None, None, None]
     assert set(table["ignored"].to_pylist()) == {False}
 
 

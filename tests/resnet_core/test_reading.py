@@ -313,7 +313,9 @@ def test_a_reader_takes_no_modules_from_the_folder_it_is_started_in(
 
 
 def test_a_reader_starts_without_what_takes_seconds_to_import() -> None:
-    script = "import sys, resnet_core.reader; print({'torch', 'pandas', 'prefect', 'mlflow'} & set(sys.modules))"
+    script = (
+        "import sys, resnet_core.reader; print({'torch', 'pandas', 'prefect', 'mlflow', 'pyarrow'} & set(sys.modules))"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
     )

@@ -1,10 +1,14 @@
-"""The network: torchvision's weights by name, its logits, and the stems."""
+"""The network: torchvision's weights by name, every size, both heads, stochastic depth, features."""
+
+from dataclasses import replace
 
 import pytest
 import torch
 import torchvision
 
-from resnet_core.resnet import Arch, ModelConfig, build, load_torchvision
+from resnet_core.resnet import Arch, Head, ModelConfig, ResNet, Stem, build, features
+
+TINY = ModelConfig("resnet10", width=16)
 
 
 def randomised(model: torch.nn.Module) -> torch.nn.Module:
@@ -17,47 +21,124 @@ def randomised(model: torch.nn.Module) -> torch.nn.Module:
     return model.eval()
 
 
-@pytest.mark.parametrize("arch", ["resnet18", "resnet34", "resnet50"])
-def test_torchvision_weights_give_torchvisions_logits(arch: Arch) -> None:
-    theirs = randomised(getattr(torchvision.models, arch)(num_classes=7))
-    ours = build(ModelConfig(arch, stem="imagenet"), size=96, classes=7).eval()
-    load_torchvision(ours, theirs.state_dict())
-    gray = torch.rand(2, 1, 96, 96)
-    with torch.inference_mode():
-        expected = theirs(gray.expand(-1, 3, -1, -1))
-        torch.testing.assert_close(ours(gray), expected, rtol=1e-5, atol=1e-5 * expected.abs().max().item())
+def tiny(config: ModelConfig = TINY, size: int = 8, classes: int = 5) -> ResNet:
+    model = build(config, size=size, classes=classes)
+    randomised(model)
+    return model
 
 
-def test_our_weights_load_into_torchvision_by_name() -> None:
+@pytest.mark.parametrize("head", ["plain", "multiscale"])
+def test_our_weights_load_into_torchvision_by_name(head: Head) -> None:
     theirs = torchvision.models.resnet18(num_classes=3)
     theirs.conv1 = torch.nn.Conv2d(1, 64, 7, 2, 3, bias=False)
-    ours = randomised(build(ModelConfig(stem="imagenet"), size=96, classes=3))
-    theirs.load_state_dict(ours.state_dict())
+    ours = build(ModelConfig(stem="imagenet", head=head), size=96, classes=3)
+    randomised(ours)
+    trunk = {k: v for k, v in ours.state_dict().items() if head == "plain" or not k.startswith(("fc.", "head."))}
+    missing, unknown = theirs.load_state_dict(trunk, strict=False)
+    assert (missing, unknown) == ([] if head == "plain" else ["fc.weight", "fc.bias"], [])
+    theirs.eval().fc = torch.nn.Identity()
     x = torch.rand(2, 1, 80, 112)
     with torch.inference_mode():
-        torch.testing.assert_close(theirs.eval()(x), ours(x))
+        torch.testing.assert_close(theirs(x), features(ours, x)["stage4"].mean((2, 3)))
 
 
-def test_resnet10_is_one_block_a_stage() -> None:
-    model = build(ModelConfig("resnet10"), size=32, classes=10)
-    assert [len(getattr(model, f"layer{k}")) for k in range(1, 5)] == [1, 1, 1, 1]
+@pytest.mark.parametrize(("arch", "blocks"), [("resnet10", [1, 1, 1, 1]), ("resnet14", [2, 2, 1, 1])])
+def test_the_small_ones_have_pytorchcvs_blocks_and_weights(arch: Arch, blocks: list[int]) -> None:
+    model = build(ModelConfig(arch), size=96, classes=1000)
+    assert [len(getattr(model, f"layer{k}")) for k in range(1, 5)] == blocks
+    two_colours = 2 * model.conv1.weight.numel()  # that the first convolution lacks
+    published = {"resnet10": 5_418_792, "resnet14": 5_788_200}[arch]
+    assert sum(weight.numel() for weight in model.parameters()) + two_colours == published
 
 
 @pytest.mark.parametrize(("size", "kernel"), [(8, 3), (32, 3), (40, 3), (41, 7), (224, 7)])
 def test_the_stem_follows_the_image_size_unless_set(size: int, kernel: int) -> None:
-    assert build(ModelConfig(), size=size, classes=2).conv1.kernel_size == (kernel, kernel)
-    assert build(ModelConfig(stem="small"), size=size, classes=2).conv1.kernel_size == (3, 3)
+    assert build(TINY, size=size, classes=2).conv1.kernel_size == (kernel, kernel)
+    assert build(replace(TINY, stem="small"), size=size, classes=2).conv1.kernel_size == (3, 3)
 
 
-@pytest.mark.parametrize("size", [8, 13, 96])
-def test_any_size_from_8_pixels_gives_logits(size: int) -> None:
-    assert build(ModelConfig("resnet10", width=16), size=size, classes=5)(torch.rand(3, 1, size, size)).shape == (3, 5)
+@pytest.mark.parametrize("head", ["plain", "multiscale"])
+@pytest.mark.parametrize("size", [8, 13, 32, 96, 200, 512])
+def test_any_size_from_8_to_512_pixels_is_learned_from_and_classified(size: int, head: Head) -> None:
+    model = build(replace(TINY, head=head), size=size, classes=5)
+    x = torch.rand(2, 1, size, size)
+    logits = model(x)
+    logits.logsumexp(1).sum().backward()
+    assert logits.shape == (2, 5)
+    assert all(weight.grad is not None and weight.grad.isfinite().all() for weight in model.parameters())
+
+
+@pytest.mark.parametrize("head", ["plain", "multiscale"])
+def test_one_network_takes_images_of_every_size(head: Head) -> None:
+    model = tiny(replace(TINY, head=head), size=96)
+    with torch.inference_mode():
+        assert all(model(torch.rand(1, 1, side, side + 3)).shape == (1, 5) for side in (8, 31, 96, 130))
+
+
+@pytest.mark.parametrize("head", ["plain", "multiscale"])
+@pytest.mark.parametrize(("arch", "e"), [("resnet10", 1), ("resnet50", 4)])
+@pytest.mark.parametrize(("stem", "sides"), [("small", (50, 50, 25, 13, 7)), ("imagenet", (13, 13, 7, 4, 2))])
+def test_features_have_the_documented_shapes_and_the_logits_of_forward(
+    arch: Arch, e: int, stem: Stem, sides: tuple[int, ...], head: Head
+) -> None:
+    model = tiny(ModelConfig(arch, stem=stem, width=16, head=head), size=50)
+    x = torch.rand(2, 1, 50, 50)
+    with torch.inference_mode():
+        found = features(model, x)
+        assert torch.equal(found["logits"], model(x))
+    channels = (16, 16 * e, 32 * e, 64 * e, 128 * e)
+    shapes = [(2, count, side, side) for count, side in zip(channels, sides, strict=True)]
+    shapes += [(2, 128 * e if head == "plain" else 32), (2, 5)]
+    names = ["stem", "stage1", "stage2", "stage3", "stage4", "pool", "logits"]
+    assert {name: tuple(value.shape) for name, value in found.items()} == dict(zip(names, shapes, strict=True))
+
+
+def test_the_multiscale_head_sees_what_an_early_stage_sees() -> None:
+    """What the last stage does not pass on at all still reaches the logits."""
+    blind = tiny(replace(TINY, head="multiscale", stem="imagenet"), size=64)
+    torch.nn.init.zeros_(blind.layer4[0].bn2.weight)
+    assert blind.layer4[0].downsample is not None
+    torch.nn.init.zeros_(blind.layer4[0].downsample[1].weight)
+    image = torch.zeros(1, 1, 64, 64)
+    spot = image.clone()
+    spot[..., 30:34, 30:34] = 1
+    with torch.inference_mode():
+        found, other = features(blind, image), features(blind, spot)
+    assert torch.equal(found["stage4"], other["stage4"])
+    assert not torch.equal(found["logits"], other["logits"])
+
+
+def test_stochastic_depth_is_random_in_training_and_absent_afterwards() -> None:
+    plain, model = tiny(), tiny(replace(TINY, drop_path=0.9))
+    x = torch.rand(16, 1, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(model(x), plain(x))
+    assert model.state_dict().keys() == plain.state_dict().keys()
+    model.train()
+
+    def trained(seed: int) -> torch.Tensor:
+        torch.manual_seed(seed)
+        return model(x)
+
+    assert torch.equal(trained(1), trained(1))
+    assert not torch.equal(trained(1), trained(2))
+
+
+@pytest.mark.parametrize("arch", ["resnet18", "resnet50"])
+def test_stochastic_depth_grows_linearly_up_to_the_last_block(arch: Arch) -> None:
+    model = build(ModelConfig(arch, width=16, drop_path=0.4), size=8, classes=2)
+    rates = [block.drop_path.p for k in range(1, 5) for block in getattr(model, f"layer{k}")]
+    torch.testing.assert_close(rates, [0.4 * (k + 1) / len(rates) for k in range(len(rates))])
+
+
+def test_without_stochastic_depth_there_is_nothing_of_it() -> None:
+    model = build(TINY, size=8, classes=2)
+    assert not [name for name, _ in model.named_modules() if "drop" in name]
 
 
 def test_the_same_seed_gives_the_same_weights_and_leaves_the_global_generator_alone() -> None:
-    config = ModelConfig("resnet10", width=16)
     before = torch.random.get_rng_state()
-    first, again, other = (build(config, size=8, classes=2, seed=s).conv1.weight for s in (1, 1, 2))
+    first, again, other = (build(TINY, size=8, classes=2, seed=s).conv1.weight for s in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert torch.equal(before, torch.random.get_rng_state())

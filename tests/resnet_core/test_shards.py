@@ -21,7 +21,7 @@ Digits = tuple[np.ndarray, list[str]]
 
 
 def table(digits: Digits, rows: range) -> pa.Table:
-    """Every fifth is a test image; weights tell the rows apart."""
+    """Every fifth is a test image; weights tell the rows apart; every seventh may be the next digit."""
     return shards.make_table(
         pa.array([f"image-{k}" for k in rows]),
         pa.array([digits[1][k] for k in rows]),
@@ -29,7 +29,22 @@ def table(digits: Digits, rows: range) -> pa.Table:
         pa.array([float(k) for k in rows], pa.float32()),
         digits[0][rows.start : rows.stop],
         shards.metadata(CLASSES, Preprocessing(8)),
+        pa.array([soft_label(int(digits[1][k])) if k % 7 == 0 else None for k in rows], pa.string()),
     )
+
+
+def soft_label(digit: int) -> str:
+    """Four digits are surer than the others, and name one class alone."""
+    return f"{digit}=1" if digit < 4 else f"{digit}=0.75; {(digit + 1) % 10}=0.25"
+
+
+def target(digit: int, k: int) -> list[float]:
+    """What the network is to say of digit `k`."""
+    shares = [0.0] * 10
+    soft = k % 7 == 0 and digit >= 4
+    shares[(digit + 1) % 10] = 0.25 * soft
+    shares[digit] = 1 - 0.25 * soft
+    return shares
 
 
 def write(folder: UPath, digits: Digits, count: int = 600, each: int = 150, keys: Keys | None = None) -> list[UPath]:
@@ -52,6 +67,10 @@ def test_what_was_written_is_read(tmp_path: Path, digits: Digits, where: str) ->
     assert np.array_equal(test.pixels, digits[0][:600:5])
     assert [CLASSES[k] for k in test.labels] == digits[1][:600:5]
     assert test.weights.tolist() == list(range(0, 600, 5))
+    assert test.soft
+    assert test.soft.targets(np.arange(120), test.labels).tolist() == [
+        target(int(digits[1][k]), k) for k in range(0, 600, 5)
+    ]
     assert len(shards.read(files, "train", CLASSES)) == 480
     assert len(shards.read(files, "validation", CLASSES)) == 0
     expected = [sum(digits[1][k] == name for k in range(600) if k % 5) for name in CLASSES]
@@ -61,7 +80,7 @@ def test_what_was_written_is_read(tmp_path: Path, digits: Digits, where: str) ->
 def test_other_readers_need_none_of_our_code(tmp_path: Path, digits: Digits) -> None:
     path = write(UPath(tmp_path), digits, 150)[0]
     frame = pd.read_parquet(path.path)
-    assert {"image_id", "label", "split", "weight", "pixels"} <= set(frame.columns)
+    assert {"image_id", "label", "split", "weight", "soft_label", "pixels"} <= set(frame.columns)
     assert np.array_equal(np.asarray(frame["pixels"][7]).reshape(8, 8), digits[0][7])
     counted = duckdb.sql(
         f"select split, count(*), any_value(len(pixels)) from '{path}' group by all order by all"
@@ -72,6 +91,11 @@ def test_other_readers_need_none_of_our_code(tmp_path: Path, digits: Digits) -> 
     assert found.schema.field("pixels").type == pa.fixed_shape_tensor(pa.uint8(), [8, 8])
     assert np.array_equal(found["pixels"].combine_chunks().to_numpy_ndarray(), digits[0][:150])
     assert json.loads(found.schema.metadata[b"grayline"])["preprocessing"]["size"] == 8
+
+
+def test_a_shard_of_another_make_needs_no_soft_labels(tmp_path: Path, digits: Digits) -> None:
+    pq.write_table(table(digits, range(100)).drop_columns(["soft_label"]), tmp_path / "a.parquet")
+    assert shards.read([UPath(tmp_path / "a.parquet")], "train", CLASSES).soft is None
 
 
 def test_the_same_images_make_the_same_bytes(tmp_path: Path, digits: Digits) -> None:

@@ -88,6 +88,29 @@ def test_a_new_image_that_looks_like_both_sides_goes() -> None:
     assert found["excluded"].to_pylist()[2].startswith("near-duplicate of /")
 
 
+def test_near_joins_all_that_look_alike_through_others() -> None:
+    def joined(found: pa.Table) -> set[frozenset[str]]:
+        trees = {name: {name} for name in found["image_id"].to_pylist()}
+        for name, near in zip(found["image_id"].to_pylist(), found["near"].to_pylist(), strict=True):
+            if near:
+                for member in trees[name] | trees[near]:
+                    trees[member] = trees[name] | trees[near]
+        return {frozenset(tree) for tree in trees.values()}
+
+    names = ["a", "b", "new", "c", "d"]
+    rows = images(*((name, None, None if name == "new" else "train") for name in names))
+    found = splits.decide(rows, groups(), np.array([[0, 2], [1, 2], [3, 4]]), CONFIG)
+    assert joined(found) == {frozenset({"a", "b", "new"}), frozenset({"c", "d"})}
+    assert found["split"].to_pylist() == ["train"] * 5
+    # The next night: one that looks like both families, of whose elders nobody has looked at again.
+    later = images(*((name, None, None if name == "x" else "train") for name in [*names, "x"]))
+    later = later.set_column(
+        later.schema.get_field_index("near"), "near", pa.chunked_array([[*found["near"].to_pylist(), None]])
+    )
+    found = splits.decide(later, groups(), np.array([[1, 5], [4, 5]]), CONFIG)
+    assert joined(found) == {frozenset([*names, "x"])}
+
+
 def test_labels_decide_for_the_whole_group_and_what_leaks_then_is_lost_to_the_training() -> None:
     found = splits.decide(
         images(("a", "test", None), ("b", None, "train"), ("c", "train", None)),

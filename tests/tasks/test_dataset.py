@@ -20,7 +20,7 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
     path = tmp_path / "parts.yaml"
     path.write_text("name: parts\nsource: data/raw/parts\n")
     dataset = load_dataset(path)
-    assert (dataset.image.size, dataset.split.test, dataset.train.optimizer) == (96, 0.25, "sgd")
+    assert (dataset.image.size, dataset.split.test, dataset.train.optimizer) == (96, 0.25, "muon")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +32,7 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
         ("name: a\nsource: b\nimage: {zzz: 1}", "image.zzz: unknown key. Known: size, resize, background, decode."),
         ("name: a", "source: is missing. Add `source: ...`."),
         ("name: a\nsource: b\nimage: {size: 3}", "image.size: input should be greater than or equal to 8, not 3."),
-        ("name: a\nsource: b\nmodel: {arch: vgg}", "model.arch: input should be 'resnet10', 'resnet18'"),
+        ("name: a\nsource: b\nmodel: {arch: vgg}", "model.arch: input should be 'resnet10', 'resnet14'"),
         ("name: Ab\nsource: b", "name: string should match pattern"),
         ("name: a\nsource: b\nsplit: {test: 0.6, validation: 0.4}", "split: test and validation together"),
         ("name: [", "line 1: is no YAML"),

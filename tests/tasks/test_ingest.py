@@ -6,14 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from upath import UPath
 
-from resnet_core import shards
+from resnet_core import history, shards
 from resnet_core.errors import UserError
 from resnet_core.read import Limits
 from tasks.catalog import write_catalog
+from tasks.catalog_file import versions_folder
 from tasks.dataset import Dataset
 from tasks.ingest import read_part
 from tasks.preprocess import finish_shards, plan_shards, write_shard
@@ -250,6 +252,74 @@ def test_a_corrected_label_changes_the_shards_without_reading_an_image(digit_fol
     assert 0 < second.written < 200
 
 
+def uncertain(digit_folder: Path) -> list[dict[str, str]]:
+    """The labels of 200 digits; the first 100 might be a 0 as well."""
+    return [
+        {
+            "path": str(file.relative_to(digit_folder)),
+            "label": file.parent.name,
+            "soft_label": f"{file.parent.name}=0.75; 0=0.25" if file.parent.name != "0" and number < 100 else "",
+        }
+        for number, file in enumerate(sorted(digit_folder.rglob("*.png"), key=lambda file: file.name))
+    ]
+
+
+def test_a_night_with_soft_labels_ends_in_shards_that_have_them(digit_folder: Path, tmp_path: Path) -> None:
+    rows, store, labels = uncertain(digit_folder), UPath(tmp_path / "s"), tmp_path / "labels.csv"
+    dataset = dataset_of(digit_folder, labels=str(write_labels(labels, rows)))
+    first = sharded(dataset, store)
+    told = {str(digit_folder / row["path"]): row["soft_label"] or None for row in rows}
+    found = {row["image_id"]: row for row in pq.read_table(ingested(dataset, store)[0].path.path).to_pylist()}
+    assert {row["uri"]: row["soft_label"] for row in found.values()} == told
+    for path in first.files:
+        for row in pq.read_table(path.path, columns=["image_id", "soft_label"]).to_pylist():
+            assert row["soft_label"] == found[row["image_id"]]["soft_label"]
+    images = shards.read(first.files, "train", first.classes)
+    assert images.soft
+    for image_id, label, target in zip(
+        images.image_ids, images.labels, images.soft.targets(np.arange(len(images)), images.labels), strict=True
+    ):
+        assert target[label] == (0.75 if found[image_id]["soft_label"] else 1)
+        assert target.sum() == 1
+
+    at, changed = next((k, row) for k, row in enumerate(rows) if row["soft_label"])
+    rows[at] = changed | {"soft_label": ""}
+    write_labels(labels, rows)
+    second = sharded(dataset, store)
+    assert second.digest != first.digest
+    assert 0 < second.written < 200
+    (row,) = history.difference(versions_folder(store, "d"), 1, 2).to_pylist()
+    assert (row["change"], row["soft_label_before"], row["soft_label"]) == ("changed", changed["soft_label"], None)
+
+
+def test_a_catalog_that_knows_no_soft_labels_is_read_by_the_next_night(digit_folder: Path, tmp_path: Path) -> None:
+    store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
+    path = Path(ingested(dataset, store)[0].path.path)
+    written = pq.read_table(path)
+    pq.write_table(written.drop_columns(["soft_label"]), path)
+    for delta in versions_folder(store, "d").glob("*.parquet"):
+        pq.write_table(pq.read_table(delta.path).drop_columns(["soft_label", "soft_label_before"]), delta.path)
+    shard_set = sharded(dataset, store)
+    assert pq.read_table(path).equals(written)
+    assert shard_set.train + shard_set.test == 200
+    labels = write_labels(tmp_path / "labels.csv", uncertain(digit_folder))
+    catalog, _ = ingested(dataset_of(digit_folder, labels=str(labels)), store)
+    changes = history.difference(versions_folder(store, "d"), 0, catalog.version)
+    now = pq.read_table(catalog.path.path).sort_by("uri")["soft_label"]
+    assert changes["soft_label"].to_pylist() == now.to_pylist()
+    assert 0 < now.null_count < 200
+
+
+def test_a_soft_label_of_a_class_that_lost_its_images_is_the_users_error(digit_folder: Path, tmp_path: Path) -> None:
+    for path in (digit_folder / "8").iterdir():
+        path.write_bytes(b"")
+    rows = uncertain(digit_folder)
+    rows[0]["soft_label"] = "0=0.5; 8=0.5"
+    dataset = dataset_of(digit_folder, labels=str(write_labels(tmp_path / "labels.csv", rows)))
+    with pytest.raises(UserError, match=r"labels\.csv: soft_label '0=0.5; 8=0.5' of .*: no good image's label is '8'"):
+        sharded(dataset, UPath(tmp_path / "s"))
+
+
 def test_a_class_without_training_images_is_the_users_error(digit_folder: Path, tmp_path: Path) -> None:
     files = sorted(digit_folder.rglob("*.png"))
     rows = [
@@ -273,3 +343,14 @@ def test_a_killed_ingest_goes_on_with_the_parts_it_has(digit_folder: Path, tmp_p
     catalog, _ = ingested(dataset, store)
     assert os.stat(found.unread[0].path.path).st_mtime_ns == before.st_mtime_ns
     assert catalog.ok == 200
+
+
+def test_what_a_killed_night_has_left_goes_a_week_later(digit_folder: Path, tmp_path: Path) -> None:
+    for store in stores(tmp_path):
+        old, young = (store / "work" / "d" / f"{day}T010203-0123abcd" for day in ("2024-02-29", "2999-02-28"))
+        for left in (old, young):
+            left.mkdir(parents=True)
+            (left / "entries.parquet").write_bytes(b"left")
+        _, found = ingested(dataset_of(digit_folder), store)
+        assert not found.entries.parent.exists()
+        assert (old.exists(), young.exists()) == (False, True)

@@ -1,0 +1,33 @@
+"""Cross-validation: how good a data set's settings are, and what classifiers say of images that they have not seen."""
+
+from prefect import flow
+
+from flows.nightly_retrain import nightly_retrain
+from tasks.cross_validate import check_folds, finish_folds, plan_folds, train_fold
+from tasks.dataset import load_dataset
+from tasks.runner import task_runner
+from tasks.settings import Settings, check_store, keys_for
+from tasks.values import CrossValidation
+
+
+@flow(name="cross-validate", task_runner=task_runner())
+def cross_validate(dataset: str, folds: int = 5) -> CrossValidation:
+    """Train once for each fold of the training images, on the others; predict every training image.
+
+    Folds that have been trained on the same data, with the same settings and code are not trained again.
+
+    Args:
+        dataset: Path of the data set file, for example data/elpv.yaml.
+        folds: How many parts; 5 trains 5 times, each time on four fifths.
+    """
+    check_folds(folds)
+    settings, data = Settings(), load_dataset(dataset)
+    store, tracking_uri, keys = settings.root, settings.tracking_uri, keys_for(data.encrypt, settings)
+    check_store(store)
+    night = nightly_retrain(dataset, until="preprocess")
+    shard_set = night.shard_set
+    assert shard_set is not None
+    plan = plan_folds(shard_set, data, night.catalog, store, tracking_uri, folds, keys)
+    machine = (settings.device, settings.resident_bytes, keys, settings.runner)
+    reused = [train_fold(plan, k, shard_set, data, store, tracking_uri, *machine) for k in range(folds)]
+    return finish_folds(plan, reused, shard_set, tracking_uri)
