@@ -1,9 +1,11 @@
-"""`python -m benchmarks [NAME ...]`: run the benchmarks, or those named, print one table, write JSON."""
+"""`python -m benchmarks [NAME [PART ...] ...]`: run the benchmarks, or those named, print tables, write JSON."""
 
 import json
+import math
 import sys
 import tempfile
 import time
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from importlib import import_module
@@ -17,26 +19,38 @@ from rich.table import Table
 from upath import UPath
 
 from benchmarks import machine
-from benchmarks.rounds import Comparison, Difference, Result
+from benchmarks.rounds import Comparison, Difference, Measure, Result
+from resnet_core.errors import UserError
 from resnet_core.files import write_text
 
 NAMES = ("decode", "batches", "fit", "score", "ingest")
-LONG = ("scale",)  # run only where they are named
+# Run only where they are named; some have parts, and run those that are named after them, or all.
+LONG: dict[str, tuple[str, ...]] = {
+    "scale": (),
+    "memory": (),
+    "sizes": (),
+    "quality": ("elpv", "elpv4", "digits"),
+    "time_to_accuracy": ("documented", "shortened"),
+}
+Chosen = dict[str, tuple[str, ...]]  # the benchmarks to run, and their parts
 RESULTS = Path(__file__).parent / "results"
 
 
 def main(arguments: list[str]) -> int:
     # A pipe has no width of its own, and the table wants some.
     out, err = Console(width=None if sys.stdout.isatty() else 150, highlight=False), Console(stderr=True)
-    if unknown := [name for name in arguments if name not in NAMES + LONG]:
-        err.print(f"benchmarks: there is no {unknown[0]!r}. Choose from: {', '.join(NAMES + LONG)}.")
+    try:
+        chosen = choose(arguments)
+    except UserError as error:
+        err.print(f"benchmarks: {error}")
         return 2
-    names = [name for name in NAMES + LONG if name in arguments] or list(NAMES)
     began, clock = datetime.now(UTC), time.monotonic()
     before = machine.describe()
-    results = run(names, err)
+    results = run(chosen, err)
     seconds = time.monotonic() - clock
-    out.print(table(results))
+    for made in (table(results), measures(results)):
+        if made.row_count:
+            out.print(made)
     for result in results:
         out.print(f"{result.name}: {result.setting}")
     out.print(
@@ -44,7 +58,8 @@ def main(arguments: list[str]) -> int:
         f"load {before['load']} before the run; {seconds:.0f} s in all"
     )
     # A part of the benchmarks does not overwrite the day's full run.
-    stem = "-".join([f"{began:%Y-%m-%d}", *(names if len(names) < len(NAMES) else [])])
+    words = [word for name, parts in chosen.items() for word in (name, *parts)]
+    stem = "-".join([f"{began:%Y-%m-%d}", *(words if tuple(chosen) != NAMES else [])])
     report = {
         "began": began.isoformat(timespec="seconds"),
         "seconds": round(seconds, 1),
@@ -58,15 +73,30 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run(names: list[str], console: Console) -> list[Result]:
+def choose(arguments: list[str]) -> Chosen:
+    """Raises UserError for what is neither a benchmark nor a part of the one before it."""
+    chosen: dict[str, list[str]] = {}
+    for word in arguments:
+        known = LONG.get(next(reversed(chosen), ""), ())
+        if word in NAMES or word in LONG:
+            chosen[word] = []
+        elif word in known:
+            chosen[next(reversed(chosen))].append(word)
+        else:
+            raise UserError(f"there is no {word!r}. Choose from: {', '.join((*known, *NAMES, *LONG))}.")
+    return {name: tuple(parts) for name, parts in chosen.items()} or dict.fromkeys(NAMES, ())
+
+
+def run(chosen: Chosen, console: Console) -> list[Result]:
     """One bar a benchmark, each in a folder of its own that is gone afterwards."""
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results = []
     with Progress(*columns, console=console) as progress:
-        for name in names:
+        for name, parts in chosen.items():
             module = import_module(f"benchmarks.{name}")
             with tempfile.TemporaryDirectory() as folder:
-                results.append(module.run(Path(folder), partial(progress.track, description=name)))
+                track = partial(progress.track, description=name)
+                results.append(module.run(Path(folder), track, *([parts] if parts else [])))
     return results
 
 
@@ -86,9 +116,29 @@ def table(results: list[Result]) -> Table:
 
 
 def cells(line: Comparison) -> list[str]:
-    ours, theirs = f"{median(line.ours):,.0f}", f"{median(line.theirs):,.0f}"
+    ours, theirs = figure(median(line.ours)), figure(median(line.theirs))
     ratios = [f"{value:.3g}" for value in (line.ratio, min(line.ratios), max(line.ratios))]
     return [line.what, line.peer, ours, theirs, line.unit, *ratios, difference(line.difference)]
+
+
+def figure(value: float) -> str:
+    if math.isnan(value):
+        return ""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.4g}"
+
+
+def measures(results: list[Result]) -> Table:
+    made = Table("what", title="Ours, once a seed")
+    for name in ("mean", "standard deviation"):
+        made.add_column(name, justify="right")
+    made.add_column("unit")
+    made.add_column("each seed")
+    for result in results:
+        for line in result.measures:
+            each = "  ".join(figure(value) for value in line.values)
+            made.add_row(line.what, figure(line.mean), figure(line.deviation), line.unit, each)
+        made.add_section()
+    return made
 
 
 def difference(found: Difference | None) -> str:
@@ -96,7 +146,8 @@ def difference(found: Difference | None) -> str:
 
 
 def result_json(result: Result) -> dict[str, Any]:
-    return {"name": result.name, "setting": result.setting, "lines": [line_json(c) for c in result.comparisons]}
+    found = {"name": result.name, "setting": result.setting, "lines": [line_json(c) for c in result.comparisons]}
+    return found | {"measures": [measure_json(measure) for measure in result.measures]}
 
 
 def line_json(line: Comparison) -> dict[str, Any]:
@@ -111,6 +162,11 @@ def line_json(line: Comparison) -> dict[str, Any]:
         "ratio": ratios,
         "difference": {"mean": found.mean, "largest": found.largest, "unit": found.unit} if found else None,
     }
+
+
+def measure_json(measure: Measure) -> dict[str, Any]:
+    deviation = measure.deviation if len(measure.values) > 1 else None
+    return asdict(measure) | {"mean": measure.mean, "standard_deviation": deviation}
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ The second night finds 1% more images; its peer is the first night.
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
@@ -21,18 +20,13 @@ from subprocess import PIPE, Popen
 from upath import UPath
 
 from benchmarks.images import scenes
+from benchmarks.nights import WORKERS, preprocess
 from benchmarks.rounds import Comparison, Result, Track, Turn, interleave
 from resnet_core.preprocessing import Preprocessing
-from resnet_core.read import Limits
-from tasks.catalog import write_catalog
 from tasks.dataset import Dataset
-from tasks.ingest import read_part
-from tasks.preprocess import finish_shards, plan_shards, write_shard
-from tasks.scan import scan
 
 SETTINGS = Preprocessing(size=64)
 FILES, MORE = 6000, 60
-WORKERS = 2
 ROUNDS = 2
 
 BARE_LOOP = """
@@ -88,15 +82,8 @@ def run(folder: Path, track: Track) -> Result:
 
 
 def night(source: Path, store: UPath) -> int:
-    """What the flow does up to `preprocess`, as it does it. Returns the number of images."""
-    dataset, limits = Dataset(name="d", source=str(source), image=SETTINGS), Limits()
-    found = scan.fn(dataset, store, limits)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(lambda part: read_part.fn(part, SETTINGS, limits), found.unread))
-        catalog = write_catalog.fn(found, dataset, store)
-        plans = plan_shards.fn(catalog, found.pixels, dataset, store)
-        written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog, SETTINGS), plans))
-    made = finish_shards.fn(plans, written, catalog, dataset)
+    """Returns the number of images."""
+    made = preprocess(Dataset(name="d", source=str(source), image=SETTINGS), store)
     return made.train + made.validation + made.test
 
 

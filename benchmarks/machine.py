@@ -10,7 +10,7 @@ import psutil
 import torch
 from PIL import features
 
-PACKAGES = ("grayline", "numpy", "pandas", "pillow", "prefect", "pyarrow", "torch", "torchvision")
+PACKAGES = ("grayline", "numpy", "pandas", "pillow", "prefect", "pyarrow", "timm", "torch", "torchvision")
 
 
 def describe() -> dict[str, Any]:

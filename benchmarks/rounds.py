@@ -4,6 +4,7 @@ A figure is a rate (images/s) of one turn. A ratio is taken between two turns of
 its median over the rounds is what is reported: absolute rates belong to a machine and an hour.
 """
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -53,12 +54,31 @@ class Comparison:
 
 
 @dataclass(frozen=True)
+class Measure:
+    """A figure of its own, one a seed: what it is matters, not what a peer's is."""
+
+    what: str
+    values: tuple[float, ...]
+    unit: str = ""
+
+    @property
+    def mean(self) -> float:
+        return statistics.mean(self.values)
+
+    @property
+    def deviation(self) -> float:
+        """The standard deviation over seeds; NaN of one seed."""
+        return statistics.stdev(self.values) if len(self.values) > 1 else math.nan
+
+
+@dataclass(frozen=True)
 class Result:
     """What one benchmark came to; `setting` says what was held equal."""
 
     name: str
     setting: str
-    comparisons: tuple[Comparison, ...]
+    comparisons: tuple[Comparison, ...] = ()
+    measures: tuple[Measure, ...] = ()
 
 
 def interleave(rounds: int, contestants: Mapping[str, Turn], track: Track) -> dict[str, tuple[float, ...]]:

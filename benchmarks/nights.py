@@ -1,0 +1,38 @@
+"""The flow's own stages up to the shards, without Prefect (`.fn`), and the sample data sets through them."""
+
+import runpy
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from upath import UPath
+
+from resnet_core.read import Limits
+from tasks.catalog import write_catalog
+from tasks.dataset import Dataset, load_dataset
+from tasks.ingest import read_part
+from tasks.preprocess import finish_shards, plan_shards, write_shard
+from tasks.scan import scan
+from tasks.values import ShardSet
+
+DATA = Path(__file__).parents[1] / "data"
+WORKERS = 2
+
+
+def write_sample(name: str, folder: Path, labels: str = "labels.csv") -> Dataset:
+    """Write a sample data set's images to `folder`; what `data/<name>.yaml` says of them, with the labels of
+    that file."""
+    runpy.run_path(str(DATA / "samples" / f"{name}.py"))["make"](folder)
+    wanted = load_dataset(DATA / f"{name}.yaml")
+    return wanted.model_copy(update={"source": str(folder), "labels": str(folder / labels)})
+
+
+def preprocess(dataset: Dataset, store: UPath) -> ShardSet:
+    """What the flow does up to `preprocess`, as it does it."""
+    limits = Limits()
+    found = scan.fn(dataset, store, limits)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(lambda part: read_part.fn(part, dataset.image, limits), found.unread))
+        catalog = write_catalog.fn(found, dataset, store)
+        plans = plan_shards.fn(catalog, found.pixels, dataset, store)
+        written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog, dataset.image), plans))
+    return finish_shards.fn(plans, written, catalog, dataset)

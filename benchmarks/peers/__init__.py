@@ -1,0 +1,1 @@
+"""What a user would train with otherwise, each as its authors document it."""

@@ -1,0 +1,144 @@
+"""Images of other sizes than the training's: `python -m benchmarks sizes`, by itself.
+
+Two networks learn from ELPV's cells at 96 pixels: one with the multi-scale head and a size drawn for each
+batch, one plain ResNet at the stored size, given as many epochs as fit into the seconds that the first one
+took. Both then classify the held-out cells at half to twice that size, each made from the original file of
+300 pixels as scoring would make it. What counts is the mean accuracy over the sizes.
+"""
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from upath import UPath
+
+from benchmarks.nights import preprocess, write_sample
+from benchmarks.rounds import Comparison, Measure, Result, Track
+from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds
+from resnet_core.classifier import Classifier
+from resnet_core.device import describe, find_device
+from resnet_core.fit import Epoch
+from resnet_core.grayscale import decode_square
+from resnet_core.metrics import accuracy
+from resnet_core.training import Job
+from resnet_core.training import run as train
+from tasks.learning import job_of
+from tasks.values import ShardSet
+
+SIZE, WIDTH = 96, 32
+SIZES = (48, 72, 96, 144, 192)  # 0.5 to 2 times 96 pixels
+SCALES = (48, 64, 96, 128, 192)  # one of them a batch
+EPOCHS = 36  # of the multi-scale network
+SEEDS = 2
+PILOT = 2  # epochs that tell how long one of the plain network takes
+MOST_PIXELS = 10**9
+
+Pixels = dict[int, NDArray[np.uint8]]  # of the held-out images, [N, S, S] for each size S
+Show = Callable[[float], None]
+
+
+def run(folder: Path, track: Track, epochs: int = EPOCHS, seeds: int = SEEDS) -> Result:
+    sample = write_sample("elpv", folder / "raw")
+    dataset = sample.model_copy(
+        update={
+            "image": replace(sample.image, size=SIZE),
+            "model": replace(sample.model, width=WIDTH, score_flips="none"),
+        }
+    )
+    made = preprocess(dataset, UPath(folder / "store"))
+    pixels = at_sizes(made, folder / "raw")
+    job = job_of(made, dataset, RESIDENT_BYTES, None)
+    plain = replace(job, model=replace(job.model, head="plain"), config=replace(job.config, scales=(), progressive=0.0))
+    multi = replace(
+        plain,
+        model=replace(job.model, head="multiscale"),
+        config=replace(plain.config, scales=SCALES, epochs=epochs),
+    )
+    show, found = percents(track, 2 * seeds), []
+    for seed in range(seeds):
+        first = trained(multi, made, pixels, seed, partial(show, 2 * seed), plain)
+        fitting = max(1, round(first["seconds"] / first["seconds_of_a_plain_epoch"]))
+        fair = replace(plain, config=replace(plain.config, epochs=fitting))
+        found.append((first, trained(fair, made, pixels, seed, partial(show, 2 * seed + 1))))
+    return Result(
+        "sizes",
+        f"ELPV, {job.model.arch} of width {job.model.width} trained at {made.preprocessing.size} px on {made.train:,} "
+        f"images, {made.test:,} held out, sizes {', '.join(map(str, SCALES))} drawn in {epochs} epochs against the "
+        f"stored size in {', '.join(str(len(second['epochs'])) for _, second in found)}, on {describe(find_device())}",
+        (compare(found),),
+        (*measures("multi-scale", [first for first, _ in found]), *measures("plain", [second for _, second in found])),
+    )
+
+
+def trained(
+    job: Job, made: ShardSet, pixels: Pixels, seed: int, show: Show, pilot: Job | None = None
+) -> dict[str, Any]:
+    """Accuracy at each size, and the seconds of training; of an epoch of `pilot`, too, from the same minutes."""
+    job = replace(job, config=replace(job.config, seed=seed))
+
+    def work(checkpoint: UPath) -> dict[str, Any]:
+        def on_epoch(epoch: Epoch) -> None:
+            show(epoch.epoch / job.config.epochs)
+
+        classifier, epochs = train(replace(job, state=checkpoint), find_device(), on_epoch=on_epoch)
+        return {
+            "seconds": seconds(epochs, made.train),
+            "seconds_of_a_plain_epoch": epoch_seconds(pilot) if pilot else None,
+            "accuracies": {str(size): scored(classifier, made, at) for size, at in pixels.items()},
+            "epochs": [epoch.accuracy for epoch in epochs],
+        }
+
+    show(0)
+    outcome = kept(f"sizes-{job.model.head}-{seed}", work, made.digest, job.model, job.config, SIZES)
+    show(1)
+    return outcome
+
+
+def epoch_seconds(job: Job) -> float:
+    _, epochs = train(replace(job, config=replace(job.config, epochs=PILOT)), find_device())
+    return min(job.train / epoch.images_per_second for epoch in epochs)
+
+
+def scored(classifier: Classifier, made: ShardSet, pixels: NDArray[np.uint8]) -> float:
+    return accuracy(held_out(made).labels, classifier.probabilities(pixels))
+
+
+def at_sizes(made: ShardSet, raw: Path) -> Pixels:
+    """The held-out images, in the shards' order, at every size."""
+    data = {hashlib.sha256(file).hexdigest(): file for file in map(Path.read_bytes, (raw / "images").iterdir())}
+    files = [data[image] for image in held_out(made).image_ids]
+    return {
+        size: np.stack(
+            [decode_square(file, replace(made.preprocessing, size=size), MOST_PIXELS).pixels for file in files]
+        )
+        for size in SIZES
+    }
+
+
+def average(outcome: dict[str, Any]) -> float:
+    return float(mean(outcome["accuracies"].values()))
+
+
+def compare(found: list[tuple[dict[str, Any], dict[str, Any]]]) -> Comparison:
+    return Comparison(
+        "mean accuracy over the sizes, multi-scale",
+        "plain ResNet, equal training time",
+        tuple(average(first) for first, _ in found),
+        tuple(average(second) for _, second in found),
+        unit="",
+    )
+
+
+def measures(name: str, outcomes: list[dict[str, Any]]) -> list[Measure]:
+    at = [
+        Measure(f"{name}, accuracy at {size} px", tuple(outcome["accuracies"][str(size)] for outcome in outcomes))
+        for size in SIZES
+    ]
+    mean_over = Measure(f"{name}, mean over sizes", tuple(average(outcome) for outcome in outcomes))
+    return [*at, mean_over, Measure(f"{name}, training", tuple(outcome["seconds"] for outcome in outcomes), "s")]

@@ -1,0 +1,72 @@
+"""Trainings that take minutes: how far they are, and outcomes that are kept.
+
+An outcome lies in a folder named by all that decides it: data, settings, code. A command that was
+interrupted finds what it had finished, and goes on from the last epoch's checkpoint of what it had not.
+What it does not know is how busy the machine was: `rm -r benchmarks/results/trainings` measures anew.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from upath import UPath
+
+from benchmarks.rounds import Track
+from resnet_core import classifier, metrics, shards
+from resnet_core.digest import digest_of, source_digest
+from resnet_core.files import write_text
+from resnet_core.fit import Epoch
+from tasks.learning import LEARNING
+from tasks.values import ShardSet
+
+KEPT = Path(__file__).parent / "results" / "trainings"
+RESIDENT_BYTES = 2 * 1024**3
+
+Show = Callable[[int, float], None]
+
+
+class Test(NamedTuple):
+    """The held-out images."""
+
+    image_ids: list[str]
+    labels: NDArray[np.int64]  # [N]
+    pixels: NDArray[np.uint8]  # [N, H, W]
+
+
+def held_out(shard_set: ShardSet) -> Test:
+    images = shards.read(shard_set.files, "test", shard_set.classes)
+    return Test(images.image_ids.tolist(), images.labels, images.pixels)
+
+
+def kept(name: str, work: Callable[[UPath], dict[str, Any]], *decides: Any) -> dict[str, Any]:
+    """What `work` returns, or once returned. It is given a place for a checkpoint."""
+    folder = UPath(KEPT / f"{name}-{digest_of(*decides, source_digest(*LEARNING, classifier, metrics))}")
+    outcome, checkpoint = folder / "outcome.json", folder / "state.safetensors"
+    if not outcome.exists():
+        write_text(outcome, json.dumps(work(checkpoint), indent=2) + "\n")
+        checkpoint.unlink(missing_ok=True)
+    return dict(json.loads(outcome.read_text(encoding="utf-8")))
+
+
+def seconds(epochs: Sequence[Epoch], images: int) -> float:
+    """What the epochs took; what came between them (validation, checkpoints) is not in it."""
+    return sum(images / epoch.images_per_second for epoch in epochs)
+
+
+def percents(track: Track, trainings: int) -> Show:
+    """A bar over that many trainings: call it with the number of a training and the share of it that is done."""
+    ticks = iter(track(range(100 * trainings)))
+    shown = 0
+
+    def show(number: int, share: float) -> None:
+        nonlocal shown
+        while shown < round(100 * (number + share)):
+            next(ticks, None)
+            shown += 1
+        if shown == 100 * trainings:
+            next(ticks, None)  # its last step is counted when the next one is asked for
+
+    return show
