@@ -12,7 +12,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -203,8 +203,8 @@ class Streamed:
 
     def _batch(self, images: Window) -> Batch:
         soft = self._known[1]
-        targets = soft and torch.from_numpy(soft.targets(images.rows, images.labels)).to(self.device)
-        pixels, labels, weights, rows = (torch.from_numpy(column).to(self.device) for column in images)
+        targets = soft and moved(soft.targets(images.rows, images.labels), self.device)
+        pixels, labels, weights, rows = (moved(column, self.device) for column in images)
         return Batch(pixels, labels, weights, targets, rows)
 
     @cached_property
@@ -251,6 +251,12 @@ class Streamed:
         window.labels[places], window.weights[places] = group.rows.labels, group.rows.weights
         window.rows[places] = np.arange(group.first, group.first + len(places))
         return places
+
+
+def moved(column: NDArray[Any], device: torch.device) -> Tensor:
+    """On the device. A GPU fetches it by itself, out of memory that stays in its place, while we go on."""
+    tensor = torch.from_numpy(column)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def cut(groups: Sequence[RowGroup], images: int) -> Iterator[list[RowGroup]]:

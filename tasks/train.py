@@ -9,6 +9,7 @@ from typing import Any
 from prefect import task
 from upath import UPath
 
+from resnet_core.device import find_device
 from resnet_core.digest import digest_of
 from resnet_core.encryption import Keys
 from resnet_core.files import write_folder, write_text
@@ -100,6 +101,8 @@ def train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id: 
     log.info("train       %s, %d px, on %s%s", job.model.arch, job.preprocessing.size, where, begins)
     with progress("train", job.train * job.config.epochs) as advance:
         meter = Meter(advance, job.config.epochs)
+        if job.config.compile and find_device(device).type == "cuda":
+            advance(0, "compiling the network, which takes a minute or more")
 
         def on_epoch(epoch: Epoch) -> None:
             meter.epoch_done(epoch, job.train)

@@ -251,14 +251,15 @@ def test_soft_labels_pull_the_probabilities_to_their_shares(digits: Digits) -> N
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_it_learns_on_a_gpu(digits: Digits) -> None:
+@pytest.mark.parametrize("compiled", [False, True])
+def test_it_learns_on_a_gpu(digits: Digits, compiled: bool) -> None:
     data = some_digits(digits, slice(0, 1200))
     cuda = replace(data, **{name: getattr(data, name).cuda() for name in ("pixels", "hard_labels", "weights")})
     _, epochs = fit(
         build(ModelConfig("resnet10", width=16), size=8, classes=10),
         cuda,
-        replace(CONFIG, epochs=8),
-        class_counts=torch.bincount(data.hard_labels, minlength=10),
+        replace(CONFIG, epochs=8, compile=compiled),
+        class_counts=torch.ones(10),
         normalisation=MOMENTS,
         device=torch.device("cuda"),
     )
