@@ -2,6 +2,7 @@
 
 import queue
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -16,7 +17,7 @@ from resnet_core.errors import UserError
 from resnet_core.fit import Epoch, Step
 from resnet_core.training import Job
 from tasks.cluster import connect
-from tasks.several import Failed, Finished, Result, check_batches, failure, first, lost, take_part, unpacked
+from tasks.several import Failed, Finished, Report, Result, check_batches, failure, first, lost, take_part, unpacked
 
 SECONDS_TO_LOOK = 1.0
 SECONDS_TO_END = 60.0
@@ -123,10 +124,25 @@ def _on_cluster(job: Job, reports: Any, answers: Any) -> None:
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     try:
-        take_part(job, get_device(), world, reports.put, answers.get)
+        take_part(job, get_device(), world, _seldom(reports.put), answers.get)
     except Exception as error:
         reports.put(failure(error, world))
         raise
+
+
+def _seldom(put: Callable[[Report], None]) -> Callable[[Report], None]:
+    """Each message is a call to another process: of the steps, one in so many seconds is enough."""
+    said = 0.0
+
+    def report(message: Report) -> None:
+        nonlocal said
+        if not isinstance(message, Step):
+            put(message)
+        elif time.monotonic() - said >= SECONDS_TO_LOOK:
+            said = time.monotonic()
+            put(message)
+
+    return report
 
 
 @contextmanager
