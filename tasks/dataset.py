@@ -125,10 +125,9 @@ def explain(error: ValidationError) -> str:
     where = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case kind if kind in UNKNOWN_KEY:
-            known = keys_at(first["loc"][:-1])
-            text = (
-                f"{where}: unknown key.{nearest(str(first['loc'][-1]), known) or ' Known: ' + ', '.join(known) + '.'}"
-            )
+            key, known = str(first["loc"][-1]), keys_at(first["loc"][:-1])
+            hint = f" It belongs to {', '.join(homes)}." if (homes := homes_of(key)) else nearest(key, known)
+            text = f"{where}: unknown key.{hint or ' Known: ' + ', '.join(known) + '.'}"
         case "missing":
             text = f"{where}: is missing. Add `{where}: ...`."
         case "value_error":
@@ -136,6 +135,19 @@ def explain(error: ValidationError) -> str:
         case _:
             text = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}."
     return text + (f" ({more} more)" if more else "")
+
+
+def homes_of(key: str, place: tuple[str, ...] = ()) -> list[str]:
+    """The parts of a data set file, as `train.augment`, that know the key; what is at the top is no part."""
+    found: list[str] = []
+    for name in keys_at(place):
+        try:
+            known = keys_at((*place, name))
+        except AttributeError:  # a value, not a part
+            continue
+        found += [".".join((*place, name))] if key in known else []
+        found += homes_of(key, (*place, name))
+    return found
 
 
 def keys_at(place: tuple[int | str, ...]) -> list[str]:
