@@ -290,14 +290,3 @@ def pixel_moments(files: Sequence[UPath], classes: Sequence[str], keys: Keys | N
         squares += int(np.square(images.pixels, dtype=np.uint16).sum(dtype=np.uint64))
     variance = squares / count - (total / count) ** 2
     return total / count / 255, max(variance**0.5, 1) / 255
-
-
-def count_labels(
-    files: Sequence[UPath], split: Split, classes: Sequence[str], keys: Keys | None = None
-) -> NDArray[np.int64]:
-    """int64 [C]: the images of each class in one split."""
-    counts = np.zeros(len(classes), dtype=np.int64)
-    for path in files:
-        rows = rows_of(open_file(path, keys).read(columns=FACTS), split, classes)
-        counts += np.bincount(rows.labels, minlength=len(classes))
-    return counts

@@ -84,9 +84,7 @@ def run(
         normalisation=moments,
         device=device,
         include=include,
-        validate=validator(
-            job, lambda model: classifier(model, replace(job.model, score_flips="none", score_scales=()))
-        ),
+        validate=validator(job, classifier),
         state=job.state,
         world=world,
         on_step=on_step,

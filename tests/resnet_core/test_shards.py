@@ -71,10 +71,9 @@ def test_what_was_written_is_read(tmp_path: Path, digits: Digits, where: str) ->
     assert test.soft.targets(np.arange(120), test.labels).tolist() == [
         target(int(digits[1][k]), k) for k in range(0, 600, 5)
     ]
-    assert len(shards.read(files, "train", CLASSES)) == 480
+    train = shards.read(files, "train", CLASSES)
+    assert [CLASSES[k] for k in train.labels] == [digits[1][k] for k in range(600) if k % 5]
     assert len(shards.read(files, "validation", CLASSES)) == 0
-    expected = [sum(digits[1][k] == name for k in range(600) if k % 5) for name in CLASSES]
-    assert shards.count_labels(files, "train", CLASSES).tolist() == expected
 
 
 def test_other_readers_need_none_of_our_code(tmp_path: Path, digits: Digits) -> None:
