@@ -8,18 +8,18 @@ import logging
 import os
 import runpy
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from upath import UPath
 
+from flows import cli_versions
+from flows.command_line import DatasetFile, check, ready, resumable
 from resnet_core.errors import JobError, UserError, nearest
 from resnet_core.files import absolute
 from tasks.progress import ConsoleHandler
-from tasks.settings import Settings, check_store, keys_for, prepare_environment
+from tasks.settings import Settings, prepare_environment
 
 HOME = Path(__file__).resolve().parents[1]
 SAMPLES = HOME / "data" / "samples"
@@ -34,11 +34,7 @@ app = typer.Typer(
 
 catalog = typer.Typer(help="What the nights have changed in a data set's catalog.", no_args_is_help=True)
 app.add_typer(catalog, name="catalog")
-
-DatasetFile = Annotated[str, typer.Option("--dataset", help="The data set file, such as data/elpv.yaml.")]
-Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
-Version = Annotated[int | None, typer.Argument(help="The version's number.")]
-Model = Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")]
+app.add_typer(cli_versions.app)
 
 
 def main() -> None:
@@ -55,16 +51,6 @@ def main() -> None:
         sys.exit(1)
 
 
-@contextmanager
-def resumable() -> Iterator[None]:
-    """Ctrl-C leaves what is done: parts that were read or scored, the last epoch's checkpoint."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\ngrayline: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
-
-
 def show_log_lines() -> None:
     """Our own log lines go to the terminal as they are, above the progress bars."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the API still gets all
@@ -72,18 +58,6 @@ def show_log_lines() -> None:
     log.setLevel(logging.INFO)
     log.addHandler(ConsoleHandler())
     log.propagate = False
-
-
-def ready(fans_out: bool = True) -> None:
-    """What is wrong with the store, the server or the cluster is said before a flow takes its seconds to start."""
-    from flows.doctor import check_prefect
-
-    check_store(Settings().root)
-    check_prefect()
-    if fans_out and Settings().runner == "ray":
-        from tasks.cluster import connect
-
-        connect()
 
 
 @app.command()
@@ -204,17 +178,6 @@ def retrain(dataset: DatasetFile) -> None:
     _retrain(dataset, "gate")
 
 
-def check(dataset: str) -> None:
-    """What is wrong with a data set file, its source or its keys is said at once."""
-    from resnet_core.sources import check_source
-    from tasks.dataset import load_dataset
-
-    data = load_dataset(dataset)
-    check_source(data.source)
-    keys_for(data.encrypt, Settings())
-    ready()
-
-
 def _retrain(dataset: str, until: Any) -> None:
     """Every stage finds what the stages before it have left; one that is missing is made."""
     check(dataset)
@@ -272,26 +235,6 @@ def catalog_log(
 
     name = find_catalog(Settings().root, dataset)
     show_versions(versions(versions_folder(Settings().root, name)))
-
-
-@app.command()
-def promote(name: Model, version: Version = None, reason: Reason = "promoted by hand") -> None:
-    """Make a version (by default the challenger) the champion."""
-    ready(fans_out=False)
-    from flows.promote import promote as flow
-    from flows.summary import show_champion
-
-    show_champion(flow(name, version, reason), reason)
-
-
-@app.command()
-def rollback(name: Model, version: Version = None, reason: Reason = "rolled back by hand") -> None:
-    """Make the champion before this one (or a version) the champion again."""
-    ready(fans_out=False)
-    from flows.rollback import rollback as flow
-    from flows.summary import show_champion
-
-    show_champion(flow(name, version, reason), reason)
 
 
 @app.command()

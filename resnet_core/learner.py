@@ -63,7 +63,7 @@ class Learner:
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
         if self.steps % AVERAGE_EVERY == 0:
-            self.average.update_parameters(self.model)
+            self.update_average()
         return sums
 
     def gradients(self, x: Tensor, targets: Tensor, weights: Tensor, labels: Tensor) -> Tensor:
@@ -95,9 +95,18 @@ class Learner:
             sums += torch.stack([loss.detach(), right, count])
         return sums
 
+    def update_average(self) -> None:
+        """An average of few updates forgets faster: the random start would stay in it for long. So it is
+        over about the last tenth of the updates, until that is more than `ema_decay` allows (as
+        TensorFlow's ExponentialMovingAverage with `num_updates`)."""
+        updates = int(self.average.n_averaged)  # a buffer on the CPU
+        rising = (1 + updates) / (10 + updates)
+        self.average.multi_avg_fn = get_ema_multi_avg_fn(min(self.config.ema_decay**AVERAGE_EVERY, rising))
+        self.average.update_parameters(self.model)
+
     def end_epoch(self) -> nn.Module:
         """The averaged network, up to date with the last step, ready to be used."""
-        self.average.update_parameters(self.model)
+        self.update_average()
         return self.average.module.eval()
 
     def keep(self) -> None:
@@ -129,11 +138,10 @@ def start(
     forward = world.wrap(model, device)
     if config.compile and device.type == "cuda":
         forward = torch.compile(forward)  # type: ignore[assignment]
-    decay = config.ema_decay**AVERAGE_EVERY
     return Learner(
         model=model,
         forward=forward,
-        average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True),
+        average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True),
         optimizer=optimizer,
         schedule=make_schedule(optimizer, config, steps),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),

@@ -125,6 +125,15 @@ def test_without_an_average_the_last_weights_are_kept(digits: Digits) -> None:
     assert not torch.equal(plain, averaged)  # type: ignore[arg-type]
 
 
+def test_a_short_training_forgets_its_random_start(digits: Digits) -> None:
+    """A fixed decay of 0.99 would leave four fifths of it after 22 steps."""
+    data = some_digits(digits, slice(0, 176))
+    config = replace(CONFIG, epochs=2, batch_size=16, ema_decay=0.99)
+    start = build(ModelConfig("resnet10", width=16), size=8, classes=10, seed=config.seed).fc.weight
+    last, averaged = (train(data, replace(config, ema_decay=d))[0].fc.weight for d in (0.0, 0.99))
+    assert torch.dist(averaged, last) < 0.5 * torch.dist(averaged, start)  # type: ignore[arg-type]
+
+
 def test_early_stopping_ends_and_keeps_the_best_epoch(digits: Digits, tmp_path: Path) -> None:
     data, seen = some_digits(digits, slice(0, 200)), []
     accuracies = iter([0.2, 0.6, 0.5, 0.4, 0.9])
