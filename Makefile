@@ -4,16 +4,24 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check up down bench lock clean
+.PHONY: help demo test test-onnx test-tensorflow check up down bench lock clean
 
 help: ## Show this help.
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(INSTALLED) ## The main job on 2,624 real images, without a server: files to a champion and a scored batch.
 	$(BIN)/grayline demo
 
-test: $(INSTALLED) check ## Every check and every test.
-	$(BIN)/pytest
+test: $(INSTALLED) check ## Every check and every test, but for those that need an extra of half a gigabyte.
+	$(BIN)/pytest -m 'not onnx and not tensorflow'
+
+test-onnx: $(INSTALLED) ## The tests of exports by ONNX, onnxruntime and OpenVINO; installs [onnx].
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
+	$(BIN)/pytest -m onnx
+
+test-tensorflow: $(INSTALLED) ## The tests of TensorFlow's exports and readers; installs [tensorflow].
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorflow]'
+	$(BIN)/pytest -m tensorflow
 
 check: $(INSTALLED) ## Lint, format, types, layers: the checks that take seconds.
 	$(BIN)/ruff check .
@@ -32,7 +40,7 @@ bench: $(INSTALLED) ## Ratios against peers, measured in the same run; prints a 
 
 lock: ## Resolve the newest dependencies that pyproject.toml allows, into constraints.txt.
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --upgrade-strategy eager '.[dev,samples]'
+	.venv-lock/bin/pip install --quiet --upgrade-strategy eager '.[dev,onnx,samples,tensorflow]'
 	{ echo '# Made by `make lock`: what `make demo` and `make test` install.'; \
 	  .venv-lock/bin/pip freeze --exclude grayline; } > constraints.txt
 	rm -rf .venv-lock

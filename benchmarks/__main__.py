@@ -31,6 +31,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "sizes": (),
     "quality": ("elpv", "elpv4", "digits"),
     "time_to_accuracy": ("documented", "shortened"),
+    "gate": ("images", "groups"),
 }
 Chosen = dict[str, tuple[str, ...]]  # the benchmarks to run, and their parts
 RESULTS = Path(__file__).parent / "results"

@@ -12,22 +12,26 @@ from tasks.dataset import Dataset, load_dataset
 from tasks.ingest import read_part
 from tasks.preprocess import finish_shards, plan_shards, write_shard
 from tasks.scan import scan
-from tasks.values import ShardSet
+from tasks.values import Catalog, ShardSet
 
 DATA = Path(__file__).parents[1] / "data"
 WORKERS = 2
 
 
-def write_sample(name: str, folder: Path, labels: str = "labels.csv") -> Dataset:
-    """Write a sample data set's images to `folder`; what `data/<name>.yaml` says of them, with the labels of
-    that file."""
+def write_sample(name: str, folder: Path, labels: str = "labels.csv", settings: str | None = None) -> Dataset:
+    """Write a sample data set's images to `folder`; what `data/<settings>.yaml` (by default `data/<name>.yaml`)
+    says of them, with the labels of that file."""
     runpy.run_path(str(DATA / "samples" / f"{name}.py"))["make"](folder)
-    wanted = load_dataset(DATA / f"{name}.yaml")
+    wanted = load_dataset(DATA / f"{settings or name}.yaml")
     return wanted.model_copy(update={"source": str(folder), "labels": str(folder / labels)})
 
 
 def preprocess(dataset: Dataset, store: UPath) -> ShardSet:
     """What the flow does up to `preprocess`, as it does it."""
+    return catalog_and_shards(dataset, store)[1]
+
+
+def catalog_and_shards(dataset: Dataset, store: UPath) -> tuple[Catalog, ShardSet]:
     limits = Limits()
     found = scan.fn(dataset, store, limits)
     with ThreadPoolExecutor(WORKERS) as pool:
@@ -35,4 +39,4 @@ def preprocess(dataset: Dataset, store: UPath) -> ShardSet:
         catalog = write_catalog.fn(found, dataset, store)
         plans = plan_shards.fn(catalog, found.pixels, dataset, store)
         written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog, dataset.image), plans))
-    return finish_shards.fn(plans, written, catalog, dataset)
+    return catalog, finish_shards.fn(plans, written, catalog, dataset)

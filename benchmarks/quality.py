@@ -33,10 +33,11 @@ from tasks.values import ShardSet
 
 @dataclass(frozen=True)
 class Trial:
-    """Which sample with which labels, how many seeds, and what is measured of each. `certain`: the labels have
-    a `probability`; the accuracy over the images where it is 0 or 1 is measured too."""
+    """Which sample with which labels, by which data set file, how many seeds, and what is measured of each.
+    `certain`: the labels have a `probability`; the accuracy over the images where it is 0 or 1 is measured too."""
 
     sample: str
+    settings: str
     labels: str
     seeds: int
     metrics: tuple[str, ...]
@@ -44,9 +45,9 @@ class Trial:
 
 
 PARTS = {
-    "elpv": Trial("elpv", "labels.csv", 5, ("accuracy", "macro_f1", "roc_auc"), certain=True),
-    "elpv4": Trial("elpv", "labels4.csv", 3, ("macro_f1", "accuracy")),
-    "digits": Trial("digits", "labels.csv", 5, ("accuracy",)),
+    "elpv": Trial("elpv", "elpv-best", "labels.csv", 5, ("accuracy", "macro_f1", "roc_auc"), certain=True),
+    "elpv4": Trial("elpv", "elpv-best", "labels4.csv", 3, ("macro_f1", "accuracy")),
+    "digits": Trial("digits", "digits", "labels.csv", 5, ("accuracy",)),
 }
 CERTAIN = "accuracy_certain"
 
@@ -58,7 +59,7 @@ def run(folder: Path, track: Track, parts: tuple[str, ...] = (), **changes: Any)
     settings, measures = [], []
     for name in names:
         trial, source = PARTS[name], folder / name
-        dataset = write_sample(trial.sample, source, trial.labels)
+        dataset = write_sample(trial.sample, source, trial.labels, trial.settings)
         dataset = dataset.model_copy(update={"train": replace(dataset.train, **changes)})
         made = preprocess(dataset, UPath(folder / f"{name}-store"))
         sure = certain(source, trial.labels) if trial.certain else []

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 import typer
 from upath import UPath
 
-from flows import cli_versions
+from flows import cli_frameworks, cli_labels, cli_versions
 from flows.command_line import DatasetFile, check, ready, resumable
 from resnet_core.errors import JobError, UserError, nearest
 from resnet_core.files import absolute
@@ -35,6 +35,8 @@ app = typer.Typer(
 catalog = typer.Typer(help="What the nights have changed in a data set's catalog.", no_args_is_help=True)
 app.add_typer(catalog, name="catalog")
 app.add_typer(cli_versions.app)
+app.add_typer(cli_labels.app)
+app.add_typer(cli_frameworks.app)
 
 
 def main() -> None:
@@ -161,8 +163,21 @@ def tune(
 
 
 @app.command()
-def evaluate(dataset: DatasetFile) -> None:
+def evaluate(
+    dataset: DatasetFile,
+    backend: Annotated[
+        str | None, typer.Option(help="Measure a version by tensorflow, onnx, openvino or torch, beside PyTorch.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --backend: NAME@ALIAS or NAME/VERSION; the champion by default.")
+    ] = None,
+) -> None:
     """Measure the trained classifier on the held-out images."""
+    if backend:
+        cli_frameworks.evaluate_by(dataset, backend, model)
+        return
+    if model:
+        raise UserError("--model: goes with --backend. Without it the data set's own training is measured.")
     _retrain(dataset, "evaluate")
 
 

@@ -7,7 +7,7 @@ from tasks.cross_validate import check_folds, finish_folds, plan_folds, train_fo
 from tasks.dataset import load_dataset
 from tasks.runner import task_runner
 from tasks.settings import Settings, check_store, keys_for
-from tasks.values import CrossValidation
+from tasks.values import CrossValidation, ShardSet
 
 
 @flow(name="cross-validate", task_runner=task_runner())
@@ -20,6 +20,11 @@ def cross_validate(dataset: str, folds: int = 5) -> CrossValidation:
         dataset: Path of the data set file, for example data/elpv.yaml.
         folds: How many parts; 5 trains 5 times, each time on four fifths.
     """
+    return run_folds(dataset, folds)[0]
+
+
+def run_folds(dataset: str, folds: int) -> tuple[CrossValidation, ShardSet]:
+    """What the flows that want out-of-fold predictions do: up to the shards as every night, then the folds."""
     check_folds(folds)
     settings, data = Settings(), load_dataset(dataset)
     store, tracking_uri, keys = settings.root, settings.tracking_uri, keys_for(data.encrypt, settings)
@@ -30,4 +35,4 @@ def cross_validate(dataset: str, folds: int = 5) -> CrossValidation:
     plan = plan_folds(shard_set, data, night.catalog, store, tracking_uri, folds, keys)
     machine = (settings.device, settings.resident_bytes, keys, settings.runner)
     reused = [train_fold(plan, k, shard_set, data, store, tracking_uri, *machine) for k in range(folds)]
-    return finish_folds(plan, reused, shard_set, tracking_uri)
+    return finish_folds(plan, reused, shard_set, tracking_uri), shard_set

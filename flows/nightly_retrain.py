@@ -10,10 +10,11 @@ from tasks.checks import check_data, last_accepted
 from tasks.dataset import load_dataset
 from tasks.evaluate import evaluate
 from tasks.evidence import gather
+from tasks.explain import explain
 from tasks.gate import judge
 from tasks.ingest import read_part
 from tasks.preprocess import finish_shards, plan_shards, write_shard
-from tasks.promote import promote
+from tasks.promote import carry_out
 from tasks.register import register
 from tasks.report import report_night
 from tasks.runner import fan_out, task_runner
@@ -59,7 +60,7 @@ def nightly_retrain(dataset: str, until: Stage = "gate") -> Night:
     )  # fmt: skip
     night = Night(catalog, report)
     if until == "ingest":
-        return report_night(night)
+        return report_night(night, store, tracking_uri)
 
     plans = plan_shards(catalog, found.pixels, data, store)
     written = fan_out(
@@ -71,26 +72,30 @@ def nightly_retrain(dataset: str, until: Stage = "gate") -> Night:
     shard_set = finish_shards(plans, written, catalog, data)
     night = Night(catalog, report, shard_set)
     if until == "preprocess":
-        return report_night(night)
+        return report_night(night, store, tracking_uri)
 
     checkpoint = train(
         shard_set, data, store, tracking_uri, settings.device, settings.resident_bytes, keys, settings.runner
     )
     night = Night(catalog, report, shard_set, checkpoint)
     if until == "train":
-        return report_night(night)
+        return report_night(night, store, tracking_uri)
 
-    evaluation = evaluate(checkpoint, shard_set, tracking_uri, settings.device, keys)
+    evaluation = evaluate(checkpoint, shard_set, tracking_uri, settings.device, keys, catalog, data.evaluate)
+    explain(checkpoint, evaluation, catalog, shard_set, tracking_uri, settings.device, keys)
     night = Night(catalog, report, shard_set, checkpoint, evaluation)
     if until == "evaluate":
-        return report_night(night)
+        return report_night(night, store, tracking_uri)
 
     version = register(checkpoint, evaluation, catalog, shard_set, tracking_uri, keys)
     night = Night(catalog, report, shard_set, checkpoint, evaluation, version)
     if until == "register":
-        return report_night(night)
+        return report_night(night, store, tracking_uri)
 
-    decision = judge(version, evaluation, catalog, shard_set, data.gate, tracking_uri, settings.device, keys)
-    if decision.promoted:
-        promote(tracking_uri, version.name, version.version, f"gate: {decision.reason}")
-    return report_night(Night(catalog, report, shard_set, checkpoint, evaluation, version, decision))
+    decision = judge(
+        version, evaluation, catalog, shard_set, data.gate, tracking_uri, settings.device, keys,
+        data=report, slices=data.evaluate.slices,
+    )  # fmt: skip
+    carry_out(decision, tracking_uri)
+    night = Night(catalog, report, shard_set, checkpoint, evaluation, version, decision)
+    return report_night(night, store, tracking_uri)

@@ -1,4 +1,4 @@
-"""Roll back: the champion before this one is the champion again."""
+"""Roll back: the last accepted champion before this one is the champion again."""
 
 from prefect import flow
 
@@ -13,7 +13,7 @@ def rollback(name: str, version: int | None = None, reason: str = "rolled back b
 
     Args:
         name: The registered model.
-        version: The version to return to; by default the champion before this one.
+        version: The version to return to; by default the last champion before this one that was not taken back.
         reason: Why; recorded on both versions.
     """
     return stage.rollback(Settings().tracking_uri, name, str(version) if version else None, reason)

@@ -11,7 +11,7 @@ from resnet_core.history import WATCHED
 from resnet_core.search_space import fragment
 from tasks.report import headline, summary
 from tasks.settings import Settings
-from tasks.values import CrossValidation, ModelVersion, Night, Scores, Tuning
+from tasks.values import Check, CrossValidation, Night, Scores, Tuning, Verdict
 
 console = Console(highlight=False, soft_wrap=True)
 
@@ -23,11 +23,28 @@ def show_night(night: Night) -> None:
         table.add_row(stage, text)
     console.print(table)
     if night.decision and night.decision.checks:
-        checks = Table("check", "wanted", "found", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for check in night.decision.checks:
-            checks.add_row(check.name, check.wanted, check.found, "passed" if check.passed else "failed")
         console.print()
-        console.print(checks)
+        show_checks(night.decision.checks)
+    console.print()
+
+
+def show_checks(checks: tuple[Check, ...]) -> None:
+    table = Table("check", "wanted", "found", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for check in checks:
+        table.add_row(check.name, check.wanted, check.found, "passed" if check.passed else "failed")
+    console.print(table)
+
+
+def show_verdict(verdict: Verdict) -> None:
+    """What new labelled images said of a version, check by check."""
+    version = verdict.version
+    others = f"; left out: {', '.join(f'{n:,} {why}' for why, n in verdict.left_out.items())}" * bool(verdict.left_out)
+    console.print(
+        f"{version.name} version {version.version} on {verdict.count:,} new images{others}: "
+        f"{verdict.metric} {verdict.found}"
+    )
+    console.print()
+    show_checks(verdict.checks)
     console.print()
 
 
@@ -66,6 +83,7 @@ def show_scores(scores: Scores) -> None:
     title = (
         f"{scores.files:,} files by {scores.model.name} version {scores.model.version}: "
         f"{scores.scored:,} scored, {scores.failed:,} failed"
+        + ("" if scores.review is None else f", {scores.review:,} need a person's eyes")
     )
     table = Table("label", title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("images", justify="right")
@@ -93,10 +111,6 @@ def show_places(dataset: str, scores: Scores) -> None:
         "\nNext: `make up` starts the Prefect and MLflow servers on these files; "
         "`grayline classify-batch --source FOLDER --output FOLDER` scores your own images."
     )
-
-
-def show_champion(version: ModelVersion, reason: str) -> None:
-    console.print(f"{version.name}: version {version.version} is the champion ({reason})")
 
 
 def show_difference(changes: pa.Table, limit: int) -> None:

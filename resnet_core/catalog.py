@@ -27,6 +27,7 @@ CATALOG = pa.schema(
         ("group", pa.string()),
         ("weight", pa.float32()),
         ("soft_label", pa.string()),  # null: the label is sure
+        ("attributes", pa.string()),  # what else the labels say of it, a JSON object of strings
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("status", pa.string()),
@@ -41,6 +42,10 @@ CATALOG = pa.schema(
         ("part", pa.string()),  # the file under pixels/ that has its pixels
     ]
 )
+# By which the held-out images may be broken down, beside their attributes.
+SLICED = (
+    "brightness", "contrast", "sharpness", "width", "height", "size", "group", "label", "soft_label", "weight", "near",
+)  # fmt: skip
 ENTRIES = pa.schema(
     [
         ("uri", pa.string()),
@@ -49,6 +54,7 @@ ENTRIES = pa.schema(
         ("group", pa.string()),
         ("weight", pa.float32()),
         ("soft_label", pa.string()),
+        ("attributes", pa.string()),
         ("size", pa.int64()),
         ("modified", pa.string()),
         ("reason", pa.string()),  # why it cannot be an image, whatever it holds
@@ -77,7 +83,8 @@ BLANK = 1e-3
 JUDGE = f"""
 create or replace table rows as
 with read as (
-    select e.uri, e.label, e.split as fixed, e."group", e.weight, e.soft_label, e.size, e.modified, e.part,
+    select e.uri, e.label, e.split as fixed, e."group", e.weight, e.soft_label, e.attributes, e.size,
+        e.modified, e.part,
         f.row, f.image_id, f.width, f.height, f.phash, f.brightness, f.contrast, f.sharpness,
         coalesce(e.reason, f.reason, case
             when least(f.width, f.height) < $smallest
@@ -162,7 +169,7 @@ with decided as (
         from images
     ) i left join decisions d on i.image_id = d.image_id
 )
-select r.image_id, r.uri, r.label, d.split, r."group", r.weight, r.soft_label, r.width, r.height,
+select r.image_id, r.uri, r.label, d.split, r."group", r.weight, r.soft_label, r.attributes, r.width, r.height,
     case when d.excluded is not null then 'duplicate' else r.status end as status,
     coalesce(r.why, d.excluded) as reason, d.near,
     r.brightness, r.contrast, r.sharpness, r.size, r.modified, true as present, r.part

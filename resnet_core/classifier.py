@@ -1,12 +1,13 @@
 """A trained network with all that is needed to use it: class names, preprocessing, normalisation.
 
 On disk it is two files: `model.safetensors`, the weights, and `model.json`, everything else as text.
-Nothing in them is executed when they are read.
+`calibration.json` comes beside them once the classifier is evaluated. Nothing in them is executed when
+they are read.
 """
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from resnet_core.augment import Flips
+from resnet_core.calibration import Calibration, load_calibration
 from resnet_core.device import find_device, scoring_dtype
 from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.preprocessing import Gray, Preprocessing, resize
@@ -38,11 +40,15 @@ MIRRORED: dict[Flips, tuple[tuple[int, ...], ...]] = {
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image's outcome; `probabilities` in the order of the classifier's `classes`."""
+    """One image's outcome; `probabilities` in the order of the classifier's `classes`. `confidence` is that of
+    `label`. `prediction_set` has the classes that the image may well be of, and `needs_review` is whether they
+    are not exactly one; None where the classifier knows no sets."""
 
     label: str
     confidence: float
     probabilities: NDArray[np.float32]  # [C]
+    prediction_set: tuple[str, ...] | None = None
+    needs_review: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -54,14 +60,18 @@ class Classifier:
     classes: tuple[str, ...]
     preprocessing: Preprocessing
     normalisation: Normalisation
+    calibration: Calibration = field(default_factory=Calibration)
 
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
 
-    def probabilities(self, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
+    def probabilities(
+        self, pixels: NDArray[np.uint8], batch_size: int = 128, side: int | None = None
+    ) -> NDArray[np.float32]:
         """Preprocessed uint8 [N, size, size] -> float32 [N, C], rows summing to 1: the mean over the
-        configured sizes and mirror images, each of which costs a pass of its own."""
+        configured sizes and mirror images, each of which costs a pass of its own, calibrated. side: to
+        resize to first, in pixels."""
         if len(pixels) == 0:
             return np.empty((0, len(self.classes)), dtype=np.float32)
         self.network.eval()
@@ -70,9 +80,10 @@ class Classifier:
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
             for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size):
                 x = to_input(batch.to(self.device), self.normalisation)
+                x = x if side is None else resize_batch(x, side)
                 seen = [self.network(view).float().softmax(1) for view in views(x, self.config)]
                 parts.append(torch.stack(seen).mean(0).cpu())
-        return torch.cat(parts).numpy()
+        return self.calibration.calibrated(torch.cat(parts).numpy())
 
     def predict(self, images: Sequence[Gray]) -> list[Prediction]:
         """Raw uint8 [H, W] images, each of any size, in order."""
@@ -80,9 +91,15 @@ class Classifier:
         return self.decide(self.probabilities(np.stack(pixels))) if pixels else []
 
     def decide(self, probabilities: NDArray[np.float32]) -> list[Prediction]:
-        """float32 [N, C] -> the most probable class of each row."""
-        best = probabilities.argmax(1)
-        return [Prediction(self.classes[k], float(row[k]), row) for k, row in zip(best, probabilities, strict=True)]
+        """Calibrated float32 [N, C] -> the class to decide on for each row: the most probable one, unless
+        mistakes have costs."""
+        sets = self.calibration.sets(probabilities)
+        found = []
+        for row, (k, shares) in enumerate(zip(self.calibration.decided(probabilities), probabilities, strict=True)):
+            plausible = None if sets is None else tuple(self.classes[j] for j in np.flatnonzero(sets[row]))
+            review = None if plausible is None else len(plausible) != 1
+            found.append(Prediction(self.classes[k], float(shares[k]), shares, plausible, review))
+        return found
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +107,8 @@ class Classifier:
         save_file(state, folder / WEIGHTS)
         text = json.dumps(self.description(), indent=2, ensure_ascii=False)
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        if self.calibration != Calibration():
+            self.calibration.save(folder)
 
     def description(self) -> dict[str, Any]:
         return {
@@ -110,7 +129,8 @@ class Classifier:
         target = find_device(device) if isinstance(device, str) else device
         network = network.to(device=target, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         normalisation = Normalisation(**text["normalisation"])
-        return cls(network, config, tuple(text["classes"]), preprocessing, normalisation)
+        calibration = load_calibration(folder)
+        return cls(network, config, tuple(text["classes"]), preprocessing, normalisation, calibration)
 
 
 def model_config(values: dict[str, Any]) -> ModelConfig:

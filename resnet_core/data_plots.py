@@ -6,8 +6,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
-from resnet_core.contact_sheet import drawable
 from resnet_core.data_summary import EDGES, UNITS, Summary
+from resnet_core.paper import drawable
 from resnet_core.plots import ACCENT, INK, PALE
 
 CLASSES = 20

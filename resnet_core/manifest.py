@@ -1,4 +1,4 @@
-"""A table of what is known about files: CSV or Parquet with path, label and optional columns."""
+"""A table of what is known about files: CSV or Parquet with path, label, optional columns and any others."""
 
 import csv
 import io
@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
+from resnet_core.attributes import encoded, is_attribute
 from resnet_core.errors import UserError, nearest
 from resnet_core.image_tables import as_text
 from resnet_core.listing import BATCH, LISTING
@@ -26,8 +27,11 @@ REQUIRED = ("path", "label")
 OPTIONAL = ("split", "group", "soft_label", "weight")
 SPLITS = ("train", "validation", "test")
 COLUMNS = (*REQUIRED, *OPTIONAL)
-MANIFEST = pa.schema([*((name, pa.string()) for name in COLUMNS[:-1]), ("weight", pa.float32())])
-TEXT = pa.schema([(name, pa.string()) for name in COLUMNS])
+ATTRIBUTES = "attributes"  # what the other columns say: see `attributes`
+MANIFEST = pa.schema(
+    [*((name, pa.string()) for name in COLUMNS[:-1]), ("weight", pa.float32()), (ATTRIBUTES, pa.string())]
+)
+TEXT = pa.schema([(name, pa.string()) for name in (*COLUMNS, ATTRIBUTES)])
 # A file that is not there has neither size nor tag.
 LISTED = pa.schema(
     [
@@ -35,6 +39,7 @@ LISTED = pa.schema(
         MANIFEST.field("group"),
         MANIFEST.field("weight"),
         MANIFEST.field("soft_label"),
+        MANIFEST.field(ATTRIBUTES),
     ]
 )
 # Requests at a time for the facts of files in an object store.
@@ -43,8 +48,8 @@ AT_ONCE = 32
 
 def read_manifest(path: UPath) -> pa.Table:
     """One row a path, in the file's order: path, label, split, group, soft_label (text or null), weight
-    (float32, 1 unless given). Raises UserError, naming the file and the column, for anything that cannot be meant.
-    """
+    (float32, 1 unless given), attributes (a JSON object, or null). Raises UserError, naming the file and the
+    column, for anything that cannot be meant."""
     try:
         with path.open("rb") as file:
             read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
@@ -54,7 +59,7 @@ def read_manifest(path: UPath) -> pa.Table:
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as a table ({error}).") from None
     _check(path, table)
-    return table.set_column(len(COLUMNS) - 1, MANIFEST.field("weight"), _weights(path, table["weight"]))
+    return table.set_column(COLUMNS.index("weight"), MANIFEST.field("weight"), _weights(path, table["weight"]))
 
 
 def list_manifest(manifest: UPath) -> Iterator[pa.RecordBatch]:
@@ -90,7 +95,7 @@ def _facts(uri: str) -> tuple[int, str] | None:
 def _listed(batch: pa.RecordBatch, uris: list[str], found: list[tuple[int, str] | None]) -> pa.RecordBatch:
     nothing = pa.nulls(len(batch))
     columns: dict[str, Any] = {name: nothing.cast(LISTED.field(name).type) for name in LISTED.names}
-    columns |= {name: batch[name] for name in ("path", "label", "split", "group", "weight", "soft_label")}
+    columns |= {name: batch[name] for name in MANIFEST.names}
     columns["uri"] = [printable(uri) for uri in uris]
     columns["size"] = [each[0] if each else None for each in found]
     columns["modified"] = [each[1] if each else None for each in found]
@@ -103,6 +108,7 @@ def _read_csv(file: Any, name: str) -> Iterator[pa.RecordBatch]:
     rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), skipinitialspace=True, strict=True)
     header = next(rows, [])
     places = _places(header, name)
+    others = {column: place for place, column in enumerate(header) if column and column not in COLUMNS}
     while some := list(islice(_whole_rows(rows, len(header), places["path"] or 0, name), BATCH)):
         columns = [
             pa.nulls(len(some), pa.string())
@@ -110,6 +116,8 @@ def _read_csv(file: Any, name: str) -> Iterator[pa.RecordBatch]:
             else pa.array([row[place] or None if place < len(row) else None for row in some], pa.string())
             for place in places.values()
         ]
+        said = ([row[place] if place < len(row) else None for place in others.values()] for row in some)
+        columns.append(encoded(said, list(others)) if others else pa.nulls(len(some), pa.string()))
         yield _tidy(columns)
 
 
@@ -127,12 +135,16 @@ def _whole_rows(rows: Any, width: int, path: int, name: str) -> Iterator[list[st
 def _read_parquet(file: Any, name: str) -> Iterator[pa.RecordBatch]:
     table = pq.ParquetFile(file)
     places = _places(table.schema_arrow.names, name)
+    others = [field.name for field in table.schema_arrow if field.name not in COLUMNS and is_attribute(field)]
+    wanted = [*(column for column in COLUMNS if places[column] is not None), *others]
     row = 0
-    for batch in table.iter_batches(BATCH, columns=[column for column in COLUMNS if places[column] is not None]):
+    for batch in table.iter_batches(BATCH, columns=wanted):
         columns = [
             pa.nulls(len(batch), pa.string()) if place is None else _text(batch[column])
             for column, place in places.items()
         ]
+        said = zip(*(_text(batch[column]).to_pylist() for column in others), strict=True)
+        columns.append(encoded(said, others) if others else pa.nulls(len(batch), pa.string()))
         tidy = _tidy(columns)
         if tidy["path"].null_count:
             raise UserError(f"{name}: row {row + tidy['path'].to_pylist().index(None) + 1:,}: `path` is empty.")

@@ -65,7 +65,7 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
     "fast": {},
     "best": {
         "model": {"score_flips": "horizontal"},
-        "train": {"epochs": 90, "ema_decay": 0.99, "augment": {"mixup": 0.1}},
+        "train": {"epochs": 120, "progressive": 0.5, "ema_decay": 0.99},
     },
 }
 

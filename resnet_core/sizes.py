@@ -24,6 +24,13 @@ def resize_batch(x: Tensor, side: int) -> Tensor:
     return resized.contiguous(memory_format=torch.channels_last)
 
 
+def resize_matrix(side: int, wanted: int) -> Tensor:
+    """float32 [side, wanted]: M.T @ x @ M is what `resize_batch` makes of an image x of `side` x `side` pixels.
+    For frameworks whose own resizing is another one."""
+    units = torch.eye(side).reshape(1, side, 1, side)  # unit vectors: each a channel with one row
+    return F.interpolate(units, (1, wanted), mode="bilinear", antialias=wanted < side)[0, :, 0]
+
+
 def sides(
     scales: Sequence[int],
     progressive: float,

@@ -10,7 +10,7 @@ from prefect import task
 from upath import UPath
 
 from resnet_core import catalog, database, history, near_duplicates
-from resnet_core.catalog import FACTS, ORDERED
+from resnet_core.catalog import FACTS, ORDERED, SLICED
 from resnet_core.digest import table_digest
 from resnet_core.encryption import Keys
 from resnet_core.errors import UserError
@@ -31,6 +31,9 @@ PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at 
 PAIRS_AT_ONCE = 1024
 Pairs = NDArray[np.int64]
 CLASSES = "select distinct label from finished where present and status = 'ok' order by label"
+ATTRIBUTES = """
+select distinct unnest(json_keys(attributes)) as name from finished where attributes is not null order by name
+"""
 REASONS = """
 select split_part(reason, ':', 1), count(*) from finished where present and status = 'quarantined'
 group by 1 order by 2 desc limit 3
@@ -53,6 +56,7 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
             pairs = find_near(db, scan, dataset.image.size, keys)
         catalog.split_rows(db, dataset.split, pairs)
         classes = find_classes(db, dataset)
+        check_evaluation(db, dataset, classes)
         version = history.append(db, versions_folder(store, dataset.name), before)
         changed = version > before or database.count(db, "select count(*) from (from finished except from old)")
         rows = database.pieces(db, ORDERED, 8192)
@@ -126,3 +130,15 @@ def find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
             "A classifier needs good images of two classes."
         )
     return left
+
+
+def check_evaluation(db: DuckDBPyConnection, dataset: Dataset, classes: tuple[str, ...]) -> None:
+    """Before hours of training: raises UserError for a class or a column that the evaluation wants, and the data
+    do not have."""
+    columns = list(SLICED)
+    if not set(dataset.evaluate.slices) <= set(columns):
+        columns += [name for (name,) in db.sql(ATTRIBUTES).fetchall()]
+    try:
+        dataset.evaluate.check(classes, columns)
+    except UserError as error:
+        raise UserError(f"data set file of {dataset.name}: {error}") from None

@@ -4,11 +4,9 @@
 newest one that was.
 """
 
-import base64
 import io
 import json
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -18,13 +16,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
-from resnet_core.contact_sheet import PAIRS, ConflictPair, contact_sheet, side_by_side, smaller
+from resnet_core.contact_sheet import PAIRS, ConflictPair, contact_sheet, side_by_side
 from resnet_core.data_checks import ChecksConfig, Finding, check, check_quarantine, quarantine
 from resnet_core.data_plots import comparison
 from resnet_core.data_summary import Summary
 from resnet_core.errors import DataCheckError
 from resnet_core.files import write_text, write_whole
 from resnet_core.preprocessing import Gray
+from tasks.markdown import picture, plain
 from tasks.values import DataReport
 
 log = logging.getLogger("grayline")
@@ -173,12 +172,3 @@ def conflicts_table(conflicts: Sequence[ConflictPair]) -> str:
         rows.append(f"| | {plain(pair.label_b)} | {plain(pair.uri_b)} |")
     more = [f"\nand {len(conflicts) - PAIRS:,} more"] * (len(conflicts) > PAIRS)
     return "\n".join(["| | label | image |", "| --- | --- | --- |", *rows, *more])
-
-
-def picture(title: str, png: bytes) -> str:
-    return f"![{title}](data:image/webp;base64,{base64.b64encode(smaller(png)).decode()})"
-
-
-def plain(text: str) -> str:
-    """A file's name is no Markdown: it makes no link, picture, table cell or HTML."""
-    return re.sub(r"([\\`*_\[\]|<>&~!:])", r"\\\1", re.sub(r"\s+", " ", text))

@@ -1,14 +1,16 @@
 """The data set file: one pydantic model over the domain's own settings, read from YAML."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from resnet_core import pretrained, search_space
 from resnet_core.data_checks import ChecksConfig
+from resnet_core.decide import FALSE_ALARM, MISSED, class_costs, class_recalls
 from resnet_core.errors import UserError, nearest
 from resnet_core.metrics import METRICS
 from resnet_core.preprocessing import Preprocessing
@@ -16,22 +18,85 @@ from resnet_core.recipes import Recipe, TrainConfig, with_recipe
 from resnet_core.resnet import ModelConfig, find_stem
 from resnet_core.search_space import Value
 from resnet_core.splits import SplitConfig
+from tasks.card_config import CardConfig
 
 GateMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
+Promote = Literal["not_worse", "better"]
+# At 0.7 and the default margin, of 2,000 held-out images, an equal version gets in on two nights of three and
+# one that is 3 points worse on one of a hundred at most, though the two differ on a fifth of the images:
+# `python -m benchmarks gate`.
+CONFIDENCE: dict[Promote, float] = {"not_worse": 0.7, "better": 0.95}
 UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 assert set(get_args(GateMetric)) < set(METRICS)
 
 
 class Gate(BaseModel):
-    """What a new version must show before it becomes the champion."""
+    """What a new version must show before it becomes the champion. A check that is null or false is off."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    promote: Promote = Field(
+        "not_worse",
+        description="better: shown to be better than the champion; not_worse: shown to be within the margin.",
+    )
     metric: GateMetric = "accuracy"
     minimum: float = Field(0.5, ge=0, le=1, description="The floor: below it nothing is promoted.")
     margin: float = Field(
         0.01, ge=0, le=1, description="How far below the champion, on the same images, counts as not worse."
     )
+    confidence: float | None = Field(
+        None, ge=0.5, lt=1, description="With which that is shown; by default 0.95 for better, 0.7 for not_worse."
+    )
+    slice_margin: float | None = Field(
+        0.05, ge=0, le=1, description="How far below the champion a slice's accuracy may be, shown with 0.95."
+    )
+    calibration: float | None = Field(None, ge=0, le=1, description="The largest expected calibration error.")
+    speed: float | None = Field(None, gt=0, description="The least share of the champion's images/s.")
+    data_checks: bool = Field(False, description="A night whose data checks warn promotes nothing.")
+
+    @property
+    def level(self) -> float:
+        """The confidence, whether given or not."""
+        return CONFIDENCE[self.promote] if self.confidence is None else self.confidence
+
+
+class EvaluateConfig(BaseModel):
+    """What the evaluation looks at, and what the decision on an image is for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    slices: list[str] = Field(
+        ["brightness", "contrast", "sharpness", "width"],
+        description="Columns of the catalog, or any others of the labels, by which accuracy is broken down.",
+    )
+    costs: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {}, description="missed_<class>: what it costs to miss it; false_alarm: the same of the other classes."
+    )
+    recall: dict[str, Annotated[float, Field(gt=0, lt=1)]] = Field(
+        {}, description="<class>: the share of its images that is to be recognised."
+    )
+    coverage: float | None = Field(
+        0.95, gt=0, lt=1, description="The share of images whose prediction set has the true class; null: no sets."
+    )
+
+    @model_validator(mode="after")
+    def _costs_are_of_misses(self) -> "EvaluateConfig":
+        for key in self.costs:
+            if key != FALSE_ALARM and not key.startswith(MISSED):
+                meant = nearest(key, [FALSE_ALARM]) or f" Write `{MISSED}{key}: ...`"
+                raise ValueError(f"evaluate.costs.{key}: is neither {MISSED}<class> nor {FALSE_ALARM}.{meant}")
+        return self
+
+    def check(self, classes: Sequence[str], columns: Sequence[str]) -> None:
+        """Raises UserError for what the data do not have. columns: those that may be sliced by."""
+        class_costs(self.costs, classes)
+        class_recalls(self.recall, classes)
+        for name in self.slices:
+            if name not in columns:
+                raise UserError(
+                    f"evaluate.slices: there is no column {name!r}.{nearest(name, list(columns))} "
+                    f"Known: {', '.join(columns)}."
+                )
 
 
 class Dataset(BaseModel):
@@ -65,7 +130,9 @@ class Dataset(BaseModel):
         {},
         description="What `grayline tune` searches: keys of `model`, `train` and `train.augment`, and lists of values.",
     )
+    evaluate: EvaluateConfig = EvaluateConfig()
     gate: Gate = Gate()
+    card: CardConfig = Field(CardConfig(), description="What stands on each version's card.")
 
     @model_validator(mode="before")
     @classmethod

@@ -1,30 +1,48 @@
 """Evaluate: a classifier on the held-out images that training has never seen."""
 
 import json
-import math
-from dataclasses import asdict
+import logging
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from upath import UPath
 
-from resnet_core import metrics as metrics_module
-from resnet_core import plots, shards
+from resnet_core import (
+    assess,
+    attributes,
+    bootstrap,
+    by_size,
+    calibrate,
+    conformal,
+    decide,
+    metrics,
+    plots,
+    slices,
+)
+from resnet_core.assess import Assessment, HeldOut
+from resnet_core.by_size import AtSize, sample, sides
+from resnet_core.calibrate import Wanted
 from resnet_core.classifier import Classifier
-from resnet_core.digest import source_digest
+from resnet_core.decide import class_costs, class_recalls
+from resnet_core.digest import digest_of, source_digest, table_digest
 from resnet_core.encryption import Keys
 from resnet_core.files import as_local, write_folder
-from resnet_core.fit import Epoch
-from resnet_core.metrics import Interval, Labels, Metrics, Probabilities, measure
-from tasks import tracking
-from tasks.values import Checkpoint, Evaluation, ShardSet
+from resnet_core.metrics import Interval, Labels
+from tasks import evaluation_files, held_out, tracking
+from tasks.dataset import EvaluateConfig
+from tasks.evaluation_files import METRICS_FILE, described, write_metrics, write_plots, write_predictions, write_slices
+from tasks.evaluation_page import markdown
+from tasks.held_out import SCORING, columns_of, facts, groups_of, in_order, pixels_at, score_split
+from tasks.progress import Advance, progress
+from tasks.values import Catalog, Checkpoint, Evaluation, ShardSet
 
-METRICS_FILE = "metrics.json"
+log = logging.getLogger("grayline")
+
+MEASURING = (
+    *SCORING, assess, attributes, bootstrap, by_size, calibrate, conformal, decide, metrics, plots, slices,
+    evaluation_files, held_out,
+)  # fmt: skip
+WORSE_SLICES = "grayline.worse_slices"  # tag of a training's run
 
 
 @task
@@ -34,130 +52,110 @@ def evaluate(
     tracking_uri: str,
     device: str = "auto",
     keys: Keys | None = None,
+    catalog: Catalog | None = None,
+    config: EvaluateConfig | None = None,
 ) -> Evaluation:
-    """Score the held-out images; write and log metrics with intervals, predictions and plots. What the
-    same code has measured of the same checkpoint is not measured again."""
-    known = read_evaluation(checkpoint) if checkpoint.reused else None
-    if known:
-        return known
+    """Score the held-out images; find the calibration; write and log metrics with intervals, predictions
+    and plots. What the same code has measured of the same checkpoint, with the same settings and the same facts
+    of the images, is not measured again.
+
+    catalog: has the images' groups, URIs and the columns to slice by; without it there are none.
+    """
+    config, known = config or EvaluateConfig(), facts(catalog)
+    key = {
+        "code": source_digest(*MEASURING),
+        "settings": digest_of(config.model_dump()),
+        "facts": table_digest([known]),
+    }
+    if checkpoint.reused and (found := read_evaluation(checkpoint, key)):
+        return found
     with as_local(checkpoint.folder / "model") as folder:
         classifier = Classifier.load(folder, device)
-    image_ids, labels, probabilities = score_held_out(classifier, shard_set, keys)
-    metrics = measure(labels, probabilities, shard_set.classes)
+    size_work = shard_set.test and len(sample(shard_set.test)) * len(sides(classifier.preprocessing.size))
+    with progress("evaluate", shard_set.test + shard_set.validation + size_work) as advance:
+        image_ids, labels, raw = score_split(classifier, shard_set, "test", keys, advance)
+        validation = score_split(classifier, shard_set, "validation", keys, advance)[1:]
+        sizes = measure_sizes(classifier, shard_set, labels, keys, advance)
+    rows = in_order(known, image_ids)
+    images = HeldOut(labels, raw, groups_of(rows), dict(columns_of(rows, config.slices)) if catalog else {})
+    wanted = Wanted(
+        class_costs(config.costs, shard_set.classes), class_recalls(config.recall, shard_set.classes), config.coverage
+    )
+    assessed = assess.assess(images, validation if len(validation[0]) else None, wanted, shard_set.classes)
+    groups = None if images.groups is None else int(images.groups.max()) + 1
     with write_folder(checkpoint.folder / "evaluation") as draft:
-        write_metrics(draft, metrics, shard_set.classes)
-        write_predictions(draft / "predictions.parquet", image_ids, labels, probabilities, shard_set.classes)
-        write_plots(draft, checkpoint.folder, metrics, labels, probabilities, shard_set.classes)
-        log_to_mlflow(tracking_uri, checkpoint.mlflow_run_id, draft, metrics)
-    create_markdown_artifact(markdown(metrics, checkpoint), key="evaluation", description="Held-out metrics")
-    return Evaluation(checkpoint.folder / "evaluation", metrics.overall, metrics.count)
+        write_metrics(draft, described(assessed, sizes, shard_set.classes, key, groups))
+        assessed.calibration.save(draft)
+        write_predictions(draft, image_ids, rows["uri"], labels, assessed, shard_set.classes)
+        write_slices(draft, assessed.slices)
+        write_plots(draft, checkpoint.folder, assessed, sizes, labels, raw, shard_set.classes)
+        log_to_mlflow(tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
+    page = markdown(assessed, sizes, checkpoint, groups)
+    create_markdown_artifact(page, key="evaluation", description="Held-out metrics")
+    say(assessed)
+    worse = tuple(each.name for each in assessed.slices if each.worse)
+    return Evaluation(checkpoint.folder / "evaluation", assessed.metrics.overall, assessed.metrics.count, worse)
 
 
-def read_evaluation(checkpoint: Checkpoint) -> Evaluation | None:
-    """What `evaluate` has written of this checkpoint, unless other code wrote it."""
+def read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation | None:
+    """What `evaluate` has written of this checkpoint, unless its key was another."""
     path = checkpoint.folder / "evaluation" / METRICS_FILE
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if found.get("code") != source_digest(metrics_module):
+    if {name: found.get(name) for name in key} != key:
         return None
     nan = float("nan")
     intervals = {
         name: Interval(*(nan if value is None else value for value in ends.values()))
         for name, ends in found["metrics"].items()
     }
-    return Evaluation(checkpoint.folder / "evaluation", intervals, found["images"])
+    worse = tuple(f"{each['column']} {each['value']}" for each in found["slices"] if each["worse"])
+    return Evaluation(checkpoint.folder / "evaluation", intervals, found["images"], worse)
 
 
-def score_held_out(
-    classifier: Classifier, shard_set: ShardSet, keys: Keys | None
-) -> tuple[list[str], Labels, Probabilities]:
-    """Ids, labels [N] and probabilities [N, C] of the test images, a row group at a time."""
-    image_ids: list[str] = []
-    labels, probabilities = [], []
-    for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):
-        image_ids += images.image_ids.tolist()
-        labels.append(images.labels)
-        probabilities.append(classifier.probabilities(images.pixels))
-    return image_ids, np.concatenate(labels), np.concatenate(probabilities)
+def measure_sizes(
+    classifier: Classifier, shard_set: ShardSet, labels: Labels, keys: Keys | None, advance: Advance
+) -> list[AtSize]:
+    places = sample(len(labels))
+    return by_size.by_size(classifier, pixels_at(shard_set, places, keys), labels[places], advance)
 
 
-def write_metrics(folder: Path, metrics: Metrics, classes: tuple[str, ...]) -> None:
-    text = {
-        "code": source_digest(metrics_module),
-        "images": metrics.count,
-        "metrics": {name: asdict(interval) for name, interval in metrics.overall.items()},
-        "classes": {name: asdict(values) for name, values in metrics.per_class.items()},
-        "confusion": {"classes": list(classes), "counts": metrics.confusion.tolist()},
-    }
-    (folder / METRICS_FILE).write_text(json.dumps(_no_nan(text), indent=2) + "\n", encoding="utf-8")
-
-
-def _no_nan(value: Any) -> Any:
-    """JSON has no NaN."""
-    if isinstance(value, dict):
-        return {name: _no_nan(inner) for name, inner in value.items()}
-    return None if isinstance(value, float) and math.isnan(value) else value
-
-
-def write_predictions(
-    path: Path, image_ids: list[str], labels: Labels, probabilities: Probabilities, classes: tuple[str, ...]
-) -> None:
-    names = np.array(classes, dtype=object)
-    table = {
-        "image_id": pa.array(image_ids, pa.string()),
-        "label": pa.array(names[labels], pa.string()),
-        "predicted": pa.array(names[probabilities.argmax(1)], pa.string()),
-        "confidence": pa.array(probabilities.max(1), pa.float32()),
-        "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
-    }
-    metadata = {shards.METADATA_KEY: json.dumps({"classes": list(classes)})}
-    pq.write_table(pa.table(table).replace_schema_metadata(metadata), path)
-
-
-def write_plots(
-    draft: Path,
-    run: UPath,
-    metrics: Metrics,
-    labels: Labels,
-    probabilities: Probabilities,
-    classes: tuple[str, ...],
-) -> None:
-    epochs = [Epoch(**values) for values in json.loads((run / "epochs.json").read_text())["epochs"]]
-    figures = {
-        "training_curves": plots.training_curves(epochs),
-        "confusion_matrix": plots.confusion(metrics, classes),
-        "roc_curve": plots.roc(labels, probabilities, classes),
-        "reliability": plots.reliability(labels, probabilities),
-    }
-    for name, figure in figures.items():
-        figure.savefig(draft / f"{name}.png", dpi=120)
-
-
-def log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, metrics: Metrics) -> None:
-    """Each metric as `test_NAME`, its interval as `test_NAME_low` and `_high`; all files."""
+def log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessment) -> None:
+    """Each metric as `test_NAME`, its interval as `test_NAME_low` and `_high`, what calibration changes also as
+    `test_NAME_uncalibrated`; all files; the slices that are worse as a tag."""
     mlflow = tracking.client(tracking_uri)
-    values: dict[str, float] = {}
-    for name, interval in metrics.overall.items():
+    values = {f"test_{name}_uncalibrated": before.value for name, before in found.uncalibrated.items()}
+    for name, interval in found.metrics.overall.items():
         values |= {
             f"test_{name}": interval.value,
             f"test_{name}_low": interval.low,
             f"test_{name}_high": interval.high,
         }
+    values["temperature"] = found.calibration.temperature
+    if found.coverage:
+        values |= {
+            "test_coverage": found.coverage.found.value,
+            "test_set_size": found.coverage.mean_size,
+            "test_review_share": found.coverage.review_share,
+        }
+    if found.decisions and found.decisions.cost:
+        values["test_cost"] = found.decisions.cost.value
     tracking.log_metrics(tracking_uri, run_id, values)
+    worse = ", ".join(each.name for each in found.slices if each.worse)
+    mlflow.set_tag(run_id, WORSE_SLICES, worse or "none")
     mlflow.log_artifacts(run_id, str(folder), "evaluation")
 
 
-def markdown(metrics: Metrics, checkpoint: Checkpoint) -> str:
-    """The tables of the Prefect artifact."""
-    overall = "\n".join(
-        f"| {name.replace('_', ' ')} | {i.value:.4f} | {i.low:.4f} to {i.high:.4f} |"
-        for name, i in metrics.overall.items()
-    )
-    classes = "\n".join(
-        f"| {name} | {m.precision} | {m.recall} | {m.f1} | {m.support:,} |" for name, m in metrics.per_class.items()
-    )
-    return (
-        f"# {checkpoint.dataset}: {metrics.count:,} held-out images\n\n"
-        f"{checkpoint.epochs} epochs on {checkpoint.device} in {checkpoint.seconds:,.0f} s\n\n"
-        f"| metric | value | 95% interval |\n| --- | --- | --- |\n{overall}\n\n"
-        f"| class | precision | recall | F1 | images |\n| --- | --- | --- | --- | --- |\n{classes}\n"
-    )
+def say(found: Assessment) -> None:
+    """A line of the log, and one more for what needs a person."""
+    overall, before = found.metrics.overall, found.uncalibrated["calibration_error"].value
+    log.info(
+        "evaluate    accuracy %s on %s held-out images; calibration error %.3f, %.3f before temperature %.2f",
+        overall["accuracy"], f"{found.metrics.count:,}", overall["calibration_error"].value, before,
+        found.calibration.temperature,
+    )  # fmt: skip
+    if worse := [each for each in found.slices if each.worse]:
+        shown = "; ".join(f"{each.name}, {each.accuracy.value:.3f} against {each.rest:.3f}" for each in worse)
+        log.warning("evaluate    significantly worse than the rest: %s", shown)
+    for name, each in found.decisions.classes.items() if found.decisions else ():
+        if each.wanted is not None and each.recall.high < each.wanted:
+            log.warning("evaluate    recall of %s is %s, not the %.3f wanted", name, each.recall, each.wanted)

@@ -1,28 +1,60 @@
-"""Register: a checkpoint into MLflow's registry, as a version with the alias `challenger`."""
+"""Register: a checkpoint into MLflow's registry, as a version with the alias `challenger`.
 
-import platform
+The files are logged, listed with their digests and signed before there is a version of them: one whose
+files cannot be checked is never seen.
+"""
+
+import json
+import shutil
+import tempfile
 import warnings
-from importlib.metadata import distributions
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.metadata import version as installed
 from pathlib import Path
+from typing import Any
 
 import mlflow
 import mlflow.data.pandas_dataset
 import numpy as np
 import pandas as pd
 from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, Schema, TensorSpec
 from mlflow.types.schema import Array
 from prefect import task
 
 import resnet_core
 from resnet_core import shards
+from resnet_core.calibration import CALIBRATION as CALIBRATION_FILE
 from resnet_core.encryption import Keys
 from resnet_core.files import as_local
+from resnet_core.integrity import file_digest
 from tasks import tracking
-from tasks.registry import CHALLENGER, CHECKPOINT, CLASSIFIER, value_of
+from tasks.card import Made, card
+from tasks.card_config import CardConfig
+from tasks.integrity import seal
+from tasks.lineage import environment, read_lineage
+from tasks.registry import (
+    CALIBRATION,
+    CATALOG,
+    CATALOG_VERSION,
+    CHALLENGER,
+    CHECKPOINT,
+    CLASSIFIER,
+    COMMIT,
+    LINEAGE,
+    LOCK,
+    MODEL_FOLDER,
+    SEED,
+    SHARDS,
+    value_of,
+    versions_of,
+)
+from tasks.settings import Settings
 from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, ShardSet
 
 SERVED_MODEL = Path(__file__).with_name("served_model.py")
@@ -35,6 +67,8 @@ SIGNATURE = ModelSignature(
             ColSpec(DataType.string, "label"),
             ColSpec(DataType.double, "confidence"),
             ColSpec(Array(DataType.double), "probabilities"),
+            ColSpec(Array(DataType.string), "prediction_set", required=False),
+            ColSpec(DataType.boolean, "needs_review", required=False),
         ]
     ),
 )
@@ -49,48 +83,98 @@ def register(
     tracking_uri: str,
     keys: Keys | None = None,
 ) -> ModelVersion:
-    """Make a version of the checkpoint, or find the one that was made of it, and call it challenger."""
-    registry = tracking.client(tracking_uri)
-    known = registry.search_model_versions(
-        f"name = '{checkpoint.dataset}' and tags.`{CHECKPOINT}` = '{checkpoint.digest}'"
-    )
+    """Make a version of the checkpoint, or find the one that was made of it, and call it challenger. The
+    same checkpoint with another calibration decides otherwise: it is another version."""
+    registry, run_id = tracking.client(tracking_uri), checkpoint.mlflow_run_id
+    calibration = calibration_of(evaluation)
+    known = find_known(tracking_uri, checkpoint, calibration)
     if known:
-        return value_of(known[0])
-    registry.log_text(checkpoint.mlflow_run_id, environment(), "environment.txt")
+        return value_of(known)
+    made = Made(checkpoint, evaluation, catalog, shard_set, whole_lineage(checkpoint))
+    registry.log_text(run_id, environment(made.lineage), "environment.txt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice on schemas, which are stated here
-        log_dataset(tracking_uri, checkpoint.mlflow_run_id, catalog)
-        log_model(tracking_uri, checkpoint, shard_set, confidential=keys is not None)
-    made = registry.search_model_versions(f"name = '{checkpoint.dataset}' and run_id = '{checkpoint.mlflow_run_id}'")[0]
-    tags = {
-        CHECKPOINT: checkpoint.digest,
-        "grayline.catalog": catalog.digest,
-        "grayline.shards": shard_set.digest,
-        **{f"test_{name}": str(interval) for name, interval in evaluation.metrics.items()},
-    }
-    for name, value in tags.items():
-        registry.set_model_version_tag(made.name, made.version, name, value)
-    registry.update_model_version(made.name, made.version, describe(checkpoint, evaluation, catalog, shard_set))
-    registry.set_registered_model_alias(made.name, CHALLENGER, made.version)
-    tracking.set_status(tracking_uri, checkpoint.mlflow_run_id, "FINISHED")
-    return value_of(made)
-
-
-def describe(checkpoint: Checkpoint, evaluation: Evaluation, catalog: Catalog, shard_set: ShardSet) -> str:
-    """The version's description, as Markdown: what it learned from, and how good it is."""
-    metrics = "\n".join(f"| {name.replace('_', ' ')} | {value} |" for name, value in evaluation.metrics.items())
-    return (
-        f"{len(shard_set.classes)} classes ({', '.join(shard_set.classes)}), {shard_set.preprocessing.size} px, "
-        f"{checkpoint.epochs} epochs in {checkpoint.seconds:,.0f} s on {checkpoint.device}.\n\n"
-        f"Trained on {shard_set.train:,} images, held out {shard_set.test:,}; catalog `{catalog.digest}`, "
-        f"shards `{shard_set.digest}`.\n\n| held-out metric | value (95% interval) |\n| --- | --- |\n{metrics}\n"
+        log_dataset(tracking_uri, run_id, catalog)
+        model_id = log_model(tracking_uri, made, confidential=keys is not None)
+    seals = seal_model(registry, model_id)
+    if not registry.search_registered_models(f"name = '{checkpoint.dataset}'"):
+        registry.create_registered_model(checkpoint.dataset)
+    version = registry.create_model_version(
+        checkpoint.dataset,
+        f"models:/{model_id}",
+        run_id,
+        tags_of(made, calibration) | seals,
+        description=card(made, CardConfig(**made.lineage.get("dataset", {}).get("card", {}))),
+        model_id=model_id,
     )
+    tracking.set_tags(tracking_uri, run_id, {CATALOG: catalog.digest, CATALOG_VERSION: str(catalog.version)})
+    registry.set_registered_model_alias(version.name, CHALLENGER, version.version)
+    tracking.set_status(tracking_uri, run_id, "FINISHED")
+    return value_of(version)
 
 
-def environment() -> str:
-    """Every installed distribution, pinned, one a line."""
-    found = {f"{d.metadata['Name']}=={d.version}" for d in distributions()}
-    return f"# Python {platform.python_version()} on {platform.platform()}\n" + "\n".join(sorted(found)) + "\n"
+def calibration_of(evaluation: Evaluation) -> str:
+    """The digest of its calibration; `none` where there is none."""
+    path = evaluation.folder / CALIBRATION_FILE
+    if not path.exists():
+        return "none"
+    with as_local(path) as file:
+        return file_digest(file)
+
+
+def find_known(tracking_uri: str, checkpoint: Checkpoint, calibration: str) -> RegisteredVersion | None:
+    """The newest version of this checkpoint and calibration."""
+    try:
+        versions = versions_of(tracking_uri, checkpoint.dataset)
+    except MlflowException:
+        return None
+    wanted = {CHECKPOINT: checkpoint.digest, CALIBRATION: calibration}
+    same = [number for number, version in versions.items() if wanted.items() <= version.tags.items()]
+    return versions[max(same, key=int)] if same else None
+
+
+def whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the training began with and what it took; empty for one of an earlier release."""
+    begun = read_lineage(checkpoint.folder)
+    if not begun:
+        return {}
+    summary = json.loads((checkpoint.folder / "epochs.json").read_text(encoding="utf-8"))
+    return begun | {"energy": summary.get("energy"), "seconds": checkpoint.seconds}
+
+
+def tags_of(made: Made, calibration: str) -> dict[str, str]:
+    """What a version is searched by, and what tells how it came to be."""
+    dataset = made.lineage.get("dataset", {})
+    facts = {
+        CHECKPOINT: made.checkpoint.digest,
+        CALIBRATION: calibration,
+        CATALOG: made.catalog.digest,
+        CATALOG_VERSION: str(made.catalog.version),
+        SHARDS: made.shard_set.digest,
+        COMMIT: made.lineage.get("commit"),
+        LOCK: made.lineage.get("lock"),
+        SEED: made.lineage.get("seeds", {}).get("training"),
+        "grayline.dataset": made.checkpoint.dataset,
+        "grayline.arch": dataset.get("model", {}).get("arch"),
+        "grayline.recipe": dataset.get("recipe"),
+    }
+    metrics = {f"test_{name}": str(interval) for name, interval in made.evaluation.metrics.items()}
+    return {name: str(value) for name, value in facts.items() if value is not None} | metrics
+
+
+def seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
+    """Digests, and a signature where there is a key, of what lies in MLflow's store; they lie there too
+    afterwards. Returns the version's tags."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"models:/{model_id}", dst_path=scratch, tracking_uri=registry.tracking_uri
+            )
+        )
+        tags, files = seal(folder, Settings().signing_key)
+        for file in files:
+            registry.log_model_artifact(model_id, str(file))
+    return tags
 
 
 def log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
@@ -106,25 +190,40 @@ def log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
     )
     mlflow.set_tracking_uri(tracking_uri)
     with mlflow.start_run(run_id=run_id):
-        mlflow.log_input(dataset, context="training")
+        mlflow.log_input(dataset, context="training", tags={CATALOG_VERSION: str(catalog.version)})
 
 
-def log_model(tracking_uri: str, checkpoint: Checkpoint, shard_set: ShardSet, confidential: bool) -> None:
-    """Weights as safetensors, preprocessing as JSON beside them, the code that reads both as text, two
-    held-out images as an example; where images are confidential, two black ones."""
+def log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
+    """Weights as safetensors, preprocessing and calibration as JSON beside them, the code that reads them
+    as text, what it was made of, two held-out images as an example; where images are confidential, two
+    black ones. Returns MLflow's id of it."""
     mlflow.set_tracking_uri(tracking_uri)
+    shard_set = made.shard_set
     if confidential:
         example = np.zeros((2, shard_set.preprocessing.size, shard_set.preprocessing.size), dtype=np.uint8)
     else:
         example = next(shards.iterate(shard_set.files, "test", shard_set.classes)).pixels[:2]
-    with mlflow.start_run(run_id=checkpoint.mlflow_run_id), as_local(checkpoint.folder / "model") as folder:
-        mlflow.pyfunc.log_model(
+    with mlflow.start_run(run_id=made.checkpoint.mlflow_run_id), model_files(made) as artifacts:
+        logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(SERVED_MODEL),
-            artifacts={CLASSIFIER: str(folder)},
+            artifacts=artifacts,
             code_paths=[str(Path(resnet_core.__file__).parent)],
             signature=SIGNATURE,
             input_example=example,
             pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
-            registered_model_name=checkpoint.dataset,
         )
+    return str(logged.model_id)
+
+
+@contextmanager
+def model_files(made: Made) -> Iterator[dict[str, str]]:
+    """The pyfunc's artifacts: the classifier's folder with its calibration, and the lineage."""
+    with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / "model") as trained:
+        folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE
+        shutil.copytree(trained, folder)
+        calibration = made.evaluation.folder / CALIBRATION_FILE
+        if calibration.exists():
+            (folder / CALIBRATION_FILE).write_bytes(calibration.read_bytes())
+        lineage.write_text(json.dumps(made.lineage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        yield {CLASSIFIER: str(folder), "lineage": str(lineage)}

@@ -1,23 +1,141 @@
 """The morning's story: what the night came to, as one Markdown page and a few lines."""
 
+from dataclasses import dataclass
+
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from upath import UPath
 
-from tasks.values import DataReport, Decision, Night
+from resnet_core.history import versions
+from resnet_core.metrics import Interval
+from tasks import tracking
+from tasks.catalog_file import versions_folder
+from tasks.markdown import plain
+from tasks.registry import BEFORE, CHAMPION, by_alias, find_version, value_of
+from tasks.values import DataReport, Decision, ModelVersion, Night
+
+SHOWN = ("accuracy", "macro_f1", "roc_auc")
+
+
+@dataclass(frozen=True)
+class Before:
+    """The champion that tonight's version is held against, and its own held-out metrics."""
+
+    version: str
+    metrics: dict[str, float]
 
 
 @task
-def report_night(night: Night) -> Night:
-    """Publish the page as a Prefect artifact; returns what it was given."""
-    create_markdown_artifact(markdown(night), key="nightly-retrain", description="What the night came to")
+def report_night(night: Night, store: UPath | None = None, tracking_uri: str | None = None) -> Night:
+    """Publish the page as a Prefect artifact; returns what it was given. With the store and MLflow the page
+    also says what has changed since the last night."""
+    before = champion_before(night, tracking_uri) if tracking_uri and night.version else None
+    changes = catalog_changes(night, store) if store else ""
+    page = markdown(night, before, changes, tracking_uri or "")
+    create_markdown_artifact(page, key="nightly-retrain", description=headline(night))
     return night
 
 
-def markdown(night: Night) -> str:
-    """One row a stage, as far as the night went, and the gate's table."""
-    rows = [f"| {stage} | {text} |" for stage, text in summary(night)]
-    page = f"# {headline(night)}\n\n| stage | |\n| --- | --- |\n" + "\n".join(rows) + "\n"
-    return page + (gate_table(night.decision) if night.decision and night.decision.checks else "")
+def markdown(night: Night, before: Before | None = None, changes: str = "", tracking_uri: str = "") -> str:
+    """One screen: the verdict, what has changed, the gate's table, where to look; then a row a stage."""
+    parts = [f"# {headline(night)}", "\n".join(f"- {line}" for line in story(night, before, changes))]
+    if night.decision and night.decision.checks:
+        parts.append("## Gate\n" + gate_table(night.decision))
+    if before and night.evaluation:
+        parts.append(metrics_table(night, before))
+    looks = links(night, tracking_uri)
+    if looks:
+        parts.append("## Where to look\n\n" + "\n".join(f"- {line}" for line in looks))
+    rows = "\n".join(f"| {stage} | {plain(text)} |" for stage, text in summary(night))
+    parts.append(f"## Stages\n\n| stage | |\n| --- | --- |\n{rows}")
+    return "\n\n".join(parts) + "\n"
+
+
+def story(night: Night, before: Before | None, changes: str) -> list[str]:
+    """The night in a few sentences: why, how good, on what data, what to look at."""
+    lines = []
+    if night.decision and night.decision.checks:
+        failed = [check for check in night.decision.checks if not check.passed]
+        counted = f"{len(failed)} of {len(night.decision.checks)} checks failed" if failed else "every check passed"
+        stays = f"; version {before.version} stays the champion" if failed and before else ""
+        lines.append(f"{counted}{stays}: {plain(night.decision.reason)}")
+    if night.evaluation:
+        found, images = night.evaluation.metrics["accuracy"], night.evaluation.count
+        lines.append(f"accuracy {found} on {images:,} held-out images{against(found, before)}")
+        if night.evaluation.worse:
+            lines.append(f"**significantly worse than the rest**: {plain(', '.join(night.evaluation.worse))}")
+    count = night.catalog.read
+    read = f"{count:,} {'images were' if count > 1 else 'image was'} read" if count else "no image was new"
+    lines.append("; ".join(filter(None, [read, changes, f"{night.catalog.ok:,} are good"])))
+    warnings = "; ".join(plain(str(finding)) for finding in night.data.warnings)
+    lines.append(f"**the data checks warn**: {warnings}" if warnings else "the data checks have nothing to report")
+    return lines
+
+
+def against(found: Interval, before: Before | None) -> str:
+    if before is None or "accuracy" not in before.metrics:
+        return ""
+    return f", {found.value - before.metrics['accuracy']:+.3f} against version {before.version}'s own"
+
+
+def champion_before(night: Night, tracking_uri: str) -> Before | None:
+    """Whom tonight's version took over from or failed to; None where there was nobody."""
+    assert night.version is not None
+    registry = tracking.client(tracking_uri)
+    if night.decision and night.decision.promoted:
+        tags = registry.get_model_version(night.version.name, night.version.version).tags
+        number = tags.get(BEFORE)
+        other = value_of(find_version(registry, night.version.name, number)) if number else None
+    else:
+        other = by_alias(tracking_uri, night.version.name, CHAMPION)
+    if other is None or other.version == night.version.version:
+        return None
+    return Before(other.version, metrics_of(other, tracking_uri))
+
+
+def metrics_of(version: ModelVersion, tracking_uri: str) -> dict[str, float]:
+    """What its own evaluation found, without the intervals."""
+    found = tracking.client(tracking_uri).get_run(version.run_id).data.metrics if version.run_id else {}
+    return {name: found[f"test_{name}"] for name in SHOWN if f"test_{name}" in found}
+
+
+def catalog_changes(night: Night, store: UPath) -> str:
+    """What the newest version of the catalog changed, if it was made of what was read now."""
+    if not night.catalog.read:
+        return ""
+    rows = versions(versions_folder(store, night.catalog.dataset)).to_pylist()
+    last = next((row for row in rows if row["version"] == night.catalog.version), None)
+    return ", ".join(f"{last[key]:,} {key}" for key in ("came", "went", "changed") if last[key]) if last else ""
+
+
+def metrics_table(night: Night, before: Before) -> str:
+    """Each version's own evaluation; the gate's rows are of the same images."""
+    assert night.evaluation is not None
+    assert night.version is not None
+    rows = [
+        f"| {name.replace('_', ' ')} | {night.evaluation.metrics[name]} | {old:.3f} | "
+        f"{night.evaluation.metrics[name].value - old:+.3f} |"
+        for name, old in before.metrics.items()
+        if name in night.evaluation.metrics
+    ]
+    head = f"| held out | version {night.version.version} | version {before.version} | change |"
+    return f"## Against the champion before\n\n{head}\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+
+
+def links(night: Night, tracking_uri: str) -> list[str]:
+    """Where the version is, and the commands that say more or take it back."""
+    if night.version is None:
+        return []
+    name, version = night.version.name, night.version.version
+    found = []
+    if tracking_uri.startswith("http") and "@" not in tracking_uri:
+        found.append(f"[version {version} in MLflow]({tracking_uri.rstrip('/')}/#/models/{name}/versions/{version})")
+    found.append(f"`grayline report {name}/{version} -o report.html`: all of it on one page")
+    if night.decision and night.decision.promoted:
+        found.append(f"`grayline rollback {name}`: takes it back")
+    elif night.decision and night.decision.checks:
+        found.append(f"`grayline promote {name} {version}`: lets it in all the same")
+    return found
 
 
 def headline(night: Night) -> str:
@@ -58,8 +176,9 @@ def summary(night: Night) -> list[tuple[str, str]]:
         rows.append(("train", f"{c.epochs} epochs, training accuracy {c.train_accuracy:.3f}; {how}"))
     if night.evaluation:
         metrics = night.evaluation.metrics
-        shown = ", ".join(f"{name.replace('_', ' ')} {metrics[name]}" for name in ("accuracy", "macro_f1", "roc_auc"))
-        rows.append(("evaluate", f"{shown} on {night.evaluation.count:,} held-out images"))
+        shown = ", ".join(f"{name.replace('_', ' ')} {metrics[name]}" for name in SHOWN)
+        worse = f"; worse: {', '.join(night.evaluation.worse)}" if night.evaluation.worse else ""
+        rows.append(("evaluate", f"{shown} on {night.evaluation.count:,} held-out images{worse}"))
     if night.version:
         rows.append(("register", f"{night.version.name} version {night.version.version}"))
     if night.decision:
@@ -78,7 +197,8 @@ def checks_line(data: DataReport) -> str:
 
 def gate_table(decision: Decision) -> str:
     rows = "\n".join(
-        f"| {check.name} | {check.wanted} | {check.found} | {'passed' if check.passed else '**failed**'} |"
+        f"| {plain(check.name)} | {plain(check.wanted)} | {plain(check.found)} | "
+        f"{'passed' if check.passed else '**failed**'} |"
         for check in decision.checks
     )
-    return f"\n| check | wanted | found | |\n| --- | --- | --- | --- |\n{rows}\n"
+    return f"\n| check | wanted | found | |\n| --- | --- | --- | --- |\n{rows}"

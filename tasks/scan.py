@@ -30,7 +30,7 @@ UNLABELLED = "label missing: no row of the labels names it"
 WITH_LABELS = """
 create or replace table listed as
 select coalesce(f.uri, $folder || '/' || l.path) as uri, coalesce(f.path, l.path) as path, l.label,
-    coalesce(l.split, f.split) as split, l."group", l.weight, l.soft_label,
+    coalesce(l.split, f.split) as split, l."group", l.weight, l.soft_label, l.attributes,
     f.size, f.modified, f.container, f.kind, f."offset", f.length, f.ignored
 from (select * from listed where not ignored) f full join labels l on f.path = l.path
 """

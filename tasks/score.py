@@ -9,7 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,8 +21,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
-from resnet_core import augment, blocks, classifier, database, heads, normalisation, resnet, shards, sizes
-from resnet_core.classifier import Classifier
+from resnet_core import database, shards
+from resnet_core.classifier import Classifier, Prediction
 from resnet_core.digest import source_digest
 from resnet_core.errors import UserError
 from resnet_core.files import absolute, write_text, write_whole
@@ -31,6 +31,7 @@ from resnet_core.read import Limits
 from resnet_core.reading import end_idle, read_files
 from resnet_core.shards import METADATA_KEY
 from resnet_core.sources import check_source, list_manifest, list_source, source_kind
+from tasks.held_out import SCORING
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.pixels import READING
 from tasks.registry import load_classifier
@@ -54,15 +55,13 @@ SCORES_SCHEMA = pa.schema(
         ("label", pa.string()),
         ("confidence", pa.float32()),
         ("probabilities", pa.list_(pa.float32())),
+        ("prediction_set", pa.list_(pa.string())),  # the classes it may well be of; null: the version knows no sets
+        ("needs_review", pa.bool_()),  # whether they are not exactly one
         ("model_name", pa.string()),
         ("model_version", pa.string()),
         ("scored_at", pa.timestamp("us", tz="UTC")),
     ]
 )
-
-
-# What decides a score, beside the pixels and the version.
-SCORING = (augment, blocks, classifier, heads, normalisation, resnet, sizes)
 
 
 @task
@@ -139,9 +138,7 @@ def score_rows(trained: Classifier, uris: pa.ChunkedArray, images: pa.Table, mod
             "uri": uri,
             "status": "failed" if reason else "ok",
             "reason": reason,
-            "label": found[row].label if row in found else None,
-            "confidence": found[row].confidence if row in found else None,
-            "probabilities": found[row].probabilities if row in found else None,
+            **(prediction_columns(found[row]) if row in found else {}),
             "model_name": model.name,
             "model_version": model.version,
             "scored_at": at,
@@ -154,11 +151,15 @@ def score_rows(trained: Classifier, uris: pa.ChunkedArray, images: pa.Table, mod
     return pa.Table.from_pylist(rows, SCORES_SCHEMA.with_metadata(metadata))
 
 
+def prediction_columns(found: Prediction) -> dict[str, Any]:
+    return {field.name: getattr(found, field.name) for field in fields(found)}
+
+
 @task
 def finish_batch(batch: Batch, seconds: float) -> Scores:
     """Check that the rows are the files, take away parts of files that are gone, write the manifest."""
     end_idle()
-    counts, confidence, bad = tally(batch)
+    counts, confidence, review, bad = tally(batch)
     names = {part.path.name for part in batch.parts}
     for old in batch.output.glob("*.parquet"):
         if old.name not in names:
@@ -172,23 +173,26 @@ def finish_batch(batch: Batch, seconds: float) -> Scores:
         reused=batch.files - sum(part.count for part in batch.waiting),
         labels={name: (counts[name], confidence[name] / counts[name]) for name in sorted(counts)},
         seconds=seconds,
+        review=review,
     )
     write_text(batch.output / MANIFEST, json.dumps(manifest(batch, scores), indent=2, ensure_ascii=False) + "\n")
     work = batch.output / WORK
     work.fs.rm(work.path, recursive=True)
     log.info(
-        "score       %s files: %s scored, %s failed, %s known from an earlier run",
-        f"{scores.files:,}", f"{scores.scored:,}", f"{scores.failed:,}", f"{scores.reused:,}",
+        "score       %s files: %s scored, %s failed, %s known from an earlier run%s",
+        f"{scores.files:,}", f"{scores.scored:,}", f"{scores.failed:,}", f"{scores.reused:,}", to_see(scores),
     )  # fmt: skip
     create_markdown_artifact(markdown(batch, scores, bad), key="scores", description=f"{batch.files:,} files scored")
     return scores
 
 
-def tally(batch: Batch) -> tuple[Counter[str], Counter[str], list[tuple[str, str]]]:
-    """Of each label the number of images and the sum of their confidences; of the bad files uri and
-    reason. Raises RuntimeError unless the rows of each part are its files."""
+def tally(batch: Batch) -> tuple[Counter[str], Counter[str], int | None, list[tuple[str, str]]]:
+    """Of each label the number of images and the sum of their confidences; how many images a person should
+    see, None where the version does not say; of the bad files uri and reason. Raises RuntimeError unless the
+    rows of each part are its files."""
     counts: Counter[str] = Counter()
     confidence: Counter[str] = Counter()
+    review: int | None = None
     bad: list[tuple[str, str]] = []
     for part in batch.parts:
         rows = read_part_scores(part)
@@ -198,14 +202,16 @@ def tally(batch: Batch) -> tuple[Counter[str], Counter[str], list[tuple[str, str
         for row in good.aggregate([("confidence", "sum"), ([], "count_all")]).to_pylist():
             counts[row["label"]] += row["count_all"]
             confidence[row["label"]] += row["confidence_sum"]
+        if rows["needs_review"].null_count < len(rows):
+            review = (review or 0) + pc.sum(rows["needs_review"]).as_py()
         failed = rows.filter(pc.field("status") != "ok")
         bad += zip(failed["uri"].to_pylist(), failed["reason"].to_pylist(), strict=True)
-    return counts, confidence, bad
+    return counts, confidence, review, bad
 
 
 def read_part_scores(part: Part) -> pa.Table:
     with part.path.open("rb") as file:
-        return pq.read_table(file, columns=["uri", "status", "reason", "label", "confidence"])
+        return pq.read_table(file, columns=["uri", "status", "reason", "label", "confidence", "needs_review"])
 
 
 def manifest(batch: Batch, scores: Scores) -> dict[str, Any]:
@@ -216,11 +222,16 @@ def manifest(batch: Batch, scores: Scores) -> dict[str, Any]:
         "files": batch.files,
         "scored": scores.scored,
         "failed": scores.failed,
+        "needs_review": scores.review,
         "labels": {name: {"count": n, "mean_confidence": mean} for name, (n, mean) in scores.labels.items()},
         "parts": {part.path.name: part.count for part in batch.parts},
         "ignored": list(batch.ignored),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def to_see(scores: Scores) -> str:
+    return "" if scores.review is None else f"; {scores.review:,} need a person's eyes"
 
 
 def markdown(batch: Batch, scores: Scores, bad: list[tuple[str, str]]) -> str:
@@ -230,7 +241,7 @@ def markdown(batch: Batch, scores: Scores, bad: list[tuple[str, str]]) -> str:
     text = (
         f"# {batch.files:,} files scored by {batch.model.name} version {batch.model.version}\n\n"
         f"{scores.scored:,} scored, {scores.failed:,} failed, {scores.reused:,} of them in an earlier run; "
-        f"{scores.images_per_second:,.0f} images/s\n\nfrom `{batch.source}` to `{batch.output}`\n\n"
+        f"{scores.images_per_second:,.0f} images/s{to_see(scores)}\n\nfrom `{batch.source}` to `{batch.output}`\n\n"
         f"| label | images | mean confidence |\n| --- | --- | --- |\n{labels}\n"
     )
     return text + (f"\n| bad file | reason |\n| --- | --- |\n{listed}\n" if bad else "")

@@ -12,15 +12,20 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from resnet_core.classifier import Classifier
+from resnet_core.integrity import DIGESTS, check_digests
 
 
 class RawImages:
-    """Raw gray levels in, one row of label, confidence and probabilities an image out."""
+    """Raw gray levels in, one row an image out: what scoring says of it."""
 
     classifier: Classifier
 
     def load_context(self, context: PythonModelContext) -> None:
-        self.classifier = Classifier.load(Path(context.artifacts["classifier"]))
+        folder = Path(context.artifacts["classifier"])
+        version = folder.parents[1]
+        if (version / DIGESTS).exists():  # not while it is logged
+            check_digests(version, below="artifacts/")
+        self.classifier = Classifier.load(folder)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
         """uint8 [N, H, W] of any height and width -> N rows."""
@@ -31,6 +36,8 @@ class RawImages:
                 "label": [p.label for p in predictions],
                 "confidence": [p.confidence for p in predictions],
                 "probabilities": [p.probabilities.tolist() for p in predictions],
+                "prediction_set": [None if p.prediction_set is None else list(p.prediction_set) for p in predictions],
+                "needs_review": [p.needs_review for p in predictions],
             }
         )
 

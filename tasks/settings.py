@@ -37,6 +37,9 @@ class Settings(BaseSettings):
     tune_storage: str | None = Field(
         None, description="Where tunings are kept, an SQLAlchemy URL; by default SQLite in the store."
     )
+    signing_key: str | None = Field(None, description="Private key (PEM) that signs each version that is registered.")
+    verify_key: str | None = Field(None, description="Public key (PEM): a version that it does not verify is refused.")
+    prefect_api_url: str | None = Field(None, validation_alias="PREFECT_API_URL")
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @property
@@ -85,12 +88,17 @@ def keys_for(encrypt: bool, settings: Settings) -> Keys | None:
     wanted and there is none, or it is none."""
     if not encrypt:
         return None
-    keys = load_keys(settings.keys.get_secret_value() if settings.keys else None, settings.key_file)
+    keys = known_keys(settings)
     if keys is None:
         raise UserError(
             f"encrypt: no key is set. Make a file of keys with `{EXAMPLE}`, and set GRAYLINE_KEY_FILE to it."
         )
     return keys
+
+
+def known_keys(settings: Settings) -> Keys | None:
+    """The keys that are set, if any are."""
+    return load_keys(settings.keys.get_secret_value() if settings.keys else None, settings.key_file)
 
 
 def prepare_environment() -> None:
@@ -111,6 +119,8 @@ def prepare_environment() -> None:
         "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # `sample` logs outside of any flow
         "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine needs over 20
         "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one of a hundred small files says nothing
     }
     if is_local(store):
         defaults["PREFECT_HOME"] = str(Path(store.path) / "prefect")

@@ -1,19 +1,25 @@
 """MLflow runs: one run a training, found again by the training's digest."""
 
+from __future__ import annotations
+
 import math
 import time
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
 
-from mlflow.entities import Metric, Param
+from mlflow.entities import Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from upath import UPath
 
 from resnet_core.files import is_local
-from resnet_core.fit import Epoch
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
+    from resnet_core.fit import Epoch
 
 TRAINING = "grayline.training"
+SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
 
 
 def client(tracking_uri: str) -> MlflowClient:
@@ -82,6 +88,27 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """What runs are searched by; a tag that is there gets the new value."""
+    client(tracking_uri).log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+@contextmanager
+def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
+    """MLflow's system metrics of the run: processor, memory, disk, network, and GPUs where it can read them."""
+    # Its module sets up loggers of libraries that are not there; it is imported when there is something to watch.
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+        run_id, sampling_interval=SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=tracking_uri
+    )
+    monitor.start()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        monitor.finish()  # type: ignore[no-untyped-call]
 
 
 def set_status(tracking_uri: str, run_id: str, status: Literal["RUNNING", "FINISHED", "FAILED"]) -> None:

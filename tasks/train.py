@@ -12,6 +12,7 @@ from upath import UPath
 from resnet_core.device import find_device
 from resnet_core.digest import digest_of
 from resnet_core.encryption import Keys
+from resnet_core.energy import EnergyMeter
 from resnet_core.files import write_folder, write_text
 from resnet_core.fit import Epoch
 from resnet_core.recipes import warm_started
@@ -19,8 +20,9 @@ from resnet_core.training import Job
 from tasks import tracking
 from tasks.dataset import Dataset
 from tasks.learning import Meter, job_of, learning_digest, may_succeed, places, run_job
+from tasks.lineage import write_lineage
 from tasks.progress import progress
-from tasks.registry import CHAMPION, by_alias, checkpoint_of
+from tasks.registry import CHAMPION, SHARDS, by_alias, checkpoint_of
 from tasks.values import Checkpoint, ShardSet
 
 log = logging.getLogger("grayline")
@@ -41,13 +43,16 @@ def train(
     champion = champion_of(dataset, store, tracking_uri)
     made_of = learning_digest(shard_set, dataset.model, dataset.train)
     folder = store / "runs" / dataset.name / training_digest(made_of, champion)
-    run_id = tracking.open_run(tracking_uri, store, dataset.name, folder.name)
-    tracking.log_params(tracking_uri, run_id, dataset.model_dump())
+    run_id = tracking.open_run(tracking_uri, store, dataset.name, folder.name, name=run_name(dataset, folder.name))
+    tracking.log_params(tracking_uri, run_id, dataset.model_dump(exclude={"card"}))
+    tracking.set_tags(tracking_uri, run_id, tags_of(dataset, shard_set))
     reused = (folder / "epochs.json").exists()
     if not reused:
         job = replace(job_of(shard_set, dataset, resident_bytes, keys), state=folder / "state.safetensors")
         if champion:
             job = replace(job, start=champion / "model", config=warm_started(job.config))
+        start = champion.name if champion else None
+        write_lineage(folder, dataset, shard_set, start, find_device(device).type, resident_bytes)
         tracking.set_status(tracking_uri, run_id, "RUNNING")
         try:
             train_new(job, folder, made_of, tracking_uri, run_id, device, runner)
@@ -68,6 +73,21 @@ def train(
         reused=reused,
         mlflow_run_id=run_id,
     )
+
+
+def run_name(dataset: Dataset, digest: str) -> str:
+    """What tells runs apart in a list of them: elpv-resnet18-fast-160px-1a2b3c4d."""
+    return f"{dataset.name}-{dataset.model.arch}-{dataset.recipe}-{dataset.image.size}px-{digest[:8]}"
+
+
+def tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
+    """What runs are searched by, beside their parameters."""
+    return {
+        "grayline.dataset": dataset.name,
+        "grayline.arch": dataset.model.arch,
+        "grayline.recipe": dataset.recipe,
+        SHARDS: shard_set.digest,
+    }
 
 
 def champion_of(dataset: Dataset, store: UPath, tracking_uri: str) -> UPath | None:
@@ -108,13 +128,16 @@ def train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id: 
             meter.epoch_done(epoch, job.train)
             tracking.log_epochs(tracking_uri, run_id, [epoch])
 
-        classifier, epochs = run_job(job, device, runner, meter.step, on_epoch)
+        with tracking.system_metrics(tracking_uri, run_id):
+            energy = EnergyMeter(find_device(device), job.config.devices)
+            classifier, epochs = run_job(job, device, runner, meter.step, on_epoch)
     with write_folder(folder / "model") as draft:
         classifier.save(draft)
     summary = {
         "made_of": made_of,
         "seconds": round(time.monotonic() - started, 1),
         "device": where,
+        "energy": asdict(energy.stop()),
         "epochs": [asdict(epoch) for epoch in epochs],
     }
     write_text(folder / "epochs.json", json.dumps(summary, indent=2) + "\n")

@@ -1,14 +1,22 @@
-"""What one stage hands to the next: paths, digests and counts, no tensors."""
+"""What one stage hands to the next: paths, digests and counts, no tensors.
+
+What the fields are made of is imported for the type checker alone: a command that only moves an alias
+need not wait for PyTorch.
+"""
+
+from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from upath import UPath
+if TYPE_CHECKING:
+    from upath import UPath
 
-from resnet_core.data_checks import Finding
-from resnet_core.metrics import Interval
-from resnet_core.preprocessing import Preprocessing
-from resnet_core.search_space import Value
-from tasks.parts import Part
+    from resnet_core.data_checks import Finding
+    from resnet_core.metrics import Interval
+    from resnet_core.preprocessing import Preprocessing
+    from resnet_core.search_space import Value
+    from tasks.parts import Part
 
 
 @dataclass(frozen=True)
@@ -74,11 +82,24 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out metrics with their intervals; `folder` holds predictions and plots."""
+    """Held-out metrics with their intervals; `folder` holds predictions, the calibration and plots. `worse` are
+    the slices that are significantly worse than the rest."""
 
     folder: UPath
     metrics: dict[str, Interval]
     count: int
+    worse: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """A gallery of `items` held-out images, `errors` of which were given another class than their own;
+    `folder` is None where no pictures may be made. `layer` is the stage whose output was looked into."""
+
+    folder: UPath | None
+    layer: str
+    items: int
+    errors: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,8 @@ class Batch:
 
 @dataclass(frozen=True)
 class Scores:
-    """A finished batch. `labels` has a count and a mean confidence for each label."""
+    """A finished batch. `labels` has a count and a mean confidence for each label; `review` images need a
+    person's eyes, None where the version does not say."""
 
     output: UPath
     model: ModelVersion
@@ -136,6 +158,7 @@ class Scores:
     reused: int
     labels: dict[str, tuple[int, float]]
     seconds: float
+    review: int | None = None
 
     @property
     def images_per_second(self) -> float:
@@ -185,6 +208,22 @@ class CrossValidation:
 
 
 @dataclass(frozen=True)
+class LabelIssues:
+    """`issues` of `images` training labels that are probably wrong. `table` holds every label there is, those
+    first; `sheet` shows them, and is None where no pictures may be made. `worst` are uri, label, suggestion and
+    the confidence in the label of some."""
+
+    dataset: str
+    folder: UPath
+    table: UPath
+    sheet: UPath | None
+    images: int
+    issues: int
+    worst: tuple[tuple[str, str, str, float], ...]
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
 class StudyPlan:
     """An Optuna study `name` of `trials` trials, to be or to go on, in Optuna's `storage`. `folder` holds
     the trials' checkpoints; the trials' runs are nested in `mlflow_run_id`."""
@@ -215,6 +254,29 @@ class Tuning:
 
 
 @dataclass(frozen=True)
+class Reproduction:
+    """A version that was trained again. `largest` is the largest difference between two weights; where there
+    is one, `metrics` has the version's value and the new one on the held-out images. `surroundings` say of
+    code, distributions and machine whether they are the same."""
+
+    version: ModelVersion
+    identical: bool
+    largest: float
+    metrics: dict[str, tuple[float, float]]
+    surroundings: dict[str, str]
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """In one line."""
+        if self.identical:
+            return f"trained again in {self.seconds:,.0f} s, and every byte of the weights is the same"
+        if self.largest == float("inf"):
+            return f"trained again in {self.seconds:,.0f} s: it is another network"
+        return f"trained again in {self.seconds:,.0f} s; the weights differ by up to {self.largest:.3g}"
+
+
+@dataclass(frozen=True)
 class Night:
     """What a retraining came to, as far as it was asked to go."""
 
@@ -225,3 +287,70 @@ class Night:
     evaluation: Evaluation | None = None
     version: ModelVersion | None = None
     decision: Decision | None = None
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `count` new labelled images said of a version: its metric on them, and checks as the gate's.
+    `left_out` counts images by why they do not. `take_back`: the predecessor would do better."""
+
+    version: ModelVersion
+    predecessor: ModelVersion | None
+    metric: str
+    found: Interval
+    count: int
+    left_out: dict[str, int]
+    checks: tuple[Check, ...]
+    take_back: bool
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file of `size` bytes for another framework, checked on `count` held-out images: `difference` is the
+    largest between two probabilities, `wrong` why the file would not have been let through, if it was
+    allowed to differ."""
+
+    version: ModelVersion
+    kind: str
+    path: UPath
+    size: int
+    count: int
+    difference: float
+    accuracy: float
+    own_accuracy: float
+    seconds: float
+    wrong: str = ""
+
+
+@dataclass(frozen=True)
+class BackendAccuracy:
+    """The accuracy of a version on `count` held-out images by another framework, and by PyTorch; speeds are
+    images/s."""
+
+    version: ModelVersion
+    backend: str
+    count: int
+    accuracy: float
+    own_accuracy: float
+    difference: float
+    speed: float
+    own_speed: float
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The outputs of a layer for `count` images, `shape` each, in `files` files; `reused` of the images were
+    done in an earlier run."""
+
+    version: ModelVersion
+    folder: UPath
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    count: int
+    files: int
+    reused: int

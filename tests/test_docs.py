@@ -20,6 +20,12 @@ def test_the_documented_defaults_are_the_defaults() -> None:
             assert set(content[part]) == set(known), part
 
 
+def test_the_documented_evaluation_is_the_default() -> None:
+    text = (HOME / "docs" / "evaluation.md").read_text()
+    documented = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])  # type: ignore[index]
+    assert documented == {"evaluate": Dataset(name="a", source="b").evaluate.model_dump()}
+
+
 def test_every_link_of_the_readme_leads_somewhere() -> None:
     for document in ("README.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", (HOME / document).read_text()):

@@ -29,8 +29,8 @@ def test_a_version_is_a_number_as_prefects_command_reads_it(name: str) -> None:
 
 
 def test_every_flow_is_deployed_and_the_nightly_one_runs_alone_at_two() -> None:
-    flows = {"nightly-retrain", "classify-batch", "tune", "cross-validate", "promote", "rollback"}
-    assert set(deployment_names()) == flows
+    flows = {"nightly-retrain", "classify-batch", "tune", "cross-validate", "label-issues", "promote", "rollback"}
+    assert set(deployment_names()) == flows | {"export", "evaluate-backend", "features", "monitor", "reproduce"}
     nightly = next(d for d in DEPLOYMENTS if d["name"] == "nightly-retrain")
     assert nightly["schedules"][0]["cron"] == "0 2 * * *"
     assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}

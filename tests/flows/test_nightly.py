@@ -177,7 +177,9 @@ def test_the_gate_lets_no_worse_model_in_and_a_person_can(dataset: Path, store: 
     night = nightly_retrain(str(worse))
     assert night.decision is not None
     assert not night.decision.promoted
-    assert [check.name for check in night.decision.checks if not check.passed] == ["champion (version 1)"]
+    failed = [check.name for check in night.decision.checks if not check.passed]
+    assert failed[0] == "champion (version 1)"
+    assert set(failed) <= {"champion (version 1)", "slices"}
     assert champion() == "1"
     refused = registry().get_model_version("few", "2")
     assert refused.tags["grayline.gate"].startswith("refused: champion (version 1)")

@@ -11,8 +11,11 @@ import torch
 from PIL import Image
 
 from resnet_core.augment import Flips
+from resnet_core.by_size import by_size, sample
+from resnet_core.calibration import Calibration
 from resnet_core.classifier import Classifier
 from resnet_core.grayscale import decode
+from resnet_core.metrics import roc_auc
 from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.preprocessing import Preprocessing, resize
 from resnet_core.resnet import ModelConfig, build
@@ -70,6 +73,61 @@ def test_raw_images_of_any_size_are_preprocessed_as_the_model_says(photograph: I
     assert found[0].label == ours.classes[expected.argmax()]
     assert found[0].confidence == found[0].probabilities.max()
     assert ours.predict([]) == []
+
+
+CALIBRATED = Calibration(0.5, (0.2, 1.0, 0.5), 0.9, 0.7, "validation", 100)
+
+
+def test_its_calibration_travels_with_it(tmp_path: Path, photograph: Image.Image) -> None:
+    plain = a_classifier()
+    pixels = some_pixels(photograph)
+    ours = replace(plain, calibration=CALIBRATED)
+    ours.save(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["calibration.json", "model.json", "model.safetensors"]
+    again = Classifier.load(tmp_path, "cpu")
+    assert again.calibration == CALIBRATED
+    shares = again.probabilities(pixels)
+    logits = np.log(plain.probabilities(pixels)) / 0.5
+    np.testing.assert_allclose(shares, np.exp(logits) / np.exp(logits).sum(1, keepdims=True), atol=1e-6)
+    (tmp_path / "calibration.json").unlink()
+    assert Classifier.load(tmp_path, "cpu").calibration == Calibration()
+
+
+def test_it_decides_by_weights_and_says_when_a_person_should() -> None:
+    ours = replace(a_classifier(), calibration=CALIBRATED)
+    shares = np.array([[0.7, 0.25, 0.05], [0.4, 0.35, 0.25], [0.9, 0.05, 0.05]], np.float32)
+    found = ours.decide(shares)
+    assert [p.label for p in found] == ["b", "b", "a"]
+    assert [p.confidence for p in found] == pytest.approx([0.25, 0.35, 0.9])
+    assert [p.prediction_set for p in found] == [("a",), ("a", "b"), ("a",)]
+    assert [p.needs_review for p in found] == [False, True, False]
+    plain = a_classifier().decide(shares)
+    assert [(p.label, p.prediction_set, p.needs_review) for p in plain] == [("a", None, None)] * 3
+
+
+def test_images_of_other_sizes_are_resized_first(photograph: Image.Image) -> None:
+    ours = a_classifier()
+    pixels = some_pixels(photograph)
+    x = resize_batch(to_input(torch.from_numpy(pixels), ours.normalisation), 24)
+    with torch.inference_mode():
+        expected = ours.network(x).softmax(1).numpy()
+    np.testing.assert_allclose(ours.probabilities(pixels, side=24), expected, atol=1e-6)
+    assert np.abs(ours.probabilities(pixels) - expected).max() > 0.01
+
+
+def test_the_table_by_size_has_the_stored_size_in_its_middle(photograph: Image.Image) -> None:
+    ours = a_classifier(config=replace(TINY, score_flips="both", score_scales=(16, 24)))
+    pixels, seen = some_pixels(photograph), []
+    labels = np.array([0, 1, 2, 0, 1])
+    rows = by_size(ours, pixels, labels, seen.append)
+    assert [(row.side, row.images) for row in rows] == [(8, 5), (12, 5), (16, 5), (24, 5), (32, 5)]
+    once = [a_classifier().probabilities(pixels, side=row.side) for row in rows]  # without mirror images
+    assert [row.roc_auc for row in rows] == pytest.approx([roc_auc(labels, shares) for shares in once])
+    assert len({row.roc_auc for row in rows}) > 1
+    np.testing.assert_allclose(once[2], a_classifier().probabilities(pixels), atol=1e-6)
+    assert sum(seen) == 25
+    assert sample(3).tolist() == [0, 1, 2]
+    assert (len(sample(100_000)), sample(100_000)[-1], np.diff(sample(100_000)).max()) == (250, 99_999, 402)
 
 
 def test_the_batch_size_and_the_order_change_nothing() -> None:

@@ -16,10 +16,9 @@ from resnet_core.contact_sheet import (
     WIDTH,
     ConflictPair,
     contact_sheet,
-    drawable,
     side_by_side,
-    smaller,
 )
+from resnet_core.paper import drawable, smaller
 
 Digits = tuple[np.ndarray, list[str]]
 

@@ -1,5 +1,6 @@
 """Manifests: text stays text, mistakes are named, and each row finds its file."""
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,6 +26,36 @@ def test_columns_are_text_and_have_defaults(tmp_path: Path) -> None:
     assert table["label"].to_pylist() == ["007", "NA", None]
     assert table["weight"].to_pylist() == [1, 0.5, 1]
     assert table["split"].to_pylist() == [None] * 3
+    assert table["attributes"].to_pylist() == ['{"colour": "red"}', None, None]
+
+
+def test_other_columns_are_attributes_in_csv_and_parquet(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", 'path,camera,label,"Größe, mm",,x\n1,"a ""1""",c,12,9,\n2,,d\n'.encode())
+    assert [text and json.loads(text) for text in read_manifest(UPath(path))["attributes"].to_pylist()] == [
+        {"camera": 'a "1"', "Größe, mm": "12"},
+        None,
+    ]
+    columns = {
+        "path": ["1", "2"],
+        "label": ["c", "d"],
+        "camera": pa.array(["007", None]).dictionary_encode(),
+        "mm": [1.5, float("nan")],
+        "ok": [True, False],
+        "when": pa.array([0, None], pa.date32()),
+        "embedding": [[1.0], [2.0]],
+        "bytes": [b"1", b"2"],
+        "__index_level_0__": [0, 1],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    assert [json.loads(text) for text in read_manifest(UPath(tmp_path / "m.parquet"))["attributes"].to_pylist()] == [
+        {"camera": "007", "mm": "1.5", "ok": "true", "when": "1970-01-01"},
+        {"ok": "false"},
+    ]
+
+
+def test_no_other_columns_no_attributes(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", b"path,label\n1,a\n2,b\n")
+    assert read_manifest(UPath(path))["attributes"].null_count == 2
 
 
 def test_names_may_hold_anything(tmp_path: Path) -> None:
@@ -48,7 +79,8 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")
     touch(
         tmp_path / "m.csv",
-        b"path,label,group,weight,split,soft_label\n1.png,a,7,0.5,train,a=0.5; b=0.5\n2.png,b,,,\n3.png,a,8,2,\n",
+        b"path,label,group,weight,split,soft_label,image_size\n1.png,a,7,0.5,train,a=0.5; b=0.5,1\n"
+        b"2.png,b,,,,,2\n3.png,a,8,2,,,3\n",
     )
     tables = [read_manifest(UPath(tmp_path / name)) for name in ("m.parquet", "m.csv")]
     assert tables[0].equals(tables[1])
@@ -100,7 +132,8 @@ def test_paths_are_relative_absolute_or_missing(tmp_path: Path) -> None:
     (tmp_path / "m" / "folder.png").mkdir()
     manifest = touch(
         tmp_path / "m" / "m.csv",
-        f"path,label,group,soft_label\na b/in.png,a,g,a=0.5;b=0.5\n{outside},b,\nnone.png,c,\nfolder.png,c,\n".encode(),
+        f"path,label,group,soft_label,camera\na b/in.png,a,g,a=0.5;b=0.5,7\n{outside},b,\n".encode()
+        + b"none.png,c,\nfolder.png,c,\n",
     )
     table = pa.Table.from_batches(list_manifest(UPath(manifest)), LISTED)
     assert table["uri"].to_pylist() == [str(inside), str(outside), f"{tmp_path}/m/none.png", f"{tmp_path}/m/folder.png"]
@@ -110,6 +143,7 @@ def test_paths_are_relative_absolute_or_missing(tmp_path: Path) -> None:
     assert table["label"].to_pylist() == ["a", "b", "c", "c"]
     assert table["group"].to_pylist() == ["g", None, None, None]
     assert table["soft_label"].to_pylist() == ["a=0.5;b=0.5", None, None, None]
+    assert table["attributes"].to_pylist() == ['{"camera": "7"}', None, None, None]
     assert set(table["ignored"].to_pylist()) == {False}
 
 

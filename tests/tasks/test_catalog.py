@@ -142,6 +142,24 @@ def test_what_came_went_and_changed(digit_folder: Path, tmp_path: Path, digits: 
         find_catalog(store, "e")
 
 
+def test_other_columns_of_the_labels_are_in_the_catalog_and_make_no_version(digit_folder: Path, tmp_path: Path) -> None:
+    rows = [{"path": str(p.relative_to(digit_folder)), "label": p.parent.name, "camera": "b"}
+            for p in sorted(digit_folder.rglob("*.png"))]  # fmt: skip
+    rows[0]["camera"] = ""
+    labels, store = tmp_path / "labels.csv", UPath(tmp_path / "s")
+    pd.DataFrame(rows).to_csv(labels, index=False)
+    first, _ = ingested(dataset_of(digit_folder, labels=str(labels), evaluate={"slices": ["camera"]}), store)
+    found = table(first).set_index("uri")["attributes"]
+    assert pd.isna(found[f"{digit_folder}/{rows[0]['path']}"])
+    assert set(found.drop(f"{digit_folder}/{rows[0]['path']}")) == {'{"camera": "b"}'}
+    pd.DataFrame(rows).assign(camera="c").to_csv(labels, index=False)
+    second, _ = ingested(dataset_of(digit_folder, labels=str(labels)), store)
+    assert set(table(second)["attributes"]) == {'{"camera": "c"}'}
+    assert (second.version, second.read) == (1, 0)
+    with pytest.raises(UserError, match=r"evaluate\.slices: there is no column 'camera'"):
+        ingested(dataset_of(digit_folder, evaluate={"slices": ["camera"]}), UPath(tmp_path / "none"))
+
+
 def packed(folder: Path, to: Path, kind: str) -> Path:
     """The folder as one file."""
     files = sorted(folder.rglob("*.png"))

@@ -18,7 +18,8 @@ from resnet_core.contact_sheet import ConflictPair
 from resnet_core.data_checks import ChecksConfig, ClassShareCheck
 from resnet_core.data_summary import Summary, summarise
 from resnet_core.errors import DataCheckError
-from tasks.checks import check_data, last_accepted, plain
+from tasks.checks import check_data, last_accepted
+from tasks.markdown import plain
 from tasks.values import DataReport
 from tests.resnet_core.test_data_checks import quarantined, rows
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import duckdb
@@ -12,6 +13,7 @@ import pytest
 from PIL import Image
 from upath import UPath
 
+from resnet_core.calibration import Calibration
 from resnet_core.classifier import Classifier
 from resnet_core.errors import UserError
 from resnet_core.grayscale import decode
@@ -23,7 +25,7 @@ from tests.resnet_core.test_classifier import a_classifier
 MODEL = ModelVersion("model", "3", "run")
 COLUMNS = [
     "image_id", "uri", "status", "reason", "label", "confidence", "probabilities",
-    "model_name", "model_version", "scored_at",
+    "prediction_set", "needs_review", "model_name", "model_version", "scored_at",
 ]  # fmt: skip
 
 
@@ -87,6 +89,33 @@ def test_every_row_has_the_prediction_of_its_own_file(
         assert row.label == expected.label
         assert row.confidence == pytest.approx(expected.confidence, abs=1e-5)
         assert (row.model_name, row.model_version) == ("model", "3")
+
+
+def test_rows_say_when_a_person_should_see_them(
+    digit_folder: Path, tmp_path: Path, classifier: Classifier, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    break_some(digit_folder)
+    ours = replace(classifier, calibration=Calibration(0.7, (0.3, 1.0, 0.5), 0.9, 0.97, "validation", 50))
+    monkeypatch.setattr(score, "load_classifier", lambda *place: ours)
+    scores = classify(digit_folder, tmp_path / "out")
+    rows = pd.read_parquet(tmp_path / "out")
+    good = rows[rows["status"] == "ok"]
+    for row in good.sample(30, random_state=0).itertuples():
+        (expected,) = ours.predict([decode(Path(row.uri).read_bytes())])
+        assert row.label == expected.label
+        assert row.confidence == pytest.approx(expected.confidence, abs=1e-5)
+        assert tuple(row.prediction_set) == expected.prediction_set
+        assert row.needs_review == (len(row.prediction_set) != 1)
+    assert rows.loc[rows["status"] == "failed", ["prediction_set", "needs_review"]].isna().all(axis=None)
+    assert scores.review == good["needs_review"].sum() > 0
+    manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
+    assert manifest["needs_review"] == scores.review
+
+
+def test_a_version_without_sets_says_nothing_of_review(digit_folder: Path, tmp_path: Path) -> None:
+    assert classify(digit_folder, tmp_path / "out").review is None
+    rows = pd.read_parquet(tmp_path / "out")
+    assert rows[["prediction_set", "needs_review"]].isna().all(axis=None)
 
 
 def test_other_readers_read_the_scores(digit_folder: Path, tmp_path: Path) -> None:

@@ -1,0 +1,30 @@
+"""Another framework's opinion: the accuracy of a version by its runtime and its metric, beside PyTorch's."""
+
+from prefect import flow
+
+from flows.nightly_retrain import nightly_retrain
+from resnet_core.export_formats import Backend, check_installed
+from tasks.backends import measure
+from tasks.dataset import load_dataset
+from tasks.registry import resolve
+from tasks.runner import task_runner
+from tasks.settings import Settings, check_store, keys_for
+from tasks.values import BackendAccuracy
+
+
+@flow(name="evaluate-backend", task_runner=task_runner())
+def evaluate_backend(dataset: str, backend: Backend, model: str | None = None) -> BackendAccuracy:
+    """Export a version and measure it on the held-out images, by another framework and by PyTorch.
+
+    Args:
+        dataset: Path of the data set file, for example data/elpv.yaml.
+        backend: tensorflow (LiteRT and tf.keras.metrics), onnx (ONNX Runtime), openvino or torch (a .pt2 file).
+        model: NAME@ALIAS or NAME/VERSION; by default the data set's champion.
+    """
+    check_installed("--backend", backend)
+    settings, data = Settings(), load_dataset(dataset)
+    check_store(settings.root)
+    version = resolve(settings.tracking_uri, model or data.name)
+    night = nightly_retrain(dataset, until="preprocess")
+    assert night.shard_set is not None
+    return measure(version, backend, night.shard_set, settings.tracking_uri, keys_for(data.encrypt, settings))

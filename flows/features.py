@@ -1,0 +1,48 @@
+"""Features: what a layer of the network puts out for every image of a data set, as files for other libraries."""
+
+from prefect import flow
+from upath import UPath
+
+from flows.nightly_retrain import nightly_retrain
+from resnet_core.feature_files import Kind, Layer
+from resnet_core.files import absolute
+from tasks.dataset import load_dataset
+from tasks.features import check_wanted, finish_features, plan_features, write_features
+from tasks.registry import resolve
+from tasks.runner import fan_out, task_runner
+from tasks.settings import Settings, check_store, keys_for
+from tasks.values import FeatureSet
+
+
+@flow(name="features", task_runner=task_runner())
+def features(
+    dataset: str, layer: Layer, kind: Kind, output: str, model: str | None = None, in_clear: bool = False
+) -> FeatureSet:
+    """Write a layer's outputs for all images of a data set, those to learn from and those held out.
+
+    A run that was interrupted goes on where it stopped, when it is given the same output.
+
+    Args:
+        dataset: Path of the data set file, for example data/elpv.yaml.
+        layer: stem, stage1 to stage4, pool (what is classified) or logits.
+        kind: safetensors (PyTorch), npz (NumPy), parquet (pandas) or tfrecord (TensorFlow).
+        output: Folder to write to.
+        model: NAME@ALIAS or NAME/VERSION; by default the data set's champion.
+        in_clear: Write those of an encrypted data set, too.
+    """
+    settings, data = Settings(), load_dataset(dataset)
+    folder, keys = absolute(UPath(output)), keys_for(data.encrypt, settings)
+    check_wanted(kind, folder, data.encrypt, in_clear)
+    check_store(settings.root)
+    version = resolve(settings.tracking_uri, model or data.name)
+    night = nightly_retrain(dataset, until="preprocess")
+    assert night.shard_set is not None
+    place = (settings.tracking_uri, settings.device)
+    plan = plan_features(version, night.shard_set, night.catalog, layer, kind, folder, *place, keys)
+    fan_out(
+        "features",
+        lambda part: write_features.submit(part, plan.job, *place, keys),
+        plan.waiting,
+        sum(part.count for part in plan.waiting),
+    )
+    return finish_features(plan)

@@ -1,0 +1,26 @@
+"""Label issues: which training labels are probably wrong, judged by classifiers that have not learned from them."""
+
+from prefect import flow
+
+from flows.cross_validate import run_folds
+from tasks.dataset import load_dataset
+from tasks.label_issues import find_label_issues
+from tasks.runner import task_runner
+from tasks.settings import Settings, keys_for
+from tasks.values import LabelIssues
+
+
+@flow(name="label-issues", task_runner=task_runner())
+def label_issues(dataset: str, folds: int = 5) -> LabelIssues:
+    """Cross-validate, then list the training images whose labels the other folds' classifiers contradict.
+
+    What comes out is a table of all labels, with those to look at first: correct it and name it as `labels`.
+
+    Args:
+        dataset: Path of the data set file, for example data/elpv.yaml.
+        folds: How many parts; 5 trains 5 times, each time on four fifths.
+    """
+    found, shard_set = run_folds(dataset, folds)
+    settings, data = Settings(), load_dataset(dataset)
+    keys = keys_for(data.encrypt, settings)
+    return find_label_issues(found, shard_set, data, settings.root, settings.tracking_uri, keys)

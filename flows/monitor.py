@@ -1,0 +1,67 @@
+"""Monitor: the champion on new labelled images, and back to its predecessor where that does better."""
+
+from prefect import flow
+
+from resnet_core.errors import UserError
+from tasks import monitor as stage
+from tasks.champion import last_accepted
+from tasks.labelled import check_labels
+from tasks.promote import rollback as take_back
+from tasks.registry import CHAMPION, by_alias, find_version, resolve, value_of
+from tasks.settings import Settings, check_store, known_keys
+from tasks.tracking import client
+from tasks.values import ModelVersion, Verdict
+
+
+@flow(name="monitor")
+def monitor(labels: str, model: str | None = None, rollback: bool = False) -> Verdict:
+    """Hold a version against its floor, its evaluation and its predecessor; fails when it does worse.
+
+    Args:
+        labels: CSV or Parquet of new images, with the columns path and label; paths are relative to it.
+        model: NAME@ALIAS or NAME/VERSION; by default the champion of the only model there is.
+        rollback: Whether the champion before takes over again by itself where it does better.
+    """
+    settings = Settings()
+    check_store(settings.root)
+    check_labels(labels)
+    version = resolve(settings.tracking_uri, model)
+    if rollback:
+        check_champion(settings.tracking_uri, version)
+    before = predecessor(settings.tracking_uri, version)
+    verdict = stage.monitor(
+        labels, version, before, settings.root, settings.tracking_uri, settings.device, settings.limits,
+        known_keys(settings),
+    )  # fmt: skip
+    if not verdict.failed:
+        return verdict
+    if before and verdict.take_back and rollback:
+        reason = "monitor: " + "; ".join(f"{check.name}: {check.found}" for check in verdict.failed)
+        take_back(settings.tracking_uri, version.name, before.version, reason)
+    raise stage.MonitorError(verdict, advice(verdict, rollback))
+
+
+def check_champion(tracking_uri: str, version: ModelVersion) -> None:
+    champion = by_alias(tracking_uri, version.name, CHAMPION)
+    if champion is None or champion.version != version.version:
+        raise UserError(
+            f"--rollback: version {version.version} of {version.name} is not its champion. Leave --model out."
+        )
+
+
+def predecessor(tracking_uri: str, version: ModelVersion) -> ModelVersion | None:
+    """The champion before this one that was not taken back."""
+    number = last_accepted(tracking_uri, version)
+    return value_of(find_version(client(tracking_uri), version.name, number)) if number else None
+
+
+def advice(verdict: Verdict, rollback: bool) -> str:
+    """What was done, or is to be done."""
+    if verdict.predecessor is None:
+        return "There is no champion before it to go back to."
+    number = verdict.predecessor.version
+    if not verdict.take_back:
+        return f"Version {number} would do no better: look at the new images."
+    if rollback:
+        return f"Version {number} is the champion again."
+    return f"Take it back with `grayline rollback {verdict.version.name}`, or by itself with --rollback."

@@ -1,0 +1,43 @@
+"""Reproduce: a registered version, trained again from what it records."""
+
+from prefect import flow
+
+from resnet_core.encryption import Keys
+from tasks.pixels import pixel_folder
+from tasks.preprocess import finish_shards, plan_shards, write_shard
+from tasks.registry import resolve
+from tasks.reproduce import Origin, catalog_now, check_plans, find_shards, recall, train_again
+from tasks.runner import fan_out, task_runner
+from tasks.settings import Settings, check_store, keys_for
+from tasks.values import Reproduction, ShardSet
+
+
+@flow(name="reproduce", task_runner=task_runner())
+def reproduce(model: str) -> Reproduction:
+    """Train a version again from the data, settings and seeds that it records, and compare the weights.
+
+    Args:
+        model: NAME@ALIAS or NAME/VERSION; NAME alone is its champion.
+    """
+    settings = Settings()
+    check_store(settings.root)
+    origin = recall(resolve(settings.tracking_uri, model), settings.tracking_uri)
+    keys = keys_for(origin.dataset.encrypt, settings)
+    shard_set = find_shards(origin, settings.root) or make_shards(origin, settings, keys)
+    return train_again(origin, shard_set, settings.root, settings.tracking_uri, settings.device, keys, settings.runner)
+
+
+def make_shards(origin: Origin, settings: Settings, keys: Keys | None) -> ShardSet:
+    """The version's shards once more, from the catalog and the cache of pixels."""
+    data, store = origin.dataset, settings.root
+    catalog = catalog_now(origin, store)
+    pixels = pixel_folder(store, data.name, data.image, settings.limits, data.encrypt)
+    plans = plan_shards(catalog, pixels, data, store)
+    check_plans(origin, plans[0].path.parent.name, catalog)
+    written = fan_out(
+        "preprocess",
+        lambda plan: write_shard.submit(plan, catalog, data.image, keys),
+        plans,
+        sum(plan.count for plan in plans),
+    )
+    return finish_shards(plans, written, catalog, data)

@@ -1,0 +1,27 @@
+"""What `grayline label-issues` prints when it is done."""
+
+from rich.console import Console
+from rich.table import Table
+
+from tasks.settings import Settings
+from tasks.values import LabelIssues
+
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def show_label_issues(found: LabelIssues) -> None:
+    """The worst labels, and where the table and the sheet are."""
+    title = f"{found.dataset}: {found.issues:,} of {found.images:,} training labels look wrong"
+    table = Table("", "label", "rather", title=title, title_justify="left", box=None, pad_edge=False)
+    table.padding = (0, 2, 0, 0)
+    table.add_column("confidence in its label", justify="right")
+    table.add_column("image")
+    for rank, (uri, label, suggested, confidence) in enumerate(found.worst, 1):
+        table.add_row(str(rank), label, suggested, f"{confidence:.3f}", uri)
+    console.print(table)
+    if found.issues > len(found.worst):
+        console.print(f"and {found.issues - len(found.worst):,} more")
+    if found.sheet:
+        console.print(f"\nto look at: {found.sheet}")
+    console.print(f"to correct: {found.table} (then name it as `labels:` in the data set file)")
+    console.print(f"run {found.mlflow_run_id} in {Settings().tracking_uri}")
