@@ -1,8 +1,9 @@
 """Labels that are probably wrong: confident learning (Northcutt et al. 2021, arXiv:1911.00068), by cleanlab.
 
 It wants a prediction of each image by a classifier that has not learned from it. An image counts as another
-class where that class's probability is above what it is, on average, for the images that have its label; as
-many are called issues as the labels' noise, estimated so, comes to, those with the widest margins first.
+class where that class's probability is above what it is, on average, for the images that have its label; of
+each class as many are called issues as its noise, estimated so, comes to: those with the least probability
+of their own label.
 
 An image with a soft label says itself what it may be: it is an issue only where the classifiers are sure, in
 the same sense, of a class that its soft label has no share of.
@@ -18,7 +19,7 @@ Labels = NDArray[np.int64]  # [N], places in the class names
 Probabilities = NDArray[np.float32]  # [N, C]
 
 # Of what cleanlab offers, what finds most planted errors: `python -m benchmarks label_issues`.
-FILTER = "prune_by_noise_rate"
+FILTER = "prune_by_class"
 
 
 class Issues(NamedTuple):
