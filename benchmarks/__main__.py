@@ -30,6 +30,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "memory": (),
     "sizes": (),
     "quality": ("elpv", "elpv4", "digits"),
+    "label_issues": ("digits", "elpv"),
     "time_to_accuracy": ("documented", "shortened"),
     "gate": ("images", "groups"),
 }

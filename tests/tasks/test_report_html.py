@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from prefect import flow
 from typer.testing import CliRunner
 from upath import UPath
 
@@ -19,8 +18,6 @@ from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import UserError
 from resnet_core.metrics import roc_auc
 from resnet_core.svg import roc_points
-from tasks.evaluate import evaluate
-from tasks.explain import explain
 from tasks.registry import CALIBRATION, CHALLENGER, CHAMPION, GATE, ROLLED_BACK, SINCE
 from tasks.report_curves import uncalibrated
 from tasks.report_html import check_place, render, write_report
@@ -28,7 +25,6 @@ from tasks.report_parts import Parts, read_parts
 from tasks.report_story import verdict
 from tasks.settings import Settings
 from tasks.tracking import client
-from tasks.values import Night
 from tests.browser import PALE_TEXT, TOO_WIDE, UNREADABLE, chromium, opened
 from tests.versions import TEMPERATURE, Digits, complete_version, predicted, register_version
 
@@ -239,25 +235,13 @@ def test_the_place_of_the_page_is_checked_before_anything_is_read(tmp_path: Path
     assert check_place(str(tmp_path / "x.html")) == UPath(tmp_path / "x.html")
 
 
-@flow
-def a_whole_night(dataset: str) -> Night:
-    """The nightly flow, with all that its stages can say."""
-    night = nightly_retrain(dataset)
-    assert night.checkpoint is not None
-    assert night.shard_set is not None
-    uri = Settings().tracking_uri
-    evaluation = evaluate(night.checkpoint, night.shard_set, uri, "cpu", catalog=night.catalog)
-    explain(night.checkpoint, evaluation, night.catalog, night.shard_set, uri, "cpu")
-    return replace(night, evaluation=evaluation)
-
-
 @pytest.mark.usefixtures("prefect")
 def test_what_the_stages_leave_is_what_the_page_shows(store: Path, digit_folder: Path, tmp_path: Path) -> None:
     train = {"epochs": 2, "batch_size": 32, "augment": {"flips": "none"}}
     content = {"name": "few", "source": str(digit_folder), "image": {"size": 8}, "train": train}
     content |= {"model": {"arch": "resnet10", "width": 16}, "gate": {"minimum": 0.99}}
     (tmp_path / "few.yaml").write_text(yaml.safe_dump(content))
-    night = a_whole_night(str(tmp_path / "few.yaml"))
+    night = nightly_retrain(str(tmp_path / "few.yaml"))
     assert night.version is not None
     assert night.evaluation is not None
     found = read_parts(Settings().tracking_uri, night.version)
