@@ -3,6 +3,7 @@
 import pytest
 import yaml
 from prefect.flows import load_flow_from_entrypoint
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
 from flows.deployments import PREFECT_YAML, deployment_names, run_deployment
@@ -47,5 +48,5 @@ def test_every_flow_is_deployed_and_the_nightly_one_runs_alone_at_two() -> None:
 def test_running_a_deployment_wants_its_name_its_parameters_and_a_server(
     name: str, parameters: list[str], message: str
 ) -> None:
-    with pytest.raises(UserError, match=message):
+    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(UserError, match=message):
         run_deployment(name, parameters, watch=False)
