@@ -1,5 +1,8 @@
 """The device to compute on, and the threads and precision that suit it."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 
@@ -28,6 +31,23 @@ def scoring_dtype(device: torch.device) -> torch.dtype | None:
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+@contextmanager
+def repeatable(wanted: bool) -> Iterator[None]:
+    """While it lasts, the same input gives the same bits on a GPU too: slower, and an operation that cannot
+    promise it raises RuntimeError. cuBLAS wants CUBLAS_WORKSPACE_CONFIG in the environment besides."""
+    if not wanted:
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def describe(device: torch.device) -> str:

@@ -19,6 +19,7 @@ from upath import UPath
 from resnet_core import learner, sizes, training_state
 from resnet_core.augment import augment, weaker
 from resnet_core.batches import Batch, Batches, batch_sizes
+from resnet_core.device import repeatable
 from resnet_core.distributed import ALONE, World
 from resnet_core.errors import TrainingError
 from resnet_core.learner import Learner
@@ -83,7 +84,8 @@ def fit(
     training = learner.start(model, steps, config, class_counts, device, world)
     epochs = [Epoch(**values) for values in training_state.load(state, training)] if state else []
     while len(epochs) < config.epochs and not out_of_patience(epochs, config.early_stopping):
-        epoch = run_epoch(training, train, len(epochs) + 1, normalisation, include, on_step)
+        with repeatable(config.deterministic):
+            epoch = run_epoch(training, train, len(epochs) + 1, normalisation, include, on_step)
         averaged = training.end_epoch()
         if validate:  # all processes decide by the first one's
             epoch = replace(epoch, validation_accuracy=world.agreed(validate(averaged), device))

@@ -33,6 +33,7 @@ class TrainConfig:
     precision: `auto` is bfloat16 (on an old GPU float16) where the device has units for it.
     devices: processes that share each batch, a GPU each where there are GPUs.
     compile: torch.compile, on GPUs.
+    deterministic: the same weights every time on a GPU too, at the cost of speed; a CPU needs no telling.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -58,6 +59,7 @@ class TrainConfig:
     precision: Literal["auto", "float32"] = "auto"
     devices: Annotated[int, Ge(1)] = 1
     compile: bool = False
+    deterministic: bool = False
     seed: Annotated[int, Ge(0)] = 0
 
 

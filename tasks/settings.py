@@ -113,6 +113,7 @@ def prepare_environment() -> None:
         "DO_NOT_TRACK": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # for `train.deterministic`; cuBLAS reads it once, when it starts
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # what a failed task raised is kept as text
         "PREFECT_LOGGING_EXTRA_LOGGERS": "grayline",

@@ -258,6 +258,52 @@ def test_soft_labels_pull_the_probabilities_to_their_shares(digits: Digits) -> N
     assert found[0] == pytest.approx(0.7, abs=0.03)
 
 
+@pytest.mark.parametrize("wanted", [False, True])
+def test_deterministic_algorithms_are_on_in_a_training_that_wants_them_and_only_there(
+    digits: Digits, wanted: bool
+) -> None:
+    seen: list[bool] = []
+
+    class Watched(nn.Module):
+        def __init__(self, inner: nn.Module) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.are_deterministic_algorithms_enabled())
+            return self.inner(x)
+
+    changes = AugmentConfig(flips="dihedral", shift=0.1, rotate=10, zoom=0.1, noise=0.02, erase=0.5, mixup=0.2)
+    config = replace(CONFIG, epochs=1, deterministic=wanted, optimizer="muon", lr=0.01, augment=changes)
+    net = Watched(build(ModelConfig("resnet10", width=16, head="multiscale"), size=8, classes=10))
+    train(some_digits(digits, slice(0, 128)), config, model=net)
+    assert set(seen) == {wanted}
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_training_on_a_gpu_resumes_to_the_same_bits(digits: Digits, tmp_path: Path) -> None:
+    data = some_digits(digits, slice(0, 512))
+    cuda = replace(data, **{name: getattr(data, name).cuda() for name in ("pixels", "hard_labels", "weights")})
+    options = {
+        "class_counts": torch.ones(10), "normalisation": MOMENTS, "device": torch.device("cuda")
+    }  # fmt: skip
+
+    def network() -> nn.Module:
+        return build(ModelConfig("resnet10", width=16), size=32, classes=10)
+
+    def stop(epoch: Epoch) -> None:
+        raise KeyboardInterrupt
+
+    config, state = replace(CONFIG, deterministic=True), UPath(tmp_path / "state.safetensors")
+    whole, _ = fit(network(), cuda, config, **options)  # type: ignore[arg-type]
+    with pytest.raises(KeyboardInterrupt):
+        fit(network(), cuda, config, state=state, on_epoch=stop, **options)  # type: ignore[arg-type]
+    resumed, _ = fit(network(), cuda, config, state=state, **options)  # type: ignore[arg-type]
+    assert_same(whole.state_dict(), resumed.state_dict())
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 @pytest.mark.parametrize("compiled", [False, True])
