@@ -1,6 +1,7 @@
 """`python -m benchmarks [NAME [PART ...] ...]`: run the benchmarks, or those named, print tables, write JSON."""
 
 import json
+import logging
 import math
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from benchmarks.rounds import Comparison, Difference, Measure, Result
 from resnet_core.errors import UserError
 from resnet_core.files import write_text
 
-NAMES = ("decode", "batches", "fit", "score", "ingest")
+NAMES = ("decode", "batches", "fit", "score", "ingest", "batch")
 # Run only where they are named; some have parts, and run those that are named after them, or all.
 LONG: dict[str, tuple[str, ...]] = {
     "scale": (),
@@ -33,6 +34,9 @@ LONG: dict[str, tuple[str, ...]] = {
     "label_issues": ("digits", "elpv"),
     "time_to_accuracy": ("documented", "shortened"),
     "gate": ("images", "groups"),
+    "engines": ("torch", "compile", "onnx", "openvino", "int8"),
+    "command": ("fixed", "growth"),
+    "whole_night": (),
 }
 Chosen = dict[str, tuple[str, ...]]  # the benchmarks to run, and their parts
 RESULTS = Path(__file__).parent / "results"
@@ -46,6 +50,7 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         err.print(f"benchmarks: {error}")
         return 2
+    logging.getLogger("grayline").setLevel(logging.WARNING)  # what stages have to say is not what is asked here
     began, clock = datetime.now(UTC), time.monotonic()
     before = machine.describe()
     results = run(chosen, err)

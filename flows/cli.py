@@ -12,12 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from upath import UPath
 
-from flows import cli_frameworks, cli_labels, cli_versions
+from flows import cli_frameworks, cli_labels, cli_scores, cli_versions
 from flows.command_line import DatasetFile, check, ready, resumable
 from resnet_core.errors import JobError, UserError, nearest
-from resnet_core.files import absolute
 from tasks.progress import ConsoleHandler
 from tasks.settings import Settings, prepare_environment
 
@@ -36,6 +34,7 @@ catalog = typer.Typer(help="What the nights have changed in a data set's catalog
 app.add_typer(catalog, name="catalog")
 app.add_typer(cli_versions.app)
 app.add_typer(cli_labels.app)
+app.add_typer(cli_scores.app)
 app.add_typer(cli_frameworks.app)
 
 
@@ -201,26 +200,6 @@ def _retrain(dataset: str, until: Any) -> None:
 
     with resumable():
         show_night(nightly_retrain(dataset, until))
-
-
-@app.command("classify-batch")
-def classify_batch_command(
-    source: Annotated[
-        str, typer.Option(help="Folder, glob, tar, zip, Parquet with image bytes, IDX or manifest, or a URL of one.")
-    ],
-    output: Annotated[str, typer.Option(help="Folder for the Parquet files and the manifest.")],
-    model: Annotated[str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION; the champion by default.")] = None,
-) -> None:
-    """Score every image of a source: one row a file."""
-    from tasks.score import check_places
-
-    check_places(source, absolute(UPath(output)))
-    ready()
-    from flows.classify_batch import classify_batch
-    from flows.summary import show_scores
-
-    with resumable():
-        show_scores(classify_batch(source, output, model))
 
 
 @catalog.command("diff")

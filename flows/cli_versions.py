@@ -108,11 +108,12 @@ def report(
     """A version on one page: how good it is, where it errs, why it was let in, where it comes from."""
     from flows.doctor import check_mlflow
     from flows.show_versions import show_report
+    from tasks.pages import check_place
     from tasks.registry import resolve
-    from tasks.report_html import check_place, write_report
+    from tasks.report_html import write_report
 
     check_store(Settings().root)
     check_mlflow()
-    to = check_place(output)
+    to = check_place(output, "report.html")
     version = resolve(Settings().tracking_uri, model, field="NAME@ALIAS")
     show_report(version, to, write_report(Settings().tracking_uri, version, to))

@@ -36,10 +36,13 @@ def ready(fans_out: bool = True) -> None:
 
 def check(dataset: str) -> None:
     """What is wrong with a data set file, its source or its keys is said at once."""
+    from resnet_core.corrections import check_corrections
     from resnet_core.sources import check_source
     from tasks.dataset import load_dataset
 
     data = load_dataset(dataset)
     check_source(data.source)
+    if data.corrections:
+        check_corrections(data.corrections)
     keys_for(data.encrypt, Settings())
     ready()

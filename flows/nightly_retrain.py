@@ -81,7 +81,9 @@ def nightly_retrain(dataset: str, until: Stage = "gate") -> Night:
     if until == "train":
         return report_night(night, store, tracking_uri)
 
-    evaluation = evaluate(checkpoint, shard_set, tracking_uri, settings.device, keys, catalog, data.evaluate)
+    evaluation = evaluate(
+        checkpoint, shard_set, tracking_uri, settings.device, keys, catalog, data.evaluate, data.drift
+    )
     explain(checkpoint, evaluation, catalog, shard_set, tracking_uri, settings.device, keys)
     night = Night(catalog, report, shard_set, checkpoint, evaluation)
     if until == "evaluate":

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from resnet_core.history import WATCHED
 from resnet_core.search_space import fragment
+from tasks.finish_batch import speed
 from tasks.report import headline, summary
 from tasks.settings import Settings
 from tasks.values import Check, CrossValidation, Night, Scores, Tuning, Verdict
@@ -91,8 +92,9 @@ def show_scores(scores: Scores) -> None:
     for label, (count, confidence) in scores.labels.items():
         table.add_row(label, f"{count:,}", f"{confidence:.3f}")
     console.print(table)
-    again = f", {scores.reused:,} of them in an earlier run" if scores.reused else ""
-    console.print(f"{scores.images_per_second:,.0f} images/s{again}\n{scores.output}")
+    if scores.reasons:
+        console.print("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in scores.reasons.items()))
+    console.print(f"{speed(scores)}\n{scores.output}")
     console.print()
 
 

@@ -32,7 +32,12 @@ class AtSize:
 
 def sample(count: int) -> NDArray[np.int64]:
     """The places of at most MOST of `count` images, evenly spread."""
-    return np.unique(np.linspace(0, count - 1, min(count, MOST)).astype(np.int64))
+    return evenly(count, MOST)
+
+
+def evenly(count: int, most: int) -> NDArray[np.int64]:
+    """The places of at most `most` of `count` things, evenly spread."""
+    return np.unique(np.linspace(0, count - 1, min(count, most)).astype(np.int64))
 
 
 def sides(size: int) -> list[int]:

@@ -1,8 +1,9 @@
 """The catalog: what is known of every source image ever seen, and the rules that decide on each.
 
 The rules are SQL over tables in a database: `entries`, the files as the source has them now (ENTRIES);
-`facts`, what reading them told (FACTS); `old`, the catalog of the night before (CATALOG). `judge` makes
-`rows` of them, `split_rows` gives each image its side, and `finished` is the new catalog.
+`facts`, what reading them told (FACTS); `old`, the catalog of the night before (CATALOG); `corrections`, what
+people have said of some images (`resnet_core.corrections`). `judge` makes `rows` of them, `split_rows` gives each
+image its side, and `finished` is the new catalog.
 
 Of the same bytes one image is `ok`, an elder if there is one, and the rest `duplicate`; under
 different labels all are quarantined, for nobody knows which is right. What an earlier night decided
@@ -126,15 +127,18 @@ left join same on ranked.image_id = same.image_id
 """
 
 # Of the same bytes in several places: one image, with all that the labels, an earlier night or, where
-# nothing else does, its own content have decided on it.
+# nothing else does, its own content have decided on it. What corrections alone have brought is learned from: it was
+# picked for being hard, and held-out images have to be a fair sample.
 IMAGES = f"""
 create or replace table images as
-select row_number() over (order by now.image_id) - 1 as place, now.*,
+select row_number() over (order by now.image_id) - 1 as place,
+    now.* exclude (added) replace (coalesce(fixed, case when added and before is null then 'train' end) as fixed),
     before, near, excluded, coalesce(elder, false) as elder
 from (
     select image_id, min(fixed) as fixed, nullif(max(fixed), min(fixed)) as contradiction,
-        any_value(phash) as phash, min(uri) as uri
-    from rows where status in ('ok', 'duplicate') group by image_id
+        any_value(phash) as phash, min(uri) as uri, bool_and(corrected) and count("group") = 0 as added
+    from (select *, uri in (select uri from corrections where added) as corrected from rows)
+    where status in ('ok', 'duplicate') group by image_id
 ) now left join (
     select image_id, min(split) as before, min(near) as near,
         min(reason) filter (reason like '{EXCLUDED}%') as excluded,

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from resnet_core.augment import Flips
 from resnet_core.calibration import Calibration, load_calibration
-from resnet_core.device import find_device, scoring_dtype
+from resnet_core.device import find_device, full_precision
 from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.preprocessing import Gray, Preprocessing, resize
 from resnet_core.resnet import ModelConfig, ResNet, build
@@ -75,15 +75,17 @@ class Classifier:
         if len(pixels) == 0:
             return np.empty((0, len(self.classes)), dtype=np.float32)
         self.network.eval()
-        dtype = scoring_dtype(self.device)
         parts = []
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=dtype is not None):
+        with torch.inference_mode(), full_precision(self.device):
             for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size):
-                x = to_input(batch.to(self.device), self.normalisation)
-                x = x if side is None else resize_batch(x, side)
-                seen = [self.network(view).float().softmax(1) for view in views(x, self.config)]
-                parts.append(torch.stack(seen).mean(0).cpu())
+                parts.append(self.shares(batch.to(self.device), side).cpu())
         return self.calibration.calibrated(torch.cat(parts).numpy())
+
+    def shares(self, pixels: Tensor, side: int | None = None) -> Tensor:
+        """uint8 [B, S, S] on the network's device -> float32 [B, C]: `probabilities` before they are calibrated."""
+        x = to_input(pixels, self.normalisation)
+        x = x if side is None else resize_batch(x, side)
+        return torch.stack([self.network(view).softmax(1) for view in views(x, self.config)]).mean(0)
 
     def predict(self, images: Sequence[Gray]) -> list[Prediction]:
         """Raw uint8 [H, W] images, each of any size, in order."""

@@ -1,5 +1,7 @@
 """How tonight's data compares with the last accepted night's, as a figure; no display is needed."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -65,26 +67,30 @@ def shorten(name: str, most: int = 28) -> str:
 def distribution(axes: Axes, name: str, now: Summary, last: Summary | None, new: Summary | None) -> None:
     """Share of the images by bin, neighbouring bins put together, over the range that is used."""
     found = [summary.histograms[name].shares for summary in (now, last, new) if summary]
-    used = np.flatnonzero(np.sum(found, axis=0))
-    bins = len(EDGES[name]) - 1
-    first, final = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, bins)
-    step = max(1, (final - first) // STEPS)
-    starts = np.arange(max(first - step, 0), min(final + step, bins), step)
-    end = min(int(starts[-1]) + step, bins)
-    borders = EDGES[name][np.append(starts, end)]
-
-    def heights(summary: Summary) -> NDArray[np.float64]:
-        return np.add.reduceat(summary.histograms[name].shares[:end], starts)
-
+    borders, heights = together(EDGES[name], found)
     if last:
-        axes.stairs(heights(last), borders, fill=True, color=PALE, label="last accepted night")
-    axes.stairs(heights(now), borders, color=ACCENT, linewidth=1.5, label="now")
+        axes.stairs(heights[1], borders, fill=True, color=PALE, label="last accepted night")
+    axes.stairs(heights[0], borders, color=ACCENT, linewidth=1.5, label="now")
     if last and new and new.ok:
-        axes.stairs(heights(new), borders, color=INK, linewidth=1, linestyle=":", label="came since")
+        axes.stairs(heights[2], borders, color=INK, linewidth=1, linestyle=":", label="came since")
     if name in LOGARITHMIC:
         logarithmic(axes, max(borders[0], borders[1] / 2), borders[-1])
     axes.set(xlabel=name + (f" ({UNITS[name]})" if UNITS[name] else ""))
     axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:g}%")
+
+
+def together(
+    edges: NDArray[np.float64], shares: Sequence[NDArray[np.float64]]
+) -> tuple[NDArray[np.float64], list[NDArray[np.float64]]]:
+    """Histograms of the bins between `edges` -> the borders of fewer and wider bins over the range that any of them
+    uses, and the share in each."""
+    used = np.flatnonzero(np.sum(shares, axis=0))
+    bins = len(edges) - 1
+    first, final = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, bins)
+    step = max(1, (final - first) // STEPS)
+    starts = np.arange(max(first - step, 0), min(final + step, bins), step)
+    end = min(int(starts[-1]) + step, bins)
+    return edges[np.append(starts, end)], [np.add.reduceat(one[:end], starts) for one in shares]
 
 
 def logarithmic(axes: Axes, low: float, high: float) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 
 import torch
 
@@ -23,14 +24,43 @@ def training_dtype(device: torch.device) -> torch.dtype | None:
     if device.type == "cpu":
         able = torch.cpu.get_capabilities()
         return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else None
-    return scoring_dtype(device)
-
-
-def scoring_dtype(device: torch.device) -> torch.dtype | None:
-    """The same for scoring: on a CPU always float32, so that every machine's scores agree."""
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """While it lasts, a GPU multiplies float32 as float32, which by default its convolutions do not (TF32 has
+    10 bits): the scores of all devices agree. It holds for all threads."""
+    if device.type != "cuda":
+        yield
+        return
+    cudnn = torch.backends.cudnn
+    with cudnn.flags(True, cudnn.benchmark, deterministic=cudnn.deterministic, allow_tf32=False):
+        yield
+
+
+_lock = Lock()
+_alone, _usual = 0, 1  # threads that compute alone now, and how many would share an operation otherwise
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """While it lasts, what this thread computes is computed by it alone: many threads that each have their own
+    images get more done than one that shares every step between several. Torch's number is each thread's own,
+    but a thread that computes for the first time meanwhile starts with one too."""
+    global _alone, _usual
+    with _lock:
+        _usual = _usual if _alone else torch.get_num_threads()
+        _alone += 1
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _alone -= 1
+            torch.set_num_threads(_usual)
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """A traced network as an ONNX file, in float32 or int8, and such a file run by ONNX Runtime or OpenVINO."""
 
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -113,24 +113,43 @@ def read_metadata(path: Path) -> str:
     return next(p.value for p in onnx.load(str(path)).metadata_props if p.key == METADATA)
 
 
-def load(path: Path) -> Run:
-    """ONNX Runtime on the CPU."""
+def load(path: Path, threads: int | None = None) -> Run:
+    """ONNX Runtime on the CPU. threads: that a call computes on, by default as many as torch does."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads or torch.get_num_threads()
     with quiet():
         session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
     return lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
 
 def load_openvino(path: Path) -> Run:
-    """OpenVINO on the CPU, in float32: by default it would choose a precision by the machine."""
+    """OpenVINO on the CPU, a call computing on as many threads as torch does."""
+    compiled = compile_openvino(path, {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+    return lambda images: compiled([images])[OUTPUT]
+
+
+def openvino_requests(path: Path, workers: int) -> Callable[[], Run]:
+    """What makes a `Run` for each of that many threads, which compute side by side, one core each."""
+    # Pinned, the first threads of all processes would share the first core.
+    hints = {"INFERENCE_NUM_THREADS": workers, "NUM_STREAMS": workers, "ENABLE_CPU_PINNING": False}
+    compiled = compile_openvino(path, hints)
+
+    def request() -> Run:
+        one = compiled.create_infer_request()
+        return lambda images: one.infer([images], share_inputs=True)[OUTPUT].copy()
+
+    return request
+
+
+def compile_openvino(path: Path, hints: dict[str, Any]) -> Any:
+    """In float32: by default it would choose a precision by the machine."""
     with quiet():
         import openvino
 
         core = openvino.Core()
-        hints = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": torch.get_num_threads()}
-        compiled = core.compile_model(core.read_model(path.read_bytes()), "CPU", hints)
-    return lambda images: compiled([images])[OUTPUT]
+        return core.compile_model(
+            core.read_model(path.read_bytes()), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **hints}
+        )

@@ -70,7 +70,7 @@ def list_manifest(manifest: UPath) -> Iterator[pa.RecordBatch]:
     any_found = False
     with ThreadPoolExecutor(AT_ONCE) if is_url(folder) else nullcontext() as pool:
         for batch in table.to_batches(BATCH):
-            uris = [_uri(folder, path) for path in batch["path"].to_pylist()]
+            uris = [place_of(folder, path) for path in batch["path"].to_pylist()]
             found = list((pool.map if pool else map)(_facts, uris))
             any_found = any_found or any(found)
             yield _listed(batch, uris, found)
@@ -78,7 +78,8 @@ def list_manifest(manifest: UPath) -> Iterator[pa.RecordBatch]:
         raise UserError(f"{manifest}: none of its {len(table):,} paths is a file. Write them relative to it.")
 
 
-def _uri(folder: str, path: str) -> str:
+def place_of(folder: str, path: str) -> str:
+    """Where a path of a manifest in the folder leads: relative to it, absolute, or a URL."""
     if is_url(path) or path.startswith("file://"):
         return absolute(path)
     return f"{folder}/{path.removeprefix('/')}" if is_url(folder) else absolute(os.path.join(folder, path))

@@ -15,7 +15,7 @@ from typing import Any, Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resnet_core import folders, idx, image_tables
+from resnet_core import folders, idx, image_tables, shard_source
 from resnet_core.archives import holds_files, list_tar, list_zip, member_path
 from resnet_core.containers import open_files as open_files
 from resnet_core.containers import prepare as prepare
@@ -26,7 +26,7 @@ from resnet_core.manifest import list_manifest as list_manifest
 from resnet_core.names import is_ignored, printable, top_folder
 from resnet_core.stores import UNKNOWN_SIZE, absolute, facts
 
-Kind = Literal["folder", "glob", "tar", "zip", "parquet", "idx", "manifest"]
+Kind = Literal["folder", "glob", "tar", "zip", "parquet", "shards", "idx", "manifest"]
 
 _TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst)", re.DOTALL | re.IGNORECASE)
 _KINDS: dict[str, Kind] = {"csv": "manifest", "parquet": "parquet", "zip": "zip"}
@@ -35,7 +35,7 @@ _FRAGMENT = re.compile(r"(.+)#(row|image)=(\d+)", re.DOTALL)
 
 
 def source_kind(source: str) -> Kind:
-    """What a source is. A folder is one of Parquet or IDX files when it holds nothing else. Raises
+    """What a source is. A folder is one of shards, Parquet or IDX files when it holds nothing else. Raises
     UserError for one that is missing or of an unknown kind."""
     place = absolute(source)
     try:
@@ -52,6 +52,8 @@ def source_kind(source: str) -> Kind:
     found = _suffix_kind(place) if kind == "file" else None
     if found == "parquet":
         with image_tables.open_table(place) as table:
+            if shard_source.is_shard(table):
+                return "shards"
             return "parquet" if image_tables.image_column(table.schema_arrow, source) else "manifest"
     if found is None:
         raise UserError(f"{source}: is no folder and no .csv or .parquet manifest, tar, zip or IDX file. Correct it.")
@@ -87,6 +89,8 @@ def list_source(source: str) -> Iterator[pa.RecordBatch]:
             return list_zip(place)
         case "parquet" | "idx" as kind:
             return _list_containers(place, kind)
+        case "shards":
+            return shard_source.list_shards(place)
         case "manifest":
             raise UserError(f"{source}: is a manifest, and lists files that lie elsewhere.")
 
@@ -95,7 +99,7 @@ def read_bytes(uri: str) -> bytes:
     """The bytes of a file of any listing. Goes through an archive's whole list: `open_files` is for
     many. Raises OSError."""
     try:
-        row = _row_of(uri)
+        row = row_of(uri)
     except UserError as error:
         raise OSError(str(error)) from None
     (data,) = open_files(pa.Table.from_pylist([row], LISTING))
@@ -104,10 +108,11 @@ def read_bytes(uri: str) -> bytes:
     return data
 
 
-def _row_of(uri: str) -> dict[str, Any]:
-    """The row of a listing, as far as it takes to open the file."""
+def row_of(uri: str) -> dict[str, Any]:
+    """The row of a listing, as far as it takes to open the file; `resnet_core.located` is for many. Raises OSError,
+    UserError."""
     row: dict[str, Any] = dict.fromkeys(LISTING.names) | {"uri": uri, "size": UNKNOWN_SIZE, "modified": ""}
-    if uri.startswith(("tar://", "zip://")) and _MEMBER.search(uri):
+    if is_member(uri):
         return _member_row(uri)
     found = _FRAGMENT.fullmatch(uri)
     kind = _suffix_kind(found[1]) if found else None
@@ -118,13 +123,22 @@ def _row_of(uri: str) -> dict[str, Any]:
     return row
 
 
-def _member_row(uri: str) -> dict[str, Any]:
-    """The last `::` before a place is the archive's, unless the archive's own name has such a thing."""
-    protocol = uri[:3]
+def is_member(uri: str) -> bool:
+    """Whether it leads into an archive."""
+    return uri.startswith(("tar://", "zip://")) and _MEMBER.search(uri) is not None
+
+
+def member_places(uri: str) -> Iterator[tuple[str, str, str]]:
+    """Protocol, archive and path in it, of the archives that are there. The last `::` before a place is the
+    archive's, unless the archive's own name has such a thing."""
     for mark in reversed(list(_MEMBER.finditer(uri))):
-        path, archive = member_path(uri[len("tar://") : mark.start()]), absolute(uri[mark.end() :])
-        if not _exists(archive):
-            continue
+        archive = absolute(uri[mark.end() :])
+        if _exists(archive):
+            yield uri[:3], archive, member_path(uri[len("tar://") : mark.start()])
+
+
+def _member_row(uri: str) -> dict[str, Any]:
+    for protocol, archive, path in member_places(uri):
         found: dict[str, Any] = {}
         for batch in (list_tar if protocol == "tar" else list_zip)(archive):
             rows = batch.filter(pc.equal(batch["path"], path)).to_pylist()
@@ -173,12 +187,17 @@ def _suffix_kind(place: str) -> Kind | None:
 
 def _folder_kind(folder: str) -> Kind:
     kinds: set[Kind] = set()
-    for _, path, size, _ in folders.walk(folder):
+    first = ""
+    for uri, path, size, _ in folders.walk(folder):
         if size is not None and not is_ignored(path):
             name = path.rpartition("/")[2]
             kinds.add("idx" if idx.is_labels(name) else _suffix_kind(name) or "folder")
             if kinds not in ({"parquet"}, {"idx"}):
                 return "folder"
+            first = first or uri
+    if kinds == {"parquet"}:
+        with image_tables.open_table(first) as table:
+            return "shards" if shard_source.is_shard(table) else "parquet"
     return next(iter(kinds), "folder")
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from prefect import task
 from upath import UPath
 
-from resnet_core import catalog, database, history, near_duplicates
+from resnet_core import catalog, corrections, database, history, near_duplicates
 from resnet_core.catalog import FACTS, ORDERED, SLICED
 from resnet_core.digest import table_digest
 from resnet_core.encryption import Keys
@@ -50,6 +50,7 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
     with database.database() as db:
         before = load_catalog(db, store, dataset.name)
         load_scan(db, scan, keys)
+        correct(db, scan)
         catalog.judge(db, dataset.smallest_side)
         pairs = np.empty((0, 2), np.int64)
         if dataset.split.near_duplicates and database.count(db, "select count(*) from images where not elder"):
@@ -83,6 +84,20 @@ def load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
         db.execute("create or replace table entries as select * from read_parquet($file)", {"file": str(file)})
     names = db.sql("select distinct part from entries where part is not null order by part").fetchall()
     database.create(db, "facts", FACTS, (read_facts(scan.pixels / name, keys) for (name,) in names))
+
+
+def correct(db: DuckDBPyConnection, scan: Scan) -> None:
+    """Make `corrections`, and let them change the labels of `entries`."""
+    database.create(db, "corrections", corrections.CORRECTIONS)
+    if scan.corrections is None:
+        return
+    with as_local(scan.corrections) as file:
+        db.execute("insert into corrections by name select * from read_parquet($file)", {"file": str(file)})
+    found = corrections.correct(db)
+    log.info(
+        "corrections %s images labelled by people, %s of them from elsewhere; %s not found",
+        f"{found['corrected']:,}", f"{found['added']:,}", f"{found['lost']:,}",
+    )  # fmt: skip
 
 
 def find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> Pairs:

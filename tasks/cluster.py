@@ -3,7 +3,8 @@
 import ipaddress
 import logging
 import socket
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -47,6 +48,28 @@ def connect() -> None:
             ) from None
     nodes = [node["NodeManagerAddress"] for node in ray.nodes() if node["Alive"]]
     check_server(PREFECT_API_URL.value(), nodes, ray.util.get_node_ip_address())
+
+
+def gpu_share(resources: Mapping[str, float], device: str) -> float:
+    """The part of a GPU that each of the cluster's workers takes: all of them together take all GPUs, one at most
+    each. 0 where there is none, or none is wanted."""
+    gpus = resources.get("GPU", 0.0)
+    return 0.0 if device == "cpu" else min(1.0, gpus / max(1.0, resources.get("CPU", 1.0)))
+
+
+@contextmanager
+def on_gpus() -> Iterator[None]:
+    """What is submitted meanwhile asks the cluster for its share of a GPU, so that Ray puts no more workers on one than
+    were counted, and shows each its own. Without Ray it changes nothing."""
+    settings = Settings()
+    if settings.runner != "ray":
+        yield
+        return
+    import ray
+    from prefect_ray.context import remote_options
+
+    with remote_options(num_gpus=gpu_share(ray.cluster_resources(), settings.device)):
+        yield
 
 
 def check_server(url: str | None, nodes: Iterable[str], here: str) -> None:

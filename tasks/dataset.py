@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError,
 from resnet_core import pretrained, search_space
 from resnet_core.data_checks import ChecksConfig
 from resnet_core.decide import FALSE_ALARM, MISSED, class_costs, class_recalls
+from resnet_core.drift import Thresholds
 from resnet_core.errors import UserError, nearest
 from resnet_core.metrics import METRICS
 from resnet_core.preprocessing import Preprocessing
@@ -52,6 +53,9 @@ class Gate(BaseModel):
     )
     calibration: float | None = Field(None, ge=0, le=1, description="The largest expected calibration error.")
     speed: float | None = Field(None, gt=0, description="The least share of the champion's images/s.")
+    int8: float | None = Field(
+        None, ge=0, le=1, description="The largest loss of accuracy at which a batch may score in int8; null: never."
+    )
     data_checks: bool = Field(False, description="A night whose data checks warn promotes nothing.")
 
     @property
@@ -115,6 +119,11 @@ class Dataset(BaseModel):
     labels: str | None = Field(
         None, description="CSV or Parquet with path,label[,split][,group][,weight][,soft_label]."
     )
+    corrections: str | None = Field(
+        None,
+        description="CSV or Parquet as `labels`, or a folder or glob of them: labels that win over all others, of "
+        "images that need not lie in the source. `grayline gallery` makes them.",
+    )
     smallest_side: int = Field(4, ge=1, description="Images whose shorter side has fewer pixels are quarantined.")
     quarantine_limit: float = Field(
         0.2, ge=0, le=1, description="The share of quarantined images above which the night fails."
@@ -132,6 +141,9 @@ class Dataset(BaseModel):
     )
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: Gate = Gate()
+    drift: Thresholds = Field(
+        Thresholds(), description="How far a batch may be from the training data; null: measured, never drift."
+    )
     card: CardConfig = Field(CardConfig(), description="What stands on each version's card.")
 
     @model_validator(mode="before")

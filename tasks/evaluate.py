@@ -2,6 +2,7 @@
 
 import json
 import logging
+from dataclasses import asdict
 from pathlib import Path
 
 from prefect import task
@@ -25,22 +26,24 @@ from resnet_core.calibrate import Wanted
 from resnet_core.classifier import Classifier
 from resnet_core.decide import class_costs, class_recalls
 from resnet_core.digest import digest_of, source_digest, table_digest
+from resnet_core.drift import Thresholds
 from resnet_core.encryption import Keys
 from resnet_core.files import as_local, write_folder
 from resnet_core.metrics import Interval, Labels
-from tasks import evaluation_files, held_out, tracking
+from tasks import evaluation_files, held_out, reference, tracking
 from tasks.dataset import EvaluateConfig
 from tasks.evaluation_files import METRICS_FILE, described, write_metrics, write_plots, write_predictions, write_slices
 from tasks.evaluation_page import markdown
 from tasks.held_out import SCORING, columns_of, facts, groups_of, in_order, pixels_at, score_split
 from tasks.progress import Advance, progress
+from tasks.reference import REFERRING, make_reference
 from tasks.values import Catalog, Checkpoint, Evaluation, ShardSet
 
 log = logging.getLogger("grayline")
 
 MEASURING = (
-    *SCORING, assess, attributes, bootstrap, by_size, calibrate, conformal, decide, metrics, plots, slices,
-    evaluation_files, held_out,
+    *SCORING, *REFERRING, assess, attributes, bootstrap, by_size, calibrate, conformal, decide, metrics, plots, slices,
+    evaluation_files, held_out, reference,
 )  # fmt: skip
 WORSE_SLICES = "grayline.worse_slices"  # tag of a training's run
 
@@ -54,17 +57,19 @@ def evaluate(
     keys: Keys | None = None,
     catalog: Catalog | None = None,
     config: EvaluateConfig | None = None,
+    thresholds: Thresholds | None = None,
 ) -> Evaluation:
-    """Score the held-out images; find the calibration; write and log metrics with intervals, predictions
-    and plots. What the same code has measured of the same checkpoint, with the same settings and the same facts
-    of the images, is not measured again.
+    """Score the held-out images; find the calibration; write and log metrics with intervals, predictions, plots,
+    and the reference that batches are held against. What the same code has measured of the same checkpoint, with the
+    same settings and the same facts of the images, is not measured again.
 
     catalog: has the images' groups, URIs and the columns to slice by; without it there are none.
+    thresholds: of the drift from that reference.
     """
-    config, known = config or EvaluateConfig(), facts(catalog)
+    config, thresholds, known = config or EvaluateConfig(), thresholds or Thresholds(), facts(catalog)
     key = {
         "code": source_digest(*MEASURING),
-        "settings": digest_of(config.model_dump()),
+        "settings": digest_of(config.model_dump(), asdict(thresholds)),
         "facts": table_digest([known]),
     }
     if checkpoint.reused and (found := read_evaluation(checkpoint, key)):
@@ -86,6 +91,7 @@ def evaluate(
     with write_folder(checkpoint.folder / "evaluation") as draft:
         write_metrics(draft, described(assessed, sizes, shard_set.classes, key, groups))
         assessed.calibration.save(draft)
+        make_reference(classifier, assessed.judged, shard_set, catalog, thresholds, keys).save(draft)
         write_predictions(draft, image_ids, rows["uri"], labels, assessed, shard_set.classes)
         write_slices(draft, assessed.slices)
         write_plots(draft, checkpoint.folder, assessed, sizes, labels, raw, shard_set.classes)

@@ -17,6 +17,7 @@ from resnet_core.encryption import Keys
 from resnet_core.metrics import METRICS
 from tasks import tracking
 from tasks.dataset import Gate
+from tasks.int8 import measure_int8
 from tasks.registry import CHAMPION, GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, by_alias, load_classifier
 from tasks.same_images import learned_from
 from tasks.side_by_side import SideBySide, score_both, speed_ratio
@@ -61,6 +62,7 @@ def judge(
     reason = "; ".join(f"{check.name}: {check.found}" for check in failed or telling(checks))
     decision = Decision(version, tuple(checks), not failed, reason)
     record(decision, gate, tracking_uri)
+    measure_int8(version, catalog, shard_set, gate, tracking_uri, keys)
     return decision
 
 

@@ -40,27 +40,35 @@ class Part:
             return pq.ParquetFile(file).read_row_group(self.group)
 
 
-def part_size(count: int) -> int:
-    """Eight parts or more where there are enough files to keep some cores busy."""
-    return min(MOST_IN_A_PART, max(LEAST_IN_A_PART, -(-count // 8)))
+def part_size(count: int, most_parts: int | None = None) -> int:
+    """Eight parts or more where there are enough files to keep some cores busy; larger ones than usual where
+    there would be more than `most_parts` of them."""
+    most = max(MOST_IN_A_PART, -(-count // most_parts)) if most_parts else MOST_IN_A_PART
+    return min(most, max(LEAST_IN_A_PART, -(-count // 8)))
 
 
 def make_parts(
-    pieces: Callable[[int], Iterator[pa.Table]], count: int, listing: UPath, folder: UPath, *context: Any
+    pieces: Callable[[int], Iterator[pa.Table]],
+    count: int,
+    listing: UPath,
+    folder: UPath,
+    *context: Any,
+    prefix: str = "",
+    most_parts: int | None = None,
 ) -> tuple[Part, ...]:
     """Cut files into parts and write their listing. The cut depends on the files and their order
     alone: the same files make the same parts on any machine.
 
     pieces: gives the files (the columns of SCHEMA) as tables of that many rows.
-    context: what else decides the outcome, and so goes into the names.
+    context: what else decides the outcome, and so goes into the names, which begin with `prefix`.
     """
     if not count:
         return ()
     parts = []
     with write_whole(listing) as draft, pq.ParquetWriter(draft, SCHEMA) as writer:
-        for group, files in enumerate(pieces(part_size(count))):
+        for group, files in enumerate(pieces(part_size(count, most_parts))):
             files = files.select(COLUMNS).cast(SCHEMA)
             writer.write_table(files, row_group_size=len(files))
             name = digest_of(table_digest([files]), *context)
-            parts.append(Part(folder / f"{name}.parquet", listing, group, len(files)))
+            parts.append(Part(folder / f"{prefix}{name}.parquet", listing, group, len(files)))
     return tuple(parts)

@@ -19,6 +19,8 @@ from rich.progress import (
 from rich.text import Text
 
 log = logging.getLogger("grayline")
+# In a deployment's run nobody else does: Prefect gives an extra logger its handlers, but no level.
+log.setLevel(log.level or logging.INFO)
 
 # Bars and log lines go through one console: a line appears above the bar instead of inside it.
 console = Console(stderr=True, highlight=False)

@@ -33,6 +33,8 @@ from resnet_core.calibration import CALIBRATION as CALIBRATION_FILE
 from resnet_core.encryption import Keys
 from resnet_core.files import as_local
 from resnet_core.integrity import file_digest
+from resnet_core.reference import EMBEDDINGS
+from resnet_core.reference import REFERENCE as REFERENCE_FILE
 from tasks import tracking
 from tasks.card import Made, card
 from tasks.card_config import CardConfig
@@ -49,6 +51,7 @@ from tasks.registry import (
     LINEAGE,
     LOCK,
     MODEL_FOLDER,
+    REFERENCE,
     SEED,
     SHARDS,
     value_of,
@@ -83,11 +86,12 @@ def register(
     tracking_uri: str,
     keys: Keys | None = None,
 ) -> ModelVersion:
-    """Make a version of the checkpoint, or find the one that was made of it, and call it challenger. The
-    same checkpoint with another calibration decides otherwise: it is another version."""
+    """Make a version of the checkpoint, or find the one that was made of it, and call it challenger. The same
+    checkpoint with another calibration decides otherwise, and with another reference it finds drift elsewhere: it
+    is another version."""
     registry, run_id = tracking.client(tracking_uri), checkpoint.mlflow_run_id
-    calibration = calibration_of(evaluation)
-    known = find_known(tracking_uri, checkpoint, calibration)
+    measured = digests_of(evaluation)
+    known = find_known(tracking_uri, checkpoint, measured)
     if known:
         return value_of(known)
     made = Made(checkpoint, evaluation, catalog, shard_set, whole_lineage(checkpoint))
@@ -103,7 +107,7 @@ def register(
         checkpoint.dataset,
         f"models:/{model_id}",
         run_id,
-        tags_of(made, calibration) | seals,
+        tags_of(made) | measured | seals,
         description=card(made, CardConfig(**made.lineage.get("dataset", {}).get("card", {}))),
         model_id=model_id,
     )
@@ -113,22 +117,24 @@ def register(
     return value_of(version)
 
 
-def calibration_of(evaluation: Evaluation) -> str:
-    """The digest of its calibration; `none` where there is none."""
-    path = evaluation.folder / CALIBRATION_FILE
-    if not path.exists():
-        return "none"
-    with as_local(path) as file:
-        return file_digest(file)
+def digests_of(evaluation: Evaluation) -> dict[str, str]:
+    """The digests of its calibration and its reference, as tags; `none` where there is none."""
+    found = {}
+    for tag, name in ((CALIBRATION, CALIBRATION_FILE), (REFERENCE, REFERENCE_FILE)):
+        found[tag] = "none"
+        if (evaluation.folder / name).exists():
+            with as_local(evaluation.folder / name) as file:
+                found[tag] = file_digest(file)
+    return found
 
 
-def find_known(tracking_uri: str, checkpoint: Checkpoint, calibration: str) -> RegisteredVersion | None:
-    """The newest version of this checkpoint and calibration."""
+def find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, str]) -> RegisteredVersion | None:
+    """The newest version of this checkpoint, with this calibration and reference."""
     try:
         versions = versions_of(tracking_uri, checkpoint.dataset)
     except MlflowException:
         return None
-    wanted = {CHECKPOINT: checkpoint.digest, CALIBRATION: calibration}
+    wanted = {CHECKPOINT: checkpoint.digest, **measured}
     same = [number for number, version in versions.items() if wanted.items() <= version.tags.items()]
     return versions[max(same, key=int)] if same else None
 
@@ -142,12 +148,11 @@ def whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:
     return begun | {"energy": summary.get("energy"), "seconds": checkpoint.seconds}
 
 
-def tags_of(made: Made, calibration: str) -> dict[str, str]:
+def tags_of(made: Made) -> dict[str, str]:
     """What a version is searched by, and what tells how it came to be."""
     dataset = made.lineage.get("dataset", {})
     facts = {
         CHECKPOINT: made.checkpoint.digest,
-        CALIBRATION: calibration,
         CATALOG: made.catalog.digest,
         CATALOG_VERSION: str(made.catalog.version),
         SHARDS: made.shard_set.digest,
@@ -218,12 +223,12 @@ def log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
 
 @contextmanager
 def model_files(made: Made) -> Iterator[dict[str, str]]:
-    """The pyfunc's artifacts: the classifier's folder with its calibration, and the lineage."""
+    """The pyfunc's artifacts: the classifier's folder with its calibration and its reference, and the lineage."""
     with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / "model") as trained:
         folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE
         shutil.copytree(trained, folder)
-        calibration = made.evaluation.folder / CALIBRATION_FILE
-        if calibration.exists():
-            (folder / CALIBRATION_FILE).write_bytes(calibration.read_bytes())
+        for name in (CALIBRATION_FILE, REFERENCE_FILE, EMBEDDINGS):
+            if (found := made.evaluation.folder / name).exists():
+                (folder / name).write_bytes(found.read_bytes())
         lineage.write_text(json.dumps(made.lineage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         yield {CLASSIFIER: str(folder), "lineage": str(lineage)}

@@ -6,23 +6,19 @@ import re
 from collections import Counter
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 from PIL import Image
 from upath import UPath
 
-from resnet_core.errors import UserError
-from resnet_core.files import absolute, write_text
 from tasks import report_curves, report_sections, report_story
+from tasks.pages import environment, own, write_page
 from tasks.report_parts import Parts, read_parts
 from tasks.report_words import between, file_name, listed, moment, number, percent, title
 from tasks.values import ModelVersion
 
-TEMPLATES = Path(__file__).with_name("templates")
 SAID_HERE = ("Gate", "Quality")  # parts of the version's card
 NO_HEADINGS = '<table>\n<thead>\n<tr>\n<th scope="col"></th>\n<th scope="col"></th>\n</tr>\n</thead>'
 TILES = ("accuracy", "macro_f1", "roc_auc", "calibration_error")
@@ -35,23 +31,9 @@ STRIP = 10  # pictures at the head of the page
 SMALL = 64  # pixels; smaller pictures are enlarged without smoothing, so that their pixels show
 
 
-def check_place(output: str) -> UPath:
-    """Where the report goes. Raises UserError for a folder."""
-    to = absolute(UPath(output))
-    if output.endswith("/") or to.is_dir():
-        raise UserError(f"--output: {output} is a folder. Name a file in it, such as {to / 'report.html'}.")
-    return to
-
-
 def write_report(tracking_uri: str, model: ModelVersion, to: UPath) -> int:
     """Write the report of a version; its size in bytes. Raises UserError where nothing can be written."""
-    page = render(read_parts(tracking_uri, model))
-    try:
-        write_text(to, page)
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise UserError(f"--output: cannot write {to} ({reason}). Choose another place.") from None
-    return len(page.encode())
+    return write_page(to, render(read_parts(tracking_uri, model)))
 
 
 def render(parts: Parts, made: datetime | None = None) -> str:
@@ -70,17 +52,11 @@ def render(parts: Parts, made: datetime | None = None) -> str:
         "lineage": report_story.lineage(parts),
         "history": report_story.history(parts),
     }
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["svg"] = Markup  # our own drawings, whose texts are escaped
-    return environment.get_template("report.html").render(
+    made_with = environment()
+    made_with.filters["svg"] = Markup  # our own drawings, whose texts are escaped
+    return made_with.get_template("report.html").render(
         parts=parts,
-        style=Markup((TEMPLATES / "report.css").read_text(encoding="utf-8")),
+        style=own("report.css"),
         verdict=report_story.verdict(parts),
         about=report_story.description(parts),
         tiles=tiles(parts),

@@ -21,13 +21,14 @@ from tasks.progress import progress
 from tasks.settings import Settings
 
 Work = TypeVar("Work")
+Outcome = TypeVar("Outcome")
 
 MOST_WAITING = 256  # what Prefect spends on a task grows with how many are waiting
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
     """What `GRAYLINE_RUNNER` names. Raises UserError where that is Ray and it is not installed."""
-    runner, cores = Settings().runner, os.cpu_count() or 1
+    runner, cores = Settings().runner, workers()
     if runner == "ray":
         return ray_runner()
     if runner == "processes":
@@ -37,12 +38,34 @@ def task_runner() -> TaskRunner[PrefectFuture[Any]]:
     return ThreadPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
 
 
+def workers() -> int:
+    """Tasks that run side by side on this machine."""
+    return os.cpu_count() or 1
+
+
 def fan_out(stage: str, submit: Callable[[Work], PrefectFuture[int]], work: Sequence[Work], total: int) -> int:
     """Submit every piece of work and wait for it, behind a progress bar over `total` images; a task
     returns how many images it did. Returns their sum. Raises what a task raised."""
     if not work:
         return 0
-    pieces, finished = iter(work), SimpleQueue[PrefectFuture[int]]()
+    done = 0
+
+    def receive(images: int) -> None:
+        nonlocal done
+        advance(images)
+        done += images
+
+    with progress(stage, total) as advance:
+        run_all(submit, work, receive)
+    return done
+
+
+def run_all(
+    submit: Callable[[Work], PrefectFuture[Outcome]], work: Sequence[Work], receive: Callable[[Outcome], None]
+) -> None:
+    """Submit every piece of work, and hand on what each comes to as it ends, in no order that can be relied on.
+    Raises what a task or the receiver raised; what has not begun by then never does."""
+    pieces, finished = iter(work), SimpleQueue[PrefectFuture[Outcome]]()
 
     def start(most: int) -> int:
         started = [submit(piece) for piece in islice(pieces, most)]
@@ -50,15 +73,12 @@ def fan_out(stage: str, submit: Callable[[Work], PrefectFuture[int]], work: Sequ
             future.add_done_callback(finished.put)
         return len(started)
 
-    done = 0
-    with progress(stage, total) as advance, _one_server():
+    with _one_server():
         waiting = start(MOST_WAITING)
         while waiting:
-            images = finished.get().result()
+            outcome = finished.get().result()
             waiting += start(1) - 1
-            advance(images)
-            done += images
-    return done
+            receive(outcome)
 
 
 @contextmanager

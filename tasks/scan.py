@@ -9,7 +9,7 @@ from duckdb import DuckDBPyConnection
 from prefect import task
 from upath import UPath
 
-from resnet_core import database, reading
+from resnet_core import corrections, database, reading
 from resnet_core.catalog import ENTRIES
 from resnet_core.errors import UserError
 from resnet_core.files import absolute, write_whole
@@ -76,6 +76,8 @@ def scan(dataset: Dataset, store: UPath, limits: Limits) -> Scan:
     there = [path.name for path in pixels.iterdir()] if pixels.exists() else []
     with database.database() as db:
         list_files(db, dataset)
+        if dataset.corrections:
+            corrections.list_corrected(db, dataset.corrections)
         load_catalog(db, store, dataset.name, KNOWN_BY)
         db.execute(ALL_ENTRIES, {"there": there})
         check_entries(db, dataset)
@@ -87,7 +89,15 @@ def scan(dataset: Dataset, store: UPath, limits: Limits) -> Scan:
         database.create(db, "assigned", ASSIGNED, (assigned(part) for part in parts))
         with write_whole(work / "entries.parquet") as draft:
             db.sql(HANDED_ON).write_parquet(str(draft))
-    return Scan(dataset.name, pixels, work / "entries.parquet", count, parts)
+        corrected = write_corrections(db, work) if dataset.corrections else None
+    return Scan(dataset.name, pixels, work / "entries.parquet", count, parts, corrected)
+
+
+def write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:
+    path = work / "corrections.parquet"
+    with write_whole(path) as draft:
+        db.sql("select * from corrections").write_parquet(str(draft))
+    return path
 
 
 def begin_work(folder: UPath) -> UPath:
@@ -108,7 +118,10 @@ def assigned(part: Part) -> pa.RecordBatch:
 
 def list_files(db: DuckDBPyConnection, dataset: Dataset) -> None:
     """Make `listed`: a row a file of the source, or of its labels. Raises UserError."""
-    if source_kind(dataset.source) == "manifest":
+    kind = source_kind(dataset.source)
+    if kind == "shards":
+        raise UserError(f"{dataset.source}: holds shards, which were made of images. Name those as `source:`.")
+    if kind == "manifest":
         database.create(db, "listed", LISTED, list_manifest(absolute(UPath(dataset.source))))
     else:
         database.create(db, "listed", LISTED, counted(list_source(dataset.source)))

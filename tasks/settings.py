@@ -23,6 +23,9 @@ class Settings(BaseSettings):
     store: str = Field("data/store", description="Folder or fsspec URL that all files go under.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     runner: Literal["threads", "processes", "ray"] = Field("threads", description="Where a flow's tasks run.")
+    engine: str = Field(
+        "auto", description="What scores a batch: auto (the fastest here), torch, compile, onnx, openvino or int8."
+    )
     max_bytes: int = Field(Limits.bytes, description="Files of more bytes are quarantined, unread.")
     max_pixels: int = Field(Limits.pixels, description="Images of more pixels are quarantined, undecoded.")
     max_seconds: float = Field(Limits.seconds, description="Images that take longer are quarantined.")
@@ -110,6 +113,8 @@ def prepare_environment() -> None:
     store = read_settings().root
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `deployment run --watch` shows a run's log
+        "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
         "DO_NOT_TRACK": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",

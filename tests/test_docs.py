@@ -26,6 +26,12 @@ def test_the_documented_evaluation_is_the_default() -> None:
     assert documented == {"evaluate": Dataset(name="a", source="b").evaluate.model_dump()}
 
 
+def test_the_documented_thresholds_of_drift_are_the_defaults() -> None:
+    text = (HOME / "docs" / "drift.md").read_text()
+    documented = yaml.safe_load(re.search(r"```yaml\n(drift:.*?)```", text, re.S)[1])  # type: ignore[index]
+    assert documented == {"drift": Dataset(name="a", source="b").model_dump()["drift"]}
+
+
 def test_every_link_of_the_readme_leads_somewhere() -> None:
     for document in ("README.md", "CONTRIBUTING.md"):
         for target in re.findall(r"\]\(([^)#]+)\)", (HOME / document).read_text()):

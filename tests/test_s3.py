@@ -175,3 +175,38 @@ def test_a_bucket_that_is_not_there_is_the_users_error(
     for source in ("s3://nowhere/raw", f"s3://{BUCKET}/none", f"s3://{BUCKET}/none.zip"):
         with pytest.raises(UserError, match="there is no such"):
             check_source(source)
+
+
+def test_a_scored_batch_and_corrections_in_a_bucket(
+    environment: dict[str, str], bucket: Any, digits: Any, digit_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Rows, images, page and corrections all lie there."""
+    from upath import UPath
+
+    from resnet_core.read import Limits
+    from tasks.score_gallery import find_batch, write_gallery
+    from tests.batches import write_batch
+    from tests.conftest import write_labels
+    from tests.tasks.test_ingest import dataset_of, ingested, table
+
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    place = f"s3://{BUCKET}/scored"
+    scores, _ = write_batch(tmp_path / "b", digits, 20, bad=2)
+    for file in scores.glob("*.parquet"):
+        rows = pq.read_table(file)
+        uris = pa.array([uri.replace(f"{tmp_path}/b", place) for uri in rows["uri"].to_pylist()])
+        pq.write_table(rows.set_column(rows.schema.get_field_index("uri"), "uri", uris), file)
+    bucket.put(f"{tmp_path}/b/", f"{BUCKET}/scored/", recursive=True)
+    page = UPath(f"{place}/pages/g.html")
+    made = write_gallery(find_batch(f"{place}/scores/new", UPath("/nowhere")), page, 15, [], Limits())
+    assert (made.shown, made.files, made.unseen) == (15, 22, 0)
+    assert page.read_text(encoding="utf-8").count("data:image/webp") == 14
+    labels = [{"path": f"{place}/new/{number:04}.png", "label": "7"} for number in range(5)]
+    bucket.put_file(str(write_labels(tmp_path / "c.csv", labels)), f"{BUCKET}/corrections/labels-new.csv")
+    found = table(
+        ingested(dataset_of(digit_folder, corrections=f"s3://{BUCKET}/corrections"), UPath(tmp_path / "s"))[0]
+    )
+    added = found[found["uri"].str.startswith(place)]
+    assert added[["label", "status", "split"]].to_numpy().tolist() == [["7", "ok", "train"]] * 5

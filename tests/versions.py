@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from mlflow.tracking import MlflowClient
 from PIL import Image
+from upath import UPath
 
 from resnet_core import shards
 from resnet_core.fit import Epoch
@@ -123,8 +124,8 @@ def write_explanation(folder: Path, digits: Digits, classes: Sequence[str]) -> N
 def register_version(tracking_uri: str, name: str = "digits") -> tuple[ModelVersion, MlflowClient]:
     """A version without anything but its run."""
     mlflow = tracking.client(tracking_uri)
-    experiment = mlflow.get_experiment_by_name(name)
-    experiment_id = experiment.experiment_id if experiment else mlflow.create_experiment(name)
+    folder = UPath(tracking_uri.removeprefix("sqlite:///")).parent
+    experiment_id = tracking.experiment_id(mlflow, folder, name)
     run_id = mlflow.create_run(experiment_id).info.run_id
     if name not in [model.name for model in mlflow.search_registered_models()]:
         mlflow.create_registered_model(name)

@@ -1,20 +1,10 @@
 """The same flow on threads, processes and a Ray cluster: the same shards, even when a node of it dies."""
 
-import importlib.util
-import os
-import secrets
-import shutil
-import socket
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-import psutil
 import pytest
 from prefect import flow, task
 from prefect.settings import PREFECT_API_URL
@@ -22,14 +12,19 @@ from prefect.settings import PREFECT_API_URL
 from resnet_core.errors import UserError
 from tasks import runner
 from tasks.cluster import check_server
+from tests.cluster import (
+    BIN,
+    NEEDS_LOOPBACKS,
+    NEEDS_RAY,
+    SECONDS,
+    command,
+    environment,
+    free_port,
+    kill,
+    two_nodes,
+    wait_until,
+)
 from tests.conftest import write_folder
-
-BIN = Path(sys.executable).parent
-NEEDS_RAY = pytest.mark.skipif(importlib.util.find_spec("prefect_ray") is None, reason="needs grayline[ray]")
-# Two nodes on one machine take two addresses; only Linux has all of 127.0.0.0/8.
-NEEDS_LOOPBACKS = pytest.mark.skipif(sys.platform != "linux", reason="needs 127.0.0.2 and 127.0.0.3")
-OURS = ("GRAYLINE", "PREFECT", "MLFLOW", "RAY")
-SECONDS = 180.0
 
 
 @pytest.fixture(scope="module")
@@ -39,11 +34,6 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, digits: tuple[np.ndarray, 
     write_folder(folder / "raw", digits, range(10), 1500)
     (folder / "few.yaml").write_text(f"name: few\nsource: {folder / 'raw'}\nimage: {{size: 32}}\n")
     return folder / "few.yaml"
-
-
-def environment(**more: str) -> dict[str, str]:
-    """This session's, less what is set for our libraries."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | more
 
 
 def preprocess(dataset: Path, store: Path, **env: str) -> "subprocess.Popen[str]":
@@ -103,79 +93,6 @@ def test_a_ray_cluster_that_loses_a_node_makes_the_same_shards(
         finish(process)
     assert 0 < done < 8, "the node has died too late"
     assert shards(tmp_path) == expected
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    began = time.monotonic()
-    while not condition():
-        assert time.monotonic() - began < SECONDS
-        time.sleep(0.01)
-
-
-@contextmanager
-def two_nodes() -> Iterator[tuple[psutil.Popen, psutil.Popen, dict[str, str]]]:
-    """A Ray cluster of two nodes with a processor each, and the variables of who is to use it."""
-    port = free_port()
-    # Ray listens on all interfaces. Without the token, whoever reaches this machine could run code here.
-    env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": f"127.0.0.2:{port}"}
-    head = ("--head", f"--port={port}", f"--ray-client-server-port={free_port()}", "--include-dashboard=false")
-    folder = Path(tempfile.mkdtemp(prefix="ray-"))  # Ray's sockets go there, and their paths must be short
-    nodes: list[psutil.Popen] = []
-    try:
-        for ip, options in {"127.0.0.2": head, "127.0.0.3": (f"--address={env['RAY_ADDRESS']}",)}.items():
-            nodes.append(start_node(f"--node-ip-address={ip}", f"--temp-dir={folder / ip}", *options, **env))
-            wait_until(lambda: is_up(nodes[-1]))
-        yield nodes[0], nodes[1], env
-    finally:
-        ended = [process for node in nodes for process in kill(node)]
-        wait_until(lambda: all(is_gone(process) for process in ended))
-        shutil.rmtree(folder)
-
-
-def start_node(*options: str, **env: str) -> psutil.Popen:
-    """`ray start`, which stays the parent of all processes of its node."""
-    start = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", "--num-gpus=0", "--object-store-memory=100000000"]
-    return psutil.Popen(
-        [*start, *options],
-        env=environment(RAY_USAGE_STATS_ENABLED="0", **env),
-        cwd=tempfile.gettempdir(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-
-
-def is_up(node: psutil.Popen) -> bool:
-    line = node.stdout.readline()
-    assert line, "ray start has ended"
-    return "Ray runtime started" in line
-
-
-def kill(node: psutil.Popen) -> list[psutil.Process]:
-    """SIGKILL to all processes of the node, as when a machine fails."""
-    ended = [node, *node.children(recursive=True)] if node.poll() is None else []
-    for process in ended:
-        with suppress(psutil.NoSuchProcess):
-            process.kill()
-    return ended
-
-
-def command(process: psutil.Process) -> str:
-    with suppress(psutil.NoSuchProcess):
-        return " ".join(process.cmdline())
-    return ""
-
-
-def is_gone(process: psutil.Process) -> bool:
-    with suppress(psutil.NoSuchProcess):
-        return bool(process.status() == psutil.STATUS_ZOMBIE)
-    return True
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 WITHOUT_RAY = "import sys; sys.modules['prefect_ray'] = None; from flows.cli import main; main()"

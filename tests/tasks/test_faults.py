@@ -3,18 +3,18 @@
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from upath import UPath
 
 from tests.conftest import write_folder
+from tests.faults import object_store
 
 HOME = Path(__file__).resolve().parents[2]
 KILLS = 8
@@ -98,59 +98,14 @@ def test_a_disk_that_is_full(source: Path, tmp_path: Path, small_disk: Path) -> 
     assert shards_of(small_disk) == shards_of(tmp_path / "clean")
 
 
-class Line:
-    """A TCP line to `port` on this machine that breaks once `budget` bytes have gone up."""
-
-    def __init__(self, port: int) -> None:
-        self.to = port
-        self.budget = 0
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                near, _ = self.listener.accept()
-            except OSError:  # closed
-                return
-            if self.budget <= 0:
-                near.close()
-                continue
-            far = socket.create_connection(("127.0.0.1", self.to))
-            for one, other, counts in ((near, far, True), (far, near, False)):
-                threading.Thread(target=self._pump, args=(one, other, counts), daemon=True).start()
-
-    def _pump(self, one: socket.socket, other: socket.socket, counts: bool) -> None:
-        try:
-            while data := one.recv(16384):
-                self.budget -= len(data) * counts
-                if self.budget <= 0:
-                    break
-                other.sendall(data)
-        except OSError:
-            pass
-        for end in (one, other):
-            end.close()
-
-
 def test_an_object_store_that_breaks_in_the_middle(source: Path) -> None:
-    s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[s3]'")
-    moto = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
-    server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
-    server.start()
-    line = Line(server.get_host_and_port()[1])
-    access = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1"}
-    access["AWS_ENDPOINT_URL"] = f"http://127.0.0.1:{line.port}"
-    address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
-    fs = s3fs.S3FileSystem(key="testing", secret="testing", endpoint_url=address, use_listings_cache=False)
-    fs.mkdir("store")
+    with object_store() as (line, access, direct):
+        fs = UPath("s3://store", **direct).fs
 
-    def objects(store: str) -> dict[str, bytes]:
-        names = [name for name in fs.find(f"store/{store}/shards") if name.endswith(".parquet")]
-        return {name.removeprefix(f"store/{store}/"): fs.cat_file(name) for name in names}
+        def objects(store: str) -> dict[str, bytes]:
+            names = [name for name in fs.find(f"store/{store}/shards") if name.endswith(".parquet")]
+            return {name.removeprefix(f"store/{store}/"): fs.cat_file(name) for name in names}
 
-    try:
         line.budget = 10**9
         clean = start(source, "s3://store/clean", **access)
         assert clean.wait() == 0, clean.communicate()[1]
@@ -167,6 +122,3 @@ def test_an_object_store_that_breaks_in_the_middle(source: Path) -> None:
         assert last.wait() == 0, last.communicate()[1]
         assert len(objects("clean")) >= 8
         assert objects("again") == objects("clean")
-    finally:
-        line.listener.close()
-        server.stop()

@@ -18,9 +18,10 @@ from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import UserError
 from resnet_core.metrics import roc_auc
 from resnet_core.svg import roc_points
+from tasks.pages import check_place
 from tasks.registry import CALIBRATION, CHALLENGER, CHAMPION, GATE, ROLLED_BACK, SINCE
 from tasks.report_curves import uncalibrated
-from tasks.report_html import check_place, render, write_report
+from tasks.report_html import render, write_report
 from tasks.report_parts import Parts, read_parts
 from tasks.report_story import verdict
 from tasks.settings import Settings
@@ -229,10 +230,10 @@ def test_the_command(
 
 def test_the_place_of_the_page_is_checked_before_anything_is_read(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--output: .* is a folder"):
-        check_place(str(tmp_path))
+        check_place(str(tmp_path), "report.html")
     with pytest.raises(UserError, match="is a folder"):
-        check_place("reports/")
-    assert check_place(str(tmp_path / "x.html")) == UPath(tmp_path / "x.html")
+        check_place("reports/", "report.html")
+    assert check_place(str(tmp_path / "x.html"), "report.html") == UPath(tmp_path / "x.html")
 
 
 @pytest.mark.usefixtures("prefect")

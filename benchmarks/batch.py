@@ -1,0 +1,178 @@
+"""A whole batch, from files to rows on the disk, against timm's inference script and against what is the limit.
+
+JPEG files of 1024x768 to 64 px, ResNet-18, two cores. Ours is all that `classify-batch` does between its first and its
+last line: list, read, hash, decode, score, write, check, manifest; Prefect and MLflow are left out (`.fn`; `fixed` has
+them), and so is the choice of the engine. The peers have the same weights and make their start before the clock runs.
+
+- timm's inference script: its loader with two workers, its batches, no hash, a CSV file;
+- the limit: a bare loop that decodes, and the engine on arrays in memory, each with all cores to itself. They cannot
+  both have the same cores at once: what is to be reached there is the sum of the two times an image, and the slower
+  of the two only where one of them has a device of its own. Both are given;
+- shards: the same batch out of shards, against the engine on arrays in memory.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from upath import UPath
+
+from benchmarks.images import scenes
+from benchmarks.ingest import bare_loops
+from benchmarks.peers import timm_inference
+from benchmarks.rounds import Comparison, Difference, Result, Track, interleave
+from benchmarks.score import CLASSES, MODEL, lively_network
+from resnet_core import engines, shards
+from resnet_core.classifier import Classifier
+from resnet_core.engines import Engine
+from resnet_core.normalisation import Normalisation, to_input
+from resnet_core.preprocessing import Preprocessing
+from resnet_core.read import DEFAULT_LIMITS, read_file
+from tasks import finish_batch, plan_batch, score
+from tasks.values import EngineChoice, ModelVersion
+
+SIZE = 64  # pixels
+FILES = 2000
+WORKERS = 2
+ROUNDS = 3
+VERSION = ModelVersion("bench", "1", "")
+CHOICE = EngineChoice("torch", 64, WORKERS, 0.0)  # what the stages pass on; `scoring` has the engine
+
+
+def run(folder: Path, track: Track) -> Result:
+    source = write_images(folder / "source")
+    pixels = read_all(sorted(source.rglob("*.jpg")))
+    classifier = make_classifier(pixels)
+    write_shards(pixels, folder / "shards")
+    fresh = count()
+    engine = fastest(classifier)
+    given = timm_inference.Given(
+        classifier.network.state_dict(), len(CLASSES), SIZE, classifier.normalisation.mean, classifier.normalisation.std
+    )
+    peer = timm_inference.build(given)
+    tables: list[pd.DataFrame] = []
+
+    def ours(place: Path) -> float:
+        output = folder / f"out{next(fresh)}"
+        began = time.perf_counter()
+        files = batch(place, output, classifier)
+        rate = files / (time.perf_counter() - began)
+        tables.append(pd.read_parquet(output))
+        return rate
+
+    def timm_batch() -> float:
+        began = time.perf_counter()
+        found = timm_inference.infer(source, peer, given, folder / "timm.csv")
+        rate = len(found) / (time.perf_counter() - began)
+        tables.append(found)
+        return rate
+
+    with scoring(classifier, engine), bare_loops(sorted(source.rglob("*.jpg"))) as decode:
+        turns = {
+            "files": partial(ours, source),
+            "timm": timm_batch,
+            "decode": decode,
+            "model": lambda: model_rate(engine, pixels),
+            "shards": partial(ours, folder / "shards"),
+        }
+        rates = interleave(ROUNDS, turns, track)
+    together = tuple(1 / (1 / d + 1 / m) for d, m in zip(rates["decode"], rates["model"], strict=True))
+    slower = tuple(map(min, rates["decode"], rates["model"]))
+    mine = next(table for table in tables if "uri" in table and table["uri"][0].endswith(".jpg"))
+    theirs = next(table for table in tables if "filename" in table)
+    return Result(
+        "batch",
+        f"{FILES:,} JPEG files of 1024x768 to {SIZE} px, {MODEL.arch}, {WORKERS} cores, {engine.name}, no Prefect",
+        (
+            Comparison(
+                "a batch from files", "timm's inference script", rates["files"], rates["timm"], apart(mine, theirs)
+            ),
+            Comparison("a batch from files", "bare decode and bare model, on the same cores", rates["files"], together),
+            Comparison("a batch from files", "the slower of the two alone on all cores", rates["files"], slower),
+            Comparison("a batch from shards", "bare model on arrays in memory", rates["shards"], rates["model"]),
+        ),
+    )
+
+
+def batch(source: Path, output: Path, classifier: Classifier) -> int:
+    """`classify-batch` without Prefect. Returns the number of rows."""
+    work = plan_batch.plan_batch.fn(str(source), UPath(output), VERSION, classifier.preprocessing)
+    how = score.Scoring(VERSION, CHOICE, "", "cpu", DEFAULT_LIMITS, work.run, work.known)
+    with ThreadPoolExecutor(WORKERS) as pool:
+        for _ in pool.map(lambda part: score.score_part.fn(part, how), work.waiting):
+            pass
+    return finish_batch.finish_batch.fn(work, 1.0).files
+
+
+@contextmanager
+def scoring(classifier: Classifier, engine: Engine) -> Iterator[None]:
+    """The stages have this classifier in place of a registered version."""
+    with (
+        patch.object(score, "load_classifier", lambda *place: classifier),
+        patch.object(score, "open_engine", lambda *place: engine),
+        patch.object(finish_batch, "create_markdown_artifact", lambda *page, **more: None),
+    ):
+        yield
+
+
+def fastest(classifier: Classifier) -> Engine:
+    """OpenVINO where it is installed."""
+    if not engines.can_run("openvino", classifier.device):
+        return engines.open_torch(classifier, engines.usual_batch(classifier))
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        engines.write_file(classifier, "bench", "1", path)
+        return engines.open_file("openvino", path, len(CLASSES), WORKERS, engines.usual_batch(classifier))
+
+
+def model_rate(engine: Engine, pixels: NDArray[np.uint8]) -> float:
+    """Images/s of the engine alone, on all cores."""
+    began = time.perf_counter()
+    with ThreadPoolExecutor(WORKERS) as pool:
+        found = list(pool.map(engine.run, np.array_split(pixels, 2 * WORKERS)))
+    return sum(map(len, found)) / (time.perf_counter() - began)
+
+
+def make_classifier(pixels: NDArray[np.uint8]) -> Classifier:
+    normalisation = Normalisation(float(pixels.mean()) / 255, float(pixels.std()) / 255)
+    network = lively_network(to_input(torch.from_numpy(pixels[:128]), normalisation))
+    return Classifier(network.eval(), MODEL, CLASSES, Preprocessing(SIZE), normalisation)
+
+
+def write_images(source: Path) -> Path:
+    source.mkdir()
+    for number, data in enumerate(scenes(FILES)):
+        (source / f"{number:05}.jpg").write_bytes(data)
+    return source
+
+
+def read_all(paths: list[Path]) -> NDArray[np.uint8]:
+    found = [read_file(str(path), Preprocessing(SIZE)).pixels for path in paths]
+    return np.stack([image for image in found if image is not None])
+
+
+def write_shards(pixels: NDArray[np.uint8], folder: Path) -> None:
+    folder.mkdir()
+    ids = [hashlib.sha256(image.tobytes()).hexdigest() for image in pixels]
+    constant = (pa.array([value] * len(pixels)) for value in ("functional", "test", 1.0))
+    table = shards.make_table(pa.array(ids), *constant, pixels, shards.metadata(CLASSES, Preprocessing(SIZE)))
+    shards.write_table(table, folder / "0.parquet", None)
+
+
+def apart(mine: pd.DataFrame, theirs: pd.DataFrame) -> Difference:
+    """Of the probability of the most probable class: Pillow's filter is not quite ours, nor is its decoder."""
+    ours = mine.set_index("uri")["confidence"].loc[theirs["filename"]].to_numpy()
+    gap = np.abs(ours - theirs["prob_0"].to_numpy())
+    return Difference(float(gap.mean()), float(gap.max()), "probability")

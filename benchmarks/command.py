@@ -1,0 +1,138 @@
+"""`grayline classify-batch` as a user runs it, Prefect and MLflow included, by itself, for it takes long.
+
+- fixed: ten images, beside a Prefect server that is running; and how much of that is importing. What counts is
+  seconds: at most 8.
+- growth: LARGE images against SMALL, out of a tar, without a server: time an image, and the highest sum of resident
+  bytes of the command and all processes that it started. At most 1.15 times in time, 1.3 in memory.
+
+The version that scores is of the digits, an epoch of training; the images are `scale`'s, all different.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.error import URLError
+from urllib.request import urlopen
+
+import yaml
+
+from benchmarks.rounds import Comparison, Measure, Result, Track
+from benchmarks.scale import looks, write_tar
+
+FEW, SMALL, LARGE = 10, 1_000, 200_000
+ROUNDS = 5
+PARTS = ("fixed", "growth")
+GRAYLINE = (sys.executable, "-m", "flows.cli")
+IMPORTS = (sys.executable, "-c", "import flows.classify_batch")
+
+
+def run(folder: Path, track: Track, parts: Sequence[str] = PARTS) -> Result:
+    environment = {**os.environ, "GRAYLINE_STORE": str(folder / "store")}
+    make_version(folder, environment)
+    comparisons = growth(folder, environment, track) if "growth" in parts else ()
+    measures = fixed(folder, environment, track) if "fixed" in parts else ()
+    return Result("command", "grayline classify-batch, resnet10 of width 16 at 8 px", comparisons, measures)
+
+
+def make_version(folder: Path, environment: dict[str, str]) -> None:
+    """A champion, however good it is."""
+    source = folder / "digits"
+    call((*GRAYLINE, "sample", "digits", "--to", str(source)), environment)
+    content = {
+        "name": "digits",
+        "source": str(source),
+        "labels": str(source / "labels.csv"),
+        "image": {"size": 8},
+        "model": {"arch": "resnet10", "width": 16},
+        "train": {"epochs": 1},
+        "gate": {"minimum": 0.0},
+    }
+    (folder / "digits.yaml").write_text(yaml.safe_dump(content))
+    call((*GRAYLINE, "retrain", "--dataset", str(folder / "digits.yaml")), environment)
+
+
+def call(command: Sequence[str], environment: dict[str, str]) -> float:
+    """Seconds. Raises RuntimeError with what the command had to say."""
+    began = time.monotonic()
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(done.stderr)
+    return time.monotonic() - began
+
+
+def fixed(folder: Path, environment: dict[str, str], track: Track) -> tuple[Measure, ...]:
+    write_tar(folder / "few.tar", FEW)
+    whole, imports = [], []
+    with server(environment) as url:
+        there = environment | {"PREFECT_API_URL": url}
+        for number in track(range(ROUNDS + 1)):
+            batch = ("classify-batch", "--source", str(folder / "few.tar"), "--output", str(folder / f"few{number}"))
+            seconds = call((*GRAYLINE, *batch), there), call(IMPORTS, there)
+            if number:  # the first one finds nothing in the disk's cache
+                whole.append(seconds[0])
+                imports.append(seconds[1])
+    return (
+        Measure(f"a batch of {FEW} images, a server running", tuple(whole), "s"),
+        Measure("of which imports", tuple(imports), "s"),
+    )
+
+
+@contextmanager
+def server(environment: dict[str, str]) -> Iterator[str]:
+    """A Prefect server on this machine, for the length of the block. Its API's URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = (sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))
+    home = {"PREFECT_HOME": f"{environment['GRAYLINE_STORE']}/server", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    process = subprocess.Popen(command, env=environment | home, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        wait(f"{url}/health")
+        yield url
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def wait(url: str, seconds: float = 120) -> None:
+    began = time.monotonic()
+    while True:
+        try:
+            with urlopen(url, timeout=5):
+                return
+        except (URLError, OSError):
+            if time.monotonic() - began > seconds:
+                raise
+            time.sleep(0.5)
+
+
+def growth(folder: Path, environment: dict[str, str], track: Track) -> tuple[Comparison, ...]:
+    found = [measure(folder, environment, count) for count in track((SMALL, LARGE))]
+    (small, small_peak), (large, large_peak) = found
+    peaks = (large_peak / 2**20,), (small_peak / 2**20,)
+    return (
+        Comparison(f"speed, {LARGE:,} images", f"{SMALL:,} images", (LARGE / large,), (SMALL / small,)),
+        Comparison(f"peak memory, {LARGE:,} images", f"{SMALL:,} images", *peaks, unit="MiB"),
+    )
+
+
+def measure(folder: Path, environment: dict[str, str], count: int) -> tuple[float, int]:
+    """Seconds, and bytes at the peak."""
+    source = folder / f"{count}.tar"
+    write_tar(source, count)
+    command = (*GRAYLINE, "classify-batch", "--source", str(source), "--output", str(folder / f"out{count}"))
+    began = time.monotonic()
+    with open(folder / "log", "w+", encoding="utf-8") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+        peak = max(looks(process))
+        if process.returncode:
+            log.seek(0)
+            raise RuntimeError(log.read())
+    source.unlink()
+    return time.monotonic() - began, peak

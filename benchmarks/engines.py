@@ -1,0 +1,93 @@
+"""The engines of bulk scoring, each against plain eager PyTorch: `python -m benchmarks engines [NAME ...]`.
+
+The peer has normalised float tensors ready, contiguous as torch makes them, and runs the weights under
+`inference_mode`, every step on all of torch's threads. Ours take uint8 images to calibrated
+probabilities as a batch does: as many threads as the peer has, each with images of its own. Both in batches of
+the size that the engine would choose, and the peer in batches of 128 too; reading files is no part of it.
+The difference is between the two softmax outputs; that of int8 is what the gate is asked about.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from benchmarks.images import cells
+from benchmarks.rounds import Comparison, Difference, Result, Track, Turn, interleave, timed
+from benchmarks.score import BATCH, CLASSES, IMAGES, MODEL, SIZE, eager, lively_network
+from resnet_core import engines, exported_onnx
+from resnet_core.classifier import Classifier
+from resnet_core.engines import ENGINES, FROM_FILE, Engine, EngineName, usual_batch
+from resnet_core.normalisation import Normalisation, to_input
+from resnet_core.preprocessing import Preprocessing
+from resnet_core.read import read_file
+from resnet_core.resnet import ResNet
+from resnet_core.scoring_graph import describe, trace
+
+ROUNDS = 9
+SECONDS = 1.0  # of a turn
+CALL = 128  # images that a thread is given at a time
+
+
+def run(folder: Path, track: Track, names: Sequence[EngineName] = ENGINES) -> Result:
+    read = [read_file(str(path), Preprocessing(SIZE)).pixels for path in cells(IMAGES)]
+    pixels = np.stack([image for image in read if image is not None])
+    normalisation = Normalisation(float(pixels.mean()) / 255, float(pixels.std()) / 255)
+    floats = to_input(torch.from_numpy(pixels), normalisation).contiguous(memory_format=torch.contiguous_format)
+    network = lively_network(floats[:BATCH])
+    Classifier(network, MODEL, CLASSES, Preprocessing(SIZE), normalisation).save(folder)
+    ours = Classifier.load(folder, "cpu")
+    batch, workers = usual_batch(ours), torch.get_num_threads()
+    opened = {name: opening(name, ours, folder, pixels, workers) for name in names or ENGINES}
+    with ThreadPoolExecutor(workers) as threads:
+        contestants = {name: side_by_side(engine, pixels, workers, threads) for name, engine in opened.items()}
+        peers = {f"eager, batch {size}": alone(network, floats, size) for size in dict.fromkeys((BATCH, batch))}
+        rates = interleave(ROUNDS, contestants | peers, track)
+    wanted = eager(network, floats).numpy()
+    lines = [
+        Comparison(f"engine {name}", peer, rates[name], rates[peer], apart(engine, pixels, wanted))
+        for name, engine in opened.items()
+        for peer in peers
+    ]
+    setting = (
+        f"{MODEL.arch}, {SIZE} px; the peers on {workers} torch threads, ours on {workers} threads of one each, "
+        f"batch {batch}"
+    )
+    return Result("engines", setting, tuple(lines))
+
+
+def opening(name: EngineName, ours: Classifier, folder: Path, pixels: NDArray[np.uint8], workers: int) -> Engine:
+    batch = usual_batch(ours)
+    if name == "torch":
+        return engines.open_torch(ours, batch)
+    if name == "compile":
+        return engines.open_compiled(ours, batch)
+    path = folder / ("int8.onnx" if name == "int8" else "model.onnx")
+    if name == "int8":
+        exported_onnx.write_int8(trace(ours), describe(ours, "cells", "1"), path, pixels)
+    elif not path.exists():
+        engines.write_file(ours, "cells", "1", path)
+    assert name in FROM_FILE
+    return engines.open_file(name, path, len(CLASSES), workers, batch)
+
+
+def side_by_side(engine: Engine, pixels: NDArray[np.uint8], workers: int, threads: ThreadPoolExecutor) -> Turn:
+    pieces = [pixels[start : start + CALL] for start in range(0, len(pixels), CALL)] * workers
+    return timed(lambda: sum(len(found) for found in threads.map(engine.run, pieces)), SECONDS)
+
+
+def alone(network: ResNet, x: Tensor, batch: int) -> Turn:
+    def work() -> int:
+        with torch.inference_mode():
+            return sum(len(network(piece).softmax(1)) for piece in x.split(batch))
+
+    return timed(work, SECONDS)
+
+
+def apart(engine: Engine, pixels: NDArray[np.uint8], wanted: NDArray[np.float32]) -> Difference:
+    gap = np.abs(engine.run(pixels) - wanted)
+    return Difference(float(gap.mean()), float(gap.max()), "probability")

@@ -1,0 +1,227 @@
+"""Plan a batch: which files the source has now, which rows of earlier runs still hold, and what is to be scored.
+
+A row holds as long as its file has the size and the time that it had. A part file that holds nothing else is
+kept as it is; of one that has other rows too, those that hold are written anew. What is left is cut into
+parts, each of which becomes one file, whole or not there. Nothing of this needs memory for all files.
+"""
+
+from collections.abc import Iterator
+from types import ModuleType
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from upath import UPath
+
+from resnet_core import database, embedding, score_rows, shard_source
+from resnet_core.digest import digest_of, source_digest
+from resnet_core.errors import UserError
+from resnet_core.files import write_whole
+from resnet_core.manifest import LISTED
+from resnet_core.preprocessing import Preprocessing
+from resnet_core.score_rows import SCHEMA
+from resnet_core.sources import list_manifest, list_source, source_kind
+from tasks.batch_folder import WORK, Claim, Job, absolute_source, check_places, claim, read_job, score_files
+from tasks.held_out import SCORING
+from tasks.parts import COLUMNS, Part, make_parts
+from tasks.pixels import READING
+from tasks.progress import progress
+from tasks.values import Batch, ModelVersion
+
+# What decides a row, beside the file and the version.
+CODE: tuple[ModuleType, ...] = (*READING, *SCORING, embedding, score_rows)
+MOST_PARTS = 10_000  # beyond ten million files parts are larger: to each of them Prefect takes some 20 ms
+MOST_KNOWN = 100_000  # rows whose predictions a worker looks up by content: 50 MB of memory
+
+ENTRIES = f"""
+create or replace table entries as
+select {", ".join(f'"{name}"' for name in COLUMNS)}
+from (select * replace (coalesce(size, 0) as size, coalesce(modified, '') as modified) from listed)
+where not coalesce(ignored, false)
+"""
+DONE = pa.schema([(name, pa.string()) for name in ("uri", "modified", "part")] + [("size", pa.int64())])
+DONE = DONE.append(pa.field("state", pa.string()))  # scored; failed; lost: it could not even be opened
+# A file that could not be opened is tried again: permissions and networks recover, and neither shows in its time.
+CHOSEN = """
+create or replace table chosen as
+select uri, min(part) as part from done join entries using (uri, size, modified)
+where state != 'lost' group by uri
+"""
+# Of those that failed once more: no file is looked at but theirs, whatever else the source has now.
+CHOSEN_UNLESS_FAILED = """
+delete from entries where uri not in (select uri from done where state != 'scored');
+create or replace table chosen as
+select uri, min(part) as part from done where uri not in (select uri from entries) group by uri
+"""
+# What lies in an archive side by side is read side by side.
+WAITING = """
+select entries.* from entries anti join chosen using (uri) order by container nulls first, "offset", entries.uri
+"""
+PARTS = """
+select part, count(*), count(chosen.uri) from done left join chosen using (uri, part) group by part order by part
+"""
+CHECK = """
+select count(*), coalesce(sum(hash(uri)::hugeint), 0) from
+(select uri from chosen union all select uri from entries anti join chosen using (uri))
+"""
+TWICE = "select uri from entries group by uri having count(*) > 1 limit 1"
+
+
+@task(cache_policy=NO_CACHE)
+def plan_batch(
+    source: str,
+    output: UPath,
+    model: ModelVersion,
+    preprocessing: Preprocessing,
+    embeddings: bool = False,
+    only_failed: bool = False,
+) -> Batch:
+    """List the source, and find what of it has no row yet. Raises UserError for a source that is missing,
+    empty, or of other pixels than the version's; and for an output that is taken.
+
+    only_failed: try the files again whose rows say failed, and nothing else.
+    """
+    check_places(source, output)
+    place = absolute_source(source)
+    if source_kind(place) == "shards":
+        shard_source.check(place, preprocessing)
+    job = Job(place, model, digest_of(model.name, model.version, embeddings, source_digest(*CODE))[:12])
+    if only_failed:
+        check_known(output, job)
+    with database.database() as db:
+        database.create(db, "listed", LISTED, counted(list_files(place)))
+        db.execute(ENTRIES)
+        check_entries(db, source)
+        mine = claim(output, job)
+        old = load_done(db, score_files(mine.folder, job.key))
+        db.execute(CHOSEN_UNLESS_FAILED if only_failed else CHOSEN)
+        kept, stale = carry(db, old, mine.folder, job.key)
+        waiting = cut(db, mine, job.key)
+        known = write_known(stale, mine.folder) if waiting else None
+        files, total = db.execute(CHECK).fetchall()[0]
+        ignored = db.sql("select path from listed where ignored order by path").fetchall()
+    return Batch(
+        source=place,
+        model=model,
+        final=mine.final,
+        folder=mine.folder,
+        run=mine.run,
+        kept=kept,
+        waiting=waiting,
+        known=known,
+        ignored=tuple(path for (path,) in ignored),
+        files=files,
+        check=(files, int(total)),
+    )
+
+
+def list_files(source: str) -> Iterator[pa.RecordBatch]:
+    return list_manifest(UPath(source)) if source_kind(source) == "manifest" else list_source(source)
+
+
+def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches, behind a progress bar."""
+    with progress("list", None, "files") as advance:
+        for batch in batches:
+            yield batch
+            advance(len(batch))
+
+
+def check_known(output: UPath, job: Job) -> None:
+    """Raises UserError unless there is a batch of this job whose failed files may be tried again."""
+    found = read_job(output)
+    if found is None:
+        raise UserError(f"--only-failed: {output} holds no batch. Run it without, or correct --output.")
+    if found.get("key") != job.key:
+        raise UserError(
+            f"--only-failed: {output} was scored by {found['model']['name']} version {found['model']['version']}, with "
+            "other code or options. Give that version with --model, or run it without --only-failed to score all anew."
+        )
+
+
+def check_entries(db: DuckDBPyConnection, source: str) -> None:
+    if not database.count(db, "select count(*) from entries"):
+        raise UserError(f"--source: {source} holds no images. Give a folder of images.")
+    if twice := db.execute(TWICE).fetchall():
+        raise UserError(f"--source: {source}: {twice[0][0]} is named twice. Keep one row.")
+
+
+def load_done(db: DuckDBPyConnection, parts: list[UPath]) -> dict[str, UPath]:
+    """Make `done`, the rows of earlier runs. Returns the files by their names."""
+    database.create(db, "done", DONE, (done_rows(path) for path in parts))
+    return {path.name: path for path in parts}
+
+
+def done_rows(path: UPath) -> pa.RecordBatch:
+    table = read(path, ["uri", "modified", "size", "status", "reason"])
+    lost = pc.fill_null(pc.starts_with(table["reason"], "unreadable"), fill_value=False)
+    state = pc.if_else(pc.equal(table["status"], "ok"), "scored", pc.if_else(lost, "lost", "failed"))
+    table = table.append_column("state", state)
+    table = table.append_column("part", pa.array([path.name] * len(table), pa.string()))
+    return table.select(DONE.names).cast(DONE).combine_chunks().to_batches()[0]
+
+
+def read(path: UPath, columns: list[str] | None = None) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=columns)
+
+
+def carry(
+    db: DuckDBPyConnection, old: dict[str, UPath], folder: UPath, key: str
+) -> tuple[tuple[UPath, ...], list[UPath]]:
+    """The files whose rows stay, those that hold only some that do being written anew; and the files that have
+    others, too, which go away once the batch is done."""
+    kept, stale = [], []
+    counts = db.sql(PARTS).fetchall()
+    with progress("keep", sum(rows for _, rows, _ in counts), "rows") as advance:
+        for name, rows, chosen in counts:
+            if chosen < rows:
+                stale.append(old[name])
+            if chosen == rows:
+                kept.append(old[name])
+            elif chosen:
+                found = db.sql("select uri from chosen where part = $name", params={"name": name})
+                kept.append(carried(old[name], found.to_arrow_table()["uri"], folder, key))
+            advance(rows)
+    return tuple(kept), stale
+
+
+def carried(path: UPath, uris: pa.ChunkedArray, folder: UPath, key: str) -> UPath:
+    """A new file with the rows of these URIs."""
+    table = read(path)
+    table = table.filter(pc.is_in(table["uri"], value_set=uris.combine_chunks()))
+    made = folder / f"{key}-{digest_of(path.name, table['uri'].to_pylist())}.parquet"
+    with write_whole(made) as draft:
+        pq.write_table(table, draft)
+    return made
+
+
+def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
+    """The files without a row, as parts."""
+    count = database.count(db, f"select count(*) from ({WAITING})")
+    listing = mine.folder / WORK / f"{mine.run}.parquet"
+    return make_parts(
+        lambda rows: database.pieces(db, WAITING, rows),
+        count, listing, mine.folder, key, prefix=f"{key}-", most_parts=MOST_PARTS,
+    )  # fmt: skip
+
+
+def write_known(stale: list[UPath], folder: UPath) -> UPath | None:
+    """The scored rows of files that were changed, moved or touched: what has the same bytes is not computed again.
+    None where there are none, or too many to look up."""
+    tables, count = [], 0
+    for path in stale:
+        table = read(path)
+        tables.append(table.filter(pc.field("status") == "ok"))
+        count += len(tables[-1])
+        if count > MOST_KNOWN:
+            return None
+    if not count:
+        return None
+    known = folder / WORK / "known.parquet"
+    with write_whole(known) as draft:
+        pq.write_table(pa.concat_tables(tables).select(["image_id", *SCHEMA.names[4:]]), draft)
+    return known

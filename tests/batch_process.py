@@ -1,0 +1,31 @@
+"""A batch in a process of its own, which may be ended at any moment. What is imported here is imported once, in the
+process that others are forked from."""
+
+import os
+from typing import Any
+
+from upath import UPath
+
+from resnet_core.engines import Engine
+from resnet_core.read import Limits
+from tasks import finish_batch, plan_batch, score
+from tasks.values import EngineChoice, ModelVersion
+from tests.resnet_core.test_classifier import a_classifier
+
+MODEL = ModelVersion("model", "3", "run")
+
+
+def batch(source: str, output: str, ready: Any = None, environment: dict[str, str] | None = None) -> None:
+    """The batch from its listing to its manifest, as the flow runs it, in this process."""
+    os.environ.update(environment or {})
+    ours = a_classifier()
+    score.load_classifier = lambda *place: ours  # type: ignore[assignment]
+    score.open_engine = lambda *choice: Engine("torch", ours.probabilities, 64)  # type: ignore[assignment]
+    finish_batch.create_markdown_artifact = lambda *page, **more: None  # type: ignore[assignment]
+    if ready:
+        ready.set()
+    work = plan_batch.plan_batch.fn(source, UPath(output), MODEL, ours.preprocessing)
+    how = score.Scoring(MODEL, EngineChoice("torch", 64, 1, 0.0), "", "cpu", Limits(), work.run, work.known)
+    for part in work.waiting:
+        score.score_part.fn(part, how)
+    finish_batch.finish_batch.fn(work, 1.0)

@@ -1,0 +1,80 @@
+"""From scoring back to training: a person corrects labels in the page, and the next night learns from them."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from flows.classify_batch import classify_batch
+from flows.cli_scores import app
+from flows.nightly_retrain import nightly_retrain
+from tests.browser import chromium, opened
+from tests.conftest import write_folder
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+Digits = tuple[np.ndarray, list[str]]
+WRONG = 20
+
+
+def test_twenty_labels_corrected_in_the_page_are_in_the_next_nights_catalog(
+    store: Path, tmp_path: Path, digits: Digits
+) -> None:
+    truth = {}
+    for path in write_folder(tmp_path / "more", digits, range(10), 200, start=400).rglob("*.png"):
+        (tmp_path / "new").mkdir(exist_ok=True)
+        truth[str(shutil.move(path, tmp_path / "new" / path.name))] = path.parent.name
+    corrections = tmp_path / "corrections"
+    corrections.mkdir()
+    content = {
+        "name": "few",
+        "source": str(write_folder(tmp_path / "raw", digits, range(10), 200)),
+        "corrections": str(corrections),
+        "image": {"size": 8},
+        "model": {"arch": "resnet10", "width": 16},
+        "train": {"epochs": 3, "batch_size": 32, "augment": {"flips": "none"}},
+        "gate": {"minimum": 0.0, "promote": "better", "confidence": 0.5},
+    }
+    file = tmp_path / "few.yaml"
+    file.write_text(yaml.safe_dump(content))
+    before = nightly_retrain(str(file))
+    assert before.version is not None
+    assert before.catalog.ok == 200
+    scores = classify_batch(str(tmp_path / "new"), str(tmp_path / "scores" / "new"), f"few/{before.version.version}")
+    rows = pd.read_parquet(tmp_path / "scores" / "new").set_index("uri")
+    wrong = [uri for uri in rows.index if rows.loc[uri, "label"] != truth[uri]]
+    chosen = [*wrong, *(uri for uri in rows.index if uri not in wrong)][:WRONG]
+
+    page = tmp_path / "gallery.html"
+    done = CliRunner().invoke(app, ["gallery", str(scores.output), "-o", str(page)])
+    assert done.exit_code == 0, done.exception
+    with chromium() as browser:
+        shown, said = opened(browser, page)
+        for uri in chosen:
+            shot = shown.locator(f"[title='{uri}']").locator("xpath=..")
+            shot.locator("select").select_option(truth[uri])
+        with shown.expect_download() as download:
+            shown.click("#export")
+        shutil.copy(download.value.path(), corrections / download.value.suggested_filename)
+        assert said == []
+
+    after = nightly_retrain(str(file))
+    assert after.catalog.ok == 200 + WRONG
+    assert after.version is not None
+    assert after.version.version != before.version.version
+    catalog = pd.read_parquet(after.catalog.path.path).set_index("uri")
+    corrected = catalog.loc[chosen]
+    assert corrected["label"].tolist() == [truth[uri] for uri in chosen]
+    assert set(corrected["split"]) == {"train"}
+    for uri, text in corrected["attributes"].items():
+        said_of = json.loads(text)
+        assert said_of["source"] == f"gallery new by few version {before.version.version}"
+        assert said_of["predicted"] == rows.loc[uri, "label"]
+    assert catalog.drop(index=chosen)["attributes"].isna().all()
+    assert after.shard_set is not None
+    assert after.shard_set.train == before.shard_set.train + WRONG  # type: ignore[union-attr]

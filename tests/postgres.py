@@ -1,0 +1,50 @@
+"""A PostgreSQL of one's own: a new cluster that only a socket in its folder leads to, ended and removed afterwards."""
+
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from urllib.parse import quote
+
+PASSWORD = "ge#heim@1/2"
+USER = "postgres"  # it refuses to run as root
+
+
+def programs() -> Path | None:
+    """The folder of initdb and pg_ctl; Debian's are not on the PATH."""
+    found = shutil.which("initdb")
+    places = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+    return places[-1] if places else None
+
+
+@contextmanager
+def cluster() -> Iterator[str]:
+    """The URL of a database whose user has the password PASSWORD."""
+    bin_folder = programs()
+    assert bin_folder
+    as_user = ["runuser", "-u", USER, "--"] if os.geteuid() == 0 else []
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has 107 bytes at most
+    secret = folder / "password"
+    secret.write_text(PASSWORD)
+    if as_user:
+        shutil.chown(folder, USER)
+        shutil.chown(secret, USER)
+
+    def run(*command: str | Path) -> None:
+        with (folder / "log").open("a") as log:
+            subprocess.run([*as_user, *command], check=True, stdout=log, stderr=log, cwd=folder)
+
+    data = folder / "data"
+    control = bin_folder / "pg_ctl"
+    initdb = bin_folder / "initdb"
+    run(initdb, "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8")
+    try:
+        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
+        run(control, "-D", data, "-w", "-o", options, "start")
+        yield f"postgresql+psycopg://{USER}:{quote(PASSWORD, safe='')}@/postgres?host={folder}"
+    finally:
+        subprocess.run([*as_user, control, "-D", data, "-m", "immediate", "stop"], check=False, capture_output=True)
+        shutil.rmtree(folder, ignore_errors=True)
