@@ -13,7 +13,7 @@ demo: $(INSTALLED) ## The main job on 2,624 real images, without a server: files
 	$(BIN)/grayline demo
 
 test: $(INSTALLED) check ## Every check and every test, but for those that need an extra of half a gigabyte.
-	$(BIN)/pytest -m 'not onnx and not tensorflow'
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not onnx and not tensorflow' --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-onnx: $(INSTALLED) ## The tests of exports by ONNX, onnxruntime and OpenVINO; installs [onnx].
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
