@@ -16,8 +16,8 @@ from resnet_core.digest import digest_of, table_digest
 from resnet_core.files import write_whole
 from resnet_core.sources import LISTING
 
-MOST_IN_A_PART = 1024
-LEAST_IN_A_PART = 64
+MOST_IN_A_PART, MOST_BYTES = 1024, 256 * 2**20
+LEAST_IN_A_PART, LEAST_OF_LARGE = 64, 8
 
 # What it takes to open a file, and to notice that it is another one than before.
 COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")
@@ -40,11 +40,12 @@ class Part:
             return pq.ParquetFile(file).read_row_group(self.group)
 
 
-def part_size(count: int, most_parts: int | None = None) -> int:
-    """Eight parts or more where there are enough files to keep some cores busy; larger ones than usual where
-    there would be more than `most_parts` of them."""
-    most = max(MOST_IN_A_PART, -(-count // most_parts)) if most_parts else MOST_IN_A_PART
-    return min(most, max(LEAST_IN_A_PART, -(-count // 8)))
+def part_size(count: int, size: int = 0, most_parts: int | None = None) -> int:
+    """Eight parts or more where there are enough files to keep some cores busy; smaller ones where a file has many
+    bytes, `size` on average, so that a part is no long wait; larger ones where there would be over `most_parts`."""
+    most = min(MOST_IN_A_PART, max(LEAST_OF_LARGE, MOST_BYTES // max(1, size)))
+    usual = min(most, max(LEAST_IN_A_PART, -(-count // 8)))
+    return max(usual, -(-count // most_parts)) if most_parts else usual
 
 
 def make_parts(
@@ -54,6 +55,7 @@ def make_parts(
     folder: UPath,
     *context: Any,
     prefix: str = "",
+    size: int = 0,
     most_parts: int | None = None,
 ) -> tuple[Part, ...]:
     """Cut files into parts and write their listing. The cut depends on the files and their order
@@ -66,7 +68,7 @@ def make_parts(
         return ()
     parts = []
     with write_whole(listing) as draft, pq.ParquetWriter(draft, SCHEMA) as writer:
-        for group, files in enumerate(pieces(part_size(count, most_parts))):
+        for group, files in enumerate(pieces(part_size(count, size, most_parts))):
             files = files.select(COLUMNS).cast(SCHEMA)
             writer.write_table(files, row_group_size=len(files))
             name = digest_of(table_digest([files]), *context)

@@ -176,6 +176,8 @@ def carry(
     others, too, which go away once the batch is done."""
     kept, stale = [], []
     counts = db.sql(PARTS).fetchall()
+    if not counts:
+        return (), []
     with progress("keep", sum(rows for _, rows, _ in counts), "rows") as advance:
         for name, rows, chosen in counts:
             if chosen < rows:
@@ -201,11 +203,11 @@ def carried(path: UPath, uris: pa.ChunkedArray, folder: UPath, key: str) -> UPat
 
 def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
     """The files without a row, as parts."""
-    count = database.count(db, f"select count(*) from ({WAITING})")
+    count, size = db.execute(f"select count(*), coalesce(avg(size), 0) from ({WAITING})").fetchall()[0]
     listing = mine.folder / WORK / f"{mine.run}.parquet"
     return make_parts(
         lambda rows: database.pieces(db, WAITING, rows),
-        count, listing, mine.folder, key, prefix=f"{key}-", most_parts=MOST_PARTS,
+        count, listing, mine.folder, key, prefix=f"{key}-", size=int(size), most_parts=MOST_PARTS,
     )  # fmt: skip
 
 
