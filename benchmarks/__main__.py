@@ -35,7 +35,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "time_to_accuracy": ("documented", "shortened"),
     "gate": ("images", "groups"),
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
-    "command": ("fixed", "growth"),
+    "command": ("fixed", "growth", "workers"),
     "whole_night": (),
 }
 Chosen = dict[str, tuple[str, ...]]  # the benchmarks to run, and their parts

@@ -5,9 +5,13 @@
 - growth: LARGE images against SMALL, out of a tar, without a server: time an image, and the highest sum of resident
   bytes of the command and all processes that it started. At most 1.15 times in time, 1.3 in memory.
 
+- workers: a Ray cluster of two nodes with a core each against one of one node; the batch's own images/s, in which a
+  worker's start is, and Prefect's. Twice would be linear.
+
 The version that scores is of the digits, an epoch of training; the images are `scale`'s, all different.
 """
 
+import json
 import os
 import socket
 import subprocess
@@ -21,12 +25,15 @@ from urllib.request import urlopen
 
 import yaml
 
+from benchmarks.images import scenes
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.scale import looks, write_tar
+from tests.cluster import kill, two_nodes
 
 FEW, SMALL, LARGE = 10, 1_000, 200_000
+PHOTOGRAPHS = 8_000
 ROUNDS = 5
-PARTS = ("fixed", "growth")
+PARTS = ("fixed", "growth", "workers")
 GRAYLINE = (sys.executable, "-m", "flows.cli")
 IMPORTS = (sys.executable, "-c", "import flows.classify_batch")
 
@@ -35,6 +42,7 @@ def run(folder: Path, track: Track, parts: Sequence[str] = PARTS) -> Result:
     environment = {**os.environ, "GRAYLINE_STORE": str(folder / "store")}
     make_version(folder, environment)
     comparisons = growth(folder, environment, track) if "growth" in parts else ()
+    comparisons += workers(folder, environment, track) if "workers" in parts else ()
     measures = fixed(folder, environment, track) if "fixed" in parts else ()
     return Result("command", "grayline classify-batch, resnet10 of width 16 at 8 px", comparisons, measures)
 
@@ -136,3 +144,22 @@ def measure(folder: Path, environment: dict[str, str], count: int) -> tuple[floa
             raise RuntimeError(log.read())
     source.unlink()
     return time.monotonic() - began, peak
+
+
+def workers(folder: Path, environment: dict[str, str], track: Track) -> tuple[Comparison, ...]:
+    source = folder / "photographs"
+    source.mkdir()
+    some = list(scenes(PHOTOGRAPHS // 20))
+    for number in range(PHOTOGRAPHS):
+        # All differ by a byte behind the image, so that none is known by its content.
+        (source / f"{number:05}.jpg").write_bytes(some[number % len(some)] + str(number).encode())
+    speeds = []
+    for nodes in track((1, 2)):
+        output = folder / f"by{nodes}"
+        with two_nodes() as (_, second, ray):
+            if nodes == 1:
+                kill(second)
+            there = environment | ray | {"GRAYLINE_RUNNER": "ray"}
+            call((*GRAYLINE, "classify-batch", "--source", str(source), "--output", str(output)), there)
+        speeds.append(float(json.loads((output / "_manifest.json").read_text())["images_per_second"]))
+    return (Comparison("a batch on two Ray nodes", "one node", (speeds[1],), (speeds[0],)),)

@@ -84,25 +84,6 @@ def intervals(
     return {name: ends(value[k], again[:, k]) for k, name in enumerate(names)}
 
 
-def difference(
-    metric: Metric,
-    labels: Labels,
-    first: Probabilities,
-    second: Probabilities,
-    seed: int = 0,
-    groups: Groups | None = None,
-) -> Interval:
-    """metric(first) - metric(second) on the same images: a paired bootstrap, which is far narrower
-    than two intervals held side by side."""
-    value, again = spread(
-        lambda counts: metric.resampled(labels, first, counts) - metric.resampled(labels, second, counts),
-        len(labels),
-        groups,
-        seed,
-    )
-    return ends(float(value), again)
-
-
 def _accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
     return _mean(probabilities.argmax(1) == labels, counts)
 

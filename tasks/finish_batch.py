@@ -166,6 +166,8 @@ def manifest(batch: Batch, scores: Scores, parts: dict[str, int]) -> dict[str, A
         "reasons": scores.reasons,
         "parts": parts,
         "ignored": list(batch.ignored),
+        "seconds": round(scores.seconds, 3),
+        "images_per_second": round(scores.images_per_second, 1),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 

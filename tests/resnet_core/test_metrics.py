@@ -10,7 +10,6 @@ from resnet_core.metrics import (
     balanced_accuracy,
     calibration_error,
     confusion_matrix,
-    difference,
     macro_f1,
     measure,
     roc_auc,
@@ -65,17 +64,6 @@ def test_the_interval_covers_the_truth_about_95_times_in_100() -> None:
     intervals = [measure(*predictions(2, 150, seed=k), ["a", "b"]).overall["accuracy"] for k in range(2, 62)]
     covered = sum(i.low <= truth <= i.high for i in intervals)
     assert covered >= 51  # 60 draws at 95%: fewer than 51 happens once in 3,000 times
-
-
-def test_a_paired_difference_is_narrow_and_signed() -> None:
-    labels, shares = predictions(2)
-    worse = shares.copy()
-    worse[:8] = worse[:8, ::-1]
-    gap = difference(accuracy, labels, shares, worse)
-    assert gap.value == pytest.approx(accuracy(labels, shares) - accuracy(labels, worse))
-    assert gap.high - gap.low < 0.08
-    same = difference(accuracy, labels, shares, shares)
-    assert (same.value, same.low, same.high) == (0, 0, 0)
 
 
 def test_a_test_set_of_one_class_has_no_roc_and_does_not_crash() -> None:
