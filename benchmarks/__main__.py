@@ -37,6 +37,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
     "command": ("fixed", "growth", "workers"),
     "whole_night": (),
+    "simulate_scoring": (),
 }
 Chosen = dict[str, tuple[str, ...]]  # the benchmarks to run, and their parts
 RESULTS = Path(__file__).parent / "results"

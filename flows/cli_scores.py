@@ -38,7 +38,7 @@ def classify_batch(
         ),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="torch, compile, onnx, openvino or int8; by default a short trial decides.")
+        str | None, typer.Option(help="torch, compile, onnx, openvino or int8; auto: a short trial decides.")
     ] = None,
     embeddings: Annotated[bool, typer.Option(help="Keep each image's embedding.")] = False,
     only_failed: Annotated[bool, typer.Option(help="Try what failed again, and nothing else.")] = False,
@@ -53,6 +53,11 @@ def classify_batch(
     check_places(source, absolute(UPath(output)) if output else None)
     for target in to or ():
         check_target(target)
+    if engine and engine != "auto":
+        from resnet_core.device import find_device
+        from resnet_core.engines import check_engine
+
+        check_engine("--engine", engine, find_device(Settings().device))
     ready()
     from flows.classify_batch import classify_batch as flow
     from flows.summary import show_scores

@@ -92,7 +92,7 @@ def usual_batch(classifier: Classifier) -> int:
 def open_torch(classifier: Classifier, batch_size: int, plain: bool = False) -> Engine:
     """plain: the network as it is, not folded."""
     device = classifier.device
-    own = classifier if plain else folded(classifier, onednn=device.type == "cpu")
+    own = classifier if plain else folded(classifier, onednn=batch_size)
     if device.type == "cuda":
         return Engine("torch", *engine_cuda.open_engine(own, batch_size))
     if device.type == "cpu":
@@ -141,7 +141,7 @@ def write_file(classifier: Classifier, name: str, version: str, path: Path) -> N
     exported_onnx.write(trace(folded(classifier)), describe(classifier, name, version), path)
 
 
-def folded(classifier: Classifier, onednn: bool = False) -> Classifier:
+def folded(classifier: Classifier, onednn: int | None = None) -> Classifier:
     """On the classifier's device."""
     return replace(classifier, network=fold(classifier.network, sides_of(classifier), onednn))
 

@@ -10,9 +10,9 @@
 """
 
 import copy
+import platform
 from collections import defaultdict
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -28,16 +28,17 @@ MOST_INPUTS = 2048  # of such a product: its matrix takes 16 MiB
 Sides = dict[nn.Module, set[int]]  # of the images that each convolution is given
 
 
-def fold(network: ResNet, sides: Sequence[int], onednn: bool = False) -> ResNet:
+def fold(network: ResNet, sides: Sequence[int], onednn: int | None = None) -> ResNet:
     """A copy for evaluation alone, on the network's device, channels last. The network stays as it is.
 
     sides: those of the images, in pixels, that it will be given; others it takes as well.
-    onednn: use torch's oneDNN operations, which cannot be exported, compiled or moved to another device.
+    onednn: use torch's oneDNN operations, with weights laid out for batches of that many images; others are slower.
+        They cannot be exported, compiled or moved to another device.
     """
     made = copy.deepcopy(network).eval().requires_grad_(False)
     # Before anything is replaced: it is the convolutions themselves that are looked at.
     seen = sides_of(made, sides)
-    onednn = onednn and has_onednn() and next(made.parameters()).device.type == "cpu"
+    onednn = onednn if has_onednn() and next(made.parameters()).device.type == "cpu" else None
     made.conv1 = step(made.conv1, made.bn1, seen, onednn)  # type: ignore[assignment]
     made.bn1 = made.relu = nn.Identity()  # type: ignore[assignment]
     for name in ("layer1", "layer2", "layer3", "layer4"):
@@ -54,9 +55,11 @@ def fold(network: ResNet, sides: Sequence[int], onednn: bool = False) -> ResNet:
 
 
 def has_onednn() -> bool:
-    """Whether this build of torch has the operations; they are the compiler's, and may change their names."""
+    """Whether this build of torch has the operations; they are the compiler's, and may change their names. On
+    other processors nobody has measured them."""
     names = ("_convolution_pointwise", "_convolution_pointwise_")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    known = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+    return known and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 def sides_of(network: ResNet, sides: Sequence[int]) -> Sides:
@@ -96,13 +99,14 @@ class Step(nn.Module):
 class OneDnnStep(Step):
     """The same in one operation; `other` is overwritten."""
 
-    def __init__(self, conv: nn.Conv2d, sides: set[int]) -> None:
+    def __init__(self, conv: nn.Conv2d, sides: set[int], batch: int) -> None:
         super().__init__(conv, sides)
         self.bias = conv.bias
         self.how = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
         # No parameter: what oneDNN packs is no tensor for anybody else. The plain weights are not kept beside it.
-        pack: Any = torch._C._nn.mkldnn_reorder_conv2d_weight
-        self.packed = pack(conv.weight.to_mkldnn(), *self.how, None)
+        # The layout depends on the image: with another one, each call would lay them out anew.
+        shape, pack = (batch, conv.in_channels, max(sides), max(sides)), torch._C._nn.mkldnn_reorder_conv2d_weight
+        self.packed: Tensor = pack(conv.weight.to_mkldnn(), *self.how, shape)  # type: ignore[call-arg]
         self.conv = nn.Identity()  # type: ignore[assignment]
 
     def forward(self, x: Tensor, other: Tensor | None = None, relu: bool = True) -> Tensor:
@@ -122,7 +126,7 @@ class Block(nn.Module):
     """A residual block of either kind, folded. Its input is overwritten where it has no shortcut of its own:
     no stage ends with such an input, so nobody else looks at it again."""
 
-    def __init__(self, block: BasicBlock | Bottleneck, sides: Sides, onednn: bool) -> None:
+    def __init__(self, block: BasicBlock | Bottleneck, sides: Sides, onednn: int | None) -> None:
         super().__init__()
         pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
         if isinstance(block, Bottleneck):
@@ -139,8 +143,9 @@ class Block(nn.Module):
         return self.steps[-1](y, x if self.shortcut is None else self.shortcut(x, relu=False))
 
 
-def step(conv: nn.Conv2d, norm: nn.BatchNorm2d, sides: Sides, onednn: bool) -> Step:
-    return (OneDnnStep if onednn else Step)(fuse_conv_bn_eval(conv, norm), sides[conv])
+def step(conv: nn.Conv2d, norm: nn.BatchNorm2d, sides: Sides, onednn: int | None) -> Step:
+    folded = fuse_conv_bn_eval(conv, norm)
+    return Step(folded, sides[conv]) if onednn is None else OneDnnStep(folded, sides[conv], onednn)
 
 
 def is_small(conv: nn.Conv2d, side: int) -> bool:
@@ -149,16 +154,15 @@ def is_small(conv: nn.Conv2d, side: int) -> bool:
 
 
 def product(conv: nn.Conv2d, side: int) -> nn.Linear:
-    """The matrix of a convolution of side x side pixels, rows, columns and channels in this order: what it
-    makes of each image in which one value is 1."""
-    pixels, like = side * side, conv.weight
-    linear = nn.Linear(pixels * conv.in_channels, pixels * conv.out_channels, device=like.device, dtype=like.dtype)
-    each = torch.eye(linear.in_features, device=like.device, dtype=like.dtype)
-    images = each.unflatten(1, (side, side, conv.in_channels)).permute(0, 3, 1, 2)
+    """The matrix of a convolution of side x side pixels: rows, columns and channels in this order, on both sides."""
+    pixels, weight = side * side, conv.weight
+    linear = nn.Linear(pixels * conv.in_channels, pixels * conv.out_channels, device=weight.device)
+    places = torch.arange(side, device=weight.device)
+    taps = places - places[:, None] + 1  # [made, seen]: the kernel's row that brings one to the other
+    each = weight[:, :, taps[:, None, :, None], taps[None, :, None, :]]  # O, I, made row, column, seen row, column
+    assert conv.bias is not None
     with torch.no_grad():
-        made = F.conv2d(images, like, padding=1).permute(0, 2, 3, 1).flatten(1)
-        linear.weight.copy_(made.T)
-        assert conv.bias is not None
+        linear.weight.copy_(each.permute(2, 3, 0, 4, 5, 1).reshape(linear.weight.shape))
         linear.bias.copy_(conv.bias.repeat(pixels))
     return linear
 
