@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 PASSWORD = "ge#heim@1/2"
@@ -25,7 +26,7 @@ def cluster() -> Iterator[str]:
     """The URL of a database whose user has the password PASSWORD."""
     bin_folder = programs()
     assert bin_folder
-    as_user = ["runuser", "-u", USER, "--"] if os.geteuid() == 0 else []
+    as_user: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
     folder = Path(tempfile.mkdtemp(prefix="pg-"))  # short: a socket's path has 107 bytes at most
     secret = folder / "password"
     secret.write_text(PASSWORD)
@@ -35,7 +36,7 @@ def cluster() -> Iterator[str]:
 
     def run(*command: str | Path) -> None:
         with (folder / "log").open("a") as log:
-            subprocess.run([*as_user, *command], check=True, stdout=log, stderr=log, cwd=folder)
+            subprocess.run(command, check=True, stdout=log, stderr=log, cwd=folder, **as_user)
 
     data = folder / "data"
     control = bin_folder / "pg_ctl"
@@ -46,5 +47,6 @@ def cluster() -> Iterator[str]:
         run(control, "-D", data, "-w", "-o", options, "start")
         yield f"postgresql+psycopg://{USER}:{quote(PASSWORD, safe='')}@/postgres?host={folder}"
     finally:
-        subprocess.run([*as_user, control, "-D", data, "-m", "immediate", "stop"], check=False, capture_output=True)
+        stop = [control, "-D", data, "-m", "immediate", "stop"]
+        subprocess.run(stop, check=False, capture_output=True, cwd=folder, **as_user)
         shutil.rmtree(folder, ignore_errors=True)
