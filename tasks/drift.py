@@ -23,8 +23,7 @@ from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from upath import UPath
 
-from resnet_core.drift import LEAST, measure_drift
-from resnet_core.drift_plots import comparison
+from resnet_core.drift import LEAST, Drift, measure_drift
 from resnet_core.files import write_text, write_whole
 from resnet_core.profiles import COLUMNS, Profile, profile_of
 from resnet_core.reference import MOST
@@ -37,6 +36,8 @@ log = logging.getLogger("grayline")
 EVENT = "grayline.drift"
 REPORT, PLOTS = "_drift.json", "_drift.png"
 AT_ONCE = 8192  # rows in memory
+
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]  # embeddings, of before and now
 
 
 @task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for
@@ -54,12 +55,11 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     pair = None if kept.embeddings is None or not len(embeddings) else (kept.embeddings, embeddings)
     findings = measure_drift(kept.profile, now, kept.thresholds, pair)
     report = DriftReport(scores.model, now.images, findings, plot=scores.output / PLOTS)
-    png = io.BytesIO()
-    comparison(kept.profile, now, findings, pair).savefig(png, format="png")
+    png = drawn(kept.profile, now, findings, pair)
     with write_whole(scores.output / PLOTS) as draft:
-        draft.write_bytes(png.getvalue())
+        draft.write_bytes(png)
     write_report(scores, report)
-    create_markdown_artifact(markdown(scores, report, png.getvalue()), key="drift", description=report.in_words())
+    create_markdown_artifact(markdown(scores, report, png), key="drift", description=report.in_words())
     for each in report.drifted:
         log.warning("drift       %s", each)
     if report.drifted:
@@ -67,6 +67,15 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     else:
         log.info("drift       %s", report.in_words())
     return report
+
+
+def drawn(before: Profile, now: Profile, findings: tuple[Drift, ...], pair: Pair | None) -> bytes:
+    """A PNG."""
+    from resnet_core.drift_plots import comparison  # a batch that is too small for it need not wait for Matplotlib
+
+    png = io.BytesIO()
+    comparison(before, now, findings, pair).savefig(png, format="png")
+    return png.getvalue()
 
 
 def not_measured(scores: Scores, why: str) -> DriftReport:

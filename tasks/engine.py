@@ -24,7 +24,7 @@ from resnet_core.errors import UserError
 from resnet_core.machine import this_machine
 from tasks.engine_trials import Surroundings, all_trials, fastest
 from tasks.held_out import SCORING
-from tasks.int8 import why_not
+from tasks.int8_file import why_not
 from tasks.open_engine import open_engine as open_engine
 from tasks.settings import Settings
 from tasks.values import EngineChoice, ModelVersion

@@ -17,7 +17,7 @@ from resnet_core.classifier import Classifier
 from resnet_core.engines import Engine, EngineName, can_run, usual_batch, write_file
 from resnet_core.files import write_text, write_whole
 from resnet_core.integrity import file_digest
-from tasks.int8 import allowed_int8
+from tasks.int8_file import allowed_int8
 from tasks.open_engine import open_engine
 from tasks.values import EngineChoice, EngineTrial, ModelVersion
 

@@ -1,34 +1,30 @@
 """A version in int8: what it costs of accuracy is measured at the gate, which allows it or not.
 
-Whatever comes of it, the version is promoted or not by the gate's checks. The outcome is a tag of the version. The
-file lies among the artifacts of the version's run, signed where versions are, and its digest in the tag: it was made
-after the version's own files were sealed.
+Whatever comes of it, the version is promoted or not by the gate's checks. The outcome is a tag of the version, the
+file lies beside its run: see `int8_file`.
 """
 
 import json
 import logging
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
 import numpy as np
-from mlflow.exceptions import MlflowException
 
 from resnet_core import export_formats, exported_onnx
 from resnet_core.comparison import Comparison, compare
 from resnet_core.encryption import Keys
 from resnet_core.errors import UserError
-from resnet_core.integrity import DamagedVersionError, file_digest
+from resnet_core.integrity import file_digest
 from resnet_core.metrics import METRICS
 from resnet_core.scoring_graph import describe, trace
 from tasks.dataset import Gate
 from tasks.held_out import facts, groups_of, in_order, score_split
+from tasks.int8_file import FILE, place_of
 from tasks.registry import INT8, load_classifier
 from tasks.settings import Settings
-from tasks.signing import sign, verify
+from tasks.signing import sign
 from tasks.tracking import client
 from tasks.values import Catalog, ModelVersion, ShardSet
 from tasks.version_images import VersionImages
@@ -36,7 +32,6 @@ from tasks.version_images import VersionImages
 log = logging.getLogger("grayline")
 
 CALIBRATED = 512  # training images that the scales are measured on
-FILE = "int8.onnx"
 
 
 def measure_int8(
@@ -105,57 +100,3 @@ def outcome_of(found: Comparison, most: float, digest: str) -> dict[str, Any]:
         "lower": found.lower,
         "sha256": digest,
     }
-
-
-def place_of(version: ModelVersion) -> str:
-    """The folder among the run's artifacts; versions of one training share its run."""
-    return f"int8/{version.version}"
-
-
-def tag_of(tracking_uri: str, version: ModelVersion) -> dict[str, Any]:
-    tags = client(tracking_uri).get_model_version(version.name, version.version).tags
-    return dict(json.loads(tags.get(INT8, "{}")))
-
-
-def allowed_int8(tracking_uri: str, version: ModelVersion) -> str | None:
-    """The digest of the version's int8 file, None where the gate has not allowed it."""
-    try:
-        tag = tag_of(tracking_uri, version)
-    except MlflowException:
-        return None
-    return str(tag["sha256"]) if tag.get("allowed") else None
-
-
-def why_not(tracking_uri: str, version: ModelVersion) -> str:
-    """Why int8 is not allowed, and what can be done."""
-    name, found = f"{version.name} version {version.version}", tag_of(tracking_uri, version).get("found")
-    if found:
-        return f"the gate has not allowed it for {name}: {found}. Use another engine, or raise `int8` of the gate."
-    return f"it was not measured for {name}. Set `gate: {{int8: 0.01}}` in the data set file, and retrain."
-
-
-@contextmanager
-def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator[Path]:
-    """A local copy. Raises DamagedVersionError unless it is the file that was measured, and signed where
-    GRAYLINE_VERIFY_KEY is set."""
-    with tempfile.TemporaryDirectory() as scratch:
-        uri = f"runs:/{version.run_id}/{place_of(version)}"
-        try:
-            folder = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=tracking_uri, dst_path=scratch))
-        except (MlflowException, OSError) as error:
-            raise refusal(version, f"is gone from {uri} ({type(error).__name__})") from None
-        path = folder / FILE
-        if not path.is_file() or file_digest(path) != digest:
-            raise refusal(version, "is not the one that the gate has measured")
-        if key := Settings().verify_key:
-            try:
-                verify(folder, Path(key))
-            except DamagedVersionError as error:
-                raise refusal(version, f"is refused: {error}") from None
-        yield path
-
-
-def refusal(version: ModelVersion, why: str) -> DamagedVersionError:
-    return DamagedVersionError(
-        f"{version.name} version {version.version}: its int8 file {why}. Use another engine: --engine torch."
-    )

@@ -3,11 +3,11 @@
 import base64
 import re
 
-from resnet_core.paper import smaller
-
 
 def picture(title: str, png: bytes) -> str:
     """Inside the page, as a data URI: both of Prefect's UIs show one in Markdown."""
+    from resnet_core.paper import smaller  # which brings Matplotlib's font, and most pages have no picture
+
     return f"![{title}](data:image/webp;base64,{base64.b64encode(smaller(png)).decode()})"
 
 

@@ -1,8 +1,11 @@
 """What a version keeps of its training data, and where it is found again."""
 
+from __future__ import annotations
+
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -12,7 +15,6 @@ from numpy.typing import NDArray
 
 from resnet_core import drift, embedding, mmd, profiles, reference, shards
 from resnet_core.by_size import evenly
-from resnet_core.calibrate import Judged
 from resnet_core.classifier import Classifier
 from resnet_core.drift import Thresholds
 from resnet_core.encryption import Keys
@@ -23,6 +25,9 @@ from tasks.integrity import verified_folder
 from tasks.registry import ARTIFACTS, MODEL_FOLDER
 from tasks.settings import Settings
 from tasks.values import Catalog, ModelVersion, ShardSet
+
+if TYPE_CHECKING:  # SciPy's optimizers take their time to import, and a batch has no use for them
+    from resnet_core.calibrate import Judged
 
 REFERRING = (drift, embedding, mmd, profiles, reference)
 LOOKS = ["brightness", "contrast", "sharpness"]

@@ -18,7 +18,8 @@ from resnet_core.integrity import DamagedVersionError
 from tasks import open_engine
 from tasks.dataset import Gate
 from tasks.engine import choose_engine
-from tasks.int8 import FILE, measure_int8, outcome_of
+from tasks.int8 import measure_int8, outcome_of
+from tasks.int8_file import FILE
 from tasks.registry import INT8, load_classifier
 from tasks.settings import Settings
 from tasks.values import EngineChoice, Night
