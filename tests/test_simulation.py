@@ -52,7 +52,8 @@ def test_a_server_that_takes_longer_than_the_workers_decides() -> None:
     assert simulate(slow, 640) == pytest.approx(640 * 1.0 + 10)
 
 
-def test_what_grows_faster_is_carried_on_and_nothing_becomes_cheaper() -> None:
-    assert Growth((10, 100), (1.0, 100.0)).at(1000) == pytest.approx(10_000)
+def test_beyond_what_was_measured_a_stage_goes_on_as_it_went_last_and_becomes_no_cheaper() -> None:
+    assert Growth((10, 100), (1.0, 100.0)).at(1000) == pytest.approx(100 + 900 * 99 / 90)
     assert Growth((10, 100), (9.0, 10.0)).at(1000) == pytest.approx(100)
     assert Growth((10, 100), (1.0, 10.0)).at(55) == pytest.approx(5.5)
+    assert Growth((10, 100), (1.0, 100.0)).exponent == pytest.approx(2)
