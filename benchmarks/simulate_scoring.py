@@ -120,11 +120,11 @@ def run(folder: Path, track: Track) -> Result:
     measures = (*stages(costs), *(line for load in costs.part for line in batches(costs, load)))
     setting = (
         f"{FILES:,} files in {MOST_PARTS:,} parts; photographs: 1024x768 JPEG to 64 px, {MODEL.arch}, "
-        f"{large_engine.name}; small images: 32x32 PNG in a tar to {SMALL_SIDE} px, {SMALL_MODEL.arch} of width {SMALL_MODEL.width}, "
-        f"{engine.name}; measured on {WORKERS} workers side by side, files and rows in the system's cache. Efficiency: "
-        "the images alone, at a worker's speed, to the wall clock; in brackets the stage that takes most of it. What "
-        f"would be done: list and plan by prefix, {LISTERS} at a time; tallies from the parts' own outcomes; more "
-        "parts waiting than there are workers"
+        f"{large_engine.name}; small images: 32x32 PNG in a tar to {SMALL_SIDE} px, {SMALL_MODEL.arch} of width "
+        f"{SMALL_MODEL.width}, {engine.name}; measured on {WORKERS} workers side by side, files and rows in the "
+        "system's cache. Efficiency: the images alone, at a worker's speed, to the wall clock; in brackets the stage "
+        f"that takes most of it. What would be done: list and plan by prefix, {LISTERS} at a time; tallies from the "
+        "parts' own outcomes; more parts waiting than there are workers"
     )
     lines = [
         Comparison(
