@@ -41,7 +41,8 @@ from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.preprocessing import Preprocessing
 from resnet_core.read import DEFAULT_LIMITS, read_file
 from tasks import finish_batch, plan_batch, score
-from tasks.values import EngineChoice, ModelVersion
+from tasks.batch_values import EngineChoice
+from tasks.values import ModelVersion
 
 SIZE = 64  # pixels
 FILES = 2000

@@ -26,10 +26,10 @@ from benchmarks.command import server
 from benchmarks.scoring_rates import batch_of, seconds
 from benchmarks.simulation import Growth
 from resnet_core.read import DEFAULT_LIMITS
+from tasks.batch_values import Batch
 from tasks.parts import Part
 from tasks.runner import run_all
 from tasks.score import Scoring
-from tasks.values import Batch
 
 
 @contextmanager

@@ -30,10 +30,10 @@ from resnet_core.read import DEFAULT_LIMITS
 from resnet_core.reading import end_idle
 from tasks import finish_batch, parts, plan_batch
 from tasks.batch_folder import MANIFEST, Job, check_run, claim
+from tasks.batch_values import Batch
 from tasks.drift import read_batch
 from tasks.parts import Part
 from tasks.score import Scoring, score_part
-from tasks.values import Batch
 
 FILES_IN_A_FOLDER = 1000
 ROWS = 10_000  # of a part, as of a batch of 100 million

@@ -11,6 +11,7 @@ from resnet_core.files import absolute
 from tasks.batch_folder import absolute_source, default_folder, model_of
 from tasks.batch_progress import watched
 from tasks.batch_run import record_batch
+from tasks.batch_values import Scores
 from tasks.cluster import on_gpus
 from tasks.drift import check_drift
 from tasks.engine import choose_engine
@@ -21,7 +22,7 @@ from tasks.runner import run_all, task_runner, workers
 from tasks.score import Scoring, sample, score_part
 from tasks.settings import Settings, check_store
 from tasks.sinks import check_target, write_to
-from tasks.values import ModelVersion, Scores
+from tasks.values import ModelVersion
 
 EMBEDDED = 256  # images of a batch whose embeddings drift is measured on
 

@@ -9,10 +9,11 @@ from rich.table import Table
 
 from resnet_core.history import WATCHED
 from resnet_core.search_space import fragment
+from tasks.batch_values import Scores
 from tasks.finish_batch import speed
 from tasks.report import headline, summary
 from tasks.settings import Settings
-from tasks.values import Check, CrossValidation, Night, Scores, Tuning, Verdict
+from tasks.values import Check, CrossValidation, Night, Tuning, Verdict
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -15,8 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from resnet_core.errors import JobError
+from tasks.batch_values import Batch, PartOutcome
 from tasks.progress import Speed, console, progress
-from tasks.values import Batch, PartOutcome
 
 SECONDS_BETWEEN_ARTIFACTS = 5.0
 SHOWN = 12  # labels in the table

@@ -18,8 +18,8 @@ from upath import UPath
 from resnet_core.digest import digest_of
 from resnet_core.files import as_local
 from tasks.batch_folder import MANIFEST
+from tasks.batch_values import DriftReport, Scores
 from tasks.tracking import client, experiment_id
-from tasks.values import DriftReport, Scores
 
 SCORED = "grayline.scored"  # tag: the digest of the batch's folder, its source and its version
 ENGINE = "grayline.engine"  # tag: what computed it the last time

@@ -27,9 +27,9 @@ from resnet_core.drift import LEAST, Drift, measure_drift
 from resnet_core.files import write_text, write_whole
 from resnet_core.profiles import COLUMNS, Profile, profile_of
 from resnet_core.reference import MOST
+from tasks.batch_values import DriftReport, Scores
 from tasks.markdown import picture, plain
 from tasks.reference import reference_of
-from tasks.values import DriftReport, Scores
 
 log = logging.getLogger("grayline")
 

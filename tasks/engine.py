@@ -22,12 +22,13 @@ from resnet_core.digest import digest_of, source_digest
 from resnet_core.engines import check_engine
 from resnet_core.errors import UserError
 from resnet_core.machine import this_machine
+from tasks.batch_values import EngineChoice
 from tasks.engine_trials import Surroundings, all_trials, fastest
 from tasks.held_out import SCORING
 from tasks.int8_file import why_not
 from tasks.open_engine import open_engine as open_engine
 from tasks.settings import Settings
-from tasks.values import EngineChoice, ModelVersion
+from tasks.values import ModelVersion
 
 log = logging.getLogger("grayline")
 

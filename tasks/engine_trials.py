@@ -17,9 +17,10 @@ from resnet_core.classifier import Classifier
 from resnet_core.engines import Engine, EngineName, can_run, usual_batch, write_file
 from resnet_core.files import write_text, write_whole
 from resnet_core.integrity import file_digest
+from tasks.batch_values import EngineChoice, EngineTrial
 from tasks.int8_file import allowed_int8
 from tasks.open_engine import open_engine
-from tasks.values import EngineChoice, EngineTrial, ModelVersion
+from tasks.values import ModelVersion
 
 log = logging.getLogger("grayline")
 

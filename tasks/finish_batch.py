@@ -20,9 +20,9 @@ from resnet_core import database
 from resnet_core.files import is_local, write_text
 from resnet_core.reading import end_idle
 from tasks.batch_folder import MANIFEST, WORK, check_run, remove, replace
+from tasks.batch_values import Batch, Scores
 from tasks.markdown import plain
 from tasks.progress import progress
-from tasks.values import Batch, Scores
 
 log = logging.getLogger("grayline")
 

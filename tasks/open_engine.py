@@ -11,9 +11,10 @@ from resnet_core.classifier import Classifier
 from resnet_core.engines import Engine, open_compiled, open_file, open_torch
 from resnet_core.files import as_local
 from resnet_core.integrity import DamagedVersionError, file_digest
+from tasks.batch_values import EngineChoice
 from tasks.int8_file import int8_file
 from tasks.registry import load_classifier
-from tasks.values import EngineChoice, ModelVersion
+from tasks.values import ModelVersion
 
 
 def open_engine(

@@ -25,11 +25,12 @@ from resnet_core.preprocessing import Preprocessing
 from resnet_core.score_rows import SCHEMA
 from resnet_core.sources import list_manifest, list_source, source_kind
 from tasks.batch_folder import WORK, Claim, Job, absolute_source, check_places, claim, read_job, score_files
+from tasks.batch_values import Batch
 from tasks.held_out import SCORING
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.pixels import READING
 from tasks.progress import progress
-from tasks.values import Batch, ModelVersion
+from tasks.values import ModelVersion
 
 # What decides a row, beside the file and the version.
 CODE: tuple[ModuleType, ...] = (*READING, *SCORING, embedding, score_rows)

@@ -28,10 +28,11 @@ from resnet_core.read import Limits
 from resnet_core.reading import iterate_files
 from resnet_core.score_rows import PREDICTED, predictions, score_table, with_embeddings, with_metadata
 from tasks.batch_folder import check_run
+from tasks.batch_values import Batch, EngineChoice, PartOutcome
 from tasks.engine import open_engine
 from tasks.parts import Part
 from tasks.registry import load_classifier
-from tasks.values import Batch, EngineChoice, ModelVersion, PartOutcome
+from tasks.values import ModelVersion
 
 SAMPLE = 256  # images
 

@@ -16,8 +16,8 @@ from urllib.parse import unquote
 from prefect import task
 
 from resnet_core.errors import JobError, UserError, nearest
+from tasks.batch_values import Scores, Written
 from tasks.sink_rows import Write, batch_rows
-from tasks.values import Scores, Written
 
 log = logging.getLogger("grayline")
 

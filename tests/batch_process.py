@@ -9,7 +9,8 @@ from upath import UPath
 from resnet_core.engines import Engine
 from resnet_core.read import Limits
 from tasks import finish_batch, plan_batch, score
-from tasks.values import EngineChoice, ModelVersion
+from tasks.batch_values import EngineChoice
+from tasks.values import ModelVersion
 from tests.resnet_core.test_classifier import a_classifier
 
 MODEL = ModelVersion("model", "3", "run")

@@ -10,7 +10,8 @@ from upath import UPath
 
 from resnet_core import score_rows
 from resnet_core.shards import METADATA_KEY
-from tasks.values import ModelVersion, Scores
+from tasks.batch_values import Scores
+from tasks.values import ModelVersion
 from tests.resnet_core.test_classifier import a_classifier
 
 MODEL = ModelVersion("digits", "3", "run")

@@ -40,13 +40,14 @@ from resnet_core.read import read_image
 from resnet_core.reference import MOST, load_reference
 from resnet_core.score_rows import predictions, score_table, with_embeddings, with_metadata
 from tasks.batch_run import metric_name, record_batch
+from tasks.batch_values import DriftReport, Scores
 from tasks.drift import check_drift, read_batch
 from tasks.integrity import verified_folder
 from tasks.reference import make_reference, reference_of
 from tasks.register import register
 from tasks.registry import REFERENCE, load_classifier
 from tasks.settings import Settings
-from tasks.values import DriftReport, ModelVersion, Night, Scores
+from tasks.values import ModelVersion, Night
 from tests.conftest import write_folder
 
 pytestmark = pytest.mark.usefixtures("prefect")

@@ -18,9 +18,10 @@ from resnet_core.integrity import DamagedVersionError
 from resnet_core.preprocessing import Preprocessing
 from resnet_core.scoring_graph import Run
 from tasks import engine_trials, open_engine
+from tasks.batch_values import EngineChoice
 from tasks.engine import choose_engine
 from tasks.engine_trials import PAYS, TRIALS
-from tasks.values import EngineChoice, ModelVersion
+from tasks.values import ModelVersion
 from tests.resnet_core.test_classifier import a_classifier
 
 pytestmark = pytest.mark.usefixtures("prefect", "store")

@@ -16,13 +16,14 @@ from resnet_core.comparison import Comparison
 from resnet_core.errors import UserError
 from resnet_core.integrity import DamagedVersionError
 from tasks import open_engine
+from tasks.batch_values import EngineChoice
 from tasks.dataset import Gate
 from tasks.engine import choose_engine
 from tasks.int8 import measure_int8, outcome_of
 from tasks.int8_file import FILE
 from tasks.registry import INT8, load_classifier
 from tasks.settings import Settings
-from tasks.values import EngineChoice, Night
+from tasks.values import Night
 from tests.conftest import write_folder
 
 pytestmark = [pytest.mark.usefixtures("prefect"), pytest.mark.onnx]

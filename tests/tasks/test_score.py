@@ -29,7 +29,8 @@ from resnet_core.score_rows import SCHEMA
 from tasks import batch_folder, finish_batch, plan_batch, score
 from tasks.batch_folder import SupersededError
 from tasks.batch_progress import TooManyBadError, watched
-from tasks.values import Batch, EngineChoice, ModelVersion, PartOutcome, Scores
+from tasks.batch_values import Batch, EngineChoice, PartOutcome, Scores
+from tasks.values import ModelVersion
 from tests.resnet_core.test_classifier import a_classifier
 
 MODEL = ModelVersion("model", "3", "run")

@@ -24,9 +24,9 @@ import pytest
 import sqlalchemy as sa
 
 from resnet_core.score_rows import SCHEMA
+from tasks.batch_values import Scores
 from tasks.sink_rows import ROWS, batch_rows
 from tasks.sinks import check_target, find_sink, write_to
-from tasks.values import Scores
 from tests.scored import a_batch, big_part
 
 Rows = list[dict[str, Any]]
