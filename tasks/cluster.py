@@ -50,6 +50,13 @@ def connect() -> None:
     check_server(PREFECT_API_URL.value(), nodes, ray.util.get_node_ip_address())
 
 
+def cluster_cores() -> int:
+    """Of all its nodes, those that have joined so far; a flow is running on it."""
+    import ray
+
+    return int(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else 1
+
+
 def gpu_share(resources: Mapping[str, float], device: str) -> float:
     """The part of a GPU that each of the cluster's workers takes: all of them together take all GPUs, one at most
     each. 0 where there is none, or none is wanted."""

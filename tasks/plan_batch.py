@@ -6,6 +6,7 @@ parts, each of which becomes one file, whole or not there. Nothing of this needs
 """
 
 from collections.abc import Iterator
+from itertools import groupby
 from types import ModuleType
 
 import pyarrow as pa
@@ -61,6 +62,7 @@ select uri, min(part) as part from done where uri not in (select uri from entrie
 WAITING = """
 select entries.* from entries anti join chosen using (uri) order by container nulls first, "offset", entries.uri
 """
+HOW_MANY = "select count(*), coalesce(avg(size), 0) from entries anti join chosen using (uri)"
 PARTS = """
 select part, count(*), count(chosen.uri) from done left join chosen using (uri, part) group by part order by part
 """
@@ -68,6 +70,7 @@ CHECK = """
 select count(*), coalesce(sum(hash(uri)::hugeint), 0) from
 (select uri from chosen union all select uri from entries anti join chosen using (uri))
 """
+CHOSEN_OF = "select part, uri from chosen where part in (select unnest($names::varchar[])) order by part"
 TWICE = "select uri from entries group by uri having count(*) > 1 limit 1"
 
 
@@ -175,27 +178,31 @@ def carry(
 ) -> tuple[tuple[UPath, ...], list[UPath]]:
     """The files whose rows stay, those that hold only some that do being written anew; and the files that have
     others, too, which go away once the batch is done."""
-    kept, stale = [], []
     counts = db.sql(PARTS).fetchall()
-    if not counts:
-        return (), []
-    with progress("keep", sum(rows for _, rows, _ in counts), "rows") as advance:
-        for name, rows, chosen in counts:
-            if chosen < rows:
-                stale.append(old[name])
-            if chosen == rows:
-                kept.append(old[name])
-            elif chosen:
-                found = db.sql("select uri from chosen where part = $name", params={"name": name})
-                kept.append(carried(old[name], found.to_arrow_table()["uri"], folder, key))
-            advance(rows)
+    kept = [old[name] for name, rows, chosen in counts if chosen == rows]
+    stale = [old[name] for name, rows, chosen in counts if chosen < rows]
+    mixed = {name: chosen for name, rows, chosen in counts if 0 < chosen < rows}
+    if mixed:
+        with progress("keep", sum(mixed.values()), "rows") as advance:
+            for name, uris in chosen_of(db, list(mixed)):
+                kept.append(carried(old[name], uris, folder, key))
+                advance(len(uris))
     return tuple(kept), stale
 
 
-def carried(path: UPath, uris: pa.ChunkedArray, folder: UPath, key: str) -> UPath:
+def chosen_of(db: DuckDBPyConnection, names: list[str]) -> Iterator[tuple[str, list[str]]]:
+    """The chosen URIs of each of these files, in one pass over all: a pass for each would take as long as there are
+    files, times rows."""
+    rows = db.sql(CHOSEN_OF, params={"names": names}).to_arrow_reader(database.AT_ONCE)
+    pairs = (pair for batch in rows for pair in zip(batch["part"].to_pylist(), batch["uri"].to_pylist(), strict=True))
+    for name, some in groupby(pairs, key=lambda pair: pair[0]):
+        yield name, [uri for _, uri in some]
+
+
+def carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
     """A new file with the rows of these URIs."""
     table = read(path)
-    table = table.filter(pc.is_in(table["uri"], value_set=uris.combine_chunks()))
+    table = table.filter(pc.is_in(table["uri"], value_set=pa.array(uris, pa.string())))
     made = folder / f"{key}-{digest_of(path.name, table['uri'].to_pylist())}.parquet"
     with write_whole(made) as draft:
         pq.write_table(table, draft)
@@ -204,7 +211,7 @@ def carried(path: UPath, uris: pa.ChunkedArray, folder: UPath, key: str) -> UPat
 
 def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
     """The files without a row, as parts."""
-    count, size = db.execute(f"select count(*), coalesce(avg(size), 0) from ({WAITING})").fetchall()[0]
+    count, size = db.execute(HOW_MANY).fetchall()[0]
     listing = mine.folder / WORK / f"{mine.run}.parquet"
     return make_parts(
         lambda rows: database.pieces(db, WAITING, rows),

@@ -16,7 +16,7 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
-from tasks.cluster import ray_runner
+from tasks.cluster import cluster_cores, ray_runner
 from tasks.progress import progress
 from tasks.settings import Settings
 
@@ -66,6 +66,7 @@ def run_all(
     """Submit every piece of work, and hand on what each comes to as it ends, in no order that can be relied on.
     Raises what a task or the receiver raised; what has not begun by then never does."""
     pieces, finished = iter(work), SimpleQueue[PrefectFuture[Outcome]]()
+    most = max(MOST_WAITING, 2 * cluster_cores()) if Settings().runner == "ray" else MOST_WAITING
 
     def start(most: int) -> int:
         started = [submit(piece) for piece in islice(pieces, most)]
@@ -74,7 +75,7 @@ def run_all(
         return len(started)
 
     with _one_server():
-        waiting = start(MOST_WAITING)
+        waiting = start(most)
         while waiting:
             outcome = finished.get().result()
             waiting += start(1) - 1
