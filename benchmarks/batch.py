@@ -29,10 +29,10 @@ import torch
 from numpy.typing import NDArray
 from upath import UPath
 
-from benchmarks.images import scenes
+from benchmarks.images import QUALITY, scenes
 from benchmarks.ingest import bare_loops
 from benchmarks.peers import timm_inference
-from benchmarks.rounds import Comparison, Difference, Result, Track, interleave
+from benchmarks.rounds import Comparison, Difference, Result, Track, Turn, interleave
 from benchmarks.score import CLASSES, MODEL, lively_network
 from resnet_core import engines, shards
 from resnet_core.classifier import Classifier
@@ -46,6 +46,7 @@ from tasks.values import ModelVersion
 
 SIZE = 64  # pixels
 FILES = 2000
+QUALITIES = (75, QUALITY)  # Pillow's own, and a camera's
 TIMES = 4  # so many images in the shards: a batch that takes a tenth of the time an image has to have more of them
 WORKERS = 2
 ROUNDS = 3
@@ -54,56 +55,57 @@ CHOICE = EngineChoice("torch", 64, WORKERS, 0.0)  # what the stages pass on; `sc
 
 
 def run(folder: Path, track: Track) -> Result:
-    source = write_images(folder / "source")
-    pixels = np.tile(read_all(sorted(source.rglob("*.jpg"))), (TIMES, 1, 1))
+    sources = {quality: write_images(folder / f"quality{quality}", quality) for quality in QUALITIES}
+    files = sorted(sources[QUALITY].iterdir())
+    pixels = np.tile(read_all(files), (TIMES, 1, 1))
     classifier = make_classifier(pixels)
     write_shards(pixels, folder / "shards")
-    fresh = count()
-    engine = fastest(classifier)
-    given = timm_inference.Given(
-        classifier.network.state_dict(), len(CLASSES), SIZE, classifier.normalisation.mean, classifier.normalisation.std
-    )
+    fresh, engine = count(), fastest(classifier)
+    weights, normalisation = classifier.network.state_dict(), classifier.normalisation
+    given = timm_inference.Given(weights, len(CLASSES), SIZE, normalisation.mean, normalisation.std)
     peer = timm_inference.build(given)
-    tables: list[pd.DataFrame] = []
+    rows: dict[str, pd.DataFrame] = {}
 
     def ours(place: Path) -> float:
         output = folder / f"out{next(fresh)}"
         began = time.perf_counter()
-        files = batch(place, output, classifier)
-        rate = files / (time.perf_counter() - began)
-        tables.append(pd.read_parquet(output))
-        return rate
+        found = batch(place, output, classifier)
+        seconds = time.perf_counter() - began
+        rows[f"ours {place.name}"] = pd.read_parquet(output)
+        return found / seconds
 
-    def timm_batch() -> float:
+    def timm_batch(place: Path) -> float:
         began = time.perf_counter()
-        found = timm_inference.infer(source, peer, given, folder / "timm.csv")
-        rate = len(found) / (time.perf_counter() - began)
-        tables.append(found)
-        return rate
+        found = timm_inference.infer(place, peer, given, folder / "timm.csv")
+        seconds = time.perf_counter() - began
+        rows[f"timm {place.name}"] = found
+        return len(found) / seconds
 
-    with scoring(classifier, engine), bare_loops(sorted(source.rglob("*.jpg"))) as decode:
-        turns = {
-            "files": partial(ours, source),
-            "timm": timm_batch,
-            "decode": decode,
-            "model": lambda: model_rate(engine, pixels),
-            "shards": partial(ours, folder / "shards"),
-        }
+    with scoring(classifier, engine), bare_loops(files) as decode:
+        turns: dict[str, Turn] = {"decode": decode, "model": lambda: model_rate(engine, pixels)}
+        turns["shards"] = partial(ours, folder / "shards")
+        for place in sources.values():
+            turns[f"ours {place.name}"] = partial(ours, place)
+            turns[f"timm {place.name}"] = partial(timm_batch, place)
         rates = interleave(ROUNDS, turns, track)
     together = tuple(1 / (1 / d + 1 / m) for d, m in zip(rates["decode"], rates["model"], strict=True))
     slower = tuple(map(min, rates["decode"], rates["model"]))
-    mine = next(table for table in tables if "uri" in table and table["uri"][0].endswith(".jpg"))
-    theirs = next(table for table in tables if "filename" in table)
+    mine, what = rates[f"ours {sources[QUALITY].name}"], f"a batch from files, quality {QUALITY}"
+    against_timm = [
+        Comparison(
+            f"a batch from files, quality {quality}", "timm's inference script", rates[f"ours {place.name}"],
+            rates[f"timm {place.name}"], apart(rows[f"ours {place.name}"], rows[f"timm {place.name}"]),
+        )
+        for quality, place in sources.items()
+    ]  # fmt: skip
     return Result(
         "batch",
         f"{FILES:,} JPEG files of 1024x768 to {SIZE} px, {TIMES * FILES:,} images in shards, {MODEL.arch}, "
         f"{WORKERS} cores, {engine.name}, no Prefect",
         (
-            Comparison(
-                "a batch from files", "timm's inference script", rates["files"], rates["timm"], apart(mine, theirs)
-            ),
-            Comparison("a batch from files", "bare decode and bare model, on the same cores", rates["files"], together),
-            Comparison("a batch from files", "the slower of the two alone on all cores", rates["files"], slower),
+            *against_timm,
+            Comparison(what, "bare decode and bare model, on the same cores", mine, together),
+            Comparison(what, "the slower of the two alone on all cores", mine, slower),
             Comparison("a batch from shards", "bare model on arrays in memory", rates["shards"], rates["model"]),
         ),
     )
@@ -154,9 +156,9 @@ def make_classifier(pixels: NDArray[np.uint8]) -> Classifier:
     return Classifier(network.eval(), MODEL, CLASSES, Preprocessing(SIZE), normalisation)
 
 
-def write_images(source: Path) -> Path:
+def write_images(source: Path, quality: int) -> Path:
     source.mkdir()
-    for number, data in enumerate(scenes(FILES)):
+    for number, data in enumerate(scenes(FILES, quality=quality)):
         (source / f"{number:05}.jpg").write_bytes(data)
     return source
 

@@ -26,7 +26,7 @@ def photographs(each: int, width: int = 1024, height: int = 768) -> Iterator[byt
             yield jpeg(crop(photograph, rng, width, height))
 
 
-def scenes(count: int, width: int = 1024, height: int = 768) -> Iterator[bytes]:
+def scenes(count: int, width: int = 1024, height: int = 768, quality: int = QUALITY) -> Iterator[bytes]:
     """JPEG files like `photographs`, each a blend of crops of two of them: as in a collection, no two look
     the same, where thousands of crops of three photographs would be near-duplicates of each other."""
     rng = np.random.default_rng(1)
@@ -35,7 +35,7 @@ def scenes(count: int, width: int = 1024, height: int = 768) -> Iterator[bytes]:
         one, other = rng.permutation(len(known))[:2]
         share = rng.uniform(0.35, 0.65)
         blend = share * crop(known[one], rng, width, height) + (1 - share) * crop(known[other], rng, width, height)
-        yield jpeg(blend.astype(np.uint8))
+        yield jpeg(blend.astype(np.uint8), quality)
 
 
 def known_photographs() -> list[NDArray[np.uint8]]:
@@ -50,9 +50,9 @@ def crop(photograph: NDArray[np.uint8], rng: np.random.Generator, width: int, he
     return large[top : top + height, left : left + width]
 
 
-def jpeg(rgb: NDArray[np.uint8]) -> bytes:
+def jpeg(rgb: NDArray[np.uint8], quality: int = QUALITY) -> bytes:
     file = io.BytesIO()
-    Image.fromarray(rgb).save(file, "JPEG", quality=QUALITY, subsampling="4:2:0")
+    Image.fromarray(rgb).save(file, "JPEG", quality=quality, subsampling="4:2:0")
     return file.getvalue()
 
 
