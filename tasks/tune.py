@@ -198,6 +198,11 @@ def train(trial: Trial, study: Study, job: Job, shared: Trials, run_id: str, adv
 
     _, epochs = run_job(job, shared.device, shared.runner, on_step, on_epoch)
     tracking.log_epochs(shared.tracking_uri, run_id, epochs)
+    # A process that was killed had written the checkpoint of an epoch that it had not told of.
+    reported = study.trials[trial.number].intermediate_values
+    for epoch in epochs:
+        if epoch.epoch not in reported and epoch.validation_accuracy is not None:
+            trial.report(epoch.validation_accuracy, epoch.epoch)
     found = epochs[fit.best(epochs) - 1 if job.config.early_stopping else -1].validation_accuracy
     assert found is not None
     return found
