@@ -27,7 +27,7 @@ import yaml
 
 from benchmarks.images import scenes
 from benchmarks.rounds import Comparison, Measure, Result, Track
-from benchmarks.scale import looks, write_tar
+from benchmarks.scale import Run, watch, write_tar
 from tests.cluster import kill, two_nodes
 
 FEW, SMALL, LARGE = 10, 1_000, 200_000
@@ -121,29 +121,21 @@ def wait(url: str, seconds: float = 120) -> None:
 
 
 def growth(folder: Path, environment: dict[str, str], track: Track) -> tuple[Comparison, ...]:
-    found = [measure(folder, environment, count) for count in track((SMALL, LARGE))]
-    (small, small_peak), (large, large_peak) = found
-    peaks = (large_peak / 2**20,), (small_peak / 2**20,)
+    small, large = (measure(folder, environment, count) for count in track((SMALL, LARGE)))
+    peaks = (large.bytes / 2**20,), (small.bytes / 2**20,)
     return (
-        Comparison(f"speed, {LARGE:,} images", f"{SMALL:,} images", (LARGE / large,), (SMALL / small,)),
+        Comparison(f"speed, {LARGE:,} images", f"{SMALL:,} images", (LARGE / large.seconds,), (SMALL / small.seconds,)),
         Comparison(f"peak memory, {LARGE:,} images", f"{SMALL:,} images", *peaks, unit="MiB"),
     )
 
 
-def measure(folder: Path, environment: dict[str, str], count: int) -> tuple[float, int]:
-    """Seconds, and bytes at the peak."""
+def measure(folder: Path, environment: dict[str, str], count: int) -> Run:
     source = folder / f"{count}.tar"
     write_tar(source, count)
     command = (*GRAYLINE, "classify-batch", "--source", str(source), "--output", str(folder / f"out{count}"))
-    began = time.monotonic()
-    with open(folder / "log", "w+", encoding="utf-8") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-        peak = max(looks(process))
-        if process.returncode:
-            log.seek(0)
-            raise RuntimeError(log.read())
+    found = watch(command, environment, folder / "log")
     source.unlink()
-    return time.monotonic() - began, peak
+    return found
 
 
 def workers(folder: Path, environment: dict[str, str], track: Track) -> tuple[Comparison, ...]:

@@ -13,7 +13,7 @@ import subprocess
 import sys
 import tarfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,14 +63,20 @@ def measure(folder: Path, count: int) -> Run:
     dataset.write_text(yaml.safe_dump({"name": f"n{count}", "source": str(source), "image": {"size": SIDE}}))
     environment = {**os.environ, "GRAYLINE_STORE": str(folder / f"store{count}")}
     command = [sys.executable, "-m", "flows.cli", "preprocess", "--dataset", str(dataset)]
+    found = watch(command, environment, folder / "log")
+    source.unlink()
+    return found
+
+
+def watch(command: Sequence[str], environment: dict[str, str], log: Path) -> Run:
+    """Raises RuntimeError with what the command had to say."""
     began = time.monotonic()
-    with open(folder / "log", "w+", encoding="utf-8") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+    with open(log, "w+", encoding="utf-8") as said:
+        process = subprocess.Popen(command, env=environment, stdout=said, stderr=said)
         peak = max(looks(process))
         if process.returncode:
-            log.seek(0)
-            raise RuntimeError(log.read())
-    source.unlink()
+            said.seek(0)
+            raise RuntimeError(said.read())
     return Run(time.monotonic() - began, peak)
 
 
