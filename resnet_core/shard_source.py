@@ -18,7 +18,7 @@ from resnet_core.errors import UserError
 from resnet_core.image_tables import open_table
 from resnet_core.listing import BATCH, batches
 from resnet_core.looks import measure
-from resnet_core.names import is_ignored, printable
+from resnet_core.names import is_ignored
 from resnet_core.preprocessing import Preprocessing
 from resnet_core.read import schema
 from resnet_core.shards import METADATA_KEY
@@ -31,41 +31,36 @@ def is_shard(file: pq.ParquetFile) -> bool:
     return "levels" in file.schema_arrow.names and METADATA_KEY in (file.schema_arrow.metadata or {})
 
 
-def places(source: str) -> Iterator[str]:
-    """The shards of a folder, or the one that the source is."""
-    if facts(source)["type"] == "file":
-        yield source
-        return
-    for uri, path, size, _ in folders.walk(source):
-        if size is not None and not is_ignored(path):
-            yield uri
-
-
-def list_shards(source: str) -> Iterator[pa.RecordBatch]:
-    """A row an image: LISTING."""
-    for place in places(source):
-        modified, name = facts(place)["modified"], place.rpartition("/")[2]
-        with open_table(place) as table:
-            size, start = shards.image_size(table) ** 2, 0
-            for batch in table.iter_batches(BATCH, columns=["label", "split"]):
-                labels, splits = batch["label"].to_pylist(), batch["split"].to_pylist()
-                yield from batches(
-                    (f"{printable(place)}#row={row}", f"{name}#row={row}", size, modified, label, split,
-                     place, KIND, row, size, False)
-                    for row, (label, split) in enumerate(zip(labels, splits, strict=True), start)
-                )  # fmt: skip
-                start += len(labels)
+def list_shard(place: str, path: str) -> Iterator[pa.RecordBatch]:
+    """A row an image: LISTING. path: of the file, relative to the source."""
+    modified = facts(place)["modified"]
+    with open_table(place) as table:
+        size, start = shards.image_size(table) ** 2, 0
+        for batch in table.iter_batches(BATCH, columns=["label", "split"]):
+            labels, splits = batch["label"].to_pylist(), batch["split"].to_pylist()
+            yield from batches(
+                (f"{place}#row={row}", f"{path}#row={row}", size, modified, label, split, place, KIND, row, size, False)
+                for row, (label, split) in enumerate(zip(labels, splits, strict=True), start)
+            )
+            start += len(labels)
 
 
 def check(source: str, preprocessing: Preprocessing) -> None:
-    """Raises UserError unless the pixels were made as the version wants them."""
-    for place in places(source):
+    """Raises UserError unless all that the source holds is shards, their pixels made as the version wants them."""
+    found = (
+        [source]
+        if facts(source)["type"] == "file"
+        else [uri for uri, path, size, _ in folders.walk(source) if size is not None and not is_ignored(path)]
+    )
+    for place in found:
         with open_table(place) as table:
-            made = json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"]
-        if Preprocessing(**made) != preprocessing:
+            if not is_shard(table):
+                raise UserError(f"--source: {place} is no shard, and others beside it are. Keep them apart.")
+            made = Preprocessing(**json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
+        if made != preprocessing:
             raise UserError(
-                f"--source: {place} holds pixels that were made in another way ({described(Preprocessing(**made))}) "
-                f"than the version wants them ({described(preprocessing)}). Give the images themselves."
+                f"--source: {place} holds pixels that were made in another way ({described(made)}) than the version "
+                f"wants them ({described(preprocessing)}). Give the images themselves."
             )
 
 

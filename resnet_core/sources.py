@@ -87,10 +87,8 @@ def list_source(source: str) -> Iterator[pa.RecordBatch]:
             return list_tar(place)
         case "zip":
             return list_zip(place)
-        case "parquet" | "idx" as kind:
+        case "parquet" | "shards" | "idx" as kind:
             return _list_containers(place, kind)
-        case "shards":
-            return shard_source.list_shards(place)
         case "manifest":
             raise UserError(f"{source}: is a manifest, and lists files that lie elsewhere.")
 
@@ -194,7 +192,7 @@ def _folder_kind(folder: str) -> Kind:
             kinds.add("idx" if idx.is_labels(name) else _suffix_kind(name) or "folder")
             if kinds not in ({"parquet"}, {"idx"}):
                 return "folder"
-            first = first or uri
+            first = min(first or uri, uri)  # folders are walked in no order
     if kinds == {"parquet"}:
         with image_tables.open_table(first) as table:
             return "shards" if shard_source.is_shard(table) else "parquet"
@@ -202,8 +200,9 @@ def _folder_kind(folder: str) -> Kind:
 
 
 def _list_containers(place: str, kind: Kind) -> Iterator[pa.RecordBatch]:
-    """Parquet or IDX: a file, or all files of a folder, whose others are ignored rows."""
-    list_one = image_tables.list_table if kind == "parquet" else idx.list_images
+    """Parquet, shards or IDX: a file, or all files of a folder, whose others are ignored rows."""
+    ways = {"parquet": image_tables.list_table, "shards": shard_source.list_shard, "idx": idx.list_images}
+    list_one = ways[kind]
     if facts(place)["type"] == "file":
         yield from list_one(place, place.rpartition("/")[2])
         return

@@ -7,6 +7,7 @@ _work/                   what the stages hand to each other
 _next/                   the same again: another version's rows, until they are complete
 """
 
+import errno
 import json
 import re
 from dataclasses import asdict, dataclass
@@ -47,11 +48,6 @@ class Claim:
     folder: UPath
     run: str
 
-    @property
-    def replaces(self) -> bool:
-        """Whether the rows take the place of those by another version."""
-        return self.folder != self.final
-
 
 def absolute_source(source: str) -> str:
     return source if "://" in source else str(absolute(UPath(source)))
@@ -62,7 +58,7 @@ def check_places(source: str, output: UPath | None) -> None:
     try:
         check_source(source)
     except UserError as error:
-        raise UserError(f"--source: {error}") from None
+        raise UserError(f"--source: {str(error).replace('`source:`', '--source')}") from None
     folder = absolute(UPath(source))
     if output is not None and (output == folder or folder in output.parents):
         raise UserError(f"--output: {output} lies in the source, and would be scored itself. Choose another folder.")
@@ -89,7 +85,14 @@ def claim(output: UPath, job: Job) -> Claim:
     elif begun.exists():
         remove(begun)  # of a version that is not wanted any more
     run = uuid4().hex
-    write_text(folder / BEGUN, json.dumps(asdict(job) | {"run": run}, indent=2, ensure_ascii=False) + "\n")
+    content = json.dumps(asdict(job) | {"run": run}, indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_text(folder / BEGUN, content)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"--output: cannot write under {output} ({reason}). Choose another folder.") from None
     return Claim(output, folder, run)
 
 
@@ -97,7 +100,7 @@ def read_job(folder: UPath) -> dict[str, Any] | None:
     """What `claim` has written, None where there is nothing."""
     try:
         found: dict[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     return found
 

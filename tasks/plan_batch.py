@@ -23,14 +23,14 @@ from resnet_core.errors import UserError
 from resnet_core.files import write_whole
 from resnet_core.manifest import LISTED
 from resnet_core.preprocessing import Preprocessing
-from resnet_core.score_rows import SCHEMA
+from resnet_core.score_rows import PREDICTED
 from resnet_core.sources import list_manifest, list_source, source_kind
 from tasks.batch_folder import WORK, Claim, Job, absolute_source, check_places, claim, read_job, score_files
 from tasks.batch_values import Batch
 from tasks.held_out import SCORING
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.pixels import READING
-from tasks.progress import progress
+from tasks.progress import counted, progress
 from tasks.values import ModelVersion
 
 # What decides a row, beside the file and the version.
@@ -96,7 +96,7 @@ def plan_batch(
     if only_failed:
         check_known(output, job)
     with database.database() as db:
-        database.create(db, "listed", LISTED, counted(list_files(place)))
+        database.create(db, "listed", LISTED, counted("list", list_files(place)))
         db.execute(ENTRIES)
         check_entries(db, source)
         mine = claim(output, job)
@@ -124,14 +124,6 @@ def plan_batch(
 
 def list_files(source: str) -> Iterator[pa.RecordBatch]:
     return list_manifest(UPath(source)) if source_kind(source) == "manifest" else list_source(source)
-
-
-def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches, behind a progress bar."""
-    with progress("list", None, "files") as advance:
-        for batch in batches:
-            yield batch
-            advance(len(batch))
 
 
 def check_known(output: UPath, job: Job) -> None:
@@ -233,5 +225,5 @@ def write_known(stale: list[UPath], folder: UPath) -> UPath | None:
         return None
     known = folder / WORK / "known.parquet"
     with write_whole(known) as draft:
-        pq.write_table(pa.concat_tables(tables).select(["image_id", *SCHEMA.names[4:]]), draft)
+        pq.write_table(pa.concat_tables(tables).select(["image_id", *PREDICTED.names]), draft)
     return known

@@ -2,10 +2,11 @@
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
+import pyarrow as pa
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -59,6 +60,14 @@ def progress(stage: str, total: int | None, unit: str = "images") -> Iterator[Ad
     """A bar named after the stage over `total` images, or of so many that nobody knows yet."""
     with _bar(stage, total, unit) if console.is_terminal else _lines(stage, total, unit) as advance:
         yield advance
+
+
+def counted(stage: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The same batches of a listing, behind a bar over files of which nobody knows yet how many there are."""
+    with progress(stage, None, "files") as advance:
+        for batch in batches:
+            yield batch
+            advance(len(batch))
 
 
 @contextmanager

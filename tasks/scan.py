@@ -1,6 +1,5 @@
 """Scan: what the source has now, and which of it no earlier night has read."""
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -20,7 +19,7 @@ from tasks.catalog_file import load_catalog
 from tasks.dataset import Dataset
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.pixels import pixel_folder
-from tasks.progress import progress
+from tasks.progress import counted
 from tasks.values import Scan
 
 LONGEST_NIGHT = timedelta(days=7)
@@ -124,21 +123,13 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset) -> None:
     if kind == "manifest":
         database.create(db, "listed", LISTED, list_manifest(absolute(UPath(dataset.source))))
     else:
-        database.create(db, "listed", LISTED, counted(list_source(dataset.source)))
+        database.create(db, "listed", LISTED, counted("scan", list_source(dataset.source)))
         if not database.count(db, "select count(*) from listed where not ignored"):
             raise UserError(f"{dataset.source}: holds no images. Fill it, or correct `source:`.")
         if dataset.labels:
             db.register("labels", read_manifest(UPath(dataset.labels)))
             db.execute(WITH_LABELS, {"folder": str(absolute(UPath(dataset.source)))})
             db.unregister("labels")
-
-
-def counted(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches, behind a progress bar."""
-    with progress("scan", None, "files") as advance:
-        for batch in batches:
-            yield batch
-            advance(len(batch))
 
 
 def check_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:

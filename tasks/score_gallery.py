@@ -26,11 +26,11 @@ from resnet_core.reading import end_idle
 from resnet_core.score_picks import Picks, pick
 from resnet_core.shards import METADATA_KEY
 from resnet_core.thumbnails import LOSSLESS, Thumbnail, thumbnails
+from tasks.batch_folder import MANIFEST
 from tasks.pages import environment, own, write_page
 from tasks.progress import progress
 from tasks.report_words import counted, listed, moment, percent
 
-MANIFEST = "_manifest.json"
 MOST = 5_000  # images that a browser still handles well
 OTHERS = 2  # labels beside the first that a picture is shown with
 DIGITS = "123456789"

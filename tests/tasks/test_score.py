@@ -327,8 +327,10 @@ def test_shards_are_a_source_whose_pixels_are_taken_as_they_are(
         columns = (pa.array([value] * len(ids[some])) for value in ("0", "train", 1.0))
         table = shards.make_table(pa.array(ids[some]), *columns, pixels[some], facts)
         shards.write_table(table, tmp_path / "shards" / f"{name}.parquet", None)
+    (tmp_path / "shards" / "_manifest.json").write_text("{}")
     scores = classify(tmp_path / "shards", tmp_path / "out")
     assert (scores.files, scores.failed) == (150, 0)
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["ignored"] == ["_manifest.json"]
     rows = pd.read_parquet(tmp_path / "out").set_index("image_id")
     found = np.stack(rows.loc[ids, "probabilities"].tolist())
     np.testing.assert_allclose(found, classifier.probabilities(pixels), atol=1e-6)
@@ -337,6 +339,9 @@ def test_shards_are_a_source_whose_pixels_are_taken_as_they_are(
     other = replace(classifier.preprocessing, resize="crop")
     with pytest.raises(UserError, match=rf"made in another way \({size} px, fit"):
         plan_batch.plan_batch.fn(str(tmp_path / "shards"), UPath(tmp_path / "x"), MODEL, other)
+    pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "shards" / "c.parquet")
+    with pytest.raises(UserError, match=r"c\.parquet is no shard"):
+        classify(tmp_path / "shards", tmp_path / "out")
 
 
 def test_embeddings_of_all_images_or_of_the_same_few(
@@ -413,7 +418,12 @@ def test_a_source_that_cannot_be_meant_is_the_users_error(digit_folder: Path, tm
         (tmp_path / "none", tmp_path / "out", "there is no such folder"),
         (tmp_path / "empty", tmp_path / "out", "holds no images"),
         (digit_folder, digit_folder / "out", "lies in the source"),
+        (digit_folder, Path("/proc/out"), "cannot write under /proc/out"),
     ):
         with pytest.raises(UserError, match=message):
             classify(source, output)
         assert not output.exists()
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match="cannot write under"):
+        classify(digit_folder, tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
