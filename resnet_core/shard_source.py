@@ -6,6 +6,7 @@ its hash and its pixels; the size of the image that it was made of is not.
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from itertools import groupby
 
 import numpy as np
@@ -31,10 +32,19 @@ def is_shard(file: pq.ParquetFile) -> bool:
     return "levels" in file.schema_arrow.names and METADATA_KEY in (file.schema_arrow.metadata or {})
 
 
+@contextmanager
+def open_shard(place: str) -> Iterator[pq.ParquetFile]:
+    """Raises UserError for another Parquet file."""
+    with open_table(place) as table:
+        if not is_shard(table):
+            raise UserError(f"{place} is no shard, and others beside it are. Keep them apart.")
+        yield table
+
+
 def list_shard(place: str, path: str) -> Iterator[pa.RecordBatch]:
     """A row an image: LISTING. path: of the file, relative to the source."""
     modified = facts(place)["modified"]
-    with open_table(place) as table:
+    with open_shard(place) as table:
         size, start = shards.image_size(table) ** 2, 0
         for batch in table.iter_batches(BATCH, columns=["label", "split"]):
             labels, splits = batch["label"].to_pylist(), batch["split"].to_pylist()
@@ -46,22 +56,25 @@ def list_shard(place: str, path: str) -> Iterator[pa.RecordBatch]:
 
 
 def check(source: str, preprocessing: Preprocessing) -> None:
-    """Raises UserError unless all that the source holds is shards, their pixels made as the version wants them."""
-    found = (
-        [source]
-        if facts(source)["type"] == "file"
-        else [uri for uri, path, size, _ in folders.walk(source) if size is not None and not is_ignored(path)]
-    )
-    for place in found:
-        with open_table(place) as table:
-            if not is_shard(table):
-                raise UserError(f"--source: {place} is no shard, and others beside it are. Keep them apart.")
+    """Raises UserError unless the pixels were made as the version wants them."""
+    for place in places(source):
+        with open_shard(place) as table:
             made = Preprocessing(**json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
         if made != preprocessing:
             raise UserError(
                 f"--source: {place} holds pixels that were made in another way ({described(made)}) than the version "
                 f"wants them ({described(preprocessing)}). Give the images themselves."
             )
+
+
+def places(source: str) -> Iterator[str]:
+    """The shards of a folder, or the one that the source is."""
+    if facts(source)["type"] == "file":
+        yield source
+        return
+    for uri, path, size, _ in folders.walk(source):
+        if size is not None and not is_ignored(path):
+            yield uri
 
 
 def described(made: Preprocessing) -> str:
