@@ -16,15 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from benchmarks.images import cells
 from benchmarks.rounds import Comparison, Difference, Result, Track, Turn, interleave, timed
-from benchmarks.score import BATCH, CLASSES, IMAGES, MODEL, SIZE, eager, lively_network
+from benchmarks.score import BATCH, CLASSES, MODEL, SIZE, contestants, eager
 from resnet_core import engines, exported_onnx
 from resnet_core.classifier import Classifier
 from resnet_core.engines import ENGINES, FROM_FILE, Engine, EngineName, usual_batch
-from resnet_core.normalisation import Normalisation, to_input
-from resnet_core.preprocessing import Preprocessing
-from resnet_core.read import read_file
 from resnet_core.resnet import ResNet
 from resnet_core.scoring_graph import describe, trace
 
@@ -34,19 +30,13 @@ CALL = 128  # images that a thread is given at a time
 
 
 def run(folder: Path, track: Track, names: Sequence[EngineName] = ENGINES) -> Result:
-    read = [read_file(str(path), Preprocessing(SIZE)).pixels for path in cells(IMAGES)]
-    pixels = np.stack([image for image in read if image is not None])
-    normalisation = Normalisation(float(pixels.mean()) / 255, float(pixels.std()) / 255)
-    floats = to_input(torch.from_numpy(pixels), normalisation).contiguous(memory_format=torch.contiguous_format)
-    network = lively_network(floats[:BATCH])
-    Classifier(network, MODEL, CLASSES, Preprocessing(SIZE), normalisation).save(folder)
-    ours = Classifier.load(folder, "cpu")
+    pixels, floats, network, ours = contestants(folder)
     batch, workers = usual_batch(ours), torch.get_num_threads()
     opened = {name: opening(name, ours, folder, pixels, workers) for name in names or ENGINES}
     with ThreadPoolExecutor(workers) as threads:
-        contestants = {name: side_by_side(engine, pixels, workers, threads) for name, engine in opened.items()}
+        engines_of = {name: side_by_side(engine, pixels, workers, threads) for name, engine in opened.items()}
         peers = {f"eager, batch {size}": alone(network, floats, size) for size in dict.fromkeys((BATCH, batch))}
-        rates = interleave(ROUNDS, contestants | peers, track)
+        rates = interleave(ROUNDS, engines_of | peers, track)
     wanted = eager(network, floats).numpy()
     lines = [
         Comparison(f"engine {name}", peer, rates[name], rates[peer], apart(engine, pixels, wanted))

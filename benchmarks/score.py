@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from benchmarks.images import cells
@@ -29,14 +30,7 @@ ROUNDS = 7
 
 
 def run(folder: Path, track: Track) -> Result:
-    read = [read_file(str(path), Preprocessing(SIZE)).pixels for path in cells(IMAGES)]
-    pixels = np.stack([image for image in read if image is not None])
-    normalisation = Normalisation(float(pixels.mean()) / 255, float(pixels.std()) / 255)
-    floats = to_input(torch.from_numpy(pixels), normalisation).contiguous(memory_format=torch.contiguous_format)
-    network = lively_network(floats[:BATCH])
-    # Through the disk, as scoring gets it: what `load` does to a network is part of ours.
-    Classifier(network, MODEL, CLASSES, Preprocessing(SIZE), normalisation).save(folder)
-    ours = Classifier.load(folder, "cpu")
+    pixels, floats, network, ours = contestants(folder)
     rates = interleave(
         ROUNDS,
         {
@@ -59,6 +53,18 @@ def run(folder: Path, track: Track) -> Result:
             ),
         ),
     )
+
+
+def contestants(folder: Path) -> tuple[NDArray[np.uint8], Tensor, ResNet, Classifier]:
+    """Cells as uint8 [N, S, S] and as the peer has them, its network, and the classifier of the same weights."""
+    read = [read_file(str(path), Preprocessing(SIZE)).pixels for path in cells(IMAGES)]
+    pixels = np.stack([image for image in read if image is not None])
+    normalisation = Normalisation(float(pixels.mean()) / 255, float(pixels.std()) / 255)
+    floats = to_input(torch.from_numpy(pixels), normalisation).contiguous(memory_format=torch.contiguous_format)
+    network = lively_network(floats[:BATCH])
+    # Through the disk, as scoring gets it: what `load` does to a network is part of ours.
+    Classifier(network, MODEL, CLASSES, Preprocessing(SIZE), normalisation).save(folder)
+    return pixels, floats, network, Classifier.load(folder, "cpu")
 
 
 def lively_network(x: Tensor) -> ResNet:

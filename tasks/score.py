@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State
 from upath import UPath
 
 from resnet_core import shard_source, shards
@@ -27,7 +28,7 @@ from resnet_core.preprocessing import Preprocessing
 from resnet_core.read import Limits
 from resnet_core.reading import iterate_files
 from resnet_core.score_rows import PREDICTED, predictions, score_table, with_embeddings, with_metadata
-from tasks.batch_folder import check_run
+from tasks.batch_folder import SupersededError, check_run
 from tasks.batch_values import Batch, EngineChoice, PartOutcome
 from tasks.engine import open_engine
 from tasks.parts import Part
@@ -52,7 +53,18 @@ class Scoring:
     embedded: float = 0.0
 
 
-@task(cache_policy=NO_CACHE, retries=2, retry_delay_seconds=5, task_run_name="score {part.path.name}")
+def may_succeed(task: object, run: object, state: State) -> bool:
+    """Whether to try again: a store recovers, a batch that another run has taken over does not come back."""
+    return not isinstance(state.result(raise_on_failure=False), SupersededError)
+
+
+@task(
+    cache_policy=NO_CACHE,
+    retries=2,
+    retry_delay_seconds=5,
+    retry_condition_fn=may_succeed,
+    task_run_name="score {part.path.name}",
+)
 def score_part(part: Part, how: Scoring) -> PartOutcome:
     """Read and score the files of one part, and write its rows. Raises SupersededError where another run has
     taken the batch over."""

@@ -1,4 +1,4 @@
-"""A Ray cluster of two nodes on this machine, one of which may be killed."""
+"""The command in a process of its own, and a Ray cluster of two nodes on this machine, one of which may be killed."""
 
 import importlib.util
 import os
@@ -27,6 +27,23 @@ SECONDS = 180.0
 def environment(**more: str) -> dict[str, str]:
     """This session's, less what is set for our libraries."""
     return {name: value for name, value in os.environ.items() if not name.startswith(OURS)} | more
+
+
+def grayline(store: Path, *arguments: object, **env: str) -> "subprocess.Popen[str]":
+    """The command, begun, with this store."""
+    return subprocess.Popen(
+        [BIN / "grayline", *map(str, arguments)],
+        env=environment(GRAYLINE_STORE=str(store), **env),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: "subprocess.Popen[str]") -> None:
+    """It ends well."""
+    _, errors = process.communicate(timeout=SECONDS)
+    assert process.returncode == 0, errors
 
 
 def wait_until(condition: Callable[[], object]) -> None:

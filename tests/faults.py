@@ -1,9 +1,11 @@
-"""An object store on this machine, behind a line that breaks."""
+"""A disk that fills up, and an object store behind a line that breaks, both on this machine."""
 
 import socket
+import subprocess
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,3 +67,19 @@ def object_store() -> Iterator[tuple[Line, dict[str, str], dict[str, Any]]]:
     finally:
         line.listener.close()
         server.stop()
+
+
+@contextmanager
+def small_disk(place: Path, size: str) -> Iterator[Path]:
+    """A file system of that size, as mount says it (`512k`), at a new folder."""
+    place.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", place], capture_output=True).returncode:
+        pytest.skip("needs the right to mount a file system")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+def enlarge(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,size=64m", disk], check=True)

@@ -13,13 +13,13 @@ from resnet_core.errors import UserError
 from tasks import runner
 from tasks.cluster import check_server
 from tests.cluster import (
-    BIN,
     NEEDS_LOOPBACKS,
     NEEDS_RAY,
-    SECONDS,
     command,
     environment,
+    finish,
     free_port,
+    grayline,
     kill,
     two_nodes,
     wait_until,
@@ -37,19 +37,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory, digits: tuple[np.ndarray, 
 
 
 def preprocess(dataset: Path, store: Path, **env: str) -> "subprocess.Popen[str]":
-    """`grayline preprocess`, begun."""
-    return subprocess.Popen(
-        [BIN / "grayline", "preprocess", "--dataset", dataset],
-        env=environment(GRAYLINE_STORE=str(store), **env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: "subprocess.Popen[str]") -> None:
-    _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, errors
+    return grayline(store, "preprocess", "--dataset", dataset, **env)
 
 
 def shards(store: Path) -> dict[str, bytes]:

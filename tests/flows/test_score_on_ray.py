@@ -1,6 +1,5 @@
 """A batch on a Ray cluster: the same rows as on threads, though a node of the cluster dies in the middle."""
 
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -10,25 +9,10 @@ import yaml
 from prefect.settings import PREFECT_API_URL
 
 from tasks.cluster import gpu_share
-from tests.cluster import BIN, NEEDS_LOOPBACKS, NEEDS_RAY, SECONDS, environment, kill, two_nodes, wait_until
+from tests.cluster import NEEDS_LOOPBACKS, NEEDS_RAY, finish, grayline, kill, two_nodes, wait_until
 from tests.conftest import write_folder
 
 PARTS = 8
-
-
-def grayline(store: Path, *arguments: object, **env: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        [BIN / "grayline", *map(str, arguments)],
-        env=environment(GRAYLINE_STORE=str(store), **env),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def finish(process: "subprocess.Popen[str]") -> None:
-    _, errors = process.communicate(timeout=SECONDS)
-    assert process.returncode == 0, errors
 
 
 def parts(output: Path) -> list[Path]:

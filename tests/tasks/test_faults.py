@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ import pytest
 from upath import UPath
 
 from tests.conftest import write_folder
-from tests.faults import object_store
+from tests.faults import enlarge, object_store, small_disk
 
 HOME = Path(__file__).resolve().parents[2]
 KILLS = 8
@@ -74,28 +73,18 @@ def test_killed_at_any_moment(source: Path, tmp_path: Path) -> None:
     assert shards_of(tmp_path / "store") == shards_of(tmp_path / "clean")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 512 KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "tmpfs", place], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_disk_that_is_full(source: Path, tmp_path: Path, small_disk: Path) -> None:
+def test_a_disk_that_is_full(source: Path, tmp_path: Path) -> None:
     clean = start(source, tmp_path / "clean")
     assert clean.wait() == 0
-    full = start(source, small_disk)
-    said = full.communicate()[1]
-    assert full.returncode != 0
-    assert "No space left on device" in said or os.strerror(28) in said
-    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
-    again = start(source, small_disk)
-    assert again.wait() == 0
-    assert shards_of(small_disk) == shards_of(tmp_path / "clean")
+    with small_disk(tmp_path / "disk", "512k") as disk:
+        full = start(source, disk)
+        said = full.communicate()[1]
+        assert full.returncode != 0
+        assert "No space left on device" in said or os.strerror(28) in said
+        enlarge(disk)
+        again = start(source, disk)
+        assert again.wait() == 0
+        assert shards_of(disk) == shards_of(tmp_path / "clean")
 
 
 def test_an_object_store_that_breaks_in_the_middle(source: Path) -> None:

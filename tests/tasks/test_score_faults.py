@@ -8,9 +8,7 @@ import multiprocessing
 import os
 import random
 import shutil
-import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +20,7 @@ from upath import UPath
 
 from tests.batch_process import batch
 from tests.conftest import write_folder
-from tests.faults import object_store
+from tests.faults import enlarge, object_store, small_disk
 
 KILLS = int(os.environ.get("GRAYLINE_TEST_KILLS", "50"))
 FILES = 700
@@ -106,24 +104,14 @@ def come_and_go(source: Path, chance: random.Random, files: list[Path], away: li
     changed.write_bytes(files[0].read_bytes() + b" ")
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 256 KiB."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192k", "tmpfs", place], capture_output=True).returncode:
-        pytest.skip("needs the right to mount a file system")
-    yield place
-    subprocess.run(["umount", place], check=True)
-
-
-def test_a_disk_that_is_full(source: Path, tmp_path: Path, small_disk: Path) -> None:
+def test_a_disk_that_is_full(source: Path, tmp_path: Path) -> None:
     assert finish(str(source), str(tmp_path / "clean")) == 0
-    assert finish(str(source), str(small_disk / "out")) != 0
-    assert not (small_disk / "out" / "_manifest.json").exists()
-    subprocess.run(["mount", "-o", "remount,size=64m", small_disk], check=True)
-    assert finish(str(source), str(small_disk / "out")) == 0
-    same(rows_of(str(small_disk / "out")), rows_of(str(tmp_path / "clean")))
+    with small_disk(tmp_path / "disk", "192k") as disk:
+        assert finish(str(source), str(disk / "out")) != 0
+        assert not (disk / "out" / "_manifest.json").exists()
+        enlarge(disk)
+        assert finish(str(source), str(disk / "out")) == 0
+        same(rows_of(str(disk / "out")), rows_of(str(tmp_path / "clean")))
 
 
 def test_an_object_store_that_breaks_in_the_middle(source: Path, tmp_path: Path) -> None:
