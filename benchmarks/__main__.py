@@ -34,6 +34,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "label_issues": ("digits", "elpv"),
     "time_to_accuracy": ("documented", "shortened"),
     "gate": ("images", "groups"),
+    "drift": ("elpv", "digits"),
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
     "command": ("fixed", "growth", "workers"),
     "whole_night": (),
