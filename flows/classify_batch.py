@@ -1,10 +1,11 @@
 """Bulk scoring: every file of a source gets one row, whatever is wrong with it."""
 
 import time
+from typing import Annotated
 
 from prefect import flow
 from prefect.states import Completed
-from pydantic import SecretStr
+from pydantic import Field, SecretStr
 from upath import UPath
 
 from resnet_core.files import absolute
@@ -36,7 +37,7 @@ def classify_batch(
     engine: str | None = None,
     embeddings: bool = False,
     only_failed: bool = False,
-    fail_over: float | None = None,
+    fail_over: Annotated[float, Field(ge=0, le=1)] | None = None,
 ) -> Scores:
     """Score every image of a folder with a registered model.
 
