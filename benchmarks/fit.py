@@ -25,7 +25,7 @@ from resnet_core.resnet import ModelConfig, ResNet, build
 
 SIZE = 64  # pixels
 BATCH = 64
-STEPS = 8
+STEPS = 32
 CLASSES = 2
 MODEL = ModelConfig("resnet18", width=32)
 ROUNDS = 5

@@ -26,7 +26,7 @@ from resnet_core.preprocessing import Preprocessing
 from tasks.dataset import Dataset
 
 SETTINGS = Preprocessing(size=64)
-FILES, MORE = 6000, 60
+FILES, MORE = 20_000, 200
 ROUNDS = 2
 
 BARE_LOOP = """

@@ -8,6 +8,7 @@ digits) close hashes mean little. Mirrored and turned copies are not looked for.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import combinations
 
 import numpy as np
@@ -52,6 +53,7 @@ HOPEFUL = 0.1  # the same when coarse: above it, fine is not tried
 MOST_MOVED = 0.1  # halves of the image's side
 LEAST_CONTRAST = 1.0  # gray levels, standard deviation
 CHUNK = 32  # pairs worked on at a time: more would not fit the processor's cache
+SMALLEST_WEIGHT = 1e-9  # a Gauss curve's ends are denormal in float32, and products with those take ten times as long
 
 
 @dataclass(frozen=True)
@@ -184,18 +186,21 @@ def confirm(left: Pixels, right: Pixels) -> NDArray[np.bool_]:
     same = (left == right).all((1, 2))
     for start in range(0, len(left), CHUNK):
         rows = start + np.flatnonzero(~same[start : start + CHUNK])
-        a, b = left[rows].astype(np.float32), right[rows].astype(np.float32)
-        contrast = (a.std((1, 2)) > LEAST_CONTRAST) & (b.std((1, 2)) > LEAST_CONTRAST)
-        rows, a, b = rows[contrast], _standard(a[contrast]), _standard(b[contrast])
+        (a, contrast), (b, other) = _standard(left[rows]), _standard(right[rows])
+        enough = (contrast > LEAST_CONTRAST) & (other > LEAST_CONTRAST)
+        rows, a, b = rows[enough], a[enough], b[enough]
         if len(rows):
             small = left.shape[1] < COARSE
             same[rows] = _uncorrelated(a, b) <= UNEXPLAINED_SMALL if small else _unexplained(a, b) <= UNEXPLAINED
     return same
 
 
-def _standard(images: Floats) -> Floats:
-    """Mean 0 and standard deviation 1."""
-    return (images - images.mean((1, 2), keepdims=True)) / images.std((1, 2), keepdims=True)
+def _standard(images: Pixels) -> tuple[Floats, Floats]:
+    """With mean 0 and standard deviation 1 (a flat image stays 0), and the standard deviations before, in levels."""
+    centred = images - images.mean((1, 2), dtype=np.float32, keepdims=True)
+    deviation = np.sqrt(np.einsum("nij,nij->n", centred, centred) / centred[0].size)
+    centred /= np.where(deviation > 0, deviation, 1)[:, None, None]
+    return centred, deviation
 
 
 def _uncorrelated(a: Floats, b: Floats) -> Floats:
@@ -221,13 +226,20 @@ def _unexplained(a: Floats, b: Floats) -> Floats:
 def _reduced(images: Floats, size: int, blur: float) -> Floats:
     """float32 [M, H, H] -> [M, size, size], averaged and then blurred (standard deviation in pixels):
     what a re-encoding changes is mostly fine, what makes two pictures different is mostly not."""
-    scale = images.shape[1] / size
+    weights = _weights(images.shape[1], size, blur)
+    return weights @ (images @ weights.T)
+
+
+@lru_cache(maxsize=8)
+def _weights(source: int, size: int, blur: float) -> Floats:
+    """float32 [size, source]: along one side."""
+    scale = source / size
     centres = (np.arange(size) + 0.5) * scale - 0.5
-    average = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(images.shape[1])) / scale)
+    average = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(source)) / scale)
     gauss = np.exp(-0.5 * (np.subtract.outer(np.arange(size), np.arange(size)) / blur) ** 2)
     both = gauss @ (average / average.sum(1, keepdims=True))
-    both = (both / both.sum(1, keepdims=True)).astype(np.float32)
-    return both @ images @ both.T
+    both[both < SMALLEST_WEIGHT] = 0
+    return (both / both.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _fit(a: Floats, b: Floats, moved: Floats) -> tuple[Floats, Floats]:

@@ -125,9 +125,12 @@ def read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None) 
 
 
 def table_of(suspects: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
-    """Every label there is, the suspects first, with what they probably ought to be. Columns that an earlier
-    table of this kind has left in the labels are written anew."""
+    """Every label of the source, the suspects first, with what they probably ought to be; a suspect's label is the
+    one that was learned from, which may be a person's correction. Columns that an earlier table of this kind has
+    left in the labels are written anew."""
     given = given.drop(columns=[name for name in FIRST[2:] if name in given])
+    learned = given["uri"].map(suspects.set_index("uri")["given"])
+    given = given.assign(label=learned.fillna(given["label"]))
     known = suspects[["uri", "suggested", "self_confidence", "rank"]]
     table = given.merge(known, on="uri", how="left").sort_values("rank", kind="stable", na_position="last")
     table["self_confidence"] = [f"{value:.4f}" if pd.notna(value) else "" for value in table["self_confidence"]]

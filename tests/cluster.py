@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -54,9 +54,9 @@ def wait_until(condition: Callable[[], object]) -> None:
 
 
 @contextmanager
-def two_nodes(gpus: int = 0) -> Iterator[tuple[psutil.Popen, psutil.Popen, dict[str, str]]]:
+def two_nodes(gpus: int = 0, pinned: bool = False) -> Iterator[tuple[psutil.Popen, psutil.Popen, dict[str, str]]]:
     """A Ray cluster of two nodes with a processor each, and the variables of who is to use it. gpus: that each says it
-    has, which need not be true."""
+    has, which need not be true. pinned: whether each node has a core to itself and cannot run on the other's."""
     port = free_port()
     # Ray listens on all interfaces. Without the token, whoever reaches this machine could run code here.
     env = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32), "RAY_ADDRESS": f"127.0.0.2:{port}"}
@@ -66,7 +66,8 @@ def two_nodes(gpus: int = 0) -> Iterator[tuple[psutil.Popen, psutil.Popen, dict[
     try:
         for ip, options in {"127.0.0.2": head, "127.0.0.3": (f"--address={env['RAY_ADDRESS']}",)}.items():
             node = (f"--node-ip-address={ip}", f"--temp-dir={folder / ip}", f"--num-gpus={gpus}")
-            nodes.append(start_node(*node, *options, **env))
+            cores = ("taskset", "--cpu-list", str(len(nodes))) if pinned else ()
+            nodes.append(start_node(*node, *options, within=cores, **env))
             wait_until(lambda: is_up(nodes[-1]))
         yield nodes[0], nodes[1], env
     finally:
@@ -75,11 +76,11 @@ def two_nodes(gpus: int = 0) -> Iterator[tuple[psutil.Popen, psutil.Popen, dict[
         shutil.rmtree(folder)
 
 
-def start_node(*options: str, **env: str) -> psutil.Popen:
-    """`ray start`, which stays the parent of all processes of its node."""
+def start_node(*options: str, within: Sequence[str] = (), **env: str) -> psutil.Popen:
+    """`ray start`, which stays the parent of all processes of its node. within: a command that it is started by."""
     start = [str(BIN / "ray"), "start", "--block", "--num-cpus=1", "--object-store-memory=100000000"]
     return psutil.Popen(
-        [*start, *options],
+        [*within, *start, *options],
         env=environment(RAY_USAGE_STATS_ENABLED="0", **env),
         cwd=tempfile.gettempdir(),
         stdout=subprocess.PIPE,

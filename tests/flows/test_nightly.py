@@ -16,8 +16,10 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 
 from flows.classify_batch import classify_batch
+from flows.features import features
 from flows.nightly_retrain import nightly_retrain
 from flows.promote import promote
+from flows.reproduce import reproduce
 from flows.rollback import rollback
 from resnet_core.errors import DataCheckError, UserError
 from tasks.registry import resolve
@@ -98,6 +100,7 @@ def test_a_night_starts_from_the_champion_when_the_file_says_so(
     assert third.checkpoint.reused
     assert third.checkpoint.digest == second.checkpoint.digest
     assert third.version == second.version
+    assert reproduce("few/2").identical  # from the same weights, over as many epochs
 
 
 def test_what_mlflow_has(dataset: Path, store: Path, digits: Digits) -> None:
@@ -318,6 +321,10 @@ def test_encrypted_gray_values_are_nowhere_in_clear(
         with pytest.raises(OSError, match="encrypt"):
             pd.read_parquet(path.path)
     assert not list(store.rglob("samples.png"))
+    assert reproduce("few").identical
+    with pytest.raises(UserError, match="--in-clear"):
+        features(str(secret), "pool", "parquet", str(tmp_path / "features"))
+    assert features(str(secret), "pool", "parquet", str(tmp_path / "features"), in_clear=True).count == 400
     clear = nightly_retrain(str(write(dataset, tmp_path / "raw", encrypt=False)), until="preprocess")
     assert any(levels[0] in path.read_bytes() for path in (store / "pixels").rglob("*.parquet"))
     assert list(store.rglob("samples.png"))

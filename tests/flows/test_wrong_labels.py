@@ -11,7 +11,7 @@ from PIL import Image
 
 from flows.label_issues import label_issues
 from tasks.dataset import load_dataset
-from tasks.label_issues import FIRST
+from tasks.label_issues import FIRST, table_of
 from tasks.labels_table import labels_table
 from tasks.settings import Settings
 from tests.conftest import write_folder, write_labels
@@ -81,3 +81,10 @@ def test_wrong_labels_are_listed_first_and_the_corrected_table_is_a_labels_file(
     again = labels_table(load_dataset(path))
     assert again["label"].tolist() == [name[0] for name in again["path"]]
     assert all(again["uri"])
+
+
+def test_of_a_corrected_image_the_table_says_the_label_that_was_learned_from() -> None:
+    labels = pd.DataFrame({"path": ["a", "b"], "label": ["1", "2"], "uri": ["/a", "/b"]})
+    suspect = {"uri": "/b", "given": "3", "suggested": "2", "self_confidence": 0.01, "rank": 1}
+    table = table_of(pd.DataFrame([suspect]), labels)
+    assert table[["path", "label", "suggested"]].to_numpy().tolist() == [["b", "3", "2"], ["a", "1", ""]]
