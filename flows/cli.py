@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows import cli_frameworks, cli_labels, cli_scores, cli_versions
+from flows import cli_frameworks, cli_labels, cli_scores, cli_store, cli_versions
 from flows.command_line import DatasetFile, check, ready, resumable
 from resnet_core.errors import JobError, UserError, nearest
 from tasks.progress import ConsoleHandler
-from tasks.settings import Settings, prepare_environment
+from tasks.settings import prepare_environment
 
 HOME = Path(__file__).resolve().parents[1]
 SAMPLES = HOME / "data" / "samples"
@@ -30,8 +30,8 @@ app = typer.Typer(
     add_completion=False,
 )
 
-catalog = typer.Typer(help="What the nights have changed in a data set's catalog.", no_args_is_help=True)
-app.add_typer(catalog, name="catalog")
+app.add_typer(cli_store.app)
+app.add_typer(cli_store.catalog, name="catalog")
 app.add_typer(cli_versions.app)
 app.add_typer(cli_labels.app)
 app.add_typer(cli_scores.app)
@@ -200,35 +200,6 @@ def _retrain(dataset: str, until: Any) -> None:
 
     with resumable():
         show_night(nightly_retrain(dataset, until))
-
-
-@catalog.command("diff")
-def catalog_diff(
-    older: Annotated[int, typer.Argument(metavar="A", help="A version of the catalog; 0 is before the first.")],
-    newer: Annotated[int, typer.Argument(metavar="B", help="A later version.")],
-    dataset: Annotated[str | None, typer.Option(help="The data set's name; may be left out if there is one.")] = None,
-    limit: Annotated[int, typer.Option(help="Show at most so many files.")] = 50,
-) -> None:
-    """What came, went and changed between two versions of the catalog."""
-    from flows.summary import show_difference
-    from resnet_core.history import difference
-    from tasks.catalog_file import find_catalog, versions_folder
-
-    name = find_catalog(Settings().root, dataset)
-    show_difference(difference(versions_folder(Settings().root, name), older, newer), limit)
-
-
-@catalog.command("log")
-def catalog_log(
-    dataset: Annotated[str | None, typer.Option(help="The data set's name; may be left out if there is one.")] = None,
-) -> None:
-    """The versions of the catalog, and how much each changed."""
-    from flows.summary import show_versions
-    from resnet_core.history import versions
-    from tasks.catalog_file import find_catalog, versions_folder
-
-    name = find_catalog(Settings().root, dataset)
-    show_versions(versions(versions_folder(Settings().root, name)))
 
 
 @app.command()

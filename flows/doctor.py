@@ -55,7 +55,9 @@ def check_space() -> str:
         return "not measured on an object store"
     free = shutil.disk_usage(root.path).free
     if free < LEAST_FREE:
-        raise UserError(f"{free / 1024**3:.1f} GiB free under {root}: make room, or move GRAYLINE_STORE.")
+        raise UserError(
+            f"{free / 1024**3:.1f} GiB free under {root}: make room (`grayline prune`), or move GRAYLINE_STORE."
+        )
     return f"{free / 1024**3:,.0f} GiB free"
 
 

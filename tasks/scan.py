@@ -1,8 +1,5 @@
 """Scan: what the source has now, and which of it no earlier night has read."""
 
-from datetime import UTC, datetime, timedelta
-from uuid import uuid4
-
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from prefect import task
@@ -17,13 +14,12 @@ from resnet_core.read import Limits
 from resnet_core.sources import check_source, list_manifest, list_source, source_kind
 from tasks.catalog_file import load_catalog
 from tasks.dataset import Dataset
+from tasks.night_work import begin_work
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.pixels import pixel_folder
 from tasks.progress import counted
 from tasks.values import Scan
 
-LONGEST_NIGHT = timedelta(days=7)
-WHEN = "%Y-%m-%dT%H%M%S"
 MISSING = "file missing: the labels name it, the source has it not"
 UNLABELLED = "label missing: no row of the labels names it"
 WITH_LABELS = """
@@ -80,7 +76,7 @@ def scan(dataset: Dataset, store: UPath, limits: Limits) -> Scan:
         load_catalog(db, store, dataset.name, KNOWN_BY)
         db.execute(ALL_ENTRIES, {"there": there})
         check_entries(db, dataset)
-        work = begin_work(store / "work" / dataset.name)
+        work = begin_work(store, dataset.name)
         count, unread = db.execute(f"select count(*), (select count(*) from ({UNREAD})) from entries").fetchall()[0]
         # Neighbours in an archive are neighbours in a part.
         ordered = f'{UNREAD} order by container nulls first, "offset", uri'
@@ -97,16 +93,6 @@ def write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:
     with write_whole(path) as draft:
         db.sql("select * from corrections").write_parquet(str(draft))
     return path
-
-
-def begin_work(folder: UPath) -> UPath:
-    """A folder for what this night's stages hand to each other, and which its last one removes. What killed
-    nights have left goes when it is so old that no night can be working with it."""
-    now = datetime.now(UTC)
-    for path in folder.iterdir() if folder.exists() else ():
-        if path.name < f"{now - LONGEST_NIGHT:{WHEN}}":
-            path.fs.rm(path.path, recursive=True)
-    return folder / f"{now:{WHEN}}-{uuid4().hex[:8]}"
 
 
 def assigned(part: Part) -> pa.RecordBatch:
