@@ -1,9 +1,10 @@
 """Images of other sizes than the training's: `python -m benchmarks sizes`, by itself.
 
 Two networks learn from ELPV's cells at 96 pixels: one with the multi-scale head and a size drawn for each
-batch, one plain ResNet at the stored size, given as many epochs as fit into the seconds that the first one
-took. Both then classify the held-out cells at half to twice that size, each made from the original file of
-300 pixels as scoring would make it. What counts is the mean accuracy over the sizes.
+batch, about 96 and out of shards of the largest, for what is enlarged is not as sharp as what is larger; one plain
+ResNet at 96, given as many epochs as fit into the seconds that the first one took. Both then classify the held-out
+cells at half to twice that size, each made from the original file of 300 pixels as scoring would make it. What
+counts is the mean accuracy over the sizes.
 """
 
 import hashlib
@@ -12,73 +13,87 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from benchmarks.nights import preprocess, write_sample
+from benchmarks.nights import DATA, preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds
-from resnet_core.classifier import Classifier
 from resnet_core.device import describe, find_device
 from resnet_core.fit import Epoch
 from resnet_core.grayscale import decode_square
 from resnet_core.metrics import accuracy
 from resnet_core.training import Job
 from resnet_core.training import run as train
+from tasks.dataset import load_dataset
 from tasks.learning import job_of
 from tasks.values import ShardSet
 
 SIZE, WIDTH = 96, 32
 SIZES = (48, 72, 96, 144, 192)  # 0.5 to 2 times 96 pixels
-SCALES = (48, 64, 96, 128, 192)  # one of them a batch
+SCALES = (48, 72, 96, 96, 144, 192)  # one of them a batch, 96 twice as often; the shards hold the largest
 EPOCHS = 36  # of the multi-scale network
 SEEDS = 2
 PILOT = 2  # epochs that tell how long one of the plain network takes
 MOST_PIXELS = 10**9
 
-Pixels = dict[int, NDArray[np.uint8]]  # of the held-out images, [N, S, S] for each size S
 Show = Callable[[float], None]
 
 
+class HeldOut(NamedTuple):
+    """The held-out images: labels [N], and pixels [N, S, S] for each size S."""
+
+    image_ids: list[str]
+    labels: NDArray[np.int64]
+    pixels: dict[int, NDArray[np.uint8]]
+
+
 def run(folder: Path, track: Track, epochs: int = EPOCHS, seeds: int = SEEDS) -> Result:
-    sample = write_sample("elpv", folder / "raw")
-    dataset = sample.model_copy(
-        update={
-            "image": replace(sample.image, size=SIZE),
-            "model": replace(sample.model, width=WIDTH, score_flips="none"),
-        }
-    )
-    made = preprocess(dataset, UPath(folder / "store"))
-    pixels = at_sizes(made, folder / "raw")
-    job = job_of(made, dataset, RESIDENT_BYTES, None)
-    plain = replace(job, model=replace(job.model, head="plain"), config=replace(job.config, scales=(), progressive=0.0))
+    write_sample("elpv", folder / "raw")
+    plain, made = prepared(folder, SIZE)
+    multi, larger = prepared(folder, max(SCALES))
+    plain = replace(plain, model=replace(plain.model, head="plain"), config=replace(plain.config, progressive=0.0))
     multi = replace(
-        plain,
-        model=replace(job.model, head="multiscale"),
-        config=replace(plain.config, scales=SCALES, epochs=epochs),
+        multi,
+        model=replace(multi.model, head="multiscale"),
+        config=replace(multi.config, scales=SCALES, progressive=0.0, epochs=epochs),
     )
+    test = in_both(made, larger, folder / "raw")
     show, found = percents(track, 2 * seeds), []
     for seed in range(seeds):
-        first = trained(multi, made, pixels, seed, partial(show, 2 * seed), plain)
+        first = trained(multi, larger.digest, test, seed, partial(show, 2 * seed), plain)
         fitting = max(1, round(first["seconds"] / first["seconds_of_a_plain_epoch"]))
         fair = replace(plain, config=replace(plain.config, epochs=fitting))
-        found.append((first, trained(fair, made, pixels, seed, partial(show, 2 * seed + 1))))
+        found.append((first, trained(fair, made.digest, test, seed, partial(show, 2 * seed + 1))))
     return Result(
         "sizes",
-        f"ELPV, {job.model.arch} of width {job.model.width} trained at {made.preprocessing.size} px on {made.train:,} "
-        f"images, {made.test:,} held out, sizes {', '.join(map(str, SCALES))} drawn in {epochs} epochs against the "
-        f"stored size in {', '.join(str(len(second['epochs'])) for _, second in found)}, on {describe(find_device())}",
+        f"ELPV, {plain.model.arch} of width {plain.model.width} trained at {SIZE} px on {made.train:,} images, "
+        f"{len(test.labels):,} held out, sizes {', '.join(map(str, SCALES))} drawn in {epochs} epochs against {SIZE} "
+        f"in {', '.join(str(len(second['epochs'])) for _, second in found)}, on {describe(find_device())}",
         (compare(found),),
         (*measures("multi-scale", [first for first, _ in found]), *measures("plain", [second for _, second in found])),
     )
 
 
-def trained(
-    job: Job, made: ShardSet, pixels: Pixels, seed: int, show: Show, pilot: Job | None = None
-) -> dict[str, Any]:
+def prepared(folder: Path, size: int) -> tuple[Job, ShardSet]:
+    """The cells in shards of this size, and a training on them by the recipe of the data set's file."""
+    sample = load_dataset(DATA / "elpv.yaml")
+    dataset = sample.model_copy(
+        update={
+            "source": str(folder / "raw"),
+            "labels": str(folder / "raw" / "labels.csv"),
+            "image": replace(sample.image, size=size),
+            "model": replace(sample.model, width=WIDTH, score_flips="none"),
+        }
+    )
+    made = preprocess(dataset, UPath(folder / f"store{size}"))
+    return job_of(made, dataset, RESIDENT_BYTES, None), made
+
+
+def trained(job: Job, digest: str, test: HeldOut, seed: int, show: Show, pilot: Job | None = None) -> dict[str, Any]:
     """Accuracy at each size, and the seconds of training; of an epoch of `pilot`, too, from the same minutes."""
     job = replace(job, config=replace(job.config, seed=seed))
 
@@ -88,14 +103,16 @@ def trained(
 
         classifier, epochs = train(replace(job, state=checkpoint), find_device(), on_epoch=on_epoch)
         return {
-            "seconds": seconds(epochs, made.train),
+            "seconds": seconds(epochs, job.train),
             "seconds_of_a_plain_epoch": epoch_seconds(pilot) if pilot else None,
-            "accuracies": {str(size): scored(classifier, made, at) for size, at in pixels.items()},
+            "accuracies": {
+                str(size): accuracy(test.labels, classifier.probabilities(at)) for size, at in test.pixels.items()
+            },
             "epochs": [epoch.accuracy for epoch in epochs],
         }
 
     show(0)
-    outcome = kept(f"sizes-{job.model.head}-{seed}", work, made.digest, job.model, job.config, SIZES)
+    outcome = kept(f"sizes-{job.model.head}-{seed}", work, digest, test.image_ids, job.model, job.config, SIZES)
     show(1)
     return outcome
 
@@ -105,20 +122,19 @@ def epoch_seconds(job: Job) -> float:
     return min(job.train / epoch.images_per_second for epoch in epochs)
 
 
-def scored(classifier: Classifier, made: ShardSet, pixels: NDArray[np.uint8]) -> float:
-    return accuracy(held_out(made).labels, classifier.probabilities(pixels))
-
-
-def at_sizes(made: ShardSet, raw: Path) -> Pixels:
-    """The held-out images, in the shards' order, at every size."""
+def in_both(made: ShardSet, larger: ShardSet, raw: Path) -> HeldOut:
+    """The images that are held out of both, for what looks like another is decided by the pixels, at every size."""
+    held, others = held_out(made), set(held_out(larger).image_ids)
+    rows = [row for row, image in enumerate(held.image_ids) if image in others]
     data = {hashlib.sha256(file).hexdigest(): file for file in map(Path.read_bytes, (raw / "images").iterdir())}
-    files = [data[image] for image in held_out(made).image_ids]
-    return {
+    files = [data[held.image_ids[row]] for row in rows]
+    pixels = {
         size: np.stack(
             [decode_square(file, replace(made.preprocessing, size=size), MOST_PIXELS).pixels for file in files]
         )
         for size in SIZES
     }
+    return HeldOut([held.image_ids[row] for row in rows], held.labels[rows], pixels)
 
 
 def average(outcome: dict[str, Any]) -> float:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Batch:
     """A scoring job over `files` files. `kept` are the Parquet files whose rows stay, `waiting` what is still to
-    be scored. `check` is what the rows' URIs must add up to. `ignored` are the sidecars and hidden files of the
-    source. `known`: a file of rows that say what an image was scored as when its file was another, or None.
+    be scored. `check` is what the rows' URIs must add up to. `ignored`: a file with the names of the source's sidecars
+    and hidden files. `known`: a file of rows that say what an image was scored as when its file was another, or None.
 
     `folder` is written to by `run`, and is `final` or a folder in it, while another version's rows are there.
     """
@@ -32,7 +32,7 @@ class Batch:
     kept: tuple[UPath, ...]
     waiting: tuple[Part, ...]
     known: UPath | None
-    ignored: tuple[str, ...]
+    ignored: UPath
     files: int
     check: tuple[int, int]
 

@@ -17,7 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
 from resnet_core import database
-from resnet_core.files import is_local, write_text
+from resnet_core.files import is_local, write_whole
 from resnet_core.reading import end_idle
 from tasks.batch_folder import MANIFEST, WORK, check_run, remove, replace
 from tasks.batch_values import Batch, Scores
@@ -78,8 +78,7 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
         again=again,
         reasons=dict(found.reasons.most_common()),
     )
-    text = json.dumps(manifest(batch, scores, found.parts), indent=2, ensure_ascii=False)
-    write_text(batch.folder / MANIFEST, text + "\n")
+    write_manifest(batch.folder / MANIFEST, manifest(batch, scores, found.parts), batch.ignored)
     if (work := batch.folder / WORK).exists():
         remove(work)
     if batch.folder != batch.final:
@@ -165,11 +164,23 @@ def manifest(batch: Batch, scores: Scores, parts: dict[str, int]) -> dict[str, A
         "labels": {name: {"count": n, "mean_confidence": mean} for name, (n, mean) in scores.labels.items()},
         "reasons": scores.reasons,
         "parts": parts,
-        "ignored": list(batch.ignored),
         "seconds": round(scores.seconds, 3),
         "images_per_second": round(scores.images_per_second, 1),
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
+
+
+def write_manifest(path: UPath, content: dict[str, Any], ignored: UPath) -> None:
+    """As JSON, with `ignored` as its last key: one name after the other, however many there are."""
+    head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("\n}")
+    with write_whole(path) as draft, draft.open("w", encoding="utf-8") as file, ignored.open("rb") as names:
+        file.write(f'{head},\n  "ignored": [')
+        separator = ""
+        for batch in pq.ParquetFile(names).iter_batches():
+            for name in batch["path"].to_pylist():
+                file.write(f"{separator}\n    {json.dumps(name, ensure_ascii=False)}")
+                separator = ","
+        file.write("\n  ]\n}\n" if separator else "]\n}\n")
 
 
 def in_words(scores: Scores) -> Iterator[str]:

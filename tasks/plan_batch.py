@@ -106,7 +106,7 @@ def plan_batch(
         waiting = cut(db, mine, job.key)
         known = write_known(stale, mine.folder) if waiting else None
         files, total = db.execute(CHECK).fetchall()[0]
-        ignored = db.sql("select path from listed where ignored order by path").fetchall()
+        ignored = write_ignored(db, mine)
     return Batch(
         source=place,
         model=model,
@@ -116,7 +116,7 @@ def plan_batch(
         kept=kept,
         waiting=waiting,
         known=known,
-        ignored=tuple(path for (path,) in ignored),
+        ignored=ignored,
         files=files,
         check=(files, int(total)),
     )
@@ -209,6 +209,14 @@ def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
         lambda rows: database.pieces(db, WAITING, rows),
         count, listing, mine.folder, key, prefix=f"{key}-", size=int(size), most_parts=MOST_PARTS,
     )  # fmt: skip
+
+
+def write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
+    """The names of sidecars and hidden files: there may be one beside each image."""
+    path = mine.folder / WORK / f"{mine.run}-ignored.parquet"
+    with write_whole(path) as draft:
+        db.sql("select path from listed where ignored order by path").write_parquet(str(draft))
+    return path
 
 
 def write_known(stale: list[UPath], folder: UPath) -> UPath | None:

@@ -23,7 +23,7 @@ from tasks.registry import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, v
 log = logging.getLogger("grayline")
 
 MADE_FOR_VERSIONS = {"shards": SHARDS, "runs": CHECKPOINT}  # folder -> the tag of the versions that need it
-MANIFEST = "_manifest.json"
+COMPLETE = ("_manifest.json", "epochs.json")  # written last, and so deleted first
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def leftovers(store: UPath, tracking_uri: str, before: datetime) -> list[Leftove
         if at_work(store, name):
             log.warning("prune       %s: a night is at work, or was killed this week: left as it is", name)
             continue
-        found += unread_pixels(store, name)
+        found += unread_pixels(store, name, before)
         versions = versions_of(tracking_uri, name).values()
         if not versions:
             log.warning("prune       %s: no version is registered here: its shards and trainings are left", name)
@@ -74,8 +74,9 @@ def leftovers(store: UPath, tracking_uri: str, before: datetime) -> list[Leftove
     return [one for one in found if one.modified < before]
 
 
-def unread_pixels(store: UPath, name: str) -> Iterator[Leftover]:
-    """Caches that the catalog does not refer to. Without a catalog any of them may be read by the next night."""
+def unread_pixels(store: UPath, name: str, before: datetime) -> Iterator[Leftover]:
+    """Caches that the catalog does not refer to, and in its own one the files, each night having left some. Without
+    a catalog, or where some of its own are gone, any of them may be read by the next night."""
     path = catalog_path(store, name)
     if not path.exists():
         return
@@ -83,11 +84,13 @@ def unread_pixels(store: UPath, name: str) -> Iterator[Leftover]:
         named = set(pc.unique(pq.read_table(file, columns=["part"])["part"]).drop_null().to_pylist())
     caches = {folder: files_of(folder) for folder in folders(store / "pixels" / name)}
     whole = [folder for folder, files in caches.items() if named <= {file.path.name for file in files}]
-    current = max(whole, key=lambda folder: latest(caches[folder]), default=None)
+    if not whole:
+        return
+    current = max(whole, key=lambda folder: latest(caches[folder]))
     for folder, files in caches.items():
         if folder != current and files:
             yield Leftover(folder, tuple(files), "pixels by other settings or another release")
-        elif loose := tuple(file for file in files if file.path.name not in named):
+        elif loose := tuple(file for file in files if file.path.name not in named and file.modified < before):
             yield Leftover(folder, loose, "pixels of files that are gone or were read again")
 
 
@@ -112,7 +115,7 @@ def delete(leftover: Leftover) -> None:
     """All of its files; the folder with them, where they are all of it. What says that a folder is complete goes
     first: one that was deleted by half is not taken for whole."""
     fs = leftover.folder.fs
-    for file in sorted(leftover.files, key=lambda file: (file.path.name != MANIFEST, file.path.name)):
+    for file in sorted(leftover.files, key=lambda file: (file.path.name not in COMPLETE, file.path.name)):
         fs.rm_file(file.path.path)
     if fs.exists(leftover.folder.path) and not fs.find(leftover.folder.path):
         fs.rm(leftover.folder.path, recursive=True)

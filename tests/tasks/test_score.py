@@ -45,19 +45,22 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> Classifier:
 
 def test_a_row_a_file_and_bad_files_are_rows_with_a_reason(digit_folder: Path, tmp_path: Path) -> None:
     broken = break_some(digit_folder)
-    (digit_folder / "notes.txt").write_text("a sidecar")
+    for name in ("notes.txt", 'a "b"\n.json'):
+        (digit_folder / name).write_text("a sidecar")
     scores = classify(digit_folder, tmp_path / "out")
     assert (scores.files, scores.scored, scores.failed) == (205, 200, 5)
     rows = pd.read_parquet(tmp_path / "out")
     assert list(rows.columns) == SCHEMA.names
     assert set(CONTRACT) < set(SCHEMA.names)
-    assert sorted(rows["uri"]) == sorted(str(f) for f in digit_folder.rglob("*") if f.is_file() and f.suffix != ".txt")
+    assert sorted(rows["uri"]) == sorted(
+        str(f) for f in digit_folder.rglob("*") if f.is_file() and f.suffix not in (".txt", ".json")
+    )
     bad = rows[rows["status"] == "failed"]
     assert {Path(uri).name for uri in bad["uri"]} == broken
     assert bad["reason"].str.len().min() > 5
     assert bad[["label", "confidence", "probabilities"]].isna().all(axis=None)
     manifest = json.loads((tmp_path / "out" / "_manifest.json").read_text())
-    assert (manifest["files"], manifest["failed"], manifest["ignored"]) == (205, 5, ["notes.txt"])
+    assert (manifest["files"], manifest["failed"], manifest["ignored"]) == (205, 5, ['a "b"\n.json', "notes.txt"])
     assert sum(manifest["parts"].values()) == 205
 
 
