@@ -112,7 +112,7 @@ def trained(job: Job, digest: str, test: HeldOut, seed: int, show: Show, pilot: 
         }
 
     show(0)
-    outcome = kept(f"sizes-{job.model.head}-{seed}", work, digest, test.image_ids, job.model, job.config, SIZES)
+    outcome = kept(f"sizes-{job.model.head}-{seed}", work, digest, sorted(test.image_ids), job.model, job.config, SIZES)
     show(1)
     return outcome
 
