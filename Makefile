@@ -38,11 +38,17 @@ down: ## End what `make up` started.
 bench: $(INSTALLED) ## Ratios against peers, measured in the same run; prints a table, writes JSON.
 	$(BIN)/python -m benchmarks
 
-lock: ## Resolve the newest dependencies that pyproject.toml allows, into constraints.txt.
+# What pip itself does not pin.
+UNPINNED := grayline pip setuptools wheel
+lock: ## Resolve the newest dependencies that pyproject.toml allows, into constraints.txt; installs nothing.
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --upgrade-strategy eager '.[dev,onnx,samples,tensorflow]'
+	.venv-lock/bin/pip install --quiet --dry-run --ignore-installed --report .venv-lock/report.json \
+	  '.[dev,onnx,samples,tensorflow]'
 	{ echo '# Made by `make lock`: what `make demo` and `make test` install.'; \
-	  .venv-lock/bin/pip freeze --exclude grayline; } > constraints.txt
+	  .venv-lock/bin/python -c 'import json, sys; \
+	    found = (one["metadata"] for one in json.load(open(".venv-lock/report.json"))["install"]); \
+	    print(*sorted((m["name"] + "==" + m["version"] for m in found if m["name"] not in sys.argv), key=str.lower), sep="\n")' \
+	  $(UNPINNED); } > constraints.txt
 	rm -rf .venv-lock
 
 clean: ## Remove .venv and caches; data and the store stay.
