@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.request import Request, urlopen
 
 import pytest
 
@@ -62,6 +63,9 @@ def object_store() -> Iterator[tuple[Line, dict[str, str], dict[str, Any]]]:
     address = f"http://127.0.0.1:{server.get_host_and_port()[1]}"
     direct = {"key": "testing", "secret": "testing", "endpoint_url": address, "use_listings_cache": False}
     try:
+        # A process has one store, whatever servers it starts: what another test has left goes.
+        with urlopen(Request(f"{address}/moto-api/reset", method="POST"), timeout=30):
+            pass
         s3fs.S3FileSystem(**direct).mkdir("store")
         yield line, access, direct
     finally:
