@@ -5,7 +5,6 @@ import platform
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
 import torch
 
 
@@ -28,6 +27,8 @@ class Machine:
 
 def this_machine() -> Machine:
     """As this process sees it."""
+    import psutil  # a version that is served asks for the processor's name alone, and does without
+
     return Machine(
         processor=processor(),
         instructions=torch.backends.cpu.get_cpu_capability(),
