@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from benchmarks.nights import DATA, preprocess, write_sample
+from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds
 from resnet_core.device import describe, find_device
@@ -28,7 +28,7 @@ from resnet_core.grayscale import decode_square
 from resnet_core.metrics import accuracy
 from resnet_core.training import Job
 from resnet_core.training import run as train
-from tasks.dataset import load_dataset
+from tasks.dataset import Dataset
 from tasks.learning import job_of
 from tasks.values import ShardSet
 
@@ -52,9 +52,9 @@ class HeldOut(NamedTuple):
 
 
 def run(folder: Path, track: Track, epochs: int = EPOCHS, seeds: int = SEEDS) -> Result:
-    write_sample("elpv", folder / "raw")
-    plain, made = prepared(folder, SIZE)
-    multi, larger = prepared(folder, max(SCALES))
+    sample = write_sample("elpv", folder / "raw")
+    plain, made = prepared(sample, SIZE, folder)
+    multi, larger = prepared(sample, max(SCALES), folder)
     plain = replace(plain, model=replace(plain.model, head="plain"), config=replace(plain.config, progressive=0.0))
     multi = replace(
         multi,
@@ -78,13 +78,10 @@ def run(folder: Path, track: Track, epochs: int = EPOCHS, seeds: int = SEEDS) ->
     )
 
 
-def prepared(folder: Path, size: int) -> tuple[Job, ShardSet]:
+def prepared(sample: Dataset, size: int, folder: Path) -> tuple[Job, ShardSet]:
     """The cells in shards of this size, and a training on them by the recipe of the data set's file."""
-    sample = load_dataset(DATA / "elpv.yaml")
     dataset = sample.model_copy(
         update={
-            "source": str(folder / "raw"),
-            "labels": str(folder / "raw" / "labels.csv"),
             "image": replace(sample.image, size=size),
             "model": replace(sample.model, width=WIDTH, score_flips="none"),
         }
