@@ -60,5 +60,4 @@ def prune(
     found = prune.leftovers(Settings().root, Settings().tracking_uri, before)
     show_leftovers(found, Settings().root, older_than, delete)
     if delete:
-        for leftover in found:
-            prune.delete(leftover)
+        prune.delete(found)

@@ -20,7 +20,8 @@ def begin_work(store: UPath, dataset: str) -> UPath:
 
 
 def at_work(store: UPath, dataset: str) -> bool:
-    """Whether a night may be under way: one that was killed looks the same until it is old."""
+    """Whether a night may be between its scan and its catalog: one that was killed there looks the same until it is
+    old."""
     folder = store / "work" / dataset
     return folder.exists() and not all(is_old(path) for path in folder.iterdir())
 

@@ -8,7 +8,7 @@ those of champion and challenger stay. Catalogs, their history, checks and score
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
@@ -18,6 +18,7 @@ from upath import UPath
 
 from tasks.catalog_file import catalog_path
 from tasks.night_work import at_work
+from tasks.progress import progress
 from tasks.registry import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
 
 log = logging.getLogger("grayline")
@@ -53,8 +54,8 @@ class Leftover:
 
 
 def leftovers(store: UPath, tracking_uri: str, before: datetime) -> list[Leftover]:
-    """What nothing refers to and nothing has written to since `before`. A data set that a night is at work on is
-    left out, with a warning."""
+    """What nothing refers to and nothing has written to since `before`. A data set whose catalog a night is making is
+    left out, with a warning; of a night further on, the shard set and the training are the latest, which stay."""
     found: list[Leftover] = []
     for name in sorted({path.name for kind in ("pixels", *MADE_FOR_VERSIONS) for path in folders(store / kind)}):
         if at_work(store, name):
@@ -111,14 +112,17 @@ def unused_engines(store: UPath, name: str, in_use: set[str]) -> Iterator[Leftov
             yield Leftover(folder, tuple(files), f"version {found[1]} is neither champion nor challenger")
 
 
-def delete(leftover: Leftover) -> None:
-    """All of its files; the folder with them, where they are all of it. What says that a folder is complete goes
+def delete(some: Sequence[Leftover]) -> None:
+    """All of their files; a folder with them, where they are all of it. What says that a folder is complete goes
     first: one that was deleted by half is not taken for whole."""
-    fs = leftover.folder.fs
-    for file in sorted(leftover.files, key=lambda file: (file.path.name not in COMPLETE, file.path.name)):
-        fs.rm_file(file.path.path)
-    if fs.exists(leftover.folder.path) and not fs.find(leftover.folder.path):
-        fs.rm(leftover.folder.path, recursive=True)
+    with progress("prune", sum(len(leftover.files) for leftover in some), "files") as advance:
+        for leftover in some:
+            fs = leftover.folder.fs
+            for file in sorted(leftover.files, key=lambda file: (file.path.name not in COMPLETE, file.path.name)):
+                fs.rm_file(file.path.path)
+                advance(1)
+            if fs.exists(leftover.folder.path) and not fs.find(leftover.folder.path):
+                fs.rm(leftover.folder.path, recursive=True)
 
 
 def folders(parent: UPath) -> list[UPath]:

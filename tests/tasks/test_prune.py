@@ -89,8 +89,7 @@ def test_what_goes_is_what_neither_the_next_night_nor_a_version_needs(
     assert found() == []  # a night is at work
     work.rmdir()
 
-    for one in some:
-        delete(one)
+    delete(some)
     assert found() == []
     again = nightly_retrain(dataset, "train")
     assert third.shard_set is not None
