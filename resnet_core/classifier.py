@@ -22,7 +22,8 @@ from resnet_core.calibration import Calibration, load_calibration
 from resnet_core.device import find_device, full_precision
 from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.preprocessing import Gray, Preprocessing, resize
-from resnet_core.resnet import ModelConfig, ResNet, build
+from resnet_core.resnet import ModelConfig, build
+from resnet_core.sized import Network, averaged_sides, sized
 from resnet_core.sizes import resize_batch
 
 WEIGHTS = "model.safetensors"
@@ -55,7 +56,7 @@ class Prediction:
 class Classifier:
     """From gray levels to class probabilities, in the one way that the training used."""
 
-    network: ResNet
+    network: Network
     config: ModelConfig
     classes: tuple[str, ...]
     preprocessing: Preprocessing
@@ -65,6 +66,11 @@ class Classifier:
     @property
     def device(self) -> torch.device:
         return next(self.network.parameters()).device
+
+    @property
+    def sides(self) -> tuple[int, ...]:
+        """Of the images that the network is given for a score, in pixels."""
+        return self.config.score_scales or (self.preprocessing.size,)
 
     def probabilities(
         self, pixels: NDArray[np.uint8], batch_size: int = 128, side: int | None = None
@@ -115,6 +121,7 @@ class Classifier:
     def description(self) -> dict[str, Any]:
         return {
             "model": asdict(self.config),
+            "averages": list(averaged_sides(self.network)),
             "classes": list(self.classes),
             "preprocessing": asdict(self.preprocessing),
             "normalisation": asdict(self.normalisation),
@@ -126,7 +133,8 @@ class Classifier:
         text = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         config, preprocessing = model_config(text["model"]), Preprocessing(**text["preprocessing"])
         # Stochastic depth has no weights and is over: without it there need be no torchvision here.
-        network = build(replace(config, drop_path=0.0), size=preprocessing.size, classes=len(text["classes"]))
+        plain = build(replace(config, drop_path=0.0), size=preprocessing.size, classes=len(text["classes"]))
+        network = sized(plain, text.get("averages", ()))
         network.load_state_dict(load_file(folder / WEIGHTS))
         target = find_device(device) if isinstance(device, str) else device
         network = network.to(device=target, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]

@@ -10,7 +10,6 @@ On a CPU an engine computes each call on one thread, and is called from as many 
 nothing waits for a thread that is behind, and each core's images stay in its cache.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import which
@@ -83,7 +82,8 @@ def usual_batch(classifier: Classifier) -> int:
     """On a GPU, where to start to look for what its memory has room for."""
     if classifier.device.type == "cuda":
         return engine_cuda.LARGEST
-    conv, side = classifier.network.conv1, max(sides_of(classifier))
+    side = max(classifier.sides)
+    conv = classifier.network.at(side).conv1
     values = conv.out_channels * (side // conv.stride[0]) ** 2
     least, most = BATCHES
     return min(max(STEM_BYTES // (4 * values), least), most)
@@ -143,12 +143,7 @@ def write_file(classifier: Classifier, name: str, version: str, path: Path) -> N
 
 def folded(classifier: Classifier, onednn: int | None = None) -> Classifier:
     """On the classifier's device."""
-    return replace(classifier, network=fold(classifier.network, sides_of(classifier), onednn))
-
-
-def sides_of(classifier: Classifier) -> Sequence[int]:
-    """Of what the network is given, in pixels."""
-    return classifier.config.score_scales or (classifier.preprocessing.size,)
+    return replace(classifier, network=fold(classifier.network, classifier.sides, onednn))
 
 
 def alone(run: Run) -> Run:

@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from resnet_core.classifier import MIRRORED, Classifier
 from resnet_core.normalisation import to_input
-from resnet_core.resnet import ModelConfig, ResNet
+from resnet_core.resnet import ModelConfig
+from resnet_core.sized import Network
 from resnet_core.sizes import resize_batch
 
 STAGES = ("layer4", "layer3", "layer2", "layer1")
@@ -61,12 +62,12 @@ def grad_cam(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray
     return Maps(layer, heat)
 
 
-def finest(network: ResNet, side: int) -> str:
+def finest(network: Network, side: int) -> str:
     """The last stage that puts out 4 x 4 cells or more for images of `side` pixels; the first where none does."""
-    cells = {}
+    cells, at = {}, network.eval().at(side)
     with torch.inference_mode():
         device = next(network.parameters()).device
-        stages = network.eval().stages(network.stem(torch.zeros(1, 1, side, side, device=device)))
+        stages = at.stages(at.stem(torch.zeros(1, 1, side, side, device=device)))
     for name, found in zip(reversed(STAGES), stages, strict=True):
         cells[name] = found.shape[-1]
     return next((name for name in STAGES if cells[name] >= FEWEST_CELLS), STAGES[-1])
@@ -76,11 +77,12 @@ def _maps(classifier: Classifier, layer: str, x: Tensor, classes: Tensor) -> NDA
     """float32 [B, 1, S, S] -> [B, S, S]."""
     from captum.attr import LayerGradCam  # takes a second to import
 
-    network = classifier.network.eval()
-    cam = LayerGradCam(network, getattr(network, layer))
+    classifier.network.eval()
     side = x.shape[-1]
     total = torch.zeros_like(x)
     for look in looks(x, classifier.config):
+        network = classifier.network.at(look.image.shape[-1])
+        cam = LayerGradCam(network, getattr(network, layer))
         found = cam.attribute(look.image, target=classes, relu_attributions=True)
         assert isinstance(found, Tensor)
         found = found.detach().float()

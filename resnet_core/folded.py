@@ -13,6 +13,7 @@ import copy
 import platform
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -21,6 +22,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from resnet_core.blocks import BasicBlock, Bottleneck
 from resnet_core.resnet import ResNet
+from resnet_core.sized import Network, by_side
 
 SMALL_SIDE = 2  # pixels up to which a convolution is done as a product
 MOST_INPUTS = 2048  # of such a product: its matrix takes 16 MiB
@@ -28,13 +30,17 @@ MOST_INPUTS = 2048  # of such a product: its matrix takes 16 MiB
 Sides = dict[nn.Module, set[int]]  # of the images that each convolution is given
 
 
-def fold(network: ResNet, sides: Sequence[int], onednn: int | None = None) -> ResNet:
+def fold(network: Network, sides: Sequence[int], onednn: int | None = None) -> Network:
     """A copy for evaluation alone, on the network's device, channels last. The network stays as it is.
 
     sides: those of the images, in pixels, that it will be given; others it takes as well.
     onednn: use torch's oneDNN operations, with weights laid out for batches of that many images; others are slower.
         They cannot be exported, compiled or moved to another device.
     """
+    return by_side(network, sides, partial(fold_one, onednn=onednn))
+
+
+def fold_one(network: ResNet, sides: Sequence[int], onednn: int | None) -> ResNet:
     made = copy.deepcopy(network).eval().requires_grad_(False)
     # Before anything is replaced: it is the convolutions themselves that are looked at.
     seen = sides_of(made, sides)

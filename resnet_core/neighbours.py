@@ -10,11 +10,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch.nn.functional import normalize
 
+from resnet_core import embedding
 from resnet_core.classifier import Classifier
-from resnet_core.normalisation import to_input
 from resnet_core.preprocessing import Gray
-from resnet_core.resnet import features
 from resnet_core.shards import Images
 
 Embeddings = NDArray[np.float32]  # [N, D], each of length 1
@@ -36,15 +36,8 @@ class Neighbour:
 
 def embed(classifier: Classifier, pixels: NDArray[np.uint8]) -> Embeddings:
     """uint8 [N, S, S] -> float32 [N, D], of the images as they are: one look each."""
-    network = classifier.network.eval()
-    parts = []
-    with torch.inference_mode():
-        for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(AT_ONCE):
-            x = to_input(batch.to(classifier.device), classifier.normalisation)
-            found = features(network, x)["pool"]
-            parts.append(torch.nn.functional.normalize(found.float()).cpu())
-    embedded: Embeddings = torch.cat(parts).numpy()
-    return embedded
+    found: Embeddings = normalize(torch.from_numpy(embedding.embed(classifier, pixels, AT_ONCE))).numpy()
+    return found
 
 
 def nearest(

@@ -20,7 +20,7 @@ aside, which has one input channel, and the multi-scale head's, which are `head.
 """
 
 from dataclasses import dataclass
-from typing import Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
 from annotated_types import Ge, Le, Lt, MultipleOf
@@ -29,6 +29,9 @@ from torch import Tensor, nn
 from resnet_core.augment import Flips
 from resnet_core.blocks import BasicBlock, Bottleneck, conv3x3, initialise, stage
 from resnet_core.heads import PROJECTED_WIDTHS, MultiScaleHead
+
+if TYPE_CHECKING:
+    from resnet_core.sized import Network
 
 Arch = Literal["resnet10", "resnet14", "resnet18", "resnet34", "resnet50"]
 Stem = Literal["small", "imagenet"]
@@ -106,6 +109,10 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.pool(self.stages(self.stem(x))))
 
+    def at(self, side: int) -> "ResNet":
+        """The network for images of that side: this one, whatever the side (`sized.SizedResNet` has several)."""
+        return self
+
     def stem(self, x: Tensor) -> Tensor:
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
@@ -122,13 +129,14 @@ class ResNet(nn.Module):
         return self.avgpool(stages[-1]).flatten(1) if self.head is None else self.head(stages)
 
 
-def features(model: ResNet, x: Tensor) -> dict[str, Tensor]:
+def features(model: "Network", x: Tensor) -> dict[str, Tensor]:
     """Everything on the way from float32 [B, 1, H, W] to the logits, of one forward pass:
 
     stem [B, w, h, w'] with h = H, or H/4 with the imagenet stem; stage1 [B, e w, h, w'], stage2
     [B, 2e w, h/2, w'/2], stage3 [B, 4e w, h/4, w'/4], stage4 [B, 8e w, h/8, w'/8], sides rounded up;
     pool [B, 8e w] ([B, 2w] with the multi-scale head), what `fc` sees; logits [B, C].
     """
+    model = model.at(x.shape[-1])
     stem = model.stem(x)
     stages = model.stages(stem)
     pool = model.pool(stages)

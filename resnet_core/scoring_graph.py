@@ -22,6 +22,7 @@ from torch.export import Dim, ExportedProgram
 from resnet_core.calibration import FLOOR
 from resnet_core.classifier import Classifier, views
 from resnet_core.normalisation import to_input
+from resnet_core.sized import by_side
 
 INPUT, OUTPUT = "images", "probabilities"
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [N, S, S] -> [N, C]: an exported file, loaded
@@ -33,7 +34,9 @@ class ScoringGraph(nn.Module):
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        self.network = copy.deepcopy(classifier.network).cpu().to(memory_format=torch.contiguous_format)
+        # Only what is asked is in the graph, not what other sizes would need.
+        self.network = by_side(copy.deepcopy(classifier.network), classifier.sides, lambda network, _: network)
+        self.network = self.network.cpu().to(memory_format=torch.contiguous_format)
         self.network.requires_grad_(False).eval()
         self.config, self.normalisation = classifier.config, classifier.normalisation
         self.temperature = classifier.calibration.temperature

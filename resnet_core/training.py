@@ -24,6 +24,7 @@ from resnet_core.pretrained import load_matching, load_pretrained
 from resnet_core.recipes import TrainConfig
 from resnet_core.resnet import ModelConfig
 from resnet_core.shards import Images
+from resnet_core.sized import Network, sized
 
 log = logging.getLogger("grayline")
 
@@ -73,7 +74,7 @@ def run(
     once = replace(job.model, score_flips="none", score_scales=())  # an epoch is judged by one look at each image
 
     def classifier(model: nn.Module, config: ModelConfig = once) -> Classifier:
-        assert isinstance(model, resnet.ResNet)
+        assert isinstance(model, Network)
         return Classifier(model, config, job.classes, job.preprocessing, moments)
 
     trained, epochs = fit.fit(
@@ -93,8 +94,9 @@ def run(
     return classifier(trained, job.model), epochs
 
 
-def network(job: Job) -> resnet.ResNet:
-    """The network before its first step: fresh, with published weights, or with those of `job.start`."""
+def network(job: Job) -> Network:
+    """The network before its first step: fresh, with published weights, or with those of `job.start`. With averages
+    for each of the sides that it will learn at, if they are several."""
     made = resnet.build(job.model, size=job.preprocessing.size, classes=len(job.classes), seed=job.config.seed)
     fresh: list[str] = []
     if job.start:
@@ -103,14 +105,15 @@ def network(job: Job) -> resnet.ResNet:
         fresh = load_pretrained(made, job.model)
     if fresh:
         log.info("train       starts with known weights, but for %s", ", ".join(fresh))
-    return made
+    scales = set(job.config.scales)
+    return sized(made, scales if len(scales) > 1 else ())
 
 
 def weights_of(start: UPath, classes: tuple[str, ...]) -> dict[str, Tensor]:
     """Of a saved classifier; without the last layer, whose rows are classes, when it has other ones."""
     with as_local(start) as folder:
         found = Classifier.load(folder, "cpu")
-    weights = found.network.state_dict()
+    weights = found.network.at(found.preprocessing.size).state_dict()
     return {name: w for name, w in weights.items() if found.classes == classes or not name.startswith("fc.")}
 
 

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,12 +20,13 @@ from resnet_core.metrics import roc_auc
 from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.preprocessing import Preprocessing, resize
 from resnet_core.resnet import ModelConfig, build
+from resnet_core.sized import sized
 from resnet_core.sizes import resize_batch
 from tests.resnet_core.test_resnet import TINY, randomised
 
 
-def a_classifier(size: int = 16, config: ModelConfig = TINY) -> Classifier:
-    network = build(config, size=size, classes=3, seed=5)
+def a_classifier(size: int = 16, config: ModelConfig = TINY, averages: Sequence[int] = ()) -> Classifier:
+    network = sized(build(config, size=size, classes=3, seed=5), averages)
     randomised(network)  # a fresh one hardly tells images apart
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # as it is loaded
     return Classifier(network, config, ("a", "b", "ü/ "), Preprocessing(size, "fit", 9), Normalisation(0.4, 0.2))

@@ -18,6 +18,7 @@ from resnet_core.fit import Epoch, fit
 from resnet_core.normalisation import Normalisation
 from resnet_core.recipes import TrainConfig
 from resnet_core.resnet import ModelConfig, build
+from resnet_core.sized import sized
 
 CPU = torch.device("cpu")
 # 301 images: batches of 50 and 51, which two processes cannot halve.
@@ -29,9 +30,10 @@ CONFIG = TrainConfig(
     lr=0.05,
     class_weights="balanced",
     ema_decay=0,
+    scales=(8, 12),
     augment=AugmentConfig(shift=0.1, mixup=0.2),
 )
-ADAMW = replace(CONFIG, optimizer="adamw", lr=0.002)
+ADAMW = replace(CONFIG, optimizer="adamw", lr=0.002, scales=())
 SIZE = 2
 
 
@@ -65,7 +67,9 @@ def train(config: TrainConfig, world: World, state: Path | None = None, stop: in
         if epoch.epoch == stop:
             raise StoppedError
 
-    model = InDouble(build(ModelConfig("resnet10", width=16, head="multiscale"), size=8, classes=10))
+    model = InDouble(
+        sized(build(ModelConfig("resnet10", width=16, head="multiscale"), size=8, classes=10), config.scales)
+    )
     names = list(model.state_dict())
     try:
         fit(

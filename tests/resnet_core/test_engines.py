@@ -2,6 +2,7 @@
 
 import platform
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,8 @@ from resnet_core.errors import UserError
 from resnet_core.folded import Step, fold, has_onednn, sides_of
 from resnet_core.normalisation import to_input
 from resnet_core.resnet import ModelConfig, build
+from resnet_core.sized import sized
+from resnet_core.sizes import resize_batch
 from tests.resnet_core.test_classifier import a_classifier
 from tests.resnet_core.test_resnet import TINY, tiny
 
@@ -33,17 +36,18 @@ NETWORKS = {
     "bottleneck": (16, ModelConfig("resnet50", width=16)),
     "imagenet stem": (64, replace(TINY, stem="imagenet")),
     "views": (32, replace(TINY, stem="imagenet", head="multiscale", drop_path=0.2, score_scales=(24, 64))),
+    "averages": (32, replace(TINY, stem="imagenet", head="multiscale", score_scales=(24, 64))),
     "flips": (16, replace(TINY, score_flips="dihedral")),
 }
 ROUNDING = 3e-5  # 50 layers that have learned nothing tell near images apart, and rounding with them
 Pixels = np.ndarray
 
 
-def lively(size: int, config: ModelConfig, photograph: Image.Image) -> Classifier:
+def lively(size: int, config: ModelConfig, photograph: Image.Image, averages: Sequence[int] = ()) -> Classifier:
     """Every layer has a say, and its logits have mean 0 and deviation 1 over images: ways to compute 0 and 1 would
     agree too easily."""
     ours = a_classifier(size, config)
-    network = build(config, size=size, classes=3, seed=5)
+    network = sized(build(config, size=size, classes=3, seed=5), averages)
     for module in network.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             torch.nn.init.uniform_(module.weight, 0.3, 0.7)
@@ -52,10 +56,12 @@ def lively(size: int, config: ModelConfig, photograph: Image.Image) -> Classifie
     with torch.no_grad():
         network.train()
         for _ in range(20):  # batch norm's statistics become those of these images
-            network(x)
+            for side in averages or [size]:
+                network(resize_batch(x, side))
         logits = network.eval()(x)
-        network.fc.bias.sub_(logits.mean(0)).div_(logits.std(0))
-        network.fc.weight.div_(logits.std(0)[:, None])
+        last = network.at(size).fc
+        last.bias.sub_(logits.mean(0)).div_(logits.std(0))
+        last.weight.div_(logits.std(0)[:, None])
     network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     return replace(ours, network=network, calibration=Calibration(temperature=0.6))
 
@@ -69,7 +75,7 @@ def parts_of(photograph: Image.Image, size: int, count: int) -> Pixels:
 @pytest.mark.parametrize("onednn", [4, None])
 def test_a_folded_network_is_the_same_function(name: str, onednn: int | None, photograph: Image.Image) -> None:
     size, config = NETWORKS[name]
-    ours = lively(size, config, photograph)
+    ours = lively(size, config, photograph, (24, 48) if name == "averages" else ())
     before = {key: value.clone() for key, value in ours.network.state_dict().items()}
     pixels = parts_of(photograph, size, 9)
     own = ours.probabilities(pixels)
