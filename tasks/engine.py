@@ -33,7 +33,7 @@ from tasks.values import ModelVersion
 log = logging.getLogger("grayline")
 
 PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "openvino")
-CODE = (*SCORING, device, engines, engine_cuda, engine_trial, exported_onnx, folded, scoring_graph)
+CODE = (*SCORING, engines, engine_cuda, engine_trial, exported_onnx, folded, scoring_graph)
 
 
 @task(cache_policy=NO_CACHE)

@@ -20,8 +20,8 @@ from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
 from resnet_core import classifier as classifier_module
+from resnet_core import embedding, gallery, gallery_sheet, neighbours, paper, shards
 from resnet_core import explain as grad_cam_module
-from resnet_core import gallery, gallery_sheet, neighbours, paper, shards
 from resnet_core.classifier import Classifier
 from resnet_core.digest import digest_of, source_digest
 from resnet_core.encryption import Keys
@@ -38,7 +38,7 @@ from tasks.values import Catalog, Checkpoint, Evaluation, Explanation, ShardSet
 log = logging.getLogger("grayline")
 
 FOLDER, GALLERY, SHEET = "explanation", "gallery.json", "gallery.png"
-MADE_BY = (classifier_module, grad_cam_module, gallery, gallery_sheet, neighbours, paper)
+MADE_BY = (classifier_module, embedding, grad_cam_module, gallery, gallery_sheet, neighbours, paper)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from upath import UPath
 
-from resnet_core import blocks, feature_files, heads, normalisation, resnet, shards
+from resnet_core import blocks, feature_files, heads, normalisation, resnet, shards, sized
 from resnet_core.digest import digest_of, source_digest, table_digest
 from resnet_core.encryption import Keys
 from resnet_core.errors import UserError
@@ -34,7 +34,7 @@ BEGUN, MANIFEST, WORK = "_features.json", "_manifest.json", "_work"
 PART_BYTES = 64 * 1024**2  # of features in a file, and in the memory of a task
 MOST_IN_A_PART = 1024  # images
 KNOWN = ["image_id", "label", "split"]
-CODE = (blocks, feature_files, heads, normalisation, resnet)
+CODE = (blocks, feature_files, heads, normalisation, resnet, sized)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,19 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from resnet_core import augment, blocks, calibration, classifier, heads, normalisation, resnet, shards, sizes
+from resnet_core import (
+    augment,
+    blocks,
+    calibration,
+    classifier,
+    device,
+    heads,
+    normalisation,
+    resnet,
+    shards,
+    sized,
+    sizes,
+)
 from resnet_core.attributes import decoded
 from resnet_core.bootstrap import Groups
 from resnet_core.catalog import SLICED
@@ -22,7 +34,7 @@ from tasks.values import Catalog, ShardSet
 
 # What decides a score, beside the pixels and the version.
 SCORING: tuple[ModuleType, ...] = (
-    augment, blocks, calibration, classifier, heads, normalisation, resnet, sizes,
+    augment, blocks, calibration, classifier, device, heads, normalisation, resnet, sized, sizes,
 )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from resnet_core import (
     augment,
     batches,
     blocks,
+    device,
     distributed,
     fit,
     heads,
@@ -21,6 +22,7 @@ from resnet_core import (
     recipes,
     resnet,
     sampling,
+    sized,
     sizes,
     soft_labels,
     training,
@@ -40,8 +42,8 @@ from tasks.values import ShardSet
 
 # What decides what comes out of a training, beside its data and settings.
 LEARNING = (
-    augment, batches, blocks, distributed, fit, heads, learner, loss, mix, muon, normalisation, optimizers, pretrained,
-    recipes, resnet, sampling, sizes, soft_labels, training,
+    augment, batches, blocks, device, distributed, fit, heads, learner, loss, mix, muon, normalisation, optimizers,
+    pretrained, recipes, resnet, sampling, sized, sizes, soft_labels, training,
 )  # fmt: skip
 
 
