@@ -13,7 +13,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from resnet_core.device import training_dtype
 from resnet_core.distributed import World
-from resnet_core.loss import class_weights, cross_entropy, image_weights
+from resnet_core.loss import adjustment, class_weights, cross_entropy, image_weights
 from resnet_core.optimizers import make_optimizer, make_schedule
 from resnet_core.recipes import TrainConfig
 
@@ -37,6 +37,7 @@ class Learner:
     schedule: LRScheduler
     scaler: torch.amp.GradScaler
     class_weights: Tensor  # float32 [C]
+    adjustment: Tensor  # float32 [C], of the logits
     config: TrainConfig
     dtype: torch.dtype | None
     world: World
@@ -88,7 +89,7 @@ class Learner:
             images, wanted, weight, label = part
             with torch.autocast(x.device.type, self.dtype, enabled=self.dtype is not None):
                 logits = self.forward(images)
-                loss = cross_entropy(logits, wanted, weight, self.config.label_smoothing)
+                loss = cross_entropy(logits + self.adjustment, wanted, weight, self.config.label_smoothing)
             self.scaler.scale(loss).backward()
             right = (logits.detach().argmax(1) == label).sum()
             count = torch.tensor(len(label), device=x.device)
@@ -146,6 +147,7 @@ def start(
         schedule=make_schedule(optimizer, config, steps),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),
         class_weights=class_weights(class_counts, config.class_weights == "balanced").to(device),
+        adjustment=adjustment(class_counts, config.logit_adjustment).to(device),
         config=config,
         dtype=dtype,
         world=world,

@@ -12,6 +12,13 @@ def class_weights(counts: Tensor, balanced: bool) -> Tensor:
     return counts.sum() / (len(counts) * counts.clamp(min=1)).float()
 
 
+def adjustment(counts: Tensor, strength: float) -> Tensor:
+    """int64 [C] images of each class -> float32 [C] to add to the logits in training (Menon et al. 2020,
+    arXiv:2007.07314, section 5): `strength` times the logarithm of each class's share. Without them, afterwards, a
+    class is as likely as if it were not rare: at 1 the most likely one is best for the balanced accuracy."""
+    return strength * (counts.clamp(min=1) / counts.sum()).float().log()
+
+
 def as_targets(labels: Tensor, soft: Tensor | None, classes: int) -> Tensor:
     """int64 [B] labels -> float32 [B, C] shares: the soft labels where there are any."""
     return F.one_hot(labels, classes).float() if soft is None else soft

@@ -24,6 +24,8 @@ class TrainConfig:
     momentum: of `sgd` and `muon`; `adamw` has its own.
     class_weights: `balanced` weighs each class by the inverse of its share.
     sampling: `balanced` draws each class equally often instead.
+    logit_adjustment: how much of the classes' shares is taken out of what is learned: 0 nothing, for accuracy; 1 all
+      of it, for balanced accuracy; about half of it for macro-F1 (see `loss.adjustment`).
     ema_decay: of the averaged weights, per step; 0 keeps the last weights.
     clip_gradients: the largest norm of all gradients together; 0 leaves them as they are.
     early_stopping: epochs without a better validation accuracy after which the best one is taken; 0: never.
@@ -49,6 +51,7 @@ class TrainConfig:
     label_smoothing: Annotated[float, Ge(0), Lt(1)] = 0.05
     class_weights: Literal["none", "balanced"] = "none"
     sampling: Literal["natural", "balanced"] = "natural"
+    logit_adjustment: Annotated[float, Ge(0), Le(1)] = 0.0
     ema_decay: Annotated[float, Ge(0), Lt(1)] = 0.98
     clip_gradients: Annotated[float, Ge(0)] = 0.0
     early_stopping: Annotated[int, Ge(0)] = 0

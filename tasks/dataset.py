@@ -158,6 +158,19 @@ class Dataset(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _classes_are_balanced_once(self) -> "Dataset":
+        train = self.train
+        ways = {
+            "logit_adjustment": train.logit_adjustment > 0,
+            "class_weights": train.class_weights == "balanced",
+            "sampling": train.sampling == "balanced",
+        }
+        if ways["logit_adjustment"] and sum(ways.values()) > 1:
+            found = " and ".join(f"train.{name}" for name, chosen in ways.items() if chosen)
+            raise ValueError(f"{found} do the same for rare classes, and together too much: keep one")
+        return self
+
+    @model_validator(mode="after")
     def _what_is_tuned_may_be_set(self) -> "Dataset":
         for key, part in search_space.parse(self.tune).items():
             for value in search_space.ends(part):

@@ -134,6 +134,20 @@ def test_a_short_training_forgets_its_random_start(digits: Digits) -> None:
     assert torch.dist(averaged, last) < 0.5 * torch.dist(averaged, start)  # type: ignore[arg-type]
 
 
+def test_adjusted_logits_take_the_classes_shares_out_of_what_is_learned(digits: Digits) -> None:
+    """Labels that have nothing to do with the images: one in ten is a 1."""
+    data = some_digits(digits, slice(0, 400))
+    data = replace(data, hard_labels=(torch.arange(400) % 10 == 0).long())
+    found = {}
+    for strength in (0.0, 1.0):
+        config = replace(CONFIG, epochs=4, logit_adjustment=strength)
+        model, _ = train(data, config, build(ModelConfig("resnet10", width=16), size=8, classes=2), classes=2)
+        with torch.inference_mode():
+            found[strength] = float(model(to_input(data.pixels, MOMENTS)).softmax(1)[:, 1].mean())
+    assert found[0.0] < 0.25
+    assert 0.4 < found[1.0] < 0.6
+
+
 def test_early_stopping_ends_and_keeps_the_best_epoch(digits: Digits, tmp_path: Path) -> None:
     data, seen = some_digits(digits, slice(0, 200)), []
     accuracies = iter([0.2, 0.6, 0.5, 0.4, 0.9])

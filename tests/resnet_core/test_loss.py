@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resnet_core.loss import as_targets, class_weights, cross_entropy, image_weights
+from resnet_core.loss import adjustment, as_targets, class_weights, cross_entropy, image_weights
 
 
 def test_of_hard_labels_it_is_torchs_weighted_cross_entropy() -> None:
@@ -37,3 +37,19 @@ def test_balanced_class_weights_give_every_class_the_same_say() -> None:
     counts = torch.tensor([10, 30, 60])
     assert (counts * class_weights(counts, balanced=True)).tolist() == pytest.approx([100 / 3] * 3)
     assert class_weights(counts, balanced=False).tolist() == [1, 1, 1]
+
+
+def test_what_is_learned_with_adjusted_logits_is_what_equal_classes_would_be() -> None:
+    """A class of a tenth that cannot be told apart from the others: its share of what is learned."""
+    counts = torch.tensor([90, 10])
+    targets = torch.eye(2)[torch.repeat_interleave(torch.arange(2), counts)]
+    for strength, share in {0.0: 0.1, 0.5: 0.25, 1.0: 0.5}.items():
+        logits = torch.zeros(1, 2, requires_grad=True)
+        optimizer = torch.optim.SGD([logits], lr=2)
+        for _ in range(200):
+            optimizer.zero_grad()
+            seen = (logits + adjustment(counts, strength)).expand(100, 2)
+            cross_entropy(seen, targets, torch.full((100,), 0.01), 0.0).backward()
+            optimizer.step()
+        assert float(logits.detach().softmax(1)[0, 1]) == pytest.approx(share, abs=1e-3)
+    assert adjustment(torch.tensor([5, 0]), 1.0).isfinite().all()

@@ -36,6 +36,10 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
         ("name: a\nsource: b\nmodel: {arch: vgg}", "model.arch: input should be 'resnet10', 'resnet14'"),
         ("name: Ab\nsource: b", "name: string should match pattern"),
         ("name: a\nsource: b\nsplit: {test: 0.6, validation: 0.4}", "split: test and validation together"),
+        (
+            "name: a\nsource: b\ntrain: {logit_adjustment: 0.5, sampling: balanced}",
+            "train.logit_adjustment and train.sampling do the same",
+        ),
         ("name: a\nsource: b\nevaluate: {slice: [x]}", "evaluate.slice: unknown key. Did you mean 'slices'?"),
         ("name: a\nsource: b\nevaluate: {coverage: 95}", "evaluate.coverage: input should be less than 1, not 95."),
         ("name: a\nsource: b\nevaluate: {costs: {missed_x: -1}}", "evaluate.costs.missed_x: input should be greater"),
