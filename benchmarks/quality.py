@@ -8,8 +8,8 @@ one seed's accuracy on ELPV's 657 has a standard error of 1.5 points besides.
 """
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -34,19 +34,21 @@ from tasks.values import ShardSet
 @dataclass(frozen=True)
 class Trial:
     """Which sample with which labels, by which data set file, how many seeds, and what is measured of each.
-    `certain`: the labels have a `probability`; the accuracy over the images where it is 0 or 1 is measured too."""
+    `changes`: of the file's `train`. `certain`: the labels have a `probability`; the accuracy over the images where it
+    is 0 or 1 is measured too."""
 
     sample: str
     settings: str
     labels: str
     seeds: int
     metrics: tuple[str, ...]
+    changes: Mapping[str, float] = field(default_factory=dict)
     certain: bool = False
 
 
 PARTS = {
     "elpv": Trial("elpv", "elpv-best", "labels.csv", 5, ("accuracy", "macro_f1", "roc_auc"), certain=True),
-    "elpv4": Trial("elpv", "elpv-best", "labels4.csv", 3, ("macro_f1", "accuracy")),
+    "elpv4": Trial("elpv", "elpv", "labels4.csv", 3, ("macro_f1", "accuracy"), {"logit_adjustment": 0.5}),
     "digits": Trial("digits", "digits", "labels.csv", 5, ("accuracy",)),
 }
 CERTAIN = "accuracy_certain"
@@ -60,7 +62,7 @@ def run(folder: Path, track: Track, parts: tuple[str, ...] = (), **changes: Any)
     for name in names:
         trial, source = PARTS[name], folder / name
         dataset = write_sample(trial.sample, source, trial.labels, trial.settings)
-        dataset = dataset.model_copy(update={"train": replace(dataset.train, **changes)})
+        dataset = dataset.model_copy(update={"train": replace(dataset.train, **{**trial.changes, **changes})})
         made = preprocess(dataset, UPath(folder / f"{name}-store"))
         sure = certain(source, trial.labels) if trial.certain else []
         outcomes = []

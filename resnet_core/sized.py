@@ -55,8 +55,7 @@ def averaged_sides(network: Network) -> tuple[int, ...]:
 
 
 def by_side(network: Network, sides: Sequence[int], change: Callable[[ResNet, Sequence[int]], ResNet]) -> Network:
-    """What `change` makes of the network for images of these sides, which it is told; of those for each of them, where
-    it has several."""
+    """The network for images of these sides alone, changed: `change` is given a network and the sides it is for."""
     if not isinstance(network, SizedResNet):
         return change(network, sides)
     return SizedResNet({side: change(network.at(side), [side]) for side in sides})
