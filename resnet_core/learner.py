@@ -142,7 +142,9 @@ def start(
     return Learner(
         model=model,
         forward=forward,
-        average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay), use_buffers=True),
+        # Of the weights alone. Batch norm's statistics are averages already; of averages of them, the averaged weights
+        # make less: long into a training they are of weights that are no more.
+        average=AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema_decay)),
         optimizer=optimizer,
         schedule=make_schedule(optimizer, config, steps),
         scaler=torch.amp.GradScaler(device.type, enabled=dtype is torch.float16),

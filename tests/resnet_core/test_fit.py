@@ -125,6 +125,15 @@ def test_without_an_average_the_last_weights_are_kept(digits: Digits) -> None:
     assert not torch.equal(plain, averaged)  # type: ignore[arg-type]
 
 
+def test_the_averaged_network_normalises_by_the_latest_statistics(digits: Digits) -> None:
+    """Averages of averages are those of weights that are no more."""
+    model = build(ModelConfig("resnet10", width=16), size=8, classes=10)
+    averaged, _ = train(some_digits(digits, slice(0, 200)), CONFIG, model)
+    for (name, own), latest in zip(averaged.named_buffers(), model.buffers(), strict=True):
+        assert torch.equal(own, latest), name
+    assert not torch.equal(averaged.fc.weight, model.fc.weight)  # type: ignore[arg-type]
+
+
 def test_a_short_training_forgets_its_random_start(digits: Digits) -> None:
     """A fixed decay of 0.99 would leave four fifths of it after 22 steps."""
     data = some_digits(digits, slice(0, 176))

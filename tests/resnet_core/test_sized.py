@@ -83,7 +83,7 @@ def test_it_is_as_good_at_each_size_that_it_learned(digits: Digits) -> None:
     pixels = torch.from_numpy(digits[0])[:, None].float()
     larger = resize_batch(pixels, 32)[:, 0].round().clamp(0, 255).to(torch.uint8)
     labels = torch.tensor([int(label) for label in digits[1]])
-    config = replace(CONFIG, epochs=6, optimizer="muon", lr=0.03, scales=(8, 32))
+    config = replace(CONFIG, epochs=6, optimizer="muon", lr=0.03, scales=(8, 32), progressive=0.5)
     moments = Normalisation(0.3, 0.35)
     right: dict[str, list[float]] = {}
     for name, sides in {"one average": (), "an average each": (8, 32)}.items():
