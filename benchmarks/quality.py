@@ -46,9 +46,11 @@ class Trial:
     certain: bool = False
 
 
+# As `recipe: best`, but for the size of the images; half of the classes' shares is taken out, for macro-F1.
+FOUR_CLASSES = {"epochs": 120, "progressive": 0.5, "logit_adjustment": 0.5}
 PARTS = {
     "elpv": Trial("elpv", "elpv-best", "labels.csv", 5, ("accuracy", "macro_f1", "roc_auc"), certain=True),
-    "elpv4": Trial("elpv", "elpv", "labels4.csv", 3, ("macro_f1", "accuracy"), {"logit_adjustment": 0.5}),
+    "elpv4": Trial("elpv", "elpv", "labels4.csv", 3, ("macro_f1", "accuracy"), FOUR_CLASSES),
     "digits": Trial("digits", "digits", "labels.csv", 5, ("accuracy",)),
 }
 CERTAIN = "accuracy_certain"
