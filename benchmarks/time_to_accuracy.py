@@ -10,7 +10,7 @@ and so is the ratio; twice is what is wanted.
 
 A schedule that is cut off in its middle says little of what it would have come to. So the peers run twice:
 `documented`, with all the epochs that their authors recommend, and `shortened`, with a schedule of the
-same shape over as many epochs as the limit has room for.
+same shape over as many epochs as reach the limit.
 """
 
 import hashlib
@@ -118,7 +118,7 @@ def peer_race(
         torch.manual_seed(0)
         epochs = module.EPOCHS
         if part == "shortened":
-            epochs = max(1, int(limit / next(module.train(data, side, epochs, device)).seconds))
+            epochs = math.ceil(limit / next(module.train(data, side, epochs, device)).seconds)
         done: list[Trained] = []
         for epoch in module.train(data, side, epochs, device):
             done.append(epoch)
