@@ -19,7 +19,7 @@ from upath import UPath
 from resnet_core import database
 from resnet_core.files import is_local, write_whole
 from resnet_core.reading import end_idle
-from tasks.batch_folder import MANIFEST, WORK, check_run, remove, replace
+from tasks.batch_folder import BEGUN, MANIFEST, WORK, check_run, remove, replace
 from tasks.batch_values import Batch, Scores
 from tasks.markdown import plain
 from tasks.progress import progress
@@ -82,6 +82,7 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
     if (work := batch.folder / WORK).exists():
         remove(work)
     if batch.folder != batch.final:
+        remove_drafts(batch.final)
         replace(batch.final)
     for line in in_words(scores):
         log.info("score       %s", line)
@@ -142,13 +143,19 @@ def added(mine: tuple[int, int], more: tuple[int, int]) -> tuple[int, int]:
 
 
 def clean(folder: UPath, names: set[str]) -> None:
-    """Take away rows that do not hold any more, and what killed runs had begun to write."""
+    """Take away rows that do not hold any more."""
     for old in folder.glob("*.parquet"):
         if old.name not in names:
             old.unlink()
+    remove_drafts(folder)
+
+
+def remove_drafts(folder: UPath) -> None:
+    """What killed runs had begun to write. Elsewhere than on a disk there is no such thing (see `write_whole`)."""
     if is_local(folder):
-        for draft in folder.glob(".*.parquet.*"):
-            draft.unlink()
+        for name in ("*.parquet", BEGUN, MANIFEST):
+            for draft in folder.glob(f".{name}.*"):
+                draft.unlink(missing_ok=True)
 
 
 def manifest(batch: Batch, scores: Scores, parts: dict[str, int]) -> dict[str, Any]:

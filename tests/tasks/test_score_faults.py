@@ -92,6 +92,15 @@ def test_killed_at_fifty_moments_while_files_come_and_go(source: Path, tmp_path:
     assert left == {"_batch.json", "_manifest.json"}
 
 
+def test_what_killed_runs_had_begun_to_write_is_gone(source: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("._batch.json.0123abcd", "._manifest.json.0123abcd", ".key-0123.parquet.0123abcd"):
+        (out / name).write_text("{")
+    assert finish(str(source), str(out)) == 0
+    assert {path.name for path in out.iterdir() if path.suffix != ".parquet"} == {"_batch.json", "_manifest.json"}
+
+
 def come_and_go(source: Path, chance: random.Random, files: list[Path], away: list[Path]) -> None:
     """One comes, one goes, one gets another's content."""
     if away and chance.random() < 0.5:
