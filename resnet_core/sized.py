@@ -77,6 +77,6 @@ def _share(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> Non
 def _spread(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
     """Each parameter for all sides, before it is loaded."""
     assert isinstance(module, SizedResNet)
-    for name in [name for name, _parameter in next(iter(module.sides.values())).named_parameters()]:
+    for name, _parameter in next(iter(module.sides.values())).named_parameters():
         if (value := state.pop(prefix + name, None)) is not None:
             state |= {f"{prefix}sides.{side}.{name}": value for side in module.sides}
