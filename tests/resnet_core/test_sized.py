@@ -83,7 +83,7 @@ def test_it_is_as_good_at_each_size_that_it_learned(digits: Digits) -> None:
     pixels = torch.from_numpy(digits[0])[:, None].float()
     larger = resize_batch(pixels, 32)[:, 0].round().clamp(0, 255).to(torch.uint8)
     labels = torch.tensor([int(label) for label in digits[1]])
-    config = replace(CONFIG, epochs=6, optimizer="muon", lr=0.03, scales=(8, 32), progressive=0.5)
+    config = replace(CONFIG, epochs=6, optimizer="muon", lr=0.03, scales=(8, 32))
     moments = Normalisation(0.3, 0.35)
     right: dict[str, list[float]] = {}
     for name, sides in {"one average": (), "an average each": (8, 32)}.items():
@@ -96,8 +96,8 @@ def test_it_is_as_good_at_each_size_that_it_learned(digits: Digits) -> None:
             for side in (8, 32):
                 seen = found(resize_batch(to_input(larger[900:], moments), side)).argmax(1)
                 right.setdefault(name, []).append(float((seen == labels[900:]).float().mean()))
-    assert min(right["an average each"]) > 0.75
-    assert min(right["one average"]) < min(right["an average each"]) - 0.1
+    assert min(right["an average each"]) > 0.85
+    assert min(right["one average"]) < min(right["an average each"]) - 0.15
 
 
 def test_a_killed_training_at_several_sizes_ends_with_the_same_weights(digits: Digits, tmp_path: Path) -> None:
