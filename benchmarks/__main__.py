@@ -31,6 +31,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "memory": (),
     "sizes": (),
     "quality": ("elpv", "elpv4", "digits"),
+    "self_supervised": (),
     "label_issues": ("digits", "elpv"),
     "time_to_accuracy": ("documented", "shortened"),
     "gate": ("images", "groups"),

@@ -5,6 +5,9 @@ The peer has normalised float tensors ready, contiguous as torch makes them, and
 probabilities as a batch does: as many threads as the peer has, each with images of its own. Both in batches of
 the size that the engine would choose, and the peer in batches of 128 too; reading files is no part of it.
 The difference is between the two softmax outputs; that of int8 is what the gate is asked about.
+
+The limit: the network's multiplications and additions at the rate at which these cores multiply large matrices, with
+nothing else to do. Engines that convolve as the network is written cannot be faster than that.
 """
 
 from collections.abc import Sequence
@@ -15,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import Comparison, Difference, Result, Track, Turn, interleave, timed
 from benchmarks.score import BATCH, CLASSES, MODEL, SIZE, contestants, eager
@@ -27,6 +31,7 @@ from resnet_core.scoring_graph import describe, trace
 ROUNDS = 9
 SECONDS = 1.0  # of a turn
 CALL = 128  # images that a thread is given at a time
+SQUARE = 2048  # rows and columns of the limit's matrices
 
 
 def run(folder: Path, track: Track, names: Sequence[EngineName] = ENGINES) -> Result:
@@ -36,11 +41,13 @@ def run(folder: Path, track: Track, names: Sequence[EngineName] = ENGINES) -> Re
     with ThreadPoolExecutor(workers) as threads:
         engines_of = {name: side_by_side(engine, pixels, workers, threads) for name, engine in opened.items()}
         peers = {f"eager, batch {size}": alone(network, floats, size) for size in dict.fromkeys((BATCH, batch))}
+        peers["a matrix product's arithmetic (limit)"] = arithmetic(network, floats)
         rates = interleave(ROUNDS, engines_of | peers, track)
     wanted = eager(network, floats).numpy()
+    differences = {name: apart(engine, pixels, wanted) for name, engine in opened.items()}
     lines = [
-        Comparison(f"engine {name}", peer, rates[name], rates[peer], apart(engine, pixels, wanted))
-        for name, engine in opened.items()
+        Comparison(f"engine {name}", peer, rates[name], rates[peer], differences[name])
+        for name in opened
         for peer in peers
     ]
     setting = (
@@ -74,6 +81,20 @@ def alone(network: ResNet, x: Tensor, batch: int) -> Turn:
     def work() -> int:
         with torch.inference_mode():
             return sum(len(network(piece).softmax(1)) for piece in x.split(batch))
+
+    return timed(work, SECONDS)
+
+
+def arithmetic(network: ResNet, x: Tensor) -> Turn:
+    """Images/s, if they cost what their multiplications cost in a product of large matrices."""
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        network(x[:1])
+    images = 2 * SQUARE**3 / counter.get_total_flops()
+    matrix = torch.randn(SQUARE, SQUARE)
+
+    def work() -> float:
+        torch.mm(matrix, matrix)
+        return images
 
     return timed(work, SECONDS)
 

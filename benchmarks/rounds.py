@@ -93,7 +93,7 @@ def interleave(rounds: int, contestants: Mapping[str, Turn], track: Track) -> di
     return {name: tuple(found) for name, found in rates.items()}
 
 
-def timed(work: Callable[[], int], seconds: float = 0.5) -> Turn:
+def timed(work: Callable[[], float], seconds: float = 0.5) -> Turn:
     """Repeat `work`, which returns how many images it did, once and then for as long as `seconds`
     are not over."""
 

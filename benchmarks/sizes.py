@@ -34,8 +34,8 @@ from tasks.values import ShardSet
 
 SIZE, WIDTH = 96, 32
 SIZES = (48, 72, 96, 144, 192)  # 0.5 to 2 times 96 pixels
-SCALES = (48, 72, 96, 96, 144, 192)  # one of them a batch, 96 twice as often; the shards hold the largest
-EPOCHS = 36  # of the multi-scale network
+SCALES = (48, 72, 96, 96, 96, 96, 144, 192)  # one of them a batch, 96 in half of them; the shards hold the largest
+EPOCHS = 48  # of the multi-scale network
 SEEDS = 2
 PILOT = 2  # epochs that tell how long one of the plain network takes
 MOST_PIXELS = 10**9
