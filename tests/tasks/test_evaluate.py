@@ -173,8 +173,9 @@ def test_scoring_says_the_same_of_the_same_pixels(case: Case, evaluation: Evalua
     assert [list(p.prediction_set or ()) for p in scored] == [list(each) for each in rows["prediction_set"]]
     assert [p.needs_review for p in scored] == rows["needs_review"].tolist()
     raw = Classifier.load(Path(case.checkpoint.folder.path) / "model", "cpu")
-    assert np.abs(raw.probabilities(read(case.shard_set.files, "test", trained.classes).pixels)
-                  - np.stack(rows["probabilities"])).max() > 0.01  # fmt: skip
+    apart = raw.probabilities(read(case.shard_set.files, "test", trained.classes).pixels)
+    apart -= np.stack(rows["probabilities"])
+    assert np.abs(apart).max() > 1e-3  # how far off, the training decides; the same is within 1e-5
 
 
 def test_what_mlflow_and_prefect_have(case: Case, evaluation: Evaluation) -> None:
