@@ -172,10 +172,13 @@ def test_scoring_says_the_same_of_the_same_pixels(case: Case, evaluation: Evalua
     assert [p.label for p in scored] == rows["decided"].tolist()
     assert [list(p.prediction_set or ()) for p in scored] == [list(each) for each in rows["prediction_set"]]
     assert [p.needs_review for p in scored] == rows["needs_review"].tolist()
-    raw = Classifier.load(Path(case.checkpoint.folder.path) / "model", "cpu")
-    apart = raw.probabilities(read(case.shard_set.files, "test", trained.classes).pixels)
-    apart -= np.stack(rows["probabilities"])
-    assert np.abs(apart).max() > 1e-3  # how far off, the training decides; the same is within 1e-5
+    pixels = read(case.shard_set.files, "test", trained.classes).pixels
+    raw = Classifier.load(Path(case.checkpoint.folder.path) / "model", "cpu").probabilities(pixels)
+    assert trained.calibration.temperature != 1
+    np.testing.assert_allclose(trained.calibration.calibrated(raw), np.stack(rows["probabilities"]), atol=1e-5)
+    # How far from 1 the temperature comes is the training's matter; that it is read and used is not.
+    replace(trained.calibration, temperature=1.5).save(tmp_path / "model")
+    assert np.abs(Classifier.load(tmp_path / "model", "cpu").probabilities(pixels) - raw).max() > 0.01
 
 
 def test_what_mlflow_and_prefect_have(case: Case, evaluation: Evaluation) -> None:
