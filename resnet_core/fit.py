@@ -22,6 +22,7 @@ from resnet_core.batches import Batch, Batches, batch_sizes
 from resnet_core.device import repeatable
 from resnet_core.distributed import ALONE, World
 from resnet_core.errors import TrainingError
+from resnet_core.heap import freed_memory_stays
 from resnet_core.learner import Learner
 from resnet_core.loss import as_targets
 from resnet_core.mix import mix
@@ -55,6 +56,7 @@ class Step:
     accuracy: float
 
 
+@freed_memory_stays()
 def fit(
     model: nn.Module,
     train: Batches,

@@ -100,6 +100,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_other_ones(digits: Dig
     assert not torch.equal(first, other)  # type: ignore[arg-type]
 
 
+def test_memory_that_stays_in_the_process_changes_no_bit(digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = some_digits(digits, slice(0, 200))
+    stayed, _ = train(data, CONFIG)
+    monkeypatch.setattr("platform.libc_ver", lambda: ("", ""))
+    given_back, _ = train(data, CONFIG)
+    assert_same(stayed.state_dict(), given_back.state_dict())
+
+
 def test_steps_count_every_image_and_validation_is_asked_once_an_epoch(digits: Digits) -> None:
     steps, asked = [], []
 

@@ -22,7 +22,11 @@ NEUTRAL = {
 }
 # The same, where it holds for one list alone.
 NEUTRAL_FOR = {
-    "training": {"classifier": "validates", "training_state": "the same bits come out"},
+    "training": {
+        "classifier": "validates",
+        "heap": "the same bits come out",
+        "training_state": "the same bits come out",
+    },
     "batches": {"sources": "part of a batch's listing"},
     "features": {"augment": "the names of a choice", "classifier": "a record"},
     "evaluations": {
