@@ -63,7 +63,8 @@ def plan_shards(catalog: Catalog, pixels: UPath, dataset: Dataset, store: UPath)
         found.append((name, pixels / part, tuple(splits.count(split) for split in SPLITS)))
         learned |= {label for label, split in zip(rows["label"].to_pylist(), splits, strict=True) if split == "train"}
     check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
-    folder = store / "shards" / dataset.name / digest_of(sorted(name for name, _, _ in found))
+    found.sort()  # by what is in them: parts are named by places and dates too, on which no training may depend
+    folder = store / "shards" / dataset.name / digest_of([name for name, _, _ in found])
     twins = {path.name: path for path in folder.parent.glob("*/*.parquet")} if folder.parent.exists() else {}
     return tuple(ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
 

@@ -67,6 +67,18 @@ def test_a_row_an_image_with_the_contracts_columns(digit_folder: Path, tmp_path:
     assert ((rows["width"] == 8) & (rows["height"] == 8)).all()
 
 
+def test_where_and_when_images_were_written_changes_nothing_that_is_learned(digit_folder: Path, tmp_path: Path) -> None:
+    places = [
+        digit_folder,
+        *(Path(shutil.copytree(digit_folder, tmp_path / f"copy{k}" / "of digits")) for k in range(3)),
+    ]
+    os.utime(next(places[1].glob("3/*.png")), (0, 0))
+    made = [sharded(dataset_of(place), UPath(tmp_path / f"s{k}")) for k, place in enumerate(places)]
+    assert len(made[0].files) > 3
+    assert len({tuple(path.name for path in found.files) for found in made}) == 1
+    assert len({found.digest for found in made}) == 1
+
+
 def test_bad_files_are_quarantined_with_a_reason_and_the_rest_goes_on(digit_folder: Path, tmp_path: Path) -> None:
     whole = next(digit_folder.glob("3/*.png")).read_bytes()
     (digit_folder / "3" / "cut.png").write_bytes(whole[: len(whole) // 2])
