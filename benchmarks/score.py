@@ -1,9 +1,9 @@
 """The classifier of bulk scoring: `Classifier.probabilities` against plain eager PyTorch.
 
 Ours takes uint8 images and normalises them; the peer has normalised float tensors ready, contiguous
-as torch makes them, and runs the same weights under `inference_mode`. Both in batches of 128, both
-to softmax. Reading files is no part of it: see `decode` and `ingest`. The difference is between the
-two softmax outputs.
+as torch makes them, in batches of 128, and runs the same weights under `inference_mode`. Both to
+softmax, ours in batches of its own choice. Reading files is no part of it: see `decode` and `ingest`.
+The difference is between the two softmax outputs.
 """
 
 from pathlib import Path
@@ -34,15 +34,15 @@ def run(folder: Path, track: Track) -> Result:
     rates = interleave(
         ROUNDS,
         {
-            "ours": timed(lambda: len(ours.probabilities(pixels, BATCH))),
+            "ours": timed(lambda: len(ours.probabilities(pixels))),
             "peer": timed(lambda: len(eager(network, floats))),
         },
         track,
     )
-    gap = np.abs(ours.probabilities(pixels, BATCH) - eager(network, floats).numpy())
+    gap = np.abs(ours.probabilities(pixels) - eager(network, floats).numpy())
     return Result(
         "score",
-        f"{MODEL.arch}, {SIZE} px, batch {BATCH}, {torch.get_num_threads()} torch threads",
+        f"{MODEL.arch}, {SIZE} px, batch {ours.usual_batch()} and {BATCH}, {torch.get_num_threads()} torch threads",
         (
             Comparison(
                 "Classifier.probabilities",

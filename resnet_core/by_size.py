@@ -53,7 +53,7 @@ def by_size(
     for side in sides(classifier.preprocessing.size):
         parts = []
         for start in range(0, len(pixels), BATCH):
-            parts.append(once.probabilities(pixels[start : start + BATCH], BATCH, side))
+            parts.append(once.probabilities(pixels[start : start + BATCH], side=side))
             advance(len(parts[-1]))
         shares = np.concatenate(parts)
         values = (metric(labels, shares) for metric in (accuracy, macro_f1, roc_auc))

@@ -22,12 +22,16 @@ from resnet_core.calibration import Calibration, load_calibration
 from resnet_core.device import find_device, full_precision
 from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.preprocessing import Gray, Preprocessing, resize
-from resnet_core.resnet import ModelConfig, build
+from resnet_core.resnet import ModelConfig, build, find_stem
 from resnet_core.sized import Network, averaged_sides, sized
 from resnet_core.sizes import resize_batch
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"
+
+# Images of a batch on a CPU: so many that the stem's output, the largest there is, takes about so many bytes. From
+# 32 MiB on, the allocator asks the system for every tensor anew; a few images leave late layers too little to do.
+STEM_BYTES, BATCHES = 16 * 2**20, (8, 128)
 
 # The axes to reverse for each mirror image; `dihedral` has the same ones of the transposed image too.
 MIRRORED: dict[Flips, tuple[tuple[int, ...], ...]] = {
@@ -72,18 +76,27 @@ class Classifier:
         """Of the images that the network is given for a score, in pixels."""
         return self.config.score_scales or (self.preprocessing.size,)
 
+    def usual_batch(self, side: int | None = None) -> int:
+        """How many images of that side, by default the largest of `sides`, to give to the network at once."""
+        least, most = BATCHES
+        if self.device.type != "cpu":
+            return most
+        stride = 1 if find_stem(self.config, self.preprocessing.size) == "small" else 2
+        values = self.config.width * ((side or max(self.sides)) // stride) ** 2
+        return min(max(STEM_BYTES // (4 * values), least), most)
+
     def probabilities(
-        self, pixels: NDArray[np.uint8], batch_size: int = 128, side: int | None = None
+        self, pixels: NDArray[np.uint8], batch_size: int | None = None, side: int | None = None
     ) -> NDArray[np.float32]:
         """Preprocessed uint8 [N, size, size] -> float32 [N, C], rows summing to 1: the mean over the
-        configured sizes and mirror images, each of which costs a pass of its own, calibrated. side: to
-        resize to first, in pixels."""
+        configured sizes and mirror images, each of which costs a pass of its own, calibrated. batch_size: by
+        default `usual_batch`. side: to resize to first, in pixels."""
         if len(pixels) == 0:
             return np.empty((0, len(self.classes)), dtype=np.float32)
         self.network.eval()
         parts = []
         with torch.inference_mode(), full_precision(self.device):
-            for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size):
+            for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size or self.usual_batch(side)):
                 parts.append(self.shares(batch.to(self.device), side).cpu())
         return self.calibration.calibrated(torch.cat(parts).numpy())
 

@@ -33,9 +33,6 @@ from resnet_core.scoring_graph import ScoringGraph, describe, trace
 EngineName = Literal["torch", "compile", "onnx", "openvino", "int8"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 FROM_FILE: tuple[EngineName, ...] = ("onnx", "openvino", "int8")
-# Images of a batch on a CPU: so many that the stem's output, the largest there is, takes about so many bytes. From
-# 32 MiB on, the allocator asks the system for every tensor anew; a few images leave late layers too little to do.
-STEM_BYTES, BATCHES = 16 * 2**20, (8, 128)
 COMPILERS = ("g++", "clang++", "c++")
 
 
@@ -80,13 +77,7 @@ def compiler() -> str | None:
 
 def usual_batch(classifier: Classifier) -> int:
     """On a GPU, where to start to look for what its memory has room for."""
-    if classifier.device.type == "cuda":
-        return engine_cuda.LARGEST
-    side = max(classifier.sides)
-    conv = classifier.network.at(side).conv1
-    values = conv.out_channels * (side // conv.stride[0]) ** 2
-    least, most = BATCHES
-    return min(max(STEM_BYTES // (4 * values), least), most)
+    return engine_cuda.LARGEST if classifier.device.type == "cuda" else classifier.usual_batch()
 
 
 def open_torch(classifier: Classifier, batch_size: int, plain: bool = False) -> Engine:

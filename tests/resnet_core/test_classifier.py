@@ -142,6 +142,24 @@ def test_the_batch_size_and_the_order_change_nothing() -> None:
     assert ours.probabilities(pixels[:0]).shape == (0, 3)
 
 
+@pytest.mark.parametrize(
+    ("size", "width", "scales", "side", "expected"),
+    [
+        (8, 16, (), None, 128),  # the small stem: 8 x 8 x 16 numbers an image
+        (32, 64, (), None, 64),
+        (224, 16, (), None, 20),  # 112 x 112 x 16, 0.8 MB
+        (224, 16, (192, 224, 256), None, 16),
+        (224, 16, (192, 224, 256), 112, 83),
+        (512, 64, (), None, 8),
+    ],
+)
+def test_a_batch_is_as_large_as_its_tensors_stay_small(
+    size: int, width: int, scales: tuple[int, ...], side: int | None, expected: int
+) -> None:
+    ours = a_classifier(size, replace(TINY, width=width, score_scales=scales))
+    assert ours.usual_batch(side) == expected
+
+
 def test_a_model_of_an_older_version_loads(tmp_path: Path) -> None:
     """It names only the settings that there were then."""
     ours = a_classifier()
