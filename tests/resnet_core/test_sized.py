@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from statistics import mean
 
 import numpy as np
 import pytest
@@ -79,25 +80,27 @@ def test_a_batch_moves_the_averages_of_its_size_alone() -> None:
 
 
 def test_it_is_as_good_at_each_size_that_it_learned(digits: Digits) -> None:
-    """With averages over all sizes, it is right about less than two thirds at the ends."""
+    """With averages over all sizes, it is right about less than three quarters at the worse end. The mean of three
+    seeds: one's difference lies between 0.12 and 0.3, and rounding, another one on each processor, moves it there."""
     pixels = torch.from_numpy(digits[0])[:, None].float()
     larger = resize_batch(pixels, 32)[:, 0].round().clamp(0, 255).to(torch.uint8)
     labels = torch.tensor([int(label) for label in digits[1]])
-    config = replace(CONFIG, epochs=6, optimizer="muon", lr=0.03, scales=(8, 32))
+    shown = Resident(larger[:900], labels[:900], torch.ones(900), ids=[str(k) for k in range(900)])
     moments = Normalisation(0.3, 0.35)
-    right: dict[str, list[float]] = {}
-    for name, sides in {"one average": (), "an average each": (8, 32)}.items():
-        model = sized(build(replace(TINY, head="multiscale", stem="small"), size=32, classes=10), sides)
-        found, _ = fit(
-            model, Resident(larger[:900], labels[:900], torch.ones(900), ids=[str(k) for k in range(900)]), config,
-            class_counts=torch.bincount(labels[:900]), normalisation=moments, device=CPU,
-        )  # fmt: skip
+
+    def right_at_the_worse_size(sides: tuple[int, ...], seed: int) -> float:
+        config = replace(CONFIG, epochs=6, optimizer="muon", lr=0.03, scales=(8, 32), seed=seed)
+        fresh = build(replace(TINY, head="multiscale", stem="small"), size=32, classes=10, seed=seed)
+        counts = torch.bincount(labels[:900])
+        model, _ = fit(sized(fresh, sides), shown, config, class_counts=counts, normalisation=moments, device=CPU)
         with torch.inference_mode():
-            for side in (8, 32):
-                seen = found(resize_batch(to_input(larger[900:], moments), side)).argmax(1)
-                right.setdefault(name, []).append(float((seen == labels[900:]).float().mean()))
-    assert min(right["an average each"]) > 0.85
-    assert min(right["one average"]) < min(right["an average each"]) - 0.15
+            seen = [model(resize_batch(to_input(larger[900:], moments), side)).argmax(1) for side in (8, 32)]
+        return min(float((found == labels[900:]).float().mean()) for found in seen)
+
+    one_average = mean(right_at_the_worse_size((), seed) for seed in range(3))
+    an_average_each = mean(right_at_the_worse_size((8, 32), seed) for seed in range(3))
+    assert an_average_each > 0.85
+    assert one_average < an_average_each - 0.15
 
 
 def test_a_killed_training_at_several_sizes_ends_with_the_same_weights(digits: Digits, tmp_path: Path) -> None:
