@@ -52,6 +52,7 @@ TRIALS = {
     "lr_0.06": Changes(train={"lr": 0.06}),
     "no_smoothing": Changes(train={"label_smoothing": 0.0}),
     "multiscale": Changes(model={"head": "multiscale"}),
+    "multiscale_no_smoothing": Changes(model={"head": "multiscale"}, train={"label_smoothing": 0.0}),
     "all_three": Changes(model={"head": "multiscale"}, train={"lr": 0.06, "label_smoothing": 0.0}),
 }
 
