@@ -4,8 +4,9 @@ Ours shuffles and gathers resident uint8 images, augments, normalises, weighs an
 steps the schedule, averages the weights and counts what was right. The bare loop does forward,
 backward and an SGD step on one random batch that lies ready. Same network, same shapes, both
 channels_last, both in float32 and, on a CPU with units for it, in bfloat16. Ours is the rate that
-`fit` itself reports for an epoch. Large images can bring it above the limit: the bare loop gives its
-memory back to the system in every step, see `resnet_core.heap`.
+`fit` itself reports for its second epoch: in the first one it fetches the memory that it keeps. Large
+images can bring it above the limit: the bare loop gives its memory back to the system in every step, see
+`resnet_core.heap`.
 """
 
 from collections.abc import Iterator
@@ -85,7 +86,7 @@ def ours(shape: Shape, images: Resident, dtype: torch.dtype | None) -> float:
         build(shape.model, size=shape.size, classes=CLASSES),
         images,
         TrainConfig(
-            epochs=1,
+            epochs=2,
             batch_size=shape.batch,
             optimizer="sgd",
             lr=0.1,
@@ -96,7 +97,7 @@ def ours(shape: Shape, images: Resident, dtype: torch.dtype | None) -> float:
         normalisation=Normalisation(0.5, 0.29),
         device=CPU,
     )
-    return epochs[0].images_per_second
+    return epochs[-1].images_per_second
 
 
 def bare_network(shape: Shape) -> ResNet:
