@@ -29,6 +29,7 @@ NAMES = ("decode", "batches", "fit", "score", "ingest", "batch")
 LONG: dict[str, tuple[str, ...]] = {
     "scale": (),
     "memory": (),
+    "heap": (),
     "sizes": (),
     "quality": ("elpv", "elpv4", "digits"),
     "self_supervised": (),

@@ -9,7 +9,7 @@ images can bring it above the limit: the bare loop gives its memory back to the 
 `resnet_core.heap`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,18 +17,21 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from benchmarks.rounds import Comparison, Result, Track, interleave, timed
 from resnet_core.augment import AugmentConfig
 from resnet_core.batches import Resident
 from resnet_core.device import training_dtype
-from resnet_core.fit import fit
+from resnet_core.fit import Epoch, fit
 from resnet_core.normalisation import Normalisation
 from resnet_core.recipes import TrainConfig
 from resnet_core.resnet import ModelConfig, ResNet, build
 
 CLASSES = 2
 ROUNDS = 5
+
+Fitted = tuple[nn.Module, list[Epoch]]
 
 
 @dataclass(frozen=True)
@@ -81,8 +84,8 @@ def training_images(shape: Shape) -> Resident:
     )
 
 
-def ours(shape: Shape, images: Resident, dtype: torch.dtype | None) -> float:
-    _, epochs = fit(
+def ours(shape: Shape, images: Resident, dtype: torch.dtype | None, loop: Callable[..., Fitted] = fit) -> float:
+    _, epochs = loop(
         build(shape.model, size=shape.size, classes=CLASSES),
         images,
         TrainConfig(
