@@ -20,12 +20,10 @@ from upath import UPath
 
 from benchmarks.nights import catalog_and_shards, write_sample
 from benchmarks.rounds import Measure, Result, Track
-from benchmarks.trainings import RESIDENT_BYTES, kept, percents
+from benchmarks.trainings import RESIDENT_BYTES, kept, percents, train
 from resnet_core import shards, training
 from resnet_core.device import describe, find_device
-from resnet_core.fit import Epoch
 from resnet_core.label_issues import find, margins
-from resnet_core.training import run as train
 from tasks.dataset import Dataset
 from tasks.learning import job_of
 from tasks.training_images import training_images
@@ -151,11 +149,7 @@ def advance(show: Callable[[float], None], done: int, share: float) -> None:
 
 def one_fold(job: training.Job, show: Callable[[float], None], checkpoint: UPath) -> dict[str, Any]:
     """The probabilities of each image that the training has not seen, by its id."""
-
-    def on_epoch(epoch: Epoch) -> None:
-        show(epoch.epoch / job.config.epochs)
-
-    classifier, _ = train(replace(job, state=checkpoint), find_device(), on_epoch=on_epoch)
+    classifier, _ = train(job, checkpoint, show)
     found: dict[str, Any] = {}
     for images in training.kept_aside(job):
         probabilities = classifier.probabilities(images.pixels).tolist()

@@ -20,12 +20,10 @@ from upath import UPath
 
 from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Measure, Result, Track
-from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds
+from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds, train
 from resnet_core.classifier import Classifier
 from resnet_core.device import describe, find_device
-from resnet_core.fit import Epoch
 from resnet_core.metrics import METRICS, accuracy
-from resnet_core.training import run as train
 from tasks.dataset import Dataset
 from tasks.learning import job_of
 from tasks.values import ShardSet
@@ -86,10 +84,7 @@ def one_seed(
     job = job_of(made, dataset.model_copy(update={"train": replace(dataset.train, seed=seed)}), RESIDENT_BYTES, None)
 
     def work(checkpoint: UPath) -> dict[str, Any]:
-        def on_epoch(epoch: Epoch) -> None:
-            show(epoch.epoch / job.config.epochs)
-
-        classifier, epochs = train(replace(job, state=checkpoint), find_device(), on_epoch=on_epoch)
+        classifier, epochs = train(job, checkpoint, show)
         return {
             "seconds": seconds(epochs, made.train),
             **scored(classifier, made, sure),

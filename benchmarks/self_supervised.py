@@ -27,18 +27,16 @@ from upath import UPath
 
 from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
-from benchmarks.trainings import RESIDENT_BYTES, Test, held_out, kept, percents, seconds
+from benchmarks.trainings import RESIDENT_BYTES, Test, held_out, kept, percents, seconds, train
 from resnet_core import resnet, shards
 from resnet_core.augment import AugmentConfig, augment
 from resnet_core.batches import Resident
 from resnet_core.device import describe, find_device
 from resnet_core.digest import source_digest
-from resnet_core.fit import Epoch
 from resnet_core.metrics import METRICS
 from resnet_core.normalisation import Normalisation, to_input
 from resnet_core.resnet import ResNet
 from resnet_core.training import Job
-from resnet_core.training import run as train
 from tasks.learning import job_of
 
 SIZE = 96
@@ -113,11 +111,8 @@ def learned(arm: str, job: Job, digest: str, test: Test, show: Show, looks: int 
             before = float(weights.with_suffix(".seconds").read_text())
             model = replace(model, pretrained=str(weights))
 
-        def on_epoch(epoch: Epoch) -> None:
-            share = epoch.epoch / job.config.epochs
-            show((1 + share) / 2 if looks else share)
-
-        classifier, epochs = train(replace(job, model=model, state=checkpoint), device, on_epoch=on_epoch)
+        rest = (lambda share: show((1 + share) / 2)) if looks else show
+        classifier, epochs = train(replace(job, model=model), checkpoint, rest)
         probabilities = classifier.probabilities(test.pixels)
         judged = {name: METRICS[name](test.labels, probabilities) for name in JUDGED}
         times = {"seconds": seconds(epochs, job.train), "pre-training": before}

@@ -21,13 +21,12 @@ from upath import UPath
 
 from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
-from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds
+from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds, train
+from resnet_core import training
 from resnet_core.device import describe, find_device
-from resnet_core.fit import Epoch
 from resnet_core.grayscale import decode_square
 from resnet_core.metrics import accuracy
 from resnet_core.training import Job
-from resnet_core.training import run as train
 from tasks.dataset import Dataset
 from tasks.learning import job_of
 from tasks.values import ShardSet
@@ -95,10 +94,7 @@ def trained(job: Job, digest: str, test: HeldOut, seed: int, show: Show, pilot: 
     job = replace(job, config=replace(job.config, seed=seed))
 
     def work(checkpoint: UPath) -> dict[str, Any]:
-        def on_epoch(epoch: Epoch) -> None:
-            show(epoch.epoch / job.config.epochs)
-
-        classifier, epochs = train(replace(job, state=checkpoint), find_device(), on_epoch=on_epoch)
+        classifier, epochs = train(job, checkpoint, show)
         return {
             "seconds": seconds(epochs, job.train),
             "seconds_of_a_plain_epoch": epoch_seconds(pilot) if pilot else None,
@@ -115,7 +111,7 @@ def trained(job: Job, digest: str, test: HeldOut, seed: int, show: Show, pilot: 
 
 
 def epoch_seconds(job: Job) -> float:
-    _, epochs = train(replace(job, config=replace(job.config, epochs=PILOT)), find_device())
+    _, epochs = training.run(replace(job, config=replace(job.config, epochs=PILOT)), find_device())
     return min(job.train / epoch.images_per_second for epoch in epochs)
 
 

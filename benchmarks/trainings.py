@@ -7,6 +7,7 @@ What it does not know is how busy the machine was: `rm -r benchmarks/results/tra
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +16,9 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from benchmarks.rounds import Track
-from resnet_core import classifier, metrics, shards
+from resnet_core import classifier, metrics, shards, training
+from resnet_core.classifier import Classifier
+from resnet_core.device import find_device
 from resnet_core.digest import digest_of, source_digest
 from resnet_core.files import write_text
 from resnet_core.fit import Epoch
@@ -49,6 +52,15 @@ def kept(name: str, work: Callable[[UPath], dict[str, Any]], *decides: Any) -> d
         write_text(outcome, json.dumps(work(checkpoint), indent=2) + "\n")
         checkpoint.unlink(missing_ok=True)
     return dict(json.loads(outcome.read_text(encoding="utf-8")))
+
+
+def train(job: training.Job, checkpoint: UPath, show: Callable[[float], None]) -> tuple[Classifier, list[Epoch]]:
+    """Go on from the checkpoint, if it is there. show: told the share of the epochs that is done, after each."""
+
+    def on_epoch(epoch: Epoch) -> None:
+        show(epoch.epoch / job.config.epochs)
+
+    return training.run(replace(job, state=checkpoint), find_device(), on_epoch=on_epoch)
 
 
 def seconds(epochs: Sequence[Epoch], images: int) -> float:

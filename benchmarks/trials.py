@@ -17,13 +17,10 @@ from upath import UPath
 from benchmarks.nights import preprocess, write_sample
 from benchmarks.quality import CERTAIN, PARTS, certain
 from benchmarks.rounds import Measure, Result, Track
-from benchmarks.trainings import RESIDENT_BYTES, kept, percents, seconds
-from resnet_core import shards
+from benchmarks.trainings import RESIDENT_BYTES, kept, percents, seconds, train
 from resnet_core.device import describe, find_device
-from resnet_core.fit import Epoch
 from resnet_core.metrics import METRICS, accuracy
-from resnet_core.training import Job
-from resnet_core.training import run as train
+from resnet_core.training import Job, kept_aside
 from tasks.learning import job_of
 
 SIZE, SCALES = 224, (200, 224, 248)
@@ -36,15 +33,13 @@ SHOWN = ("accuracy", "roc_auc", "nll", CERTAIN, TRAINING)
 
 @dataclass(frozen=True)
 class Changes:
-    """Of the data set file's `model`, `train` and `train.augment`."""
+    """Of the data set file's `model` and `train`."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
-    augment: Mapping[str, Any] = field(default_factory=dict)
 
     def applied(self, job: Job) -> Job:
-        changed = replace(job.config, augment=replace(job.config.augment, **self.augment), **self.train)
-        return replace(job, model=replace(job.model, **self.model), config=changed)
+        return replace(job, model=replace(job.model, **self.model), config=replace(job.config, **self.train))
 
 
 TRIALS = {
@@ -95,22 +90,18 @@ def prepared(folder: Path) -> tuple[Job, str]:
 
 def tried(name: str, job: Job, digest: str, sure: list[str], show: Callable[[float], None]) -> dict[str, Any]:
     """The metrics of one training on the images kept aside; TRAINING is over those that it saw."""
-    assert job.held_out is not None
-    aside = job.held_out
 
     def work(checkpoint: UPath) -> dict[str, Any]:
-        def on_epoch(epoch: Epoch) -> None:
-            show(epoch.epoch / job.config.epochs)
-
-        classifier, epochs = train(replace(job, state=checkpoint), find_device(), on_epoch=on_epoch)
-        images = shards.read(job.files, "train", job.classes)
-        labels, probabilities = images.labels[aside], classifier.probabilities(images.pixels[aside])
-        chosen = np.isin(np.asarray(images.image_ids)[aside], sure)
+        classifier, epochs = train(job, checkpoint, show)
+        seen = list(kept_aside(job))
+        labels = np.concatenate([images.labels for images in seen])
+        probabilities = np.concatenate([classifier.probabilities(images.pixels) for images in seen])
+        chosen = np.isin(np.concatenate([images.image_ids for images in seen]), sure)
         return {
             **{metric: value(labels, probabilities) for metric, value in METRICS.items()},
             CERTAIN: accuracy(labels[chosen], probabilities[chosen]),
             TRAINING: epochs[-1].accuracy,
-            "seconds": seconds(epochs, int((~aside).sum())),
+            "seconds": seconds(epochs, job.train - len(labels)),
         }
 
     show(0)
