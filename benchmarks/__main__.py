@@ -34,7 +34,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "quality": ("elpv", "elpv4", "digits"),
     "self_supervised": (),
     "trials": (
-        *("as_it_was", "lr_0.06", "no_smoothing", "multiscale", "multiscale_no_smoothing", "all_three"),
+        *("as_it_is", "lr_0.06", "no_smoothing", "multiscale", "multiscale_no_smoothing", "all_three"),
         *("long", "long_moved", "long_decay", "long_multiscale", "long_multiscale_moved"),
     ),
     "label_issues": ("digits", "elpv"),
