@@ -43,14 +43,12 @@ class Shortened:
 
 
 SHORT, LONG = Shortened(224, (200, 224, 248), 40), Shortened(128, (112, 128, 144), 120)
-
-
 MOVED = {"zoom": 0.15, "rotate": 10.0, "brightness": 0.05, "contrast": 0.2}
 
 
 @dataclass(frozen=True)
 class Changes:
-    """Of the data set file's `model` and `train`."""
+    """Of the data set file's `model`, `train` and `train.augment`, and how the recipe is shortened."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)
