@@ -1,8 +1,8 @@
 """What the C library does with memory that is freed.
 
 A step of training frees its activations, often gigabytes, and the next one asks for as much again. glibc gives
-each piece of more than 32 MiB back to the system, which clears every page before it hands it out anew: half of the
-time of a step on large images.
+each piece of more than 32 MiB back to the system, which clears every page before it hands it out anew: a third of
+the time of a step on large images.
 """
 
 import ctypes
