@@ -3,8 +3,9 @@
 Two networks learn from ELPV's cells at 96 pixels: one with the multi-scale head and a size drawn for each
 batch, about 96 and out of shards of the largest, for what is enlarged is not as sharp as what is larger; one plain
 ResNet at 96, given as many epochs as fit into the seconds that the first one took. Both then classify the held-out
-cells at half to twice that size, each made from the original file of 300 pixels as scoring would make it. What
-counts is the mean accuracy over the sizes.
+cells at half to twice that size, each made from the original file of 300 pixels as scoring would make it: by one look
+at an image as it comes, and brought to sizes that the network learned at (`score_scales`), the mean of three for the
+first one, 96 for the plain one. What counts is the mean accuracy over the sizes.
 """
 
 import hashlib
@@ -23,6 +24,7 @@ from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds, train
 from resnet_core import training
+from resnet_core.classifier import Classifier
 from resnet_core.device import describe, find_device
 from resnet_core.grayscale import decode_square
 from resnet_core.metrics import accuracy
@@ -34,10 +36,12 @@ from tasks.values import ShardSet
 SIZE, WIDTH = 96, 32
 SIZES = (48, 72, 96, 144, 192)  # 0.5 to 2 times 96 pixels
 SCALES = (48, 72, 96, 96, 96, 96, 144, 192)  # one of them a batch, 96 in half of them; the shards hold the largest
+SCORED_AT = {"multiscale": (72, 96, 144), "plain": (SIZE,)}  # the second way of scoring, by the network's head
 EPOCHS = 48  # of the multi-scale network
 SEEDS = 2
 PILOT = 2  # epochs that tell how long one of the plain network takes
 MOST_PIXELS = 10**9
+AS_IT_COMES, BROUGHT = "as it comes", "brought to sizes it learned at"  # ways of scoring; in an outcome, accuracies
 
 Show = Callable[[float], None]
 
@@ -72,7 +76,7 @@ def run(folder: Path, track: Track, epochs: int = EPOCHS, seeds: int = SEEDS) ->
         f"ELPV, {plain.model.arch} of width {plain.model.width} trained at {SIZE} px on {made.train:,} images, "
         f"{len(test.labels):,} held out, sizes {', '.join(map(str, SCALES))} drawn in {epochs} epochs against {SIZE} "
         f"in {', '.join(str(len(second['epochs'])) for _, second in found)}, on {describe(find_device())}",
-        (compare(found),),
+        tuple(compare(way, found) for way in (AS_IT_COMES, BROUGHT)),
         (*measures("multi-scale", [first for first, _ in found]), *measures("plain", [second for _, second in found])),
     )
 
@@ -92,20 +96,22 @@ def prepared(sample: Dataset, size: int, folder: Path) -> tuple[Job, ShardSet]:
 def trained(job: Job, digest: str, test: HeldOut, seed: int, show: Show, pilot: Job | None = None) -> dict[str, Any]:
     """Accuracy at each size, and the seconds of training; of an epoch of `pilot`, too, from the same minutes."""
     job = replace(job, config=replace(job.config, seed=seed))
+    scored_at = SCORED_AT[job.model.head]
 
     def work(checkpoint: UPath) -> dict[str, Any]:
         classifier, epochs = train(job, checkpoint, show)
+        brought = replace(classifier, config=replace(classifier.config, score_scales=scored_at))
         return {
             "seconds": seconds(epochs, job.train),
             "seconds_of_a_plain_epoch": epoch_seconds(pilot) if pilot else None,
-            "accuracies": {
-                str(size): accuracy(test.labels, classifier.probabilities(at)) for size, at in test.pixels.items()
-            },
+            AS_IT_COMES: accuracies(classifier, test),
+            BROUGHT: accuracies(brought, test),
             "epochs": [epoch.accuracy for epoch in epochs],
         }
 
     show(0)
-    outcome = kept(f"sizes-{job.model.head}-{seed}", work, digest, sorted(test.image_ids), job.model, job.config, SIZES)
+    decides = digest, sorted(test.image_ids), job.model, job.config, SIZES, scored_at
+    outcome = kept(f"sizes-{job.model.head}-{seed}", work, *decides)
     show(1)
     return outcome
 
@@ -130,24 +136,29 @@ def in_both(made: ShardSet, larger: ShardSet, raw: Path) -> HeldOut:
     return HeldOut([held.image_ids[row] for row in rows], held.labels[rows], pixels)
 
 
-def average(outcome: dict[str, Any]) -> float:
-    return float(mean(outcome["accuracies"].values()))
+def accuracies(classifier: Classifier, test: HeldOut) -> dict[str, float]:
+    """By the size in pixels, as JSON names it."""
+    return {str(size): accuracy(test.labels, classifier.probabilities(at)) for size, at in test.pixels.items()}
 
 
-def compare(found: list[tuple[dict[str, Any], dict[str, Any]]]) -> Comparison:
+def average(outcome: dict[str, Any], way: str) -> float:
+    return float(mean(outcome[way].values()))
+
+
+def compare(way: str, found: list[tuple[dict[str, Any], dict[str, Any]]]) -> Comparison:
     return Comparison(
-        "mean accuracy over the sizes, multi-scale",
+        f"mean accuracy over the sizes, {way}, multi-scale",
         "plain ResNet, equal training time",
-        tuple(average(first) for first, _ in found),
-        tuple(average(second) for _, second in found),
+        tuple(average(first, way) for first, _ in found),
+        tuple(average(second, way) for _, second in found),
         unit="",
     )
 
 
 def measures(name: str, outcomes: list[dict[str, Any]]) -> list[Measure]:
-    at = [
-        Measure(f"{name}, accuracy at {size} px", tuple(outcome["accuracies"][str(size)] for outcome in outcomes))
-        for size in SIZES
-    ]
-    mean_over = Measure(f"{name}, mean over sizes", tuple(average(outcome) for outcome in outcomes))
-    return [*at, mean_over, Measure(f"{name}, training", tuple(outcome["seconds"] for outcome in outcomes), "s")]
+    found = []
+    for way in (AS_IT_COMES, BROUGHT):
+        for size in SIZES:
+            found.append(Measure(f"{name}, {way}, {size} px", tuple(outcome[way][str(size)] for outcome in outcomes)))
+        found.append(Measure(f"{name}, {way}, mean", tuple(average(outcome, way) for outcome in outcomes)))
+    return [*found, Measure(f"{name}, training", tuple(outcome["seconds"] for outcome in outcomes), "s")]
