@@ -22,7 +22,7 @@ from upath import UPath
 from benchmarks import machine
 from benchmarks.rounds import Comparison, Difference, Measure, Result
 from resnet_core.errors import UserError
-from resnet_core.files import write_text
+from resnet_core.storage.files import write_text
 
 NAMES = ("decode", "batches", "fit", "score", "ingest", "batch")
 # Run only where they are named; some have parts, and run those that are named after them, or all.

@@ -36,14 +36,17 @@ from benchmarks.ingest import bare_loops
 from benchmarks.peers import timm_inference
 from benchmarks.rounds import Comparison, Difference, Result, Track, Turn, interleave
 from benchmarks.score import CLASSES, MODEL, lively_network
-from resnet_core import engines, shards
-from resnet_core.classifier import Classifier
-from resnet_core.engines import Engine
-from resnet_core.normalisation import Normalisation, to_input
-from resnet_core.preprocessing import Decode, Preprocessing
-from resnet_core.read import DEFAULT_LIMITS, read_file
-from tasks import finish_batch, plan_batch, score
-from tasks.batch_values import EngineChoice
+from resnet_core.images.preprocessing import Decode, Preprocessing
+from resnet_core.inference import engines
+from resnet_core.inference.engines import Engine
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.inputs import Normalisation, to_input
+from resnet_core.reading.image import DEFAULT_LIMITS, read_file
+from resnet_core.shards import format as shards
+from tasks.batch import finish as finish_batch
+from tasks.batch import plan as plan_batch
+from tasks.batch import score
+from tasks.batch.values import EngineChoice
 from tasks.values import ModelVersion
 
 SIZE = 64  # pixels

@@ -1,7 +1,7 @@
 """Batches for training: `Resident` and `Streamed` against ImageFolder with a DataLoader, and a memmap.
 
 All give shuffled batches of 256 uint8 images of 64 px with their labels. Ours read Parquet shards as
-`tasks.preprocess` makes them. ImageFolder reads the same images as PNG files, in its fastest plain
+`tasks.ingest.preprocess` makes them. ImageFolder reads the same images as PNG files, in its fastest plain
 form (opened as gray, no float conversion), with 0 and with 2 workers, of which the faster is the
 peer. Random rows of a numpy memmap are the limit: nothing but the copy. All files are in the page
 cache. Images are repeated to fill the shards; that makes none of the readers faster.
@@ -24,10 +24,10 @@ from upath import UPath
 
 from benchmarks.images import cells
 from benchmarks.rounds import Comparison, Result, Track, interleave, timed
-from resnet_core import shards
-from resnet_core.batches import Batches, Resident, Streamed
-from resnet_core.preprocessing import Preprocessing
-from resnet_core.read import read_file
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.reading.image import read_file
+from resnet_core.shards import format as shards
+from resnet_core.training.batches import Batches, Resident, Streamed
 
 SIZE = 64  # pixels
 BATCH = 256

@@ -35,7 +35,7 @@ FEW, SMALL, LARGE = 10, 1_000, 200_000
 PHOTOGRAPHS = 24_000
 ROUNDS = 5
 PARTS = ("fixed", "growth", "workers")
-GRAYLINE = (sys.executable, "-m", "flows.cli")
+GRAYLINE = (sys.executable, "-m", "flows.cli.app")
 IMPORTS = (sys.executable, "-c", "import flows.classify_batch")
 
 

@@ -21,8 +21,8 @@ from PIL import Image
 
 from benchmarks.images import QUALITY, cells, photographs
 from benchmarks.rounds import Comparison, Difference, Result, Track, interleave, timed
-from resnet_core.grayscale import decode_square
-from resnet_core.preprocessing import Decode, Preprocessing
+from resnet_core.images.decode import decode_square
+from resnet_core.images.preprocessing import Decode, Preprocessing
 
 SIZE = 64  # pixels
 ROUNDS = 9

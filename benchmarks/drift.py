@@ -21,17 +21,17 @@ from upath import UPath
 from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out
-from resnet_core.calibrate import Judged
-from resnet_core.classifier import Classifier
 from resnet_core.device import find_device
-from resnet_core.drift import Drift, Thresholds, measure_drift
-from resnet_core.embedding import embed
-from resnet_core.looks import measure
-from resnet_core.profiles import Profile, profile_of
-from resnet_core.reference import MOST
-from resnet_core.training import run as train
-from tasks.learning import job_of
-from tasks.reference import of_judged
+from resnet_core.drift.drift import Drift, Thresholds, measure_drift
+from resnet_core.drift.profiles import Profile, profile_of
+from resnet_core.drift.reference import MOST
+from resnet_core.evaluation.calibrate import Judged
+from resnet_core.images.statistics import measure
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.features import embed
+from resnet_core.training.job import run as train
+from tasks.evaluation.reference import of_judged
+from tasks.training.run import job_of
 
 PARTS: dict[str, dict[str, Any]] = {"elpv": {"size": 64, "epochs": 12}, "digits": {}}
 SEED = 0

@@ -22,11 +22,12 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import Comparison, Difference, Result, Track, Turn, interleave, timed
 from benchmarks.score import BATCH, CLASSES, MODEL, SIZE, contestants, eager
-from resnet_core import engines, exported_onnx
-from resnet_core.classifier import Classifier
-from resnet_core.engines import ENGINES, FROM_FILE, Engine, EngineName, usual_batch
-from resnet_core.resnet import ResNet
-from resnet_core.scoring_graph import describe, trace
+from resnet_core.export import onnx_file as exported_onnx
+from resnet_core.export.graph import describe, trace
+from resnet_core.inference import engines
+from resnet_core.inference.engines import ENGINES, FROM_FILE, Engine, EngineName, usual_batch
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.resnet import ResNet
 
 ROUNDS = 9
 SECONDS = 1.0  # of a turn

@@ -1,4 +1,4 @@
-"""Training: one epoch of `resnet_core.fit.fit` against the bare loop, which is the limit.
+"""Training: one epoch of `resnet_core.training.loop.fit` against the bare loop, which is the limit.
 
 Ours shuffles and gathers resident uint8 images, augments, normalises, weighs and smooths the loss,
 steps the schedule, averages the weights and counts what was right. The bare loop does forward,
@@ -20,13 +20,13 @@ import torch.nn.functional as F
 from torch import nn
 
 from benchmarks.rounds import Comparison, Result, Track, interleave, timed
-from resnet_core.augment import AugmentConfig
-from resnet_core.batches import Resident
 from resnet_core.device import training_dtype
-from resnet_core.fit import Epoch, fit
-from resnet_core.normalisation import Normalisation
-from resnet_core.recipes import TrainConfig
-from resnet_core.resnet import ModelConfig, ResNet, build
+from resnet_core.model.inputs import Normalisation
+from resnet_core.model.resnet import ModelConfig, ResNet, build
+from resnet_core.training.augment import AugmentConfig
+from resnet_core.training.batches import Resident
+from resnet_core.training.config import TrainConfig
+from resnet_core.training.loop import Epoch, fit
 
 CLASSES = 2
 ROUNDS = 5

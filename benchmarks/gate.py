@@ -2,7 +2,7 @@
 
 A night is a champion and a challenger that answer for the same 2,000 held-out images and differ on a
 twentieth, a tenth or a fifth of them; the challenger is as good, 3 points worse or 1 point better. Whether
-it gets in is what `resnet_core.comparison` says, which the gate asks, at the defaults of a data set file.
+it gets in is what `resnet_core.evaluation.comparison` says, which the gate asks, at the defaults of a data set file.
 The last column of rules is what gates do otherwise: the challenger's accuracy is not below the champion's.
 
 `images`: each image stands for itself. `groups`: images come in fours that resemble each other, as of one
@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.rounds import Measure, Result, Track
-from resnet_core.bootstrap import Groups
-from resnet_core.comparison import Comparison, compare
-from resnet_core.metrics import Labels, Probabilities, accuracy
+from resnet_core.evaluation.bootstrap import Groups
+from resnet_core.evaluation.comparison import Comparison, compare
+from resnet_core.evaluation.metrics import Labels, Probabilities, accuracy
 from tasks.dataset import Gate
 
 IMAGES, NIGHTS = 2000, 1000

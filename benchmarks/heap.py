@@ -16,7 +16,7 @@ import torch
 from benchmarks.fit import Shape, ours, training_images
 from benchmarks.memory import peak_bytes
 from benchmarks.rounds import Comparison, Result, Track
-from resnet_core.fit import fit
+from resnet_core.training.loop import fit
 
 SHAPES = (Shape(96, 16, 128, 12), Shape(160, 16, 128, 8), Shape(224, 16, 128, 6), Shape(288, 16, 128, 4))
 ROUNDS = 3

@@ -22,7 +22,7 @@ from upath import UPath
 from benchmarks.images import scenes
 from benchmarks.nights import WORKERS, preprocess
 from benchmarks.rounds import Comparison, Result, Track, Turn, interleave
-from resnet_core.preprocessing import Preprocessing
+from resnet_core.images.preprocessing import Preprocessing
 from tasks.dataset import Dataset
 
 SETTINGS = Preprocessing(size=64)
@@ -32,8 +32,8 @@ ROUNDS = 2
 BARE_LOOP = """
 import sys
 from pathlib import Path
-from resnet_core.grayscale import decode_square
-from resnet_core.preprocessing import Preprocessing
+from resnet_core.images.decode import decode_square
+from resnet_core.images.preprocessing import Preprocessing
 
 settings = Preprocessing(size=64)
 print("ready", flush=True)

@@ -21,12 +21,13 @@ from upath import UPath
 from benchmarks.nights import catalog_and_shards, write_sample
 from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, kept, percents, train
-from resnet_core import shards, training
 from resnet_core.device import describe, find_device
-from resnet_core.label_issues import find, margins
+from resnet_core.evaluation.label_issues import find, margins
+from resnet_core.shards import format as shards
+from resnet_core.training import job as training
 from tasks.dataset import Dataset
-from tasks.learning import job_of
-from tasks.training_images import training_images
+from tasks.training.folds import training_images
+from tasks.training.run import job_of
 from tasks.values import Catalog, ShardSet
 
 FLIPPED = 0.05

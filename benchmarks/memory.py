@@ -17,12 +17,12 @@ import torch
 from upath import UPath
 
 from benchmarks.rounds import Comparison, Result, Track
-from resnet_core import shards
-from resnet_core.preprocessing import Preprocessing
-from resnet_core.recipes import TrainConfig
-from resnet_core.resnet import ModelConfig
-from resnet_core.training import Job
-from resnet_core.training import run as train
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.model.resnet import ModelConfig
+from resnet_core.shards import format as shards
+from resnet_core.training.config import TrainConfig
+from resnet_core.training.job import Job
+from resnet_core.training.job import run as train
 
 SETTINGS = Preprocessing(size=64)
 SMALL, LARGE = 20_000, 200_000

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from upath import UPath
 
-from resnet_core.read import Limits
-from tasks.catalog import write_catalog
+from resnet_core.reading.image import Limits
 from tasks.dataset import Dataset, load_dataset
-from tasks.ingest import read_part
-from tasks.preprocess import finish_shards, plan_shards, write_shard
-from tasks.scan import scan
+from tasks.ingest.catalog import write_catalog
+from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
+from tasks.ingest.read_part import read_part
+from tasks.ingest.scan import scan
 from tasks.values import Catalog, ShardSet
 
 DATA = Path(__file__).parents[1] / "data"

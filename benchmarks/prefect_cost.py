@@ -25,11 +25,11 @@ from benchmarks.batch import CHOICE, VERSION, WORKERS
 from benchmarks.command import server
 from benchmarks.scoring_rates import batch_of, seconds
 from benchmarks.simulation import Growth
-from resnet_core.read import DEFAULT_LIMITS
-from tasks.batch_values import Batch
+from resnet_core.reading.image import DEFAULT_LIMITS
+from tasks.batch.score import Scoring
+from tasks.batch.values import Batch
 from tasks.parts import Part
 from tasks.runner import run_all
-from tasks.score import Scoring
 
 
 @contextmanager

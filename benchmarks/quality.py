@@ -21,11 +21,11 @@ from upath import UPath
 from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds, train
-from resnet_core.classifier import Classifier
 from resnet_core.device import describe, find_device
-from resnet_core.metrics import METRICS, accuracy
+from resnet_core.evaluation.metrics import METRICS, accuracy
+from resnet_core.model.classifier import Classifier
 from tasks.dataset import Dataset
-from tasks.learning import job_of
+from tasks.training.run import job_of
 from tasks.values import ShardSet
 
 

@@ -62,7 +62,7 @@ def measure(folder: Path, count: int) -> Run:
     write_tar(source, count)
     dataset.write_text(yaml.safe_dump({"name": f"n{count}", "source": str(source), "image": {"size": SIDE}}))
     environment = {**os.environ, "GRAYLINE_STORE": str(folder / f"store{count}")}
-    command = [sys.executable, "-m", "flows.cli", "preprocess", "--dataset", str(dataset)]
+    command = [sys.executable, "-m", "flows.cli.app", "preprocess", "--dataset", str(dataset)]
     found = watch(command, environment, folder / "log")
     source.unlink()
     return found

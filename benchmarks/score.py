@@ -15,11 +15,11 @@ from torch import Tensor, nn
 
 from benchmarks.images import cells
 from benchmarks.rounds import Comparison, Difference, Result, Track, interleave, timed
-from resnet_core.classifier import Classifier
-from resnet_core.normalisation import Normalisation, to_input
-from resnet_core.preprocessing import Preprocessing
-from resnet_core.read import read_file
-from resnet_core.resnet import ModelConfig, ResNet, build
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.inputs import Normalisation, to_input
+from resnet_core.model.resnet import ModelConfig, ResNet, build
+from resnet_core.reading.image import read_file
 
 SIZE = 64  # pixels
 BATCH = 128

@@ -21,19 +21,21 @@ from upath import UPath
 
 from benchmarks.batch import CHOICE, VERSION, WORKERS, scoring
 from benchmarks.simulation import Growth
-from resnet_core.classifier import Classifier
-from resnet_core.engines import Engine
-from resnet_core.files import write_whole
-from resnet_core.listing import BATCH, LISTING
-from resnet_core.preprocessing import Preprocessing
-from resnet_core.read import DEFAULT_LIMITS
-from resnet_core.reading import end_idle
-from tasks import finish_batch, parts, plan_batch
-from tasks.batch_folder import MANIFEST, Job, check_run, claim
-from tasks.batch_values import Batch
-from tasks.drift import read_batch
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.inference.engines import Engine
+from resnet_core.model.classifier import Classifier
+from resnet_core.reading.image import DEFAULT_LIMITS
+from resnet_core.reading.pool import end_idle
+from resnet_core.sources.listing import BATCH, LISTING
+from resnet_core.storage.files import write_whole
+from tasks import parts
+from tasks.batch import finish as finish_batch
+from tasks.batch import plan as plan_batch
+from tasks.batch.drift import read_batch
+from tasks.batch.folder import MANIFEST, Job, check_run, claim
+from tasks.batch.score import Scoring, score_part
+from tasks.batch.values import Batch
 from tasks.parts import Part
-from tasks.score import Scoring, score_part
 
 FILES_IN_A_FOLDER = 1000
 ROWS = 10_000  # of a part, as of a batch of 100 million

@@ -28,16 +28,17 @@ from upath import UPath
 from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, Test, held_out, kept, percents, seconds, train
-from resnet_core import resnet, shards
-from resnet_core.augment import AugmentConfig, augment
-from resnet_core.batches import Resident
 from resnet_core.device import describe, find_device
-from resnet_core.digest import source_digest
-from resnet_core.metrics import METRICS
-from resnet_core.normalisation import Normalisation, to_input
-from resnet_core.resnet import ResNet
-from resnet_core.training import Job
-from tasks.learning import job_of
+from resnet_core.evaluation.metrics import METRICS
+from resnet_core.model import resnet
+from resnet_core.model.inputs import Normalisation, to_input
+from resnet_core.model.resnet import ResNet
+from resnet_core.shards import format as shards
+from resnet_core.storage.digest import source_digest
+from resnet_core.training.augment import AugmentConfig, augment
+from resnet_core.training.batches import Resident
+from resnet_core.training.job import Job
+from tasks.training.run import job_of
 
 SIZE = 96
 EPOCHS = 40

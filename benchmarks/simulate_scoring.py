@@ -30,17 +30,19 @@ from benchmarks.scale import write_tar
 from benchmarks.score import CLASSES, MODEL
 from benchmarks.scoring_rates import Finish, Plan, Scored
 from benchmarks.simulation import Growth, Job, binding, simulate
-from resnet_core.classifier import Classifier
-from resnet_core.engines import Engine
-from resnet_core.normalisation import Normalisation
-from resnet_core.preprocessing import Preprocessing
-from resnet_core.read import DEFAULT_LIMITS
-from resnet_core.resnet import ModelConfig, build
-from tasks import finish_batch, parts, plan_batch
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.inference.engines import Engine
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.inputs import Normalisation
+from resnet_core.model.resnet import ModelConfig, build
+from resnet_core.reading.image import DEFAULT_LIMITS
+from tasks import parts
+from tasks.batch import finish as finish_batch
+from tasks.batch import plan as plan_batch
+from tasks.batch.plan import MOST_PARTS
+from tasks.batch.score import Scoring, score_part
 from tasks.parts import part_size
-from tasks.plan_batch import MOST_PARTS
 from tasks.runner import MOST_WAITING, run_all
-from tasks.score import Scoring, score_part
 
 FILES = 100_000_000
 CURVE = (1, 4, 16, 64, 128, 256, 512, 1024)

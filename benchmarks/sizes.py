@@ -23,14 +23,14 @@ from upath import UPath
 from benchmarks.nights import preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds, train
-from resnet_core import training
-from resnet_core.classifier import Classifier
 from resnet_core.device import describe, find_device
-from resnet_core.grayscale import decode_square
-from resnet_core.metrics import accuracy
-from resnet_core.training import Job
+from resnet_core.evaluation.metrics import accuracy
+from resnet_core.images.decode import decode_square
+from resnet_core.model.classifier import Classifier
+from resnet_core.training import job as training
+from resnet_core.training.job import Job
 from tasks.dataset import Dataset
-from tasks.learning import job_of
+from tasks.training.run import job_of
 from tasks.values import ShardSet
 
 SIZE, WIDTH = 96, 32

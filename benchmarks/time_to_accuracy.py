@@ -34,14 +34,14 @@ from benchmarks.peers import recipe, timm_recipe, torchvision_recipe
 from benchmarks.peers.recipe import Trained
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, kept, percents
-from resnet_core import shards
 from resnet_core.device import describe, find_device
-from resnet_core.digest import source_digest
-from resnet_core.fit import Epoch
-from resnet_core.shards import Split
-from resnet_core.training import Job
-from resnet_core.training import run as train
-from tasks.learning import job_of
+from resnet_core.shards import format as shards
+from resnet_core.shards.format import Split
+from resnet_core.storage.digest import source_digest
+from resnet_core.training.job import Job
+from resnet_core.training.job import run as train
+from resnet_core.training.loop import Epoch
+from tasks.training.run import job_of
 from tasks.values import ShardSet
 
 TARGET = 0.82

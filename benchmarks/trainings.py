@@ -16,13 +16,16 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from benchmarks.rounds import Track
-from resnet_core import classifier, metrics, shards, training
-from resnet_core.classifier import Classifier
 from resnet_core.device import find_device
-from resnet_core.digest import digest_of, source_digest
-from resnet_core.files import write_text
-from resnet_core.fit import Epoch
-from tasks.learning import LEARNING
+from resnet_core.evaluation import metrics
+from resnet_core.model import classifier
+from resnet_core.model.classifier import Classifier
+from resnet_core.shards import format as shards
+from resnet_core.storage.digest import digest_of, source_digest
+from resnet_core.storage.files import write_text
+from resnet_core.training import job as training
+from resnet_core.training.loop import Epoch
+from tasks.training.run import LEARNING
 from tasks.values import ShardSet
 
 KEPT = Path(__file__).parent / "results" / "trainings"

@@ -22,10 +22,10 @@ from benchmarks.quality import CERTAIN, PARTS, certain
 from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, kept, percents, seconds, train
 from resnet_core.device import describe, find_device
-from resnet_core.metrics import METRICS, accuracy
-from resnet_core.training import Job, kept_aside
+from resnet_core.evaluation.metrics import METRICS, accuracy
+from resnet_core.training.job import Job, kept_aside
 from tasks.dataset import Dataset
-from tasks.learning import job_of
+from tasks.training.run import job_of
 
 SEEDS = 2
 KEPT_ASIDE, FOLD = 0.25, 7  # the share of the training cells, and the seed of their choice

@@ -33,7 +33,7 @@ from tasks.dataset import Dataset
 from tasks.values import ShardSet
 
 TIMES = 3  # so many times our seconds the peer has
-GRAYLINE = (sys.executable, "-m", "flows.cli")
+GRAYLINE = (sys.executable, "-m", "flows.cli.app")
 
 
 def run(folder: Path, track: Track) -> Result:

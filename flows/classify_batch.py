@@ -8,21 +8,21 @@ from prefect.states import Completed
 from pydantic import Field, SecretStr
 from upath import UPath
 
-from resnet_core.files import absolute
-from tasks.batch_folder import absolute_source, default_folder, model_of
-from tasks.batch_progress import watched
-from tasks.batch_run import record_batch
-from tasks.batch_values import Scores
+from resnet_core.storage.files import absolute
+from tasks.batch.drift import check_drift
+from tasks.batch.engine import choose_engine
+from tasks.batch.finish import finish_batch, in_words
+from tasks.batch.folder import absolute_source, default_folder, model_of
+from tasks.batch.plan import plan_batch
+from tasks.batch.progress import watched
+from tasks.batch.record import record_batch
+from tasks.batch.score import Scoring, sample, score_part
+from tasks.batch.values import Scores
 from tasks.cluster import on_gpus
-from tasks.drift import check_drift
-from tasks.engine import choose_engine
-from tasks.finish_batch import finish_batch, in_words
-from tasks.plan_batch import plan_batch
-from tasks.registry import load_classifier, resolve
+from tasks.registry.versions import load_classifier, resolve
 from tasks.runner import run_all, task_runner, workers
-from tasks.score import Scoring, sample, score_part
 from tasks.settings import Settings, check_store
-from tasks.sinks import check_target, write_to
+from tasks.sinks.sinks import check_target, write_to
 from tasks.values import ModelVersion
 
 EMBEDDED = 256  # images of a batch whose embeddings drift is measured on

@@ -3,10 +3,10 @@
 from prefect import flow
 
 from flows.nightly_retrain import nightly_retrain
-from tasks.cross_validate import check_folds, finish_folds, plan_folds, train_fold
 from tasks.dataset import load_dataset
 from tasks.runner import task_runner
 from tasks.settings import Settings, check_store, keys_for
+from tasks.training.cross_validate import check_folds, finish_folds, plan_folds, train_fold
 from tasks.values import CrossValidation, ShardSet
 
 

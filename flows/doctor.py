@@ -10,7 +10,7 @@ from rich.console import Console
 
 from resnet_core.device import describe, find_device
 from resnet_core.errors import UserError
-from resnet_core.files import is_local
+from resnet_core.storage.files import is_local
 from tasks.settings import Settings, check_store
 
 LEAST_FREE = 5 * 1024**3  # bytes

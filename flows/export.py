@@ -3,10 +3,10 @@
 from prefect import flow
 from upath import UPath
 
-from resnet_core.export_formats import Format
-from resnet_core.files import absolute
-from tasks.export import export_on_record
-from tasks.registry import resolve
+from resnet_core.export.formats import Format
+from resnet_core.storage.files import absolute
+from tasks.export.export import export_on_record
+from tasks.registry.versions import resolve
 from tasks.settings import Settings, known_keys
 from tasks.values import Export
 

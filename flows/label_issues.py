@@ -4,9 +4,9 @@ from prefect import flow
 
 from flows.cross_validate import run_folds
 from tasks.dataset import load_dataset
-from tasks.label_issues import find_label_issues
 from tasks.runner import task_runner
 from tasks.settings import Settings, keys_for
+from tasks.training.label_issues import find_label_issues
 from tasks.values import LabelIssues
 
 

@@ -3,13 +3,13 @@
 from prefect import flow
 
 from resnet_core.errors import UserError
-from tasks import monitor as stage
-from tasks.champion import last_accepted
-from tasks.labelled import check_labels
-from tasks.promote import rollback as take_back
-from tasks.registry import CHAMPION, by_alias, find_version, resolve, value_of
+from tasks.registry.champion import last_accepted
+from tasks.registry.runs import client
+from tasks.registry.versions import CHAMPION, by_alias, find_version, resolve, value_of
+from tasks.release import monitor as stage
+from tasks.release.labelled import check_labels
+from tasks.release.promote import rollback as take_back
 from tasks.settings import Settings, check_store, known_keys
-from tasks.tracking import client
 from tasks.values import ModelVersion, Verdict
 
 

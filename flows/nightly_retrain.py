@@ -4,23 +4,23 @@ from typing import Literal
 
 from prefect import flow
 
-from tasks.catalog import write_catalog
-from tasks.catalog_file import checks_folder
-from tasks.checks import check_data, last_accepted
 from tasks.dataset import load_dataset
-from tasks.evaluate import evaluate
-from tasks.evidence import gather
-from tasks.explain import explain
-from tasks.gate import judge
-from tasks.ingest import read_part
-from tasks.preprocess import finish_shards, plan_shards, write_shard
-from tasks.promote import carry_out
-from tasks.register import register
-from tasks.report import report_night
+from tasks.evaluation.evaluate import evaluate
+from tasks.evaluation.explain import explain
+from tasks.ingest.catalog import write_catalog
+from tasks.ingest.checks import check_data, last_accepted
+from tasks.ingest.evidence import gather
+from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
+from tasks.ingest.read_part import read_part
+from tasks.ingest.scan import scan
+from tasks.release.gate import judge
+from tasks.release.promote import carry_out
+from tasks.release.register import register
+from tasks.report.night_page import report_night
 from tasks.runner import fan_out, task_runner
-from tasks.scan import scan
 from tasks.settings import Settings, check_store, keys_for
-from tasks.train import train
+from tasks.store import checks_folder
+from tasks.training.train import train
 from tasks.values import Night
 
 Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"]

@@ -2,11 +2,11 @@
 
 from prefect import flow
 
-from resnet_core.encryption import Keys
-from tasks.pixels import pixel_folder
-from tasks.preprocess import finish_shards, plan_shards, write_shard
-from tasks.registry import resolve
-from tasks.reproduce import Origin, catalog_now, check_plans, find_shards, recall, train_again
+from resnet_core.shards.encryption import Keys
+from tasks.ingest.pixels import pixel_folder
+from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
+from tasks.registry.versions import resolve
+from tasks.release.reproduce import Origin, catalog_now, check_plans, find_shards, recall, train_again
 from tasks.runner import fan_out, task_runner
 from tasks.settings import Settings, check_store, keys_for
 from tasks.values import Reproduction, ShardSet

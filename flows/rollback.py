@@ -2,7 +2,7 @@
 
 from prefect import flow
 
-from tasks import promote as stage
+from tasks.release import promote as stage
 from tasks.settings import Settings
 from tasks.values import ModelVersion
 

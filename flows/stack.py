@@ -20,7 +20,7 @@ import psutil
 
 from flows.deployments import PREFECT_YAML
 from resnet_core.errors import UserError
-from resnet_core.files import is_local
+from resnet_core.storage.files import is_local
 from tasks.settings import Settings, check_store, prepare_environment
 
 HOST = "127.0.0.1"

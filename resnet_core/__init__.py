@@ -1,10 +1,9 @@
-"""The domain of Grayline: pixels, shards, the ResNet, its training, metrics and inference.
+"""Hold the domain of Grayline: pixels, shards, the ResNet, its training, metrics and inference.
 
-Arrays and tensors in, arrays and tensors out; neither Prefect nor MLflow is imported, so everything
-here works from a notebook:
+Take arrays and tensors, return arrays and tensors. Prefect and MLflow are never imported, so a notebook can use it:
 
-    from resnet_core.classifier import Classifier
-    from resnet_core.grayscale import decode
+    from resnet_core.images.decode import decode
+    from resnet_core.model.classifier import Classifier
 
     classifier = Classifier.load(folder)
     classifier.predict([decode(path.read_bytes())])

@@ -8,17 +8,18 @@ from typing import Annotated, Any, Literal, get_args
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
-from resnet_core import pretrained, search_space
-from resnet_core.data_checks import ChecksConfig
-from resnet_core.decide import FALSE_ALARM, MISSED, class_costs, class_recalls
-from resnet_core.drift import Thresholds
+from resnet_core.catalog.splits import SplitConfig
+from resnet_core.drift.checks import ChecksConfig
+from resnet_core.drift.drift import Thresholds
 from resnet_core.errors import UserError, nearest
-from resnet_core.metrics import METRICS
-from resnet_core.preprocessing import Preprocessing
-from resnet_core.recipes import Recipe, TrainConfig, with_recipe
-from resnet_core.resnet import ModelConfig, find_stem
-from resnet_core.search_space import Value
-from resnet_core.splits import SplitConfig
+from resnet_core.evaluation.decide import FALSE_ALARM, MISSED, class_costs, class_recalls
+from resnet_core.evaluation.metrics import METRICS
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.model import pretrained
+from resnet_core.model.resnet import ModelConfig, find_stem
+from resnet_core.training import search_space
+from resnet_core.training.config import Recipe, TrainConfig, with_recipe
+from resnet_core.training.search_space import Value
 from tasks.card_config import CardConfig
 
 GateMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]

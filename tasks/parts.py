@@ -13,9 +13,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.digest import digest_of, table_digest
-from resnet_core.files import write_whole
-from resnet_core.sources import LISTING
+from resnet_core.sources.source import LISTING
+from resnet_core.storage.digest import digest_of, table_digest
+from resnet_core.storage.files import write_whole
 
 MOST_IN_A_PART, MOST_BYTES = 1024, 256 * 2**20
 LEAST_IN_A_PART, LEAST_OF_LARGE = 64, 8

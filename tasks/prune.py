@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from tasks.catalog_file import catalog_path
 from tasks.night_work import at_work
 from tasks.progress import progress
-from tasks.registry import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
+from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
+from tasks.store import catalog_path
 
 log = logging.getLogger("grayline")
 

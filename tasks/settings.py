@@ -9,10 +9,10 @@ from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from upath import UPath
 
-from resnet_core.encryption import EXAMPLE, Keys, load_keys
 from resnet_core.errors import UserError
-from resnet_core.files import absolute, is_local
-from resnet_core.read import Limits
+from resnet_core.reading.image import Limits
+from resnet_core.shards.encryption import EXAMPLE, Keys, load_keys
+from resnet_core.storage.files import absolute, is_local
 
 
 class Settings(BaseSettings):

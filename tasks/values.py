@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from upath import UPath
 
-    from resnet_core.data_checks import Finding
-    from resnet_core.metrics import Interval
-    from resnet_core.preprocessing import Preprocessing
-    from resnet_core.search_space import Value
+    from resnet_core.drift.checks import Finding
+    from resnet_core.evaluation.metrics import Interval
+    from resnet_core.images.preprocessing import Preprocessing
+    from resnet_core.training.search_space import Value
     from tasks.parts import Part
 
 

@@ -6,12 +6,14 @@ from typing import Any
 
 from upath import UPath
 
-from resnet_core.engines import Engine
-from resnet_core.read import Limits
-from tasks import finish_batch, plan_batch, score
-from tasks.batch_values import EngineChoice
+from resnet_core.inference.engines import Engine
+from resnet_core.reading.image import Limits
+from tasks.batch import finish as finish_batch
+from tasks.batch import plan as plan_batch
+from tasks.batch import score
+from tasks.batch.values import EngineChoice
 from tasks.values import ModelVersion
-from tests.resnet_core.test_classifier import a_classifier
+from tests.resnet_core.model.test_classifier import a_classifier
 
 MODEL = ModelVersion("model", "3", "run")
 

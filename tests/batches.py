@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from resnet_core.score_rows import SCHEMA, with_metadata
+from resnet_core.inference.scores import SCHEMA, with_metadata
 from tests.versions import Digits, predicted
 
 REVIEWED = 0.6  # below it the prediction set has two classes

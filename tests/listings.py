@@ -5,8 +5,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from resnet_core.listing import LISTING
-from resnet_core.sources import list_source, open_files, read_bytes
+from resnet_core.sources.listing import LISTING
+from resnet_core.sources.source import list_source, open_files, read_bytes
 
 
 def listed(source: object) -> pa.Table:

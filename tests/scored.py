@@ -8,11 +8,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core import score_rows
-from resnet_core.shards import METADATA_KEY
-from tasks.batch_values import Scores
+from resnet_core.inference import scores as score_rows
+from resnet_core.shards.format import METADATA_KEY
+from tasks.batch.values import Scores
 from tasks.values import ModelVersion
-from tests.resnet_core.test_classifier import a_classifier
+from tests.resnet_core.model.test_classifier import a_classifier
 
 MODEL = ModelVersion("digits", "3", "run")
 BAD = 7  # each seventh file

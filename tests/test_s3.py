@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from tests.resnet_core.test_idx import write_pair
+from tests.resnet_core.sources.test_idx import write_pair
 
 s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[s3]'")
 server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
@@ -115,7 +115,7 @@ def test_a_folder_and_archives_in_a_bucket_are_sources(environment: dict[str, st
 def test_a_whole_bucket_and_more_than_a_page_of_keys(
     environment: dict[str, str], bucket: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from resnet_core import folders
+    from resnet_core.sources import folders
     from tests.listings import paths
 
     for name, value in environment.items():
@@ -131,7 +131,7 @@ def test_a_manifest_knows_a_file_by_the_same_tag_as_its_folder(
 ) -> None:
     from upath import UPath
 
-    from resnet_core.sources import check_source, list_manifest, source_kind
+    from resnet_core.sources.source import check_source, list_manifest, source_kind
     from tests.listings import rows
 
     for name, value in environment.items():
@@ -168,7 +168,7 @@ def test_a_bucket_that_is_not_there_is_the_users_error(
     environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from resnet_core.errors import UserError
-    from resnet_core.sources import check_source
+    from resnet_core.sources.source import check_source
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
@@ -184,11 +184,11 @@ def test_a_scored_batch_and_corrections_in_a_bucket(
     """Rows, images, page and corrections all lie there."""
     from upath import UPath
 
-    from resnet_core.read import Limits
-    from tasks.score_gallery import find_batch, write_gallery
+    from resnet_core.reading.image import Limits
+    from tasks.report.gallery_page import find_batch, write_gallery
     from tests.batches import write_batch
     from tests.conftest import write_labels
-    from tests.tasks.test_ingest import dataset_of, ingested, table
+    from tests.tasks.ingest.test_ingest import dataset_of, ingested, table
 
     for name, value in environment.items():
         monkeypatch.setenv(name, value)

@@ -14,12 +14,24 @@ from mlflow.tracking import MlflowClient
 from PIL import Image
 from upath import UPath
 
-from resnet_core import shards
-from resnet_core.fit import Epoch
-from resnet_core.metrics import Interval, measure
-from tasks import tracking
-from tasks.history import record
-from tasks.registry import CATALOG, CHAMPION, CHECKPOINT, COMMIT, FILES, GATE, GATE_CHECKS, LOCK, REASON, SHARDS, SINCE
+from resnet_core.evaluation.metrics import Interval, measure
+from resnet_core.shards import format as shards
+from resnet_core.training.loop import Epoch
+from tasks.registry import runs as tracking
+from tasks.registry.history import record
+from tasks.registry.versions import (
+    CATALOG,
+    CHAMPION,
+    CHECKPOINT,
+    COMMIT,
+    FILES,
+    GATE,
+    GATE_CHECKS,
+    LOCK,
+    REASON,
+    SHARDS,
+    SINCE,
+)
 from tasks.values import ModelVersion
 
 Digits = tuple[np.ndarray, list[str]]

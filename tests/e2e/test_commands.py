@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from tests.conftest import write_folder
-from tests.tasks.test_score import break_some
+from tests.tasks.batch.test_score import break_some
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,7 @@ from pydantic import SecretStr
 
 from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
-from tasks.batch_run import SCORED
+from tasks.batch.record import SCORED
 from tasks.settings import Settings
 from tests.conftest import write_folder
 

@@ -11,7 +11,7 @@ import yaml
 from typer.testing import CliRunner
 
 from flows.classify_batch import classify_batch
-from flows.cli_scores import app
+from flows.cli.scores import app
 from flows.nightly_retrain import nightly_retrain
 from tests.browser import chromium, opened
 from tests.conftest import write_folder

@@ -15,14 +15,15 @@ from flows.evaluate_backend import evaluate_backend
 from flows.export import export
 from flows.features import features
 from flows.nightly_retrain import nightly_retrain
-from resnet_core import exported_torch, feature_files
 from resnet_core.errors import UserError
-from resnet_core.export_formats import Backend
-from tasks import backends
-from tasks.features import check_wanted
-from tasks.registry import load_classifier
+from resnet_core.export import torch_file as exported_torch
+from resnet_core.export.formats import Backend
+from resnet_core.inference import feature_files
+from tasks.export import backends
+from tasks.export.features import check_wanted
+from tasks.registry.runs import client
+from tasks.registry.versions import load_classifier
 from tasks.settings import Settings
-from tasks.tracking import client
 from tests.conftest import write_folder
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -99,7 +100,7 @@ def test_other_frameworks_measure_the_same_accuracy(dataset: Path, store: Path, 
 
 def check_features(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each image once, beside its own uri, whatever happened on the way."""
-    monkeypatch.setattr("tasks.features.PART_BYTES", 4 * 128 * 40)  # 40 images of `pool` a file
+    monkeypatch.setattr("tasks.export.features.PART_BYTES", 4 * 128 * 40)  # 40 images of `pool` a file
     folder = tmp_path / "features"
     first = features(str(dataset), "pool", "npz", str(folder))
     assert (first.shape, first.count, first.reused) == ((128,), 300, 0)

@@ -11,16 +11,16 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
-from flows import cli
+from flows.cli import app as cli
 from flows.monitor import monitor
 from flows.nightly_retrain import nightly_retrain
-from resnet_core.comparison import Comparison
 from resnet_core.errors import UserError
-from resnet_core.metrics import Interval
-from tasks.champion import make_champion
-from tasks.history import events
-from tasks.monitor import MonitorError, fewer_right, lower, would_do_better
-from tasks.registry import resolve
+from resnet_core.evaluation.comparison import Comparison
+from resnet_core.evaluation.metrics import Interval
+from tasks.registry.champion import make_champion
+from tasks.registry.history import events
+from tasks.registry.versions import resolve
+from tasks.release.monitor import MonitorError, fewer_right, lower, would_do_better
 from tasks.settings import Settings
 from tasks.values import Check
 from tests.conftest import write_folder, write_labels

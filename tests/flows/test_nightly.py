@@ -22,7 +22,7 @@ from flows.promote import promote
 from flows.reproduce import reproduce
 from flows.rollback import rollback
 from resnet_core.errors import DataCheckError, UserError
-from tasks.registry import resolve
+from tasks.registry.versions import resolve
 from tasks.settings import Settings
 from tasks.values import Night
 from tests.conftest import write_folder
@@ -229,8 +229,8 @@ def test_a_champion_of_another_size_and_fewer_classes_is_held_against_the_same_i
 def test_a_killed_training_is_resumed_in_the_same_run(
     dataset: Path, store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tasks import tracking
-    from tasks import train as stage
+    from tasks.registry import runs as tracking
+    from tasks.training import train as stage
 
     whole = tracking.log_epochs
 

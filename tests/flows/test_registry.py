@@ -25,21 +25,21 @@ from flows.nightly_retrain import nightly_retrain
 from flows.promote import promote
 from flows.reproduce import reproduce
 from flows.rollback import rollback
-from resnet_core.classifier import Classifier
 from resnet_core.errors import UserError
-from resnet_core.integrity import DIGESTS, DamagedVersionError, file_digest, write_digests
-from resnet_core.pretrained import check as check_pretrained
-from resnet_core.resnet import ModelConfig
-from tasks import registry as registry_module
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.pretrained import check as check_pretrained
+from resnet_core.model.resnet import ModelConfig
+from resnet_core.storage.integrity import DIGESTS, DamagedVersionError, file_digest, write_digests
 from tasks.dataset import load_dataset
-from tasks.history import events
-from tasks.integrity import check_version, verified_folder
-from tasks.lineage import lock_digest, read_lineage
-from tasks.promote import carry_out
-from tasks.registry import load_classifier
-from tasks.reproduce import find_shards, recall, train_again
+from tasks.registry import versions as registry_module
+from tasks.registry.history import events
+from tasks.registry.integrity import check_version, verified_folder
+from tasks.registry.signing import sign
+from tasks.registry.versions import load_classifier
+from tasks.release.promote import carry_out
+from tasks.release.reproduce import find_shards, recall, train_again
 from tasks.settings import Settings
-from tasks.signing import sign
+from tasks.training.lineage import lock_digest, read_lineage
 from tasks.values import Check, Decision, ModelVersion, Night
 from tests.conftest import write_folder
 
@@ -430,7 +430,7 @@ def test_what_cannot_be_repeated_is_said(nights: Nights) -> None:
 
 COMMAND = """
 import sys
-from flows.cli import main
+from flows.cli.app import main
 sys.argv = ["grayline", *sys.argv[1:]]
 try:
     main()

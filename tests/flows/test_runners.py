@@ -83,7 +83,7 @@ def test_a_ray_cluster_that_loses_a_node_makes_the_same_shards(
     assert shards(tmp_path) == expected
 
 
-WITHOUT_RAY = "import sys; sys.modules['prefect_ray'] = None; from flows.cli import main; main()"
+WITHOUT_RAY = "import sys; sys.modules['prefect_ray'] = None; from flows.cli.app import main; main()"
 
 
 def test_without_ray_the_command_says_how_to_install_it(dataset: Path, tmp_path: Path) -> None:

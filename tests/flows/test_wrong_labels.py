@@ -11,9 +11,9 @@ from PIL import Image
 
 from flows.label_issues import label_issues
 from tasks.dataset import load_dataset
-from tasks.label_issues import FIRST, table_of
-from tasks.labels_table import labels_table
 from tasks.settings import Settings
+from tasks.training.label_issues import FIRST, table_of
+from tasks.training.labels_table import labels_table
 from tests.conftest import write_folder, write_labels
 
 pytestmark = pytest.mark.usefixtures("prefect")

@@ -23,7 +23,7 @@ NIGHT = """
 import sys
 from pathlib import Path
 from upath import UPath
-from tests.tasks.test_ingest import dataset_of, sharded
+from tests.tasks.ingest.test_ingest import dataset_of, sharded
 print("begins", flush=True)
 sharded(dataset_of(Path(sys.argv[1]), smallest_side=8), UPath(sys.argv[2]))
 """

@@ -119,7 +119,7 @@ def test_the_command_lists_and_deletes_only_when_told(store: Path, tmp_path: Pat
     nightly_retrain(write(tmp_path / "few.yaml", 8), "register")
 
     def prune(*options: str) -> str:
-        command = [sys.executable, "-c", "from flows.cli import main; main()", "prune", *options]
+        command = [sys.executable, "-c", "from flows.cli.app import main; main()", "prune", *options]
         return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
     sets = UPath(store) / "shards" / "few"

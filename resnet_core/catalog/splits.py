@@ -1,0 +1,219 @@
+"""Which split an image belongs to: a pure function of its key and the seed, unless something decides.
+
+The key is the image's content, or its group, where images belong together: the split does not depend
+on a place in a list, and does not change as the data set grows. What decides before the key does, in
+this order: the labels (for the whole group), an earlier night, the split of the group, the split of
+an elder that looks the same.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+import pyarrow as pa
+from annotated_types import Ge, Gt, Lt
+from numpy.typing import NDArray
+
+from resnet_core.catalog.near_duplicates import clusters
+from resnet_core.errors import UserError
+from resnet_core.shards.format import Split
+
+# By place: 0 is undecided. Of two that look the same and may not both stay, the lower one goes.
+NAMES: tuple[Split | None, ...] = (None, "train", "validation", "test")
+EXCLUDED = "near-duplicate of "
+
+Numbers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """`test` and `validation` are shares of the images, in expectation. `near_duplicates`: images
+    that look the same go to the same split."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    test: Annotated[float, Gt(0), Lt(1)] = 0.25
+    validation: Annotated[float, Ge(0), Lt(1)] = 0.0
+    seed: int = 0
+    near_duplicates: bool = True
+
+
+def assign(key: str, config: SplitConfig) -> Split:
+    """Hash the key to a number in [0, 1): the lowest `test` are held out, the next are validation."""
+    place = position(key, config.seed)
+    if place < config.test:
+        return "test"
+    if place < config.test + config.validation:
+        return "validation"
+    return "train"
+
+
+def position(key: str, seed: int) -> float:
+    """Uniform in [0, 1) over keys."""
+    digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def decide(images: pa.Table, groups: pa.Table, pairs: Numbers, config: SplitConfig) -> pa.Table:
+    """The split of images that are tied to others, and which of them must go.
+
+    images: image_id, uri; `fixed` by the labels, with a `contradiction` if they name two splits;
+        `before`, by an earlier night, with the `near` and `excluded` of then.
+    groups: image_id, group.
+    pairs: int64 [M, 2], places in `images` of two that look the same.
+
+    Returns image_id, split, near (the image_id of one that looks the same), excluded (the reason, for
+    an image that looks like one in another split). Raises UserError when labels fix a group twice.
+    """
+    ids = images["image_id"].to_pylist()
+    fixed, before = codes(images["fixed"]), codes(images["before"])
+    units, keys = make_units(ids, groups)
+    check_labels(images, units, keys, fixed)
+    decided = by_unit(units, fixed)
+    decided = np.where(decided > 0, decided, by_vote(units, before, len(keys)))
+    pairs = np.sort(pairs, axis=1).reshape(-1, 2)
+    decided = join_elders(decided, units[pairs], keys, config)
+    unit_fixed = by_unit(units, fixed)[units]
+    split = np.where(unit_fixed > 0, unit_fixed, np.where(before > 0, before, decided[units]))
+    near, excluded = images["near"].to_pylist(), images["excluded"].to_pylist()
+    uris = images["uri"].to_pylist() if len(pairs) else []
+    for one, other in pairs.tolist():
+        younger, elder = order(one, other, split, before)
+        near[younger] = near[younger] or ids[elder]
+        if split[one] != split[other] and not excluded[one] and not excluded[other]:
+            excluded[younger] = f"{EXCLUDED}{uris[elder]}, which is in {NAMES[split[elder]]}"
+    stay = np.array([reason is None for reason in excluded], dtype=bool)
+    join_all(near, ids, pairs[stay[pairs].all(1)])
+    return pa.table(
+        {
+            "image_id": images["image_id"],
+            "split": pa.array([NAMES[code] for code in split.tolist()], pa.string()),
+            "near": pa.array(near, pa.string()),
+            "excluded": pa.array(excluded, pa.string()),
+        }
+    )
+
+
+def codes(column: pa.ChunkedArray) -> Numbers:
+    """Names of splits -> their places in NAMES."""
+    found = np.zeros(len(column), dtype=np.int64)
+    for code, name in enumerate(NAMES):
+        if name:
+            found[np.asarray(column.fill_null(""), dtype=object) == name] = code
+    return found
+
+
+def make_units(ids: list[str], groups: pa.Table) -> tuple[Numbers, list[str]]:
+    """Images that belong together by a group, or by groups that share an image: the unit of every
+    image, and each unit's key, the least name in it."""
+    if not len(groups):
+        return np.arange(len(ids)), ids
+    place = {image: k for k, image in enumerate(ids)}
+    names = sorted(set(groups["group"].to_pylist()))
+    number = {name: len(ids) + k for k, name in enumerate(names)}
+    edges = [
+        (place[i], number[g]) for i, g in zip(*(groups[c].to_pylist() for c in ("image_id", "group")), strict=True)
+    ]
+    units = components(np.array(edges), len(ids) + len(names))
+    keys: list[str] = [""] * (int(units.max()) + 1)
+    for name, k in number.items():
+        keys[units[k]] = min(keys[units[k]] or name, name)
+    for k, image in enumerate(ids):
+        keys[units[k]] = keys[units[k]] or image
+    return units[: len(ids)], keys
+
+
+def components(edges: Numbers, nodes: int) -> Numbers:
+    """int64 [nodes]: the number of the connected component that each is in."""
+    _, found = np.unique(clusters(nodes, edges[:, 0], edges[:, 1]), return_inverse=True)
+    return found
+
+
+def check_labels(images: pa.Table, units: Numbers, keys: list[str], fixed: Numbers) -> None:
+    """Raises UserError when the labels put one image, or images of one group, into two splits."""
+    for k, other in enumerate(images["contradiction"].to_pylist()):
+        if other:
+            raise UserError(
+                f"{images['uri'][k].as_py()}: the labels put the same bytes into two splits, "
+                f"{NAMES[fixed[k]]} and {other}. Keep one."
+            )
+    least, most = np.full(len(keys), len(NAMES)), np.zeros(len(keys), dtype=np.int64)
+    np.minimum.at(least, units[fixed > 0], fixed[fixed > 0])
+    np.maximum.at(most, units, fixed)
+    for unit in np.flatnonzero(least < most)[:1]:
+        raise UserError(
+            f"labels: group {keys[unit]!r} is put into two splits, {NAMES[least[unit]]} and {NAMES[most[unit]]}. "
+            "A group stays on one side: correct `split` or `group`."
+        )
+
+
+def by_unit(units: Numbers, code: Numbers) -> Numbers:
+    """What is decided for a unit by any of its images, which agree; 0 where nothing is."""
+    found = np.zeros(int(units.max(initial=-1)) + 1, dtype=np.int64)
+    np.maximum.at(found, units, code)
+    return found
+
+
+def by_vote(place: Numbers, code: Numbers, count: int) -> Numbers:
+    """int64 [count]: the code that most have, 0 where none has any."""
+    votes = np.zeros((count, len(NAMES)), dtype=np.int64)
+    np.add.at(votes, (place, code), 1)
+    votes[:, 0] = 0
+    return np.where(votes.any(1), votes.argmax(1), 0)
+
+
+def join_elders(decided: Numbers, pairs: Numbers, keys: list[str], config: SplitConfig) -> Numbers:
+    """Decide for the undecided units: all that look alike like their elders, else by the least key."""
+    open_pairs = pairs[(decided[pairs] == 0).all(1)] if len(pairs) else pairs
+    alike = components(open_pairs, len(decided)) if len(open_pairs) else np.arange(len(decided))
+    mixed = pairs[(decided[pairs] == 0).sum(1) == 1] if len(pairs) else pairs
+    undecided_side = (decided[mixed] > 0).argmin(1) if len(mixed) else np.empty(0, dtype=np.int64)
+    rows = np.arange(len(mixed))
+    votes = by_vote(alike[mixed[rows, undecided_side]], decided[mixed[rows, 1 - undecided_side]], len(decided))
+    result = np.where(decided > 0, decided, votes[alike])
+    least: dict[int, str] = {}
+    waiting = np.flatnonzero(result == 0).tolist()
+    for unit in waiting:
+        together = int(alike[unit])
+        least[together] = min(least.get(together, keys[unit]), keys[unit])
+    code = {together: NAMES.index(assign(key, config)) for together, key in least.items()}
+    for unit in waiting:
+        result[unit] = code[int(alike[unit])]
+    return result
+
+
+def join_all(near: list[str | None], ids: list[str], pairs: Numbers) -> None:
+    """One `near` an image is not enough for one that ties two others together, who do not look the same.
+    Where that leaves images apart, point them anew, so that `near` leads from each of them to all."""
+    if not len(pairs):
+        return
+    place = {image: k for k, image in enumerate(ids)}
+    known = [(k, place[name]) for k, name in enumerate(near) if name in place]
+    edges = np.concatenate([np.array(known, dtype=np.int64).reshape(-1, 2), pairs])
+    linked, alike = components(edges[: len(known)], len(ids)), components(edges, len(ids))
+    apart = np.unique(alike[pairs[linked[pairs[:, 0]] != linked[pairs[:, 1]]]])
+    if not len(apart):
+        return
+    from scipy.sparse import coo_matrix
+    from scipy.sparse.csgraph import breadth_first_order
+
+    root = len(ids)  # of a tree over all that are apart, an image of each
+    members = [np.flatnonzero(alike == number) for number in apart]
+    firsts = [min(rows.tolist(), key=lambda k: near[k] in place) for rows in members]
+    edges = np.concatenate([edges, [(root, first) for first in firsts]])
+    links = coo_matrix((np.ones(len(edges), np.bool_), edges.T), (root + 1, root + 1))
+    _, leads_to = breadth_first_order(links, root, directed=False)
+    for k in np.concatenate(members).tolist():
+        if leads_to[k] != root:
+            near[k] = ids[leads_to[k]]
+        elif near[k] in place:
+            near[k] = None
+
+
+def order(one: int, other: int, split: Numbers, before: Numbers) -> tuple[int, int]:
+    """(younger, elder): an image that an earlier night has placed is the elder; else the one that is
+    held out, for what is lost then is lost to the training alone; else the first."""
+    if bool(before[one]) != bool(before[other]):
+        return (other, one) if before[one] else (one, other)
+    return (one, other) if split[one] < split[other] else (other, one)

@@ -1,0 +1,233 @@
+"""Is tonight's data like the data of the last accepted night? Pure checks over two summaries.
+
+A distribution has changed when its Kolmogorov-Smirnov distance is above a threshold: the largest
+difference between the two cumulative shares, 0 (the same) to 1 (nothing in common). It needs no unit
+and no smoothing of empty bins, and one threshold serves brightness and width alike; such tests on each
+feature alone find shifts about as well as joint ones (Rabanser et al. 2019, arXiv:1810.11953). On
+binned values it is a lower bound.
+
+What chance alone makes of few images is no finding, whatever the threshold.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import ceil, log, sqrt
+from typing import Annotated, ClassVar, Literal
+
+import numpy as np
+from annotated_types import Ge, Gt, Le
+
+from resnet_core.drift.summary import UNITS, Histogram, Summary
+from resnet_core.errors import DataCheckError
+
+Action = Literal["ignore", "warn", "fail"]
+Outcome = Literal["ok", "warn", "fail"]
+Share = Annotated[float, Ge(0), Le(1)]
+
+CHANCE = 0.001  # how often a difference that means nothing may be taken for one
+DEVIATIONS = 3.29  # of a normal variable, two-sided: the same chance
+NAMED = 5
+
+
+@dataclass(frozen=True)
+class ImagesCheck:
+    """`drop`: the share of the images that may go. `minimum`: images that must be there, in any case."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    drop: Share = 0.1
+    minimum: Annotated[int, Ge(0)] = 0
+    action: Action = "warn"
+
+
+@dataclass(frozen=True)
+class ClassShareCheck:
+    """`change`: by how much of itself a class's share of the images may grow or shrink; a class that
+    vanishes is always a finding. `minimum`: the smallest share a class may have, in any case."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    change: Annotated[float, Gt(0)] = 0.25
+    minimum: Share = 0.0
+    action: Action = "warn"
+
+
+@dataclass(frozen=True)
+class NewClassesCheck:
+    """A class that the last accepted night did not have."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    action: Action = "warn"
+
+
+@dataclass(frozen=True)
+class DistributionCheck:
+    """`change`: the largest Kolmogorov-Smirnov distance, from 0 to 1."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    change: Share = 0.1
+    action: Action = "warn"
+
+
+@dataclass(frozen=True)
+class ChecksConfig:
+    """`brightness` and `contrast` are the mean and the standard deviation of an image's gray levels,
+    `sharpness` its mean |Laplacian|, `size` the width and the height of the file's image."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    images: ImagesCheck = ImagesCheck()
+    class_share: ClassShareCheck = ClassShareCheck()
+    new_classes: NewClassesCheck = NewClassesCheck()
+    brightness: DistributionCheck = DistributionCheck()
+    contrast: DistributionCheck = DistributionCheck()
+    sharpness: DistributionCheck = DistributionCheck()
+    size: DistributionCheck = DistributionCheck()
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: what was `found`, what was `wanted`, and what follows from it. `detail` says more,
+    or is empty."""
+
+    name: str
+    found: str
+    wanted: str
+    action: Outcome
+    detail: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.found}; wanted: {self.wanted}" + (f" ({self.detail})" if self.detail else "")
+
+
+def check(now: Summary, last: Summary | None, config: ChecksConfig, new: Summary | None = None) -> tuple[Finding, ...]:
+    """A finding a check that has something to look at: all of tonight's images against those of the
+    last accepted night and, where `new` is given, those that came since against the same. A fault that
+    began tonight shows in the new ones long before it moves the whole."""
+    findings = [_images(now, last, config.images), _class_share(now, last, config.class_share)]
+    if last:
+        findings.append(_new_classes(now, last, config.new_classes))
+        findings += _distributions(now, last, config, "")
+    if last and new:
+        findings += _distributions(new, last, config, " of new images")
+    return tuple(finding for finding in findings if finding)
+
+
+def quarantine(now: Summary, limit: float) -> Finding:
+    """The share of images in quarantine against the limit, with the ten most frequent reasons."""
+    reasons = ", ".join(f"{reason} {count:,}" for reason, count in now.frequent_reasons(10))
+    found = f"{now.quarantined:,} of {now.total:,} images ({percent(now.quarantined_share)})"
+    outcome: Outcome = "fail" if now.quarantined_share > limit else "ok"
+    return Finding("quarantine", found, f"at most {percent(limit)}", outcome, reasons)
+
+
+def check_quarantine(now: Summary, limit: float) -> None:
+    """Raises DataCheckError when a larger share than `limit` is in quarantine."""
+    finding = quarantine(now, limit)
+    if finding.action == "fail":
+        raise DataCheckError(
+            f"quarantine: {finding.found}, over `quarantine_limit: {limit:g}`. Most frequent reasons: "
+            f"{finding.detail}. The catalog's rows with status 'quarantined' name each file and its reason: "
+            "mend or remove the files, or raise `quarantine_limit` in the data set file."
+        )
+
+
+def _outcome(bad: bool, action: Action) -> Outcome:
+    return action if bad and action != "ignore" else "ok"
+
+
+def _images(now: Summary, last: Summary | None, check: ImagesCheck) -> Finding | None:
+    if check.action == "ignore" or not (last or check.minimum):
+        return None
+    least = max(check.minimum, last.ok * (1 - check.drop) if last else 0)
+    found = f"{now.ok:,}" + (f", {last.ok:,} before" if last else "")
+    wanted = f"at least {ceil(least):,}"
+    return Finding("images", found, wanted, _outcome(now.ok < least, check.action))
+
+
+def _class_share(now: Summary, last: Summary | None, check: ClassShareCheck) -> Finding | None:
+    if check.action == "ignore":
+        return None
+    small = [f"{name!r} {percent(now.share(name))}" for name in sorted(now.classes) if now.share(name) < check.minimum]
+    moved = list(_moved_classes(now, last, check.change)) if last else []
+    wanted = [f"each at least {percent(check.minimum)}"] * (check.minimum > 0)
+    wanted += [f"each within {percent(check.change)} of its own share before"] * (last is not None)
+    if not wanted:
+        return None
+    found = _some([*moved, *small]) or f"none of {len(now.classes):,} classes is outside"
+    return Finding("class share", found, ", ".join(wanted), _outcome(bool(moved or small), check.action))
+
+
+def _moved_classes(now: Summary, last: Summary, change: float) -> Iterator[str]:
+    """The largest change first. Two shares differ by chance: theirs must by more (two-proportion z)."""
+    moved = []
+    for name in last.classes:
+        before, after = last.share(name), now.share(name)
+        pooled = (last.classes[name] + now.classes.get(name, 0)) / max(last.ok + now.ok, 1)
+        deviation = sqrt(pooled * (1 - pooled) * (1 / last.ok + 1 / max(now.ok, 1)))
+        relative = abs(after / before - 1)
+        beyond_chance = abs(after - before) > DEVIATIONS * deviation
+        if not after or (relative > change and beyond_chance):
+            moved.append((relative, f"{name!r} {percent(before)} before, {percent(after)} now"))
+    return (text for _, text in sorted(moved, reverse=True))
+
+
+def _new_classes(now: Summary, last: Summary, check: NewClassesCheck) -> Finding | None:
+    if check.action == "ignore":
+        return None
+    new = [f"{name!r} ({count:,} images)" for name, count in now.classes.items() if name not in last.classes]
+    return Finding("new classes", _some(new) or "none", "none", _outcome(bool(new), check.action))
+
+
+def _distributions(now: Summary, last: Summary, config: ChecksConfig, whose: str) -> list[Finding | None]:
+    return [
+        _distribution("brightness" + whose, ["brightness"], now, last, config.brightness),
+        _distribution("contrast" + whose, ["contrast"], now, last, config.contrast),
+        _distribution("sharpness" + whose, ["sharpness"], now, last, config.sharpness),
+        _distribution("size" + whose, ["width", "height"], now, last, config.size),
+    ]
+
+
+def _distribution(
+    name: str, measures: Sequence[str], now: Summary, last: Summary, check: DistributionCheck
+) -> Finding | None:
+    """The worst of the measures; None where there is nothing to compare."""
+    known = [m for m in measures if now.histograms[m].count and last.histograms[m].count]
+    if check.action == "ignore" or not known:
+        return None
+    worst = max(known, key=lambda m: distance(now.histograms[m], last.histograms[m]))
+    after, before = now.histograms[worst], last.histograms[worst]
+    found, few = distance(after, before), chance_distance(after.count, before.count)
+    wanted = f"at most {check.change:.2f}" if check.change >= few else f"at most {few:.2f}, as images are few"
+    unit = f" {UNITS[worst]}" if UNITS[worst] else ""
+    subject = f"{worst}: " if len(measures) > 1 else ""
+    return Finding(
+        name,
+        f"distance {found:.2f}",
+        wanted,
+        _outcome(found > max(check.change, few), check.action),
+        f"{subject}mean {before.mean:.1f}{unit} before, {after.mean:.1f} now",
+    )
+
+
+def distance(one: Histogram, other: Histogram) -> float:
+    """Kolmogorov-Smirnov: the largest difference between the cumulative shares, 0 to 1."""
+    return float(np.abs(np.cumsum(one.shares) - np.cumsum(other.shares)).max())
+
+
+def chance_distance(one: int, other: int) -> float:
+    """The distance that two samples of these sizes from the same images exceed with probability CHANCE
+    (Smirnov 1948, for large samples)."""
+    return min(1.0, sqrt(-log(CHANCE / 2) / 2) * sqrt(1 / one + 1 / other))
+
+
+def percent(share: float) -> str:
+    """Enough digits to tell a small share from none."""
+    return f"{share * 100:.3g}%"
+
+
+def _some(texts: Sequence[str]) -> str:
+    more = f"; and {len(texts) - NAMED:,} more" if len(texts) > NAMED else ""
+    return "; ".join(texts[:NAMED]) + more

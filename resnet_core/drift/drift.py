@@ -1,0 +1,170 @@
+"""Is what a model is given still what it learned from? Its scores and the images' looks, against the training data's.
+
+    label, review   population stability index of the shares (Siddiqi 2006); chi-squared test
+    confidence, brightness, contrast, sharpness
+                    Kolmogorov-Smirnov distance on fixed bins (never more than the exact one), and its test
+                    (Smirnov 1948); besides, the index over the training data's tenths
+    embedding       maximum mean discrepancy (`mmd`); permutation test
+
+A distance over its threshold counts only if the images are enough to show that it is no accident: with a million
+everything is significant, with a hundred everything is far.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar
+
+import numpy as np
+from annotated_types import Ge
+from numpy.typing import NDArray
+from scipy.special import chdtrc, kolmogorov
+
+from resnet_core.drift.checks import distance, percent
+from resnet_core.drift.mmd import discrepancy
+from resnet_core.drift.profiles import EDGES, Profile
+from resnet_core.drift.summary import UNITS, Histogram
+
+LEAST = 100  # images: of fewer nothing is said
+CHANCE = 0.001  # the p from which on a distance may be an accident
+NAMED = 3  # classes that a line names
+ENOUGH = 5  # the expected count from which on the chi-squared distribution holds (Cochran 1954)
+DRAWS = 1999
+MOST = 1_000_000  # images that a test counts: of more, any distance over a threshold is certain
+
+Counts = NDArray[np.int64]
+Threshold = Annotated[float, Ge(0)] | None
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """The distances from which on drift is drift; None: measured and shown, never drift."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    label: Threshold = 0.2
+    review: Threshold = 0.2
+    confidence: Threshold = 0.2
+    brightness: Threshold = 0.2
+    contrast: Threshold = 0.2
+    sharpness: Threshold = 0.2
+    embedding: Threshold = 0.2
+
+
+@dataclass(frozen=True)
+class Drift:
+    """One measure of `images` images: the `distance` by the `method`, and how often chance alone would make it as
+    large, `p`. `psi` is the population stability index, None of embeddings. `detail` says it in the measure's own
+    terms, or is empty."""
+
+    measure: str
+    method: str
+    distance: float
+    threshold: float | None
+    p: float
+    images: int
+    psi: float | None = None
+    detail: str = ""
+
+    @property
+    def drifted(self) -> bool:
+        return self.threshold is not None and self.distance > self.threshold and self.p < CHANCE
+
+    def __str__(self) -> str:
+        limit = (
+            ""
+            if self.threshold is None
+            else f", {'over' if self.distance > self.threshold else 'of'} " + (f"{self.threshold:g}")
+        )
+        return f"{self.measure}: {self.method} {self.distance:.2f}{limit}" + (f" ({self.detail})" * bool(self.detail))
+
+
+def measure_drift(
+    before: Profile,
+    now: Profile,
+    thresholds: Thresholds,
+    embeddings: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
+) -> tuple[Drift, ...]:
+    """Every measure that both sides have, of LEAST images or more. embeddings: float [N, D] of before, [M, D] now."""
+    found = list(_shares(before, now, thresholds))
+    for name in EDGES:
+        one, other = before.histograms[name], now.histograms[name]
+        if one.count and other.count >= LEAST:
+            found.append(_distribution(name, one, other, getattr(thresholds, name)))
+    if embeddings is not None and len(embeddings[0]) > 1 and len(embeddings[1]) >= LEAST:
+        apart, p = discrepancy(*embeddings)
+        found.append(Drift("embedding", "MMD", apart, thresholds.embedding, p, len(embeddings[1])))
+    return tuple(found)
+
+
+def _shares(before: Profile, now: Profile, thresholds: Thresholds) -> Iterator[Drift]:
+    names = sorted({*before.labels, *now.labels})
+    if before.images and now.images >= LEAST:
+        counts = [np.array([side.labels.get(name, 0) for name in names]) for side in (before, now)]
+        yield _share("label", counts[0], counts[1], thresholds.label, _moved(names, counts[0], counts[1]))
+    if sum(before.reviews) and sum(now.reviews) >= LEAST:
+        one, other = np.array(before.reviews), np.array(now.reviews)
+        words = f"{percent(one[0] / one.sum())} in training, {percent(other[0] / other.sum())} now"
+        yield _share("review", one, other, thresholds.review, words)
+
+
+def _share(name: str, before: Counts, now: Counts, threshold: float | None, detail: str) -> Drift:
+    found = stability_index(before, now)
+    return Drift(name, "PSI", found, threshold, same_shares(before, now), int(now.sum()), found, detail)
+
+
+def _moved(names: Sequence[str], before: Counts, now: Counts) -> str:
+    """The classes whose shares differ most."""
+    one, other = before / before.sum(), now / now.sum()
+    most = np.argsort(-np.abs(one - other), kind="stable")[:NAMED]
+    return "; ".join(f"{names[k]!r} {percent(one[k])} in training, {percent(other[k])} now" for k in most)
+
+
+def _distribution(name: str, before: Histogram, now: Histogram, threshold: float | None) -> Drift:
+    apart = distance(now, before)
+    p = float(kolmogorov(apart * (before.count * now.count / (before.count + now.count)) ** 0.5))
+    unit = f" {UNITS[name]}" if UNITS.get(name) else ""
+    digits = 2 if name == "confidence" else 1
+    detail = f"mean {before.mean:.{digits}f}{unit} in training, {now.mean:.{digits}f} now"
+    psi = stability_index(*in_tenths(np.array(before.counts), np.array(now.counts)))
+    return Drift(name, "KS", apart, threshold, p, now.count, psi, detail)
+
+
+def stability_index(before: Counts, now: Counts) -> float:
+    """The population stability index of two counts of the same K things: the sum of (p - q) ln(p / q). Half an
+    image is added to each, or one that is new would be infinitely far."""
+    one, other = ((side + 0.5) / (side.sum() + 0.5 * len(side)) for side in (before, now))
+    return float(((other - one) * np.log(other / one)).sum())
+
+
+def in_tenths(before: Counts, now: Counts) -> tuple[Counts, Counts]:
+    """Neighbouring bins put together, so that each of ten or fewer has about a tenth of what was before."""
+    total = max(int(before.sum()), 1)
+    middles = (np.cumsum(before) - before / 2) / total
+    place = np.minimum((10 * middles).astype(np.int64), 9)
+    one, other = (np.bincount(place, weights=side, minlength=10).astype(np.int64) for side in (before, now))
+    used = np.bincount(place, minlength=10) > 0
+    return one[used], other[used]
+
+
+def same_shares(before: Counts, now: Counts, seed: int = 0) -> float:
+    """The p of both counts coming from the same shares: Pearson's chi-squared. Where the expected counts are too
+    small for its distribution, DRAWS divisions of all images into two such sides are counted instead."""
+    table = np.stack([_at_most(before), _at_most(now)])
+    table = table[:, table.sum(0) > 0]
+    if table.shape[1] < 2:
+        return 1.0
+    totals, sizes = table.sum(0), table.sum(1)
+    expected = sizes[:, None] * totals / totals.sum()
+    found = float(((table - expected) ** 2 / expected).sum())
+    if expected.min() >= ENOUGH:
+        return float(chdtrc(table.shape[1] - 1, found))
+    drawn = np.random.default_rng(seed).multivariate_hypergeometric(totals, sizes[1], DRAWS)
+    # What one side has more than expected, the other has less.
+    apart = ((drawn - expected[1]) ** 2 * (1 / expected[0] + 1 / expected[1])).sum(1)
+    return float((1 + (apart >= found * (1 - 1e-9)).sum()) / (1 + DRAWS))
+
+
+def _at_most(counts: Counts) -> Counts:
+    """The same shares of MOST images at most."""
+    total = int(counts.sum())
+    return counts if total <= MOST else np.rint(counts * (MOST / total)).astype(np.int64)

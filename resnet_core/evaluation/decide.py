@@ -1,0 +1,105 @@
+"""From what mistakes cost, or from a recall that is wanted, to the weights of a decision.
+
+The class is argmax(weights * probabilities). If missing class i costs c_i, whatever it is taken for,
+the least expected cost is that of the weights c_i (Elkan 2001, The foundations of cost-sensitive
+learning). With two classes that is one threshold; it is moved to where the cost is least on labelled images.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_core.errors import UserError, nearest
+from resnet_core.evaluation.conformal import smallest_that_holds
+from resnet_core.evaluation.metrics import Labels, Probabilities
+
+MISSED, FALSE_ALARM = "missed_", "false_alarm"
+ROUNDS = 20  # a weight that is raised may take images from a class that had enough
+JUST_ABOVE = 1 + 1e-6
+
+Weights = NDArray[np.float64]  # [C]
+
+
+def class_costs(costs: Mapping[str, float], classes: Sequence[str]) -> Weights | None:
+    """What it costs to miss each class: `missed_<class>`, and `false_alarm` for a class that has none of
+    its own. None where there are no costs. Raises UserError for what is no class."""
+    if not costs:
+        return None
+    known = [MISSED + name for name in classes]
+    for key in costs:
+        if key not in (*known, FALSE_ALARM):
+            raise UserError(
+                f"evaluate.costs.{key}: there is no such class.{nearest(key, known)} Known: {_list(known)}."
+            )
+    missing = [name for name in known if name not in costs]
+    if len(missing) == len(known):
+        raise UserError(f"evaluate.costs: says not what a miss costs. Add one of {_list(known)}.")
+    if not missing and FALSE_ALARM in costs:
+        raise UserError(
+            "evaluate.costs.false_alarm: the miss of every class has a cost, and a false alarm is the miss of "
+            "another class. Leave it out."
+        )
+    return np.array([costs.get(name, costs.get(FALSE_ALARM, 1.0)) for name in known], dtype=np.float64)
+
+
+def class_recalls(recall: Mapping[str, float], classes: Sequence[str]) -> dict[int, float]:
+    """The recall that is wanted of classes, by their places. Raises UserError for what is no class."""
+    for name in recall:
+        if name not in classes:
+            hint = nearest(name, list(classes))
+            raise UserError(f"evaluate.recall.{name}: there is no such class.{hint} Known: {_list(classes)}.")
+    return {list(classes).index(name): share for name, share in recall.items()}
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+
+
+def find_weights(
+    labels: Labels, probabilities: Probabilities, costs: Weights | None, recalls: Mapping[int, float]
+) -> tuple[float, ...]:
+    """Weights for calibrated probabilities [N, C] of labelled images: the costs first, then the recalls.
+    The largest is 1."""
+    weights = np.ones(probabilities.shape[1]) if costs is None else costs.copy()
+    if costs is not None and len(costs) == 2 and len(labels):
+        weights = cheapest(labels, probabilities, costs)
+    for _ in range(ROUNDS if recalls else 0):
+        before = weights.copy()
+        for k, share in recalls.items():
+            weights[k] = max(weights[k], weight_for_recall(labels, probabilities, weights, k, share))
+        if np.array_equal(before, weights):
+            break
+    return tuple((weights / weights.max()).tolist())
+
+
+def cheapest(labels: Labels, probabilities: Probabilities, costs: Weights) -> Weights:
+    """Of two classes: the threshold on the second's probability with the least mean cost on these images;
+    of several, the one nearest to what the costs alone say."""
+    theory = costs[0] / costs.sum()
+    p = np.sort(np.unique(probabilities[:, 1].astype(np.float64)))
+    thresholds = np.concatenate([[p[0] / 2], (p[1:] + p[:-1]) / 2, [(1 + p[-1]) / 2], [theory]])
+    ones = np.sort(probabilities[labels == 1, 1].astype(np.float64))
+    zeros = np.sort(probabilities[labels == 0, 1].astype(np.float64))
+    missed = np.searchsorted(ones, thresholds)
+    alarms = len(zeros) - np.searchsorted(zeros, thresholds)
+    paid = costs[1] * missed + costs[0] * alarms
+    best = thresholds[paid <= paid.min() * (1 + 1e-12)]
+    chosen = np.clip(best[np.abs(best - theory).argmin()], 1e-9, 1 - 1e-9)
+    return np.array([chosen, 1 - chosen])
+
+
+def weight_for_recall(labels: Labels, probabilities: Probabilities, weights: Weights, k: int, share: float) -> float:
+    """The weight at which the next image of class k is recognised with probability `share` or more; with
+    too few images to promise it, the one at which all of them are."""
+    weighted = probabilities[labels == k].astype(np.float64) * weights
+    if not len(weighted):
+        return float(weights[k])
+    others = np.delete(weighted, k, axis=1).max(1)
+    needed = others / np.maximum(weighted[:, k] / weights[k], 1e-12)
+    return smallest_that_holds(needed, share, float(needed.max())) * JUST_ABOVE
+
+
+def paid(labels: Labels, decided: Labels, costs: Weights) -> NDArray[np.float64]:
+    """What the decision on each image costs, float64 [N]."""
+    return np.where(decided == labels, 0.0, costs[labels])

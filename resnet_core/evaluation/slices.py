@@ -1,0 +1,154 @@
+"""Where a model is worse than elsewhere: accuracy in each part of the held-out images.
+
+A column of numbers is cut at its quantiles, one of text by its values. Each slice is held against the
+rest of the images, by Fisher's exact test, or, where images come in groups, by how much the difference
+varies when groups are drawn again. Many slices are looked at, and one of twenty would be worse by
+chance: the p-values are corrected for that (Holm 1979, A simple sequentially rejective multiple test
+procedure).
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import fisher_exact
+from scipy.stats import t as student
+
+from resnet_core.evaluation.bootstrap import Counts, Groups, Interval, ends, spread
+
+SIGNIFICANT = 0.05
+SMALLEST = 10  # images: of fewer, nothing can be said
+MOST_VALUES = 50
+FEW_NUMBERS = 10  # as many different numbers or fewer are values, like text
+DECILES_FROM = 1000  # images; fewer are cut into fifths
+OTHERS, NOTHING = "(others)", "(none)"
+
+Correct = NDArray[np.bool_]  # [N]
+
+
+@dataclass(frozen=True)
+class Slice:
+    """`images` of the held-out images have this value; `rest` is the accuracy on the others, `p` the chance of
+    such a gap where there is none, corrected for the number of slices."""
+
+    column: str
+    value: str
+    images: int
+    accuracy: Interval
+    rest: float
+    worse: bool
+    p: float
+
+    @property
+    def name(self) -> str:
+        return f"{self.column} {self.value}"
+
+
+def find_slices(
+    correct: Correct, columns: Mapping[str, Sequence[Any]], groups: Groups | None = None, seed: int = 0
+) -> list[Slice]:
+    """columns: N values each, numbers or text, None where there is none. A column that is the same everywhere
+    makes no slice; what is in fewer than SMALLEST images is put together."""
+    cuts = [(column, value, rows) for column, values in columns.items() for value, rows in cut(values)]
+    if not cuts:
+        return []
+    inside = np.stack([rows for _, _, rows in cuts], axis=1).astype(np.float64)  # [N, K]
+    right = correct.astype(np.float64)[:, None]
+
+    def accuracies(counts: Counts) -> NDArray[np.float64]:
+        """[R, 2, K]: in each slice, and in the rest."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            within = (counts @ (inside * right)) / (counts @ inside)
+            without = (counts @ ((1 - inside) * right)) / (counts @ (1 - inside))
+        return np.stack([within, without], axis=1)
+
+    value, again = spread(accuracies, len(correct), groups, seed)
+    found = []
+    for k, (column, name, rows) in enumerate(cuts):
+        gap, gaps = value[0, k] - value[1, k], again[:, 0, k] - again[:, 1, k]
+        p = chance(correct, rows) if groups is None else chance_by_groups(float(gap), gaps, rows, groups)
+        found.append(
+            Slice(column, name, int(rows.sum()), ends(value[0, k], again[:, 0, k]), float(value[1, k]), False, p)
+        )
+    corrected = holm([each.p for each in found])
+    return [replace(each, p=p, worse=p < SIGNIFICANT) for each, p in zip(found, corrected, strict=True)]
+
+
+def chance(correct: Correct, rows: Correct) -> float:
+    """Of so few correct ones in the slice, if correctness had nothing to do with it."""
+    table = [[int((correct & rows).sum()), int((~correct & rows).sum())],
+             [int((correct & ~rows).sum()), int((~correct & ~rows).sum())]]  # fmt: skip
+    return float(fisher_exact(table, alternative="less").pvalue)
+
+
+def chance_by_groups(gap: float, gaps: NDArray[np.float64], rows: Correct, groups: Groups) -> float:
+    """The same from the gap's resamples [R], by Student's distribution: a slice that is in three groups is an
+    experience with three. 1 where it is in one, or nothing varies."""
+    fewest = min(len(np.unique(groups[rows])), len(np.unique(groups[~rows])))
+    count = len(np.unique(groups))
+    deviation = float(np.nanstd(gaps)) * (count / max(count - 1, 1)) ** 0.5
+    return float(student.cdf(gap / deviation, fewest - 1)) if deviation > 0 and fewest > 1 else 1.0
+
+
+def holm(chances: Sequence[float]) -> list[float]:
+    """The p-values, corrected so that all of them together err with the probability that each of them says."""
+    order = np.argsort(chances, kind="stable")
+    corrected, largest = [0.0] * len(order), 0.0
+    for rank, k in enumerate(order):
+        largest = max(largest, min(1.0, chances[k] * (len(order) - rank)))
+        corrected[k] = largest
+    return corrected
+
+
+def cut(values: Sequence[Any]) -> list[tuple[str, Correct]]:
+    """The values that make slices, and the rows [N] that are in each."""
+    numbers = as_numbers(values)
+    if numbers is None or len({value for value in values if value is not None}) <= FEW_NUMBERS:
+        return cut_text([None if value is None else shorter(str(value)) for value in values])
+    return cut_numbers(numbers)
+
+
+def shorter(text: str) -> str:
+    """Four digits of a fraction do; `007` stays what it is."""
+    try:
+        return f"{float(text):.4g}" if "." in text else text
+    except ValueError:
+        return text
+
+
+def as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
+    """float64 [N], NaN where there is none; None for a column of text."""
+    try:
+        return np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
+    except ValueError:
+        return None
+
+
+def cut_text(values: Sequence[str | None]) -> list[tuple[str, Correct]]:
+    """By value, the most frequent first."""
+    counts = Counter(NOTHING if value is None else value for value in values)
+    frequent = [value for value, count in counts.most_common(MOST_VALUES) if count >= SMALLEST]
+    kept = set(frequent)
+    named = np.array([name if (name := NOTHING if value is None else value) in kept else OTHERS for value in values])
+    slices = [(name, named == name) for name in [*frequent, OTHERS]]
+    slices = [(name, rows) for name, rows in slices if rows.sum() >= SMALLEST]
+    return slices if len(slices) > 1 else []
+
+
+def cut_numbers(numbers: NDArray[np.float64]) -> list[tuple[str, Correct]]:
+    """At the quantiles: as many images in each slice as ties allow."""
+    known = np.isfinite(numbers)
+    pieces = 10 if known.sum() >= DECILES_FROM else 5
+    edges = np.unique(np.quantile(numbers[known], np.linspace(0, 1, pieces + 1)))
+    slices = []
+    for k, (low, high) in enumerate(pairwise(edges)):
+        last = k == len(edges) - 2
+        rows = known & (numbers >= low) & ((numbers <= high) if last else (numbers < high))
+        slices.append((f"{low:.4g} to {high:.4g}", rows))
+    slices.append((NOTHING, ~known))
+    slices = [(name, rows) for name, rows in slices if rows.sum() >= SMALLEST]
+    return slices if len(slices) > 1 else []

@@ -1,0 +1,155 @@
+"""A traced network as an ONNX file, in float32 or int8, and such a file run by ONNX Runtime or OpenVINO."""
+
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.export import ExportedProgram
+
+from resnet_core.export.graph import INPUT, METADATA, OUTPUT, Run
+from resnet_core.export.quiet import quiet
+from resnet_core.training._progressive import resize_matrix
+
+OPSET = 18  # the oldest that torch writes
+# What is computed in int8; what is around it stays as it is: gray levels come and probabilities go in full.
+QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "GlobalAveragePool"]
+BATCH = 32  # images that int8 is calibrated on at a time
+
+
+def write(program: ExportedProgram, metadata: str, path: Path) -> None:
+    """Raises onnx.checker.ValidationError for a graph that is no valid ONNX."""
+    import onnx
+
+    with quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            custom_translation_table={torch.ops.aten._upsample_bilinear2d_aa.default: resized},
+            verbose=False,
+        )
+    assert made is not None
+    save(made.model_proto, metadata, path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def resized(x: Any, size: Sequence[int], *_: Any) -> Any:
+    """An ONNX value [N, 1, S, S] -> [N, 1, side, side]. ONNX can say of its own resizing that it averages
+    when it shrinks (`antialias`), which OpenVINO does not do; products all runtimes do alike."""
+    import onnx
+    from onnxscript import opset18 as ops
+
+    matrix = resize_matrix(x.shape[-1], int(size[-1])).numpy()
+    columns = ops.Constant(value=onnx.numpy_helper.from_array(matrix))
+    rows = ops.Constant(value=onnx.numpy_helper.from_array(np.ascontiguousarray(matrix.T)))
+    return ops.MatMul(ops.MatMul(rows, x), columns)
+
+
+def save(model: Any, metadata: str, path: Path) -> None:
+    """model: an onnx.ModelProto. Sizes that no user set a name for lose theirs; the batch is called so."""
+    import onnx
+
+    for tensor in (*model.graph.input, *model.graph.output):
+        tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
+    del model.graph.value_info[:]  # which say the old name; the checker infers shapes by itself
+    onnx.helper.set_model_props(model, {METADATA: metadata})
+    path.write_bytes(model.SerializeToString())
+
+
+def write_int8(program: ExportedProgram, metadata: str, path: Path, pixels: NDArray[np.uint8]) -> None:
+    """Weights int8, each output channel on its own scale, activations on scales that `pixels`, uint8
+    [N, S, S], have shown them to need. The quantisation is explicit in the graph (QDQ)."""
+    import onnx
+    from onnxruntime import quantization
+
+    with tempfile.TemporaryDirectory() as folder:
+        full, folded, made = (Path(folder) / f"{name}.onnx" for name in ("full", "folded", "int8"))
+        write(program, metadata, full)
+        with quiet():
+            quantization.quant_pre_process(str(full), str(folded), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(folded),
+                str(made),
+                _reader(pixels),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=QUANTIZED,
+                per_channel=True,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+            )
+        save(onnx.load(str(made)), metadata, path)
+    onnx.checker.check_model(str(path), full_check=True)
+
+
+def _reader(pixels: NDArray[np.uint8]) -> Any:
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):  # type: ignore[misc]
+        """Batches until there are none; the quantiser asks for nothing else."""
+
+        def __init__(self) -> None:
+            self.batches: Iterator[NDArray[np.uint8]] = iter(pieces(pixels))
+
+        def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
+            batch = next(self.batches, None)
+            return None if batch is None else {INPUT: batch}
+
+    return Reader()
+
+
+def pieces(pixels: NDArray[np.uint8]) -> Iterable[NDArray[np.uint8]]:
+    return (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
+
+
+def read_metadata(path: Path) -> str:
+    import onnx
+
+    return next(p.value for p in onnx.load(str(path)).metadata_props if p.key == METADATA)
+
+
+def load(path: Path, threads: int | None = None) -> Run:
+    """ONNX Runtime on the CPU. threads: that a call computes on, by default as many as torch does."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = threads or torch.get_num_threads()
+    with quiet():
+        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+
+
+def load_openvino(path: Path) -> Run:
+    """OpenVINO on the CPU, a call computing on as many threads as torch does."""
+    compiled = compile_openvino(path, {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+    return lambda images: compiled([images])[OUTPUT]
+
+
+def openvino_requests(path: Path, workers: int) -> Callable[[], Run]:
+    """What makes a `Run` for each of that many threads, which compute side by side, one core each."""
+    # Pinned, the first threads of all processes would share the first core.
+    hints = {"INFERENCE_NUM_THREADS": workers, "NUM_STREAMS": workers, "ENABLE_CPU_PINNING": False}
+    compiled = compile_openvino(path, hints)
+
+    def request() -> Run:
+        one = compiled.create_infer_request()
+        return lambda images: one.infer([images], share_inputs=True)[OUTPUT].copy()
+
+    return request
+
+
+def compile_openvino(path: Path, hints: dict[str, Any]) -> Any:
+    """In float32: by default it would choose a precision by the machine."""
+    with quiet():
+        import openvino
+
+        core = openvino.Core()
+        return core.compile_model(
+            core.read_model(path.read_bytes()), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **hints}
+        )

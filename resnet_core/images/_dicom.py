@@ -1,0 +1,149 @@
+"""A DICOM file's bytes -> gray levels as a viewer shows them: the first frame, rescaled and windowed.
+
+Needs pydicom, the extra `[dicom]`. The steps are those of the standard's grayscale pipeline (PS3.3,
+C.11.1 and C.11.2): stored values, modality transformation (rescale slope and intercept), values of
+interest (the first window, or a table), polarity.
+"""
+
+import io
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from resnet_core.images._levels import Gray, luma, scale, scale_range
+from resnet_core.images.bad_image import BadImageError, Reason, check_size
+
+if TYPE_CHECKING:
+    from pydicom.dataset import Dataset
+
+
+PREAMBLE = 128  # bytes before the magic word
+MAGIC = b"DICM"
+PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+DEFLATED = b"1.2.840.10008.1.2.1.99"
+JP2 = b"\0\0\0\x0cjP  "  # how a JPEG 2000 file begins
+BYTES_A_PIXEL = 4  # of a file that is compressed as a whole, with all that is in it beside the first frame
+
+
+def is_dicom(data: bytes) -> bool:
+    return data[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC
+
+
+def decode_dicom(data: bytes, max_pixels: int) -> Gray:
+    """-> uint8 [H, W]. Raises BadImageError for what is known to be wrong, and whatever pydicom raises."""
+    try:
+        import pydicom
+        from pydicom.pixels.utils import pixel_array
+    except ImportError:
+        raise BadImageError("unsupported", "a DICOM file; it needs `pip install 'grayline[dicom]'`") from None
+    check_inflated(data, max_pixels)
+    dataset = pydicom.dcmread(io.BytesIO(data))
+    if not any(word in dataset for word in PIXELS) or "Rows" not in dataset or "Columns" not in dataset:
+        raise BadImageError("unsupported", "a DICOM file without an image")
+    check_size(int(dataset.Columns), int(dataset.Rows), max_pixels)
+    check_boxes(dataset.get("PixelData", b""))
+    try:
+        stored = pixel_array(dataset, index=0)
+    except (RuntimeError, ValueError) as error:
+        words = " ".join(str(error).split())
+        raise BadImageError(reason_of(words), words) from None
+    return to_gray(stored, dataset)
+
+
+def reason_of(words: str) -> Reason:
+    """From pydicom's words: it has one kind of exception for everything."""
+    if "less than expected" in words:
+        return "truncated"
+    return "unsupported" if "missing dependencies" in words or "does not support" in words else "unreadable"
+
+
+def to_gray(stored: NDArray[Any], dataset: "Dataset") -> Gray:
+    """Stored values [H, W] or RGB [H, W, 3] -> uint8 [H, W]."""
+    from pydicom.pixels.processing import apply_color_lut
+
+    kind = dataset.PhotometricInterpretation
+    if kind == "PALETTE COLOR":
+        stored = apply_color_lut(stored, dataset)
+        return scale(luma(stored), 0, 2 ** (8 * stored.dtype.itemsize) - 1)
+    if stored.ndim == 3:
+        return scale(luma(stored), 0, 2 ** int(dataset.BitsStored) - 1)
+    gray = scale_range(stored) if stored.dtype.kind == "f" else windowed(stored, dataset)
+    return 255 - gray if kind == "MONOCHROME1" else gray
+
+
+def windowed(stored: NDArray[Any], dataset: "Dataset") -> Gray:
+    """Stored values [H, W] -> uint8 [H, W] through the modality and the first window. Without one, 8 bits are
+    taken as they are and more are stretched to the image's own range, as viewers do: 16 bits often hold
+    a few hundred different values."""
+    from pydicom.pixels.processing import apply_modality_lut, apply_voi
+
+    values = apply_modality_lut(stored, dataset)
+    if "VOILUTSequence" in dataset:
+        bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
+        return scale(apply_voi(values, dataset), 0, 2**bits - 1)
+    if dataset.get("WindowWidth") and dataset.get("WindowCenter") is not None:
+        centre, width = first(dataset.WindowCenter), first(dataset.WindowWidth)
+        return window(values, centre, width, dataset.get("VOILUTFunction", "LINEAR"))
+    if "ModalityLUTSequence" in dataset:
+        return scale(values, 0, 2 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1)
+    if dataset.BitsStored > 8:
+        return scale(values, float(values.min()), float(values.max()))
+    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    half = 2 ** (int(dataset.BitsStored) - 1)
+    low, high = (-half, half - 1) if dataset.PixelRepresentation else (0, 2 * half - 1)
+    return scale(values, low * slope + intercept, high * slope + intercept)
+
+
+def window(values: NDArray[Any], centre: float, width: float, function: str) -> Gray:
+    """The window of PS3.3, C.11.2.1.2 and C.11.2.1.3."""
+    if function == "SIGMOID":
+        with np.errstate(over="ignore"):
+            return scale(1 / (1 + np.exp(-4 * (values - centre) / width)), 0, 1)
+    if function == "LINEAR":
+        centre, width = centre - 0.5, max(width - 1, 1e-9)
+    return scale(values, centre - width / 2, centre + width / 2)
+
+
+def check_inflated(data: bytes, max_pixels: int) -> None:
+    """A file may be compressed as a whole, and pydicom would unpack it to any size."""
+    syntax, start = transfer_syntax(data)
+    if syntax != DEFLATED:
+        return
+    limit = BYTES_A_PIXEL * max_pixels
+    inflate, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), data[start:], 0
+    while rest and size <= limit:
+        size += len(inflate.decompress(rest, 2**20))
+        rest = inflate.unconsumed_tail
+    if size > limit:
+        raise BadImageError("too large", f"unpacks to more than {limit:,} bytes")
+
+
+def check_boxes(pixels: bytes) -> None:
+    """A box that says it is 0 bytes long would make pydicom 3.0 look for the codestream behind it for ever."""
+    place = pixels.find(JP2)
+    while 0 <= place < len(pixels) and pixels[place + 4 : place + 8] != b"jp2c":
+        length = int.from_bytes(pixels[place : place + 4], "big")
+        if length == 0:
+            raise BadImageError("unreadable", "JPEG 2000: a box of 0 bytes before the codestream")
+        place += length
+
+
+def transfer_syntax(data: bytes) -> tuple[bytes, int]:
+    """How the file is encoded, and where the elements of its own description, group 2, end (PS3.10, 7.1)."""
+    syntax, place = b"", PREAMBLE + len(MAGIC)
+    while data[place : place + 2] == b"\x02\x00":
+        element, kind = data[place + 2 : place + 4], data[place + 4 : place + 6]
+        long = kind in (b"OB", b"OW", b"SQ", b"UN", b"UT")
+        start = place + (12 if long else 8)
+        end = start + int.from_bytes(data[place + 8 : start] if long else data[place + 6 : start], "little")
+        if element == b"\x10\x00":
+            syntax = data[start:end].rstrip(b"\0 ")
+        place = end
+    return syntax, place
+
+
+def first(value: Any) -> float:
+    """Of several windows, the first is the one to show."""
+    return float(value if isinstance(value, str | float | int) else value[0])

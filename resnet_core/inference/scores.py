@@ -1,0 +1,129 @@
+"""What a batch says of a file: one row, whatever is wrong with it.
+
+A row has what was read of the file, what the version predicts of it, and who said so. All of a part's
+columns are made at once, as Arrow arrays: a dictionary an image would take as long as reading a shard.
+"""
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from resnet_core.model.classifier import Classifier
+from resnet_core.shards.format import METADATA_KEY
+
+TOP = 5  # classes in `top_labels`
+
+PREDICTED = pa.schema(
+    [
+        ("label", pa.string()),
+        ("confidence", pa.float32()),
+        ("probabilities", pa.list_(pa.float32())),
+        ("prediction_set", pa.list_(pa.string())),  # the classes it may well be of; null: the version knows no sets
+        ("needs_review", pa.bool_()),  # whether they are not exactly one
+        ("top_labels", pa.list_(pa.string())),  # the most probable ones, TOP at most, the first one first
+        ("top_probabilities", pa.list_(pa.float32())),
+        ("embedding", pa.list_(pa.float32())),  # what the classifier's last layer sees; null where not asked for
+    ]
+)
+READ = pa.schema(
+    [
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("brightness", pa.float32()),
+        ("contrast", pa.float32()),
+        ("sharpness", pa.float32()),
+    ]
+)
+KNOWN_BY = pa.schema([("size", pa.int64()), ("modified", pa.string())])  # a file that has others is another file
+SCHEMA = pa.schema(
+    [
+        ("image_id", pa.string()),
+        ("uri", pa.string()),
+        ("status", pa.string()),
+        ("reason", pa.string()),
+        *PREDICTED,
+        *READ,
+        *KNOWN_BY,
+        ("model_name", pa.string()),
+        ("model_version", pa.string()),
+        ("scored_at", pa.timestamp("us", tz="UTC")),
+    ]
+)
+
+
+def predictions(classifier: Classifier, probabilities: NDArray[np.float32]) -> pa.Table:
+    """Calibrated float32 [N, C] -> a row an image, in the columns of PREDICTED; no embeddings."""
+    count, names = len(probabilities), pa.array(classifier.classes, pa.string())
+    chosen = classifier.calibration.decided(probabilities)
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
+    sets = classifier.calibration.sets(probabilities)
+    columns = {
+        "label": names.take(pa.array(chosen)),
+        "confidence": pa.array(probabilities[np.arange(count), chosen], pa.float32()),
+        "probabilities": lists(pa.array(probabilities.ravel(), pa.float32()), [probabilities.shape[1]] * count),
+        "prediction_set": pa.nulls(count, PREDICTED.field("prediction_set").type),
+        "needs_review": pa.nulls(count, pa.bool_()),
+        "top_labels": lists(names.take(pa.array(best.ravel())), [best.shape[1]] * count),
+        "top_probabilities": lists(
+            pa.array(np.take_along_axis(probabilities, best, axis=1).ravel(), pa.float32()), [best.shape[1]] * count
+        ),
+        "embedding": pa.nulls(count, PREDICTED.field("embedding").type),
+    }
+    if sets is not None:
+        sizes = sets.sum(1)
+        columns["prediction_set"] = lists(names.take(pa.array(np.nonzero(sets)[1])), sizes)
+        columns["needs_review"] = pa.array(sizes != 1)
+    return pa.table(columns, PREDICTED)
+
+
+def with_embeddings(predicted: pa.Table, rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> pa.Table:
+    """The same table with embeddings, float32 [M, D], in M of its rows."""
+    found = lists(pa.array(embeddings.ravel(), pa.float32()), [embeddings.shape[1]] * len(rows))
+    place = PREDICTED.get_field_index("embedding")
+    return predicted.set_column(place, PREDICTED.field(place), spread(found, rows, len(predicted)))
+
+
+def lists(values: pa.Array, sizes: Sequence[int] | NDArray[np.int64]) -> pa.Array:
+    """Values, one after the other -> lists of these sizes."""
+    return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)), values)
+
+
+def spread(values: pa.Array | pa.Table, rows: NDArray[np.int64], count: int) -> pa.Array | pa.Table:
+    """The values, in these rows of `count`; all others are null."""
+    index = np.full(count, -1, np.int64)
+    index[rows] = np.arange(len(rows))
+    return values.take(pa.array(index, mask=index < 0))
+
+
+def score_table(
+    files: pa.Table, images: pa.Table, predicted: pa.Table, model: tuple[str, str], at: datetime
+) -> pa.Table:
+    """The rows of some files, in their order.
+
+    files: uri, size, modified. images: what reading them gave. predicted: PREDICTED, null where there is no
+    image. model: name and version.
+    """
+    count, reason = len(files), images["reason"]
+    columns = {
+        "image_id": images["image_id"],
+        "uri": files["uri"],
+        "status": pc.if_else(pc.is_null(reason), "ok", "failed"),
+        "reason": reason,
+        **{name: predicted[name] for name in PREDICTED.names},
+        **{name: images[name] for name in READ.names},
+        **{name: files[name] for name in KNOWN_BY.names},
+        "model_name": pa.array([model[0]] * count, pa.string()),
+        "model_version": pa.array([model[1]] * count, pa.string()),
+        "scored_at": pa.array([at] * count, SCHEMA.field("scored_at").type),
+    }
+    return pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
+
+
+def with_metadata(table: pa.Table, classes: Sequence[str]) -> pa.Table:
+    """The class names, in the order of `probabilities`, where any reader of Parquet finds them."""
+    return table.replace_schema_metadata({METADATA_KEY: json.dumps({"classes": list(classes)}, ensure_ascii=False)})

@@ -1,0 +1,181 @@
+"""Weights to begin with: ImageNet's, a file's, or another network's.
+
+`imagenet` are torchvision's IMAGENET1K_V1 weights as safetensors, from the Hugging Face hub, through
+huggingface_hub: its cache, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN are in force. A file is one of
+ours or torchvision's. No pickle is read.
+
+Three colours become one by summing the first convolution over them: a gray image gets the logits of
+its RGB copy. ImageNet's networks expect each colour normalised by a mean and a deviation of its own
+(0.485, 0.456, 0.406 and 0.229, 0.224, 0.225 of white), ours the training images' gray levels at mean
+0 and deviation 1, which is the same but for the tints of the means, at most 0.2 deviations. These are
+left to the training: as a bias of the first convolution they would be wrong where it sees padding.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from upath import UPath
+
+from resnet_core.errors import UserError, nearest
+from resnet_core.model.resnet import SMALL_IMAGE, ModelConfig, ResNet, Stem
+from resnet_core.storage.files import as_local
+
+# Repository and commit of each: what is in the cache is used without asking the hub again.
+IMAGENET = {
+    "resnet18": ("timm/resnet18.tv_in1k", "bbd144b3e5565108aad885f145491d11bc6ce807"),
+    "resnet34": ("timm/resnet34.tv_in1k", "1b7b21cca82ff974d341713f777bf740c2db38c4"),
+    "resnet50": ("timm/resnet50.tv_in1k", "78f3ecfdb38e06d9b8397f662e7ab8fee96026fa"),
+}
+IMAGENET_WIDTH = 64
+PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
+
+# Batch norm's counters: they change nothing, and old files lack them.
+COUNTER = "num_batches_tracked"
+# What may differ from the file: how many classes, and what is classified.
+FRESH = ("fc.", "head.")
+
+
+def check(config: ModelConfig, stem: Stem) -> None:
+    """Raises UserError when there can be no such weights for a network with this stem (`find_stem`),
+    without looking for them: worth doing before hours of other work."""
+    wanted = config.pretrained
+    if wanted == "imagenet":
+        if config.arch not in IMAGENET:
+            raise UserError(
+                f"model.pretrained: there are no ImageNet weights of {config.arch}. Write model.arch: "
+                f"{', '.join(IMAGENET)}, or the path of a .safetensors file."
+            )
+        if config.width != IMAGENET_WIDTH:
+            raise UserError(f"model.width: ImageNet weights are of width {IMAGENET_WIDTH}, not {config.width}.")
+        if stem != "imagenet":
+            raise UserError(
+                f"model.stem: ImageNet weights need `imagenet`; up to {SMALL_IMAGE} px it is `small` unless set."
+            )
+    elif wanted.lower().endswith(PICKLES):
+        new = str(Path(wanted).with_suffix(".safetensors"))
+        raise UserError(
+            f"model.pretrained: {wanted} is a pickle, which can run code when it is read. Write {new}, made by: python "
+            '-c "import torch, safetensors.torch as s; '
+            f"s.save_file(torch.load('{wanted}', weights_only=True), '{new}')\""
+        )
+    elif wanted != "none" and not wanted.endswith(".safetensors"):
+        raise UserError(
+            f"model.pretrained: {wanted!r} is neither none, imagenet nor the path of a .safetensors file."
+            + nearest(wanted, ["none", "imagenet"])
+        )
+
+
+def identity(config: ModelConfig) -> str | None:
+    """What the weights are, without reading them in: a file may get other ones under the same name."""
+    if config.pretrained == "none":
+        return None
+    if config.pretrained == "imagenet":
+        return IMAGENET[config.arch][1]
+    with located(config) as file, file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def load_pretrained(model: ResNet, config: ModelConfig) -> list[str]:
+    """Give a fresh model the weights that `config.pretrained` names.
+
+    Returns the names of the tensors left fresh: of `fc` where the number of classes or the head is
+    another, of the head where it is; all, with `none`. Raises UserError when there are no such
+    weights, they cannot be had, or are those of another network.
+    """
+    check(config, "imagenet" if model.conv1.kernel_size == (7, 7) else "small")
+    if config.pretrained == "none":
+        return load_matching(model, {})
+    with located(config) as file:
+        try:
+            state = load_file(file)
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"model.pretrained: {config.pretrained} cannot be read ({line(error)}).") from None
+    state = one_channel(state)
+    same_trunk(model, state, config)
+    if state.get("fc.weight", Tensor()).shape != model.fc.weight.shape:
+        state.pop("fc.bias", None)  # of another classifier, even where its classes are as many
+    return load_matching(model, state)
+
+
+def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
+    """Load every tensor that has the name and the shape of one of the model's; returns the names of
+    those left as they were."""
+    own = model.state_dict()
+    found = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    model.load_state_dict(found, strict=False)
+    return [name for name in own if name not in found and not name.endswith(COUNTER)]
+
+
+def one_channel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state with a first convolution over one channel, the sum of three."""
+    first = state.get("conv1.weight")
+    if first is None or first.shape[1] != 3:
+        return dict(state)
+    return {**state, "conv1.weight": first.sum(dim=1, keepdim=True)}
+
+
+def same_trunk(model: ResNet, state: Mapping[str, Tensor], config: ModelConfig) -> None:
+    """Raises UserError unless the stem and the stages have the same tensors: half of another network's
+    weights are worse than none."""
+    ours, theirs = trunk(model.state_dict()), trunk(state)
+    differing = [name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name)]
+    if not differing:
+        return
+    name = differing[0]
+    raise UserError(
+        f"model.pretrained: {config.pretrained} is of another network: {name} is {shape(theirs.get(name))} there, "
+        f"{shape(ours.get(name))} in a {config.arch} of width {config.width}. Write its model.arch, width and stem."
+    )
+
+
+def trunk(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    """The shapes of all that is neither classifier nor head."""
+    return {
+        name: tuple(value.shape)
+        for name, value in state.items()
+        if not name.startswith(FRESH) and not name.endswith(COUNTER)
+    }
+
+
+def shape(found: tuple[int, ...] | None) -> str:
+    return "missing" if found is None else "x".join(map(str, found))
+
+
+@contextmanager
+def located(config: ModelConfig) -> Iterator[Path]:
+    """The file of the weights, downloaded where that is needed."""
+    if config.pretrained == "imagenet":
+        yield download(*IMAGENET[config.arch])
+        return
+    path = UPath(config.pretrained)
+    if not path.is_file():
+        raise UserError(f"model.pretrained: {config.pretrained} is not there. Write the path of a .safetensors file.")
+    with as_local(path) as file:
+        yield file
+
+
+def download(repository: str, commit: str) -> Path:
+    """The hub's `model.safetensors`, from huggingface_hub's cache or else from the network."""
+    try:
+        from huggingface_hub import hf_hub_download
+    except ImportError:
+        raise UserError(
+            "model.pretrained: imagenet needs huggingface_hub. Run: pip install 'grayline[pretrained]'"
+        ) from None
+    try:
+        return Path(hf_hub_download(repository, "model.safetensors", revision=commit))
+    except Exception as error:  # noqa: BLE001 the network's errors are OSError, httpx's, httpx2's or hf_xet's, by version
+        raise UserError(
+            f"model.pretrained: {repository} cannot be downloaded ({line(error)}). Check the network and "
+            f"HF_HUB_OFFLINE, or write the path of its model.safetensors, fetched elsewhere."
+        ) from None
+
+
+def line(error: Exception) -> str:
+    """The first line of the error's own words."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,96 @@
+"""Small pictures of many images, wherever they lie, for a page that carries them inside."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+from PIL import Image
+from upath import UPath
+
+from resnet_core.images.preprocessing import Gray, Preprocessing
+from resnet_core.reading.image import Limits
+from resnet_core.reading.pool import iterate_files
+from resnet_core.shards import format as shards
+from resnet_core.sources import shard_files as shard_source
+from resnet_core.sources.locate import locate
+
+SIDE = 224  # pixels at most
+LEAST = 8
+LOSSLESS = 64  # pixels; smaller pictures are enlarged on the page, and every pixel shows
+QUALITY = 80
+
+
+@dataclass(frozen=True)
+class Thumbnail:
+    """A WebP of `width` x `height` pixels, or the `reason` why there is none; `image_id` of the bytes that it was
+    made of."""
+
+    image_id: str | None
+    reason: str | None = None
+    webp: bytes = b""
+    width: int = 0
+    height: int = 0
+
+
+def thumbnails(uris: list[str], sides: list[int | None], limits: Limits) -> Iterator[tuple[int, Thumbnail]]:
+    """The number of each URI, in no order, with its picture. sides: the longer side of each image, in pixels, where
+    it is known: small ones are not enlarged."""
+    files = locate(uris)
+    wanted = np.array([min(SIDE, max(LEAST, side or SIDE)) for side in sides], dtype=np.int64)
+    is_shard = np.array([kind == shard_source.KIND for kind in files["kind"].to_pylist()], dtype=bool)
+    there = files["size"].is_valid().to_numpy()
+    for number in np.flatnonzero(~there).tolist():
+        yield number, Thumbnail(None, "it is not there any more")
+    for side in np.unique(wanted[there & ~is_shard]).tolist():
+        numbers = in_order(files, np.flatnonzero(there & ~is_shard & (wanted == side)))
+        settings = Preprocessing(size=side, resize="fit", decode="fast")
+        yield from _numbered(numbers, iterate_files(files.take(numbers), settings, limits), side)
+    yield from _of_shards(files, in_order(files, np.flatnonzero(there & is_shard)))
+
+
+def in_order(files: pa.Table, numbers: np.ndarray) -> list[int]:
+    """As they lie: what is in one archive or table is read from front to back."""
+    holders, offsets = files["container"].to_pylist(), files["offset"].to_pylist()
+    return sorted(numbers.tolist(), key=lambda number: (holders[number] or "", offsets[number] or 0, number))
+
+
+def _numbered(numbers: list[int], tables: Iterator[pa.Table], side: int) -> Iterator[tuple[int, Thumbnail]]:
+    start = 0
+    for table in tables:
+        pixels = shards.unpacked(table["pixels"], side)
+        columns = (table[name].to_pylist() for name in ("image_id", "reason", "width", "height"))
+        for place, (image_id, reason, width, height) in enumerate(zip(*columns, strict=True)):
+            number = numbers[start + place]
+            if reason is not None:
+                yield number, Thumbnail(image_id, reason)
+            else:
+                yield number, encoded(without_bars(pixels[place], width or side, height or side), image_id)
+        start += len(table)
+
+
+def without_bars(square: Gray, width: int, height: int) -> Gray:
+    """The image in a square that it was fitted into: what `preprocessing.resize` has put around it is cut off."""
+    size = len(square)
+    scale = size / max(width, height)
+    columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
+    left, top = (size - columns) // 2, (size - rows) // 2
+    return square[top : top + rows, left : left + columns]
+
+
+def encoded(pixels: Gray, image_id: str | None) -> Thumbnail:
+    """uint8 [H, W] as WebP."""
+    buffer, lossless = io.BytesIO(), max(pixels.shape) < LOSSLESS
+    Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=4)
+    return Thumbnail(image_id, None, buffer.getvalue(), pixels.shape[1], pixels.shape[0])
+
+
+def _of_shards(files: pa.Table, numbers: list[int]) -> Iterator[tuple[int, Thumbnail]]:
+    """Pixels as they lie in shards."""
+    places = files["container"].to_pylist()
+    for place, some in groupby(numbers, key=lambda number: places[number]):
+        here = list(some)
+        side = shards.image_size(shards.open_file(UPath(place)))
+        yield from _numbered(here, shard_source.iterate_rows(files.take(here), side, 128), side)

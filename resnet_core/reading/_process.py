@@ -1,0 +1,199 @@
+"""A reader (`resnet_core.reading.worker`) seen from outside: one process, asked over pipes, watched, ended."""
+
+import json
+import math
+import os
+import selectors
+import signal
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from resnet_core.reading.image import NO_MEMORY, from_columns
+from resnet_core.reading.worker import DEFECT, LENGTHS, OUT_OF_MEMORY, ROW
+
+START_SECONDS = 60.0  # from a request to its first image; a new reader takes about 0.15
+END_SECONDS = 5.0
+CHUNK = 2**16  # bytes: what a pipe holds
+TAIL = 4096  # bytes of stderr that are kept
+
+# One thread; and memory that an image has used stays for the next: to give it back to the system and
+# fetch it again costs a third of the time of a photograph. The last two are glibc's, in bytes.
+VARIABLES = {
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "ARROW_DEFAULT_MEMORY_POOL": "system",
+    "MALLOC_MMAP_THRESHOLD_": str(2**25),
+    "MALLOC_TRIM_THRESHOLD_": str(2**27),
+}
+
+
+class ReaderError(RuntimeError):
+    """Readers do not start, or have a defect: the text holds what they printed."""
+
+
+class LostError(Exception):
+    """A reader has ended, or was ended because it took too long, while on `row` of the request, or
+    before any. `printed` is the end of its stderr."""
+
+    def __init__(self, row: int | None, reason: str, printed: str, *, over_time: bool) -> None:
+        super().__init__(reason)
+        self.row = row
+        self.reason = reason
+        self.printed = printed
+        self.over_time = over_time
+
+
+class ReaderProcess:
+    """`command` starts it; the number of a file descriptor is added to that."""
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self._progress, theirs = os.pipe()
+        try:
+            self._process = subprocess.Popen(
+                [*command, str(theirs)],
+                bufsize=0,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                pass_fds=[theirs],
+                env=environment(),
+            )
+        except BaseException:
+            os.close(self._progress)
+            raise
+        finally:
+            os.close(theirs)
+        pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
+        self._stdin, self._stdout, self._stderr = (pipe.fileno() for pipe in pipes if pipe)
+        for pipe in (self._stdin, self._stdout, self._stderr, self._progress):
+            os.set_blocking(pipe, False)
+        self._row: int | None = None
+        self._printed = b""
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: bytes, rows: int, seconds: float) -> Iterator[pa.Table]:
+        """The answers to a request of so many rows, as they come; `seconds` for each. Raises LostError
+        and ReaderError; the process is of no more use then, nor when not all answers were taken."""
+        self._look()  # what an earlier request has left behind
+        self._row, self._printed = None, b""
+        row, waited, tick = self._row, 0.0, min(1.0, seconds / 4)
+        unsent, received = memoryview(request), bytearray()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._stdin, selectors.EVENT_WRITE)
+            selector.register(self._stdout, selectors.EVENT_READ)
+            selector.register(self._stderr, selectors.EVENT_READ)
+            while rows:
+                since = time.monotonic()
+                ready = {key.fd for key, _ in selector.select(tick)}
+                if self._stdin in ready:
+                    unsent = unsent[self._send(unsent) :]
+                    if not unsent:
+                        selector.unregister(self._stdin)
+                if self._stdout in ready:
+                    received += self._receive()
+                    for table in take_tables(received):
+                        rows -= table.num_rows
+                        yield table
+                self._look()
+                if row != self._row or self._stdout in ready:
+                    row, waited = self._row, 0.0
+                else:
+                    # A machine or a terminal that was asleep has not waited longer than two ticks.
+                    waited += min(time.monotonic() - since, 2 * tick)
+                if waited > (START_SECONDS if row is None else seconds):
+                    self.end()
+                    raise self._lost(f"over time: no result after {seconds:g} s", over_time=True)
+
+    def end(self) -> int | None:
+        """Kill it if it lives. Returns its exit status, or None when not even SIGKILL ends it, as on a
+        network drive that hangs."""
+        self._process.kill()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
+        for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
+            if pipe:
+                pipe.close()
+        if self._progress >= 0:
+            os.close(self._progress)
+            self._progress = -1
+        return self._process.returncode
+
+    def _send(self, data: memoryview) -> int:
+        try:
+            return os.write(self._stdin, data)
+        except BrokenPipeError:
+            return len(data)  # it has ended: its stdout tells
+
+    def _receive(self) -> bytes:
+        if data := os.read(self._stdout, CHUNK):
+            return data
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(END_SECONDS)
+        self._look()
+        status = self.end()
+        if status == DEFECT:
+            raise ReaderError(f"a defect in the reader of images:\n{self._text()}")
+        raise self._lost(NO_MEMORY if status == OUT_OF_MEMORY else f"crashed the decoder: {name_status(status)}")
+
+    def _look(self) -> None:
+        """Take in which row it is on and what it has printed."""
+        if rows := drain(self._progress):
+            self._row = ROW.unpack(rows[-ROW.size :])[0]
+        self._printed = (self._printed + drain(self._stderr))[-TAIL:]
+
+    def _text(self) -> str:
+        return self._printed.decode(errors="replace").strip()
+
+    def _lost(self, reason: str, *, over_time: bool = False) -> LostError:
+        return LostError(self._row, reason, self._text(), over_time=over_time)
+
+
+def environment() -> dict[str, str]:
+    """This process's, so that credentials and settings of the sources hold, with what a reader needs
+    more, and resnet_core from the same place as here."""
+    variables = {**os.environ, **VARIABLES}
+    root = str(Path(__file__).parents[2])
+    if root != sysconfig.get_path("purelib"):  # that is on its path anyway, after the standard library
+        variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    return variables
+
+
+def take_tables(received: bytearray) -> Iterator[pa.Table]:
+    """Take the frames that are complete off the front."""
+    while len(received) >= LENGTHS.size:
+        head, body = LENGTHS.unpack_from(received)
+        begin = LENGTHS.size + head
+        if len(received) < begin + body:
+            return
+        columns = json.loads(received[LENGTHS.size : begin])
+        count = len(columns["image_id"])
+        side = math.isqrt(body // count)
+        pixels = np.frombuffer(bytes(received[begin : begin + body]), np.uint8).reshape(count, side, side)
+        del received[: begin + body]
+        yield from_columns(columns, pixels)
+
+
+def drain(pipe: int) -> bytes:
+    """What a pipe holds now: all of it, but not what somebody keeps adding."""
+    try:
+        return os.read(pipe, CHUNK)
+    except BlockingIOError:
+        return b""
+
+
+def name_status(status: int | None) -> str:
+    if status is None or status >= 0:
+        return f"exit status {status}"
+    with suppress(ValueError):
+        return f"signal {signal.Signals(-status).name}"
+    return f"signal {-status}"

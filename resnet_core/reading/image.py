@@ -1,0 +1,136 @@
+"""One file's bytes, read once: its hash, its size, whether it decodes, how it looks, and the pixels
+for the model."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+
+import numpy as np
+from annotated_types import Ge, Gt
+from numpy.typing import NDArray
+
+from resnet_core.catalog.near_duplicates import HASH_BYTES, perceptual_hash
+from resnet_core.images.decode import MAX_PIXELS, BadImageError, decode_square
+from resnet_core.images.preprocessing import Gray, Preprocessing
+from resnet_core.images.statistics import measure
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one image may cost: `bytes` of its file, `pixels` once decoded, `seconds` from opening the
+    file to its pixels. What costs more is a bad image."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    bytes: Annotated[int, Ge(1)] = 256 * 2**20
+    pixels: Annotated[int, Ge(1)] = MAX_PIXELS
+    seconds: Annotated[float, Gt(0)] = 30.0
+
+
+DEFAULT_LIMITS = Limits()
+
+
+@dataclass(frozen=True)
+class ReadImage:
+    """`image_id` is the SHA-256 of the bytes, None when there were none to be had. Either `pixels`
+    (uint8 [size, size]) is there or `reason` is, never both."""
+
+    image_id: str | None
+    width: int | None = None
+    height: int | None = None
+    reason: str | None = None
+    pixels: Gray | None = None
+
+
+def read_image(data: bytes, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
+    """Never raises for bad bytes: a bad image is data, with a reason."""
+    if len(data) > limits.bytes:
+        return too_many_bytes(len(data), limits)
+    image_id = hashlib.sha256(data).hexdigest()
+    try:
+        square = decode_square(data, settings, limits.pixels)
+    except BadImageError as error:
+        return ReadImage(image_id, reason=str(error))
+    except MemoryError:
+        return ReadImage(image_id, reason=NO_MEMORY)
+    return ReadImage(image_id, square.width, square.height, pixels=square.pixels)
+
+
+NO_MEMORY = "too large: decoding needs more memory than a reader may have"
+
+
+def too_many_bytes(size: int, limits: Limits) -> ReadImage:
+    return ReadImage(None, reason=f"too large: {size:,} bytes, over the limit of {limits.bytes:,}")
+
+
+def unreadable(error: OSError) -> ReadImage:
+    """A file that cannot be opened is as bad as one that does not decode, and no worse."""
+    return ReadImage(None, reason=f"unreadable: {error.strerror or error}")
+
+
+def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
+    """One file in this process, where a decoder that crashes or hangs takes the caller with it:
+    `resnet_core.reading.pool` is the way for many."""
+    from resnet_core.sources.source import read_bytes  # a reader starts in half the time without
+
+    try:
+        data = read_bytes(uri)
+    except OSError as error:
+        return unreadable(error)
+    return read_image(data, settings, limits)
+
+
+def schema(size: int) -> "pa.Schema":
+    """The columns of read images. Those from `phash` on are of the pixels that the model sees: the
+    perceptual hash, what `resnet_core.images.statistics` measures, and the pixels themselves, uint8 [size, size]
+    row by row. A bad image has zeros for pixels."""
+    import pyarrow as pa
+
+    return pa.schema(
+        [
+            ("image_id", pa.string()),
+            ("width", pa.int32()),
+            ("height", pa.int32()),
+            ("reason", pa.string()),
+            ("phash", pa.binary(HASH_BYTES)),
+            ("brightness", pa.float32()),
+            ("contrast", pa.float32()),
+            ("sharpness", pa.float32()),
+            pa.field("pixels", pa.binary(size * size), nullable=False),
+        ]
+    )
+
+
+def as_columns(images: Sequence[ReadImage], size: int) -> tuple[dict[str, list[Any]], NDArray[np.uint8]]:
+    """What goes into a table, as JSON holds it (the hash in hexadecimal), and uint8 [N, size, size]."""
+    blank = np.zeros((size, size), dtype=np.uint8)
+    every = [blank if image.pixels is None else image.pixels for image in images]
+    pixels = np.array(every, dtype=np.uint8).reshape(-1, size, size)
+    hashes = [None if image.pixels is None else perceptual_hash(image.pixels).hex() for image in images]
+    columns = {name: [getattr(image, name) for image in images] for name in ("image_id", "width", "height", "reason")}
+    columns["phash"] = hashes
+    for name, numbers in zip(("brightness", "contrast", "sharpness"), measure(pixels), strict=True):
+        rounded = numbers.astype(np.float32).tolist()
+        columns[name] = [None if found is None else number for found, number in zip(hashes, rounded, strict=True)]
+    return columns, pixels
+
+
+def from_columns(columns: dict[str, list[Any]], pixels: NDArray[np.uint8]) -> "pa.Table":
+    """One row an image, in the columns of `schema`. The pixels are not copied."""
+    import pyarrow as pa
+
+    size = pixels.shape[1]
+    columns = {**columns, "phash": [None if text is None else bytes.fromhex(text) for text in columns["phash"]]}
+    wanted = schema(size)
+    arrays = [pa.array(columns[field.name], field.type) for field in wanted if field.name != "pixels"]
+    packed = pa.Array.from_buffers(wanted.field("pixels").type, len(pixels), [None, pa.py_buffer(pixels)])
+    return pa.Table.from_arrays([*arrays, packed], schema=wanted)
+
+
+def as_table(images: Sequence[ReadImage], size: int) -> "pa.Table":
+    """One row an image, in the columns of `schema`."""
+    return from_columns(*as_columns(images, size))

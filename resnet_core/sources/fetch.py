@@ -1,0 +1,111 @@
+"""The bytes of listed files, in order, from whatever holds them."""
+
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+
+from resnet_core.errors import UserError
+from resnet_core.sources import _idx as idx
+from resnet_core.sources import _image_tables as image_tables
+from resnet_core.sources import _tar as tar_files
+from resnet_core.sources import _zip as zip_files
+from resnet_core.storage.compressed import unpacked
+from resnet_core.storage.locations import open_stream, read_ranges, read_whole
+
+COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")
+
+
+def open_files(files: pa.Table) -> Iterator[bytes | OSError]:
+    """The bytes of each row, in order; an OSError in place of those that cannot be had.
+
+    files: columns uri, size, modified, container, kind, offset, length of a listing. Of a container that
+    holds neighbouring rows no byte is fetched twice; never more is read than the row says.
+    """
+    return open_rows(row for batch in files.select(COLUMNS).to_batches(1024) for row in batch.to_pylist())
+
+
+def open_rows(rows: Iterable[dict[str, Any]]) -> Iterator[bytes | OSError]:
+    """The same of rows that are no table."""
+    for (container, kind), some in groupby(rows, key=lambda row: (row["container"], row["kind"])):
+        yield from _read(container, kind, list(some))
+
+
+def prepare(files: pa.Table) -> None:
+    """Make the forms of the rows' containers that reading needs, where they are not there: minutes for a
+    large compressed tar. `open_files` would do it, too, but its reader may have no such time."""
+    pairs = files.select(["container", "kind"]).group_by(["container", "kind"]).aggregate([])
+    for pair in pairs.to_pylist():
+        try:
+            match pair["kind"]:
+                case "raw" | "tar" | "idx":
+                    unpacked(pair["container"])
+                case "parquet":
+                    image_tables.regrouped(pair["container"])
+        except (OSError, UserError):
+            continue  # each of its rows will say so
+
+
+def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
+    if container is None:
+        return read_whole([row["uri"] for row in rows], [row["size"] for row in rows])
+    offsets = [row["offset"] for row in rows]
+    match kind:
+        case "raw":
+            return _read_raw(container, rows)
+        case "tar":
+            return _read_sparse(container, offsets)
+        case "zip":
+            return _read_zip(container, rows)
+        case "parquet":
+            return image_tables.read_rows(container, offsets)
+        case "idx":
+            return idx.read_images(container, offsets, [row["length"] for row in rows])
+        case _:
+            raise ValueError(f"{kind!r} is no kind of container")
+
+
+def _read_raw(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
+    try:
+        file = unpacked(container)
+    except OSError as error:
+        yield from (error for _ in rows)
+        return
+    ranges = [(row["offset"], row["offset"] + row["length"]) for row in rows]
+    for row, data in zip(rows, read_ranges(file, ranges), strict=True):
+        short = isinstance(data, bytes) and len(data) < row["length"]
+        yield OSError("the archive ends within it") if short else data
+
+
+def _read_sparse(container: str, offsets: list[int]) -> Iterator[bytes | OSError]:
+    for offset in offsets:
+        try:
+            with open_stream(unpacked(container)) as file:
+                yield tar_files.read_sparse(file, offset)
+        except OSError as error:
+            yield error
+
+
+def _read_zip(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
+    ranges = [(row["offset"], row["offset"] + zip_files.USUAL_PREFIX + row["length"]) for row in rows]
+    for row, data in zip(rows, read_ranges(container, ranges), strict=True):
+        try:
+            yield data if isinstance(data, OSError) else _unzip(container, row, data)
+        except OSError as error:
+            yield error
+
+
+def _unzip(container: str, row: dict[str, Any], head: bytes) -> bytes:
+    begin, length = zip_files.data_begin(head), row["length"]
+    packed = head[begin : begin + length]
+    if len(packed) < length:  # a longer prefix than usual
+        (found,) = read_ranges(container, [(row["offset"] + begin, row["offset"] + begin + length)])
+        if isinstance(found, OSError):
+            raise found
+        packed = found
+    data = zip_files.unpack(head, packed, row["size"])
+    if f"{zlib.crc32(data):08x}" != row["modified"]:
+        raise OSError("its checksum is not the one that the archive says")
+    return data

@@ -1,0 +1,218 @@
+"""Sources: whatever holds images, as a list of files, and the bytes of any of them.
+
+A folder, a glob, a tar, a zip, Parquet files with image bytes, IDX files, or a manifest; each on this
+machine or behind an fsspec URL. A file's URI opens it with nothing else: a path or URL; a member of an
+archive as fsspec chains it, `tar://cats/1.png::file:///data/x.tar`; a row of a Parquet file or an image
+of an IDX file by its number, `/data/x.parquet#row=17`, `s3://b/train-images-idx3-ubyte.gz#image=17`.
+"""
+
+import errno
+import os
+import re
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from resnet_core.errors import UserError
+from resnet_core.sources import _idx as idx
+from resnet_core.sources import _image_tables as image_tables
+from resnet_core.sources import folders
+from resnet_core.sources import shard_files as shard_source
+from resnet_core.sources._archives import holds_files, list_tar, list_zip, member_path
+from resnet_core.sources.fetch import open_files as open_files
+from resnet_core.sources.fetch import prepare as prepare
+from resnet_core.sources.listing import LISTING as LISTING
+from resnet_core.sources.listing import batches
+from resnet_core.sources.manifest import list_manifest as list_manifest
+from resnet_core.storage.locations import UNKNOWN_SIZE, absolute, facts
+from resnet_core.storage.names import is_ignored, printable, top_folder
+
+Kind = Literal["folder", "glob", "tar", "zip", "parquet", "shards", "idx", "manifest"]
+
+_TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst)", re.DOTALL | re.IGNORECASE)
+_KINDS: dict[str, Kind] = {"csv": "manifest", "parquet": "parquet", "zip": "zip"}
+_MEMBER = re.compile(r"::(?=/|[A-Za-z][A-Za-z0-9+.-]*://)")
+_FRAGMENT = re.compile(r"(.+)#(row|image)=(\d+)", re.DOTALL)
+
+
+def source_kind(source: str) -> Kind:
+    """What a source is. A folder is one of shards, Parquet or IDX files when it holds nothing else. Raises
+    UserError for one that is missing or of an unknown kind."""
+    place = absolute(source)
+    try:
+        kind = facts(place)["type"]
+    except FileNotFoundError:
+        if folders.is_glob(source):
+            return "glob"
+        what = "file" if _suffix_kind(place) else "folder"
+        raise UserError(f"{source}: there is no such {what}. Correct `source:`.") from None
+    except OSError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror or error}). Allow it, or correct it.") from None
+    if kind == "directory":
+        return _folder_kind(place)
+    found = _suffix_kind(place) if kind == "file" else None
+    if found == "parquet":
+        with image_tables.open_table(place) as table:
+            if shard_source.is_shard(table):
+                return "shards"
+            return "parquet" if image_tables.image_column(table.schema_arrow, source) else "manifest"
+    if found is None:
+        raise UserError(f"{source}: is no folder and no .csv or .parquet manifest, tar, zip or IDX file. Correct it.")
+    return found
+
+
+def check_source(source: str) -> None:
+    """Raises UserError unless there is something to list; looks at no image."""
+    try:
+        kind = source_kind(source)
+        empty = _is_empty(source, kind)
+    except PermissionError as error:
+        raise UserError(f"{source}: cannot be read ({error.strerror or error}). Allow it.") from None
+    if empty:
+        what = "no file matches it" if kind == "glob" else "holds no images"
+        raise UserError(f"{source}: {what}. Fill it, or correct `source:`.")
+
+
+def list_source(source: str) -> Iterator[pa.RecordBatch]:
+    """A row a file, of any kind of source but a manifest: record batches of LISTING, in no order that
+    can be relied on. What is no image (hidden files, sidecars, symbolic links in archives, members that
+    a later one replaces, folders that may not be read) is a row that says `ignored`. Memory does not
+    grow with their number. Raises UserError for a source that cannot be listed to its end."""
+    place = absolute(source)
+    match source_kind(source):
+        case "folder":
+            return folders.list_folder(place)
+        case "glob":
+            return folders.list_glob(folders.parse_glob(place))
+        case "tar":
+            return list_tar(place)
+        case "zip":
+            return list_zip(place)
+        case "parquet" | "shards" | "idx" as kind:
+            return _list_containers(place, kind)
+        case "manifest":
+            raise UserError(f"{source}: is a manifest, and lists files that lie elsewhere.")
+
+
+def read_bytes(uri: str) -> bytes:
+    """The bytes of a file of any listing. Goes through an archive's whole list: `open_files` is for
+    many. Raises OSError."""
+    try:
+        row = row_of(uri)
+    except UserError as error:
+        raise OSError(str(error)) from None
+    (data,) = open_files(pa.Table.from_pylist([row], LISTING))
+    if isinstance(data, OSError):
+        raise data
+    return data
+
+
+def row_of(uri: str) -> dict[str, Any]:
+    """The row of a listing, as far as it takes to open the file; `resnet_core.sources.locate` is for many. Raises
+    OSError, UserError."""
+    row: dict[str, Any] = dict.fromkeys(LISTING.names) | {"uri": uri, "size": UNKNOWN_SIZE, "modified": ""}
+    if is_member(uri):
+        return _member_row(uri)
+    found = _FRAGMENT.fullmatch(uri)
+    kind = _suffix_kind(found[1]) if found else None
+    if found and kind in ("parquet", "idx") and not _exists(uri):
+        place, number = absolute(found[1]), int(found[3])
+        offset, length = idx.image_place(place, number) if kind == "idx" else (number, None)
+        return row | {"container": place, "kind": kind, "offset": offset, "length": length}
+    return row
+
+
+def is_member(uri: str) -> bool:
+    """Whether it leads into an archive."""
+    return uri.startswith(("tar://", "zip://")) and _MEMBER.search(uri) is not None
+
+
+def member_places(uri: str) -> Iterator[tuple[str, str, str]]:
+    """Protocol, archive and path in it, of the archives that are there. The last `::` before a place is the
+    archive's, unless the archive's own name has such a thing."""
+    for mark in reversed(list(_MEMBER.finditer(uri))):
+        archive = absolute(uri[mark.end() :])
+        if _exists(archive):
+            yield uri[:3], archive, member_path(uri[len("tar://") : mark.start()])
+
+
+def _member_row(uri: str) -> dict[str, Any]:
+    for protocol, archive, path in member_places(uri):
+        found: dict[str, Any] = {}
+        for batch in (list_tar if protocol == "tar" else list_zip)(archive):
+            rows = batch.filter(pc.equal(batch["path"], path)).to_pylist()
+            found = next((row for row in rows if not row["ignored"]), found or next(iter(rows), {}))
+        if found:
+            return found
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
+
+
+def _is_empty(source: str, kind: Kind) -> bool:
+    place = absolute(source)
+    match kind:
+        case "manifest":
+            return False
+        case "tar" | "zip":
+            return not holds_files(place, kind)
+        case "folder":
+            return next(folders.walk(place), None) is None
+        case "glob":
+            glob = folders.parse_glob(place)
+            return next(folders.walk(glob.folder, glob), None) is None
+        case _:
+            return next(list_source(source), None) is None
+
+
+def _exists(place: str) -> bool:
+    try:
+        facts(place)
+    except OSError:
+        return False
+    return True
+
+
+def _suffix_kind(place: str) -> Kind | None:
+    """What a file is by its name."""
+    name = place.rpartition("/")[2]
+    if place.startswith(("http://", "https://")):
+        name = re.split("[?#]", name, maxsplit=1)[0]
+    if idx.is_images(name):
+        return "idx"
+    if _TAR.fullmatch(name):
+        return "tar"
+    suffix = name.rpartition(".")[2].lower()
+    return _KINDS.get(suffix)
+
+
+def _folder_kind(folder: str) -> Kind:
+    kinds: set[Kind] = set()
+    first = ""
+    for uri, path, size, _ in folders.walk(folder):
+        if size is not None and not is_ignored(path):
+            name = path.rpartition("/")[2]
+            kinds.add("idx" if idx.is_labels(name) else _suffix_kind(name) or "folder")
+            if kinds not in ({"parquet"}, {"idx"}):
+                return "folder"
+            first = min(first or uri, uri)  # folders are walked in no order
+    if kinds == {"parquet"}:
+        with image_tables.open_table(first) as table:
+            return "shards" if shard_source.is_shard(table) else "parquet"
+    return next(iter(kinds), "folder")
+
+
+def _list_containers(place: str, kind: Kind) -> Iterator[pa.RecordBatch]:
+    """Parquet, shards or IDX: a file, or all files of a folder, whose others are ignored rows."""
+    ways = {"parquet": image_tables.list_table, "shards": shard_source.list_shard, "idx": idx.list_images}
+    list_one = ways[kind]
+    if facts(place)["type"] == "file":
+        yield from list_one(place, place.rpartition("/")[2])
+        return
+    for uri, path, size, modified in folders.walk(place):
+        uri, path = printable(uri), printable(path)
+        if size is None or is_ignored(path) or idx.is_labels(path):
+            row = (uri, path, size or 0, modified, None if size is None else top_folder(path))
+            yield from batches([(*row, *[None] * 5, True)])
+        else:
+            yield from list_one(uri, path)

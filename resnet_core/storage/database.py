@@ -1,0 +1,119 @@
+"""A DuckDB for the length of a block: joins and sorts of tables that need not fit in memory."""
+
+import atexit
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from itertools import chain, islice
+from itertools import count as numbers
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from resnet_core.storage.files import write_whole
+
+# Enough for the hash tables of a million images; beyond it DuckDB goes on in files.
+MEMORY = "256MB"
+ROW_GROUP = 4096
+AT_ONCE = 8192
+_numbers = numbers()
+
+Config = dict[str, str | bool | int | float | list[str]]
+
+
+@contextmanager
+def database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """An empty database, gone when the block ends."""
+    name, engine = f"night{next(_numbers)}", _engine(os.getpid())
+    try:
+        with engine.cursor() as db:
+            db.execute(f"attach ':memory:' as {name}; use {name}")
+            yield db
+    finally:
+        with engine.cursor() as db:
+            db.execute(f"detach {name}")
+
+
+@lru_cache
+def _engine(process: int) -> duckdb.DuckDBPyConnection:
+    """What all databases of a process share: to start it takes as long as to look up a thousand images.
+    It belongs to the process of this number: a forked one must not use its parent's."""
+    folder = tempfile.mkdtemp(prefix="grayline-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    config: Config = {
+        "memory_limit": MEMORY,
+        "threads": 2,
+        "temp_directory": folder,
+        "preserve_insertion_order": False,
+        "allocator_background_threads": True,  # memory goes back to the system, though the engine stays
+    }
+    return duckdb.connect(":memory:", config=config)
+
+
+def create(db: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Iterable[pa.RecordBatch] = ()) -> None:
+    """A table of the schema with all rows; columns that they lack are null."""
+    tables = _together(rows)
+    first = _joined([schema.empty_table(), *islice(tables, 1)])
+    _run(db, f'create or replace table "{name}" as select * from incoming', first)
+    for table in tables:
+        _run(db, f'insert into "{name}" by name select * from incoming', table)
+
+
+def _together(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    """AT_ONCE rows or a few more at a time: a statement costs as much as a thousand."""
+    waiting: list[pa.Table] = []
+    for batch in rows:
+        waiting.append(pa.Table.from_batches([batch]))
+        if sum(map(len, waiting)) >= AT_ONCE:
+            yield _joined(waiting)
+            waiting = []
+    if waiting:
+        yield _joined(waiting)
+
+
+def _joined(tables: list[pa.Table]) -> pa.Table:
+    return pa.concat_tables(tables, promote_options="default")
+
+
+def _run(db: duckdb.DuckDBPyConnection, statement: str, incoming: pa.Table) -> None:
+    db.register("incoming", incoming)
+    db.execute(statement)
+    db.unregister("incoming")
+
+
+def pieces(db: duckdb.DuckDBPyConnection, query: str, rows: int) -> Iterator[pa.Table]:
+    """The query's rows in order, as tables of exactly `rows` rows but for the last."""
+    waiting: list[pa.RecordBatch] = []
+    held = 0
+    reader = db.sql(query).to_arrow_reader(rows)
+    for batch in reader:
+        while held + len(batch) >= rows:
+            wanted = rows - held
+            yield pa.Table.from_batches([*waiting, batch.slice(0, wanted)], reader.schema)
+            batch, waiting, held = batch.slice(wanted), [], 0
+        if len(batch):
+            waiting.append(batch)
+            held += len(batch)
+    if held:
+        yield pa.Table.from_batches(waiting, reader.schema)
+
+
+def written(rows: Iterator[pa.Table], path: UPath, metadata: Mapping[str, str]) -> Iterator[pa.Table]:
+    """The same tables; once the last is taken, they are one Parquet file. Row groups are small: whoever
+    wants the rows of one part reads few others."""
+    first = next(rows)
+    schema = first.schema.with_metadata(metadata)
+    with write_whole(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+        for table in chain([first], rows):
+            writer.write_table(table, row_group_size=ROW_GROUP)
+            yield table
+
+
+def count(db: duckdb.DuckDBPyConnection, query: str) -> int:
+    """The query's only value, an integer."""
+    return int(db.execute(query).fetchall()[0][0])

@@ -1,0 +1,56 @@
+"""Everything a training run needs to go on where it was killed, in one safetensors file.
+
+Tensors: `model.*`, `average.*` (the averaged weights), `best.*` (those of the best epoch, where it is
+kept), `optimizer.<parameter>.<name>`. The header's metadata holds the rest as readable JSON: the
+epochs done, the settings of optimizer, schedule and gradient scaler. No pickle. The file is replaced
+as a whole, after each epoch.
+"""
+
+import json
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from upath import UPath
+
+from resnet_core.storage.files import as_local, write_whole
+from resnet_core.training._learner import Learner
+
+
+def save(path: UPath, learner: Learner, epochs: list[Any]) -> None:
+    """Write the state after the last of `epochs`."""
+    tensors = {f"model.{name}": value for name, value in learner.model.state_dict().items()}
+    tensors |= {f"average.{name}": value for name, value in learner.average.state_dict().items()}
+    tensors |= {f"best.{name}": value for name, value in (learner.best or {}).items()}
+    for parameter, values in learner.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{parameter}.{name}": value for name, value in values.items()}
+    contiguous = {name: value.contiguous() for name, value in tensors.items()}
+    text = json.dumps({"epochs": epochs, **learner.settings()})
+    with write_whole(path) as file:
+        save_file(contiguous, file, metadata={"grayline": text})
+
+
+def load(path: UPath, learner: Learner) -> list[Any]:
+    """Put a saved state back and return its epochs; none when there is no such file."""
+    if not path.exists():
+        return []
+    with as_local(path) as file, safe_open(file, framework="pt") as saved:
+        settings = json.loads(saved.metadata()["grayline"])
+        tensors = {name: saved.get_tensor(name) for name in saved.keys()}  # noqa: SIM118
+    learner.model.load_state_dict(_under(tensors, "model"))
+    learner.average.load_state_dict(_under(tensors, "average"))
+    learner.best = _under(tensors, "best") or None
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _under(tensors, "optimizer").items():
+        parameter, _, key = name.partition(".")
+        state.setdefault(int(parameter), {})[key] = value
+    learner.optimizer.load_state_dict({"state": state, "param_groups": settings["optimizer"]})
+    learner.schedule.load_state_dict(settings["schedule"])
+    learner.scaler.load_state_dict(settings["scaler"])
+    learner.steps, learner.pieces = settings["steps"], settings["pieces"]
+    return settings["epochs"]
+
+
+def _under(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix + "."): t for name, t in tensors.items() if name.startswith(prefix + ".")}

@@ -1,0 +1,190 @@
+"""Drift: is a batch still what its version was trained on? Measured, shown, and told to whoever listens.
+
+The rows are read a piece at a time, whatever their number. A measure over its threshold raises the event
+`grayline.drift`, which an automation of Prefect can act on; the batch itself is none the worse.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.events import emit_event
+from upath import UPath
+
+from resnet_core.drift.drift import LEAST, Drift, measure_drift
+from resnet_core.drift.profiles import COLUMNS, Profile, profile_of
+from resnet_core.drift.reference import MOST
+from resnet_core.storage.files import write_text, write_whole
+from tasks.artifacts import picture, plain
+from tasks.batch.values import DriftReport, Scores
+from tasks.evaluation.reference import reference_of
+
+log = logging.getLogger("grayline")
+
+EVENT = "grayline.drift"
+REPORT, PLOTS = "_drift.json", "_drift.png"
+AT_ONCE = 8192  # rows in memory
+
+Pair = tuple[NDArray[np.float32], NDArray[np.float32]]  # embeddings, of before and now
+
+
+@task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for
+def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
+    """Hold a finished batch against what its version keeps of its training data. Writes _drift.json and _drift.png
+    into the batch's folder, shows them, and emits the event where there is drift. A version without a reference, or
+    a batch of fewer than LEAST images, is not measured, and the report says so."""
+    kept = reference_of(tracking_uri, scores.model)
+    if kept is None:
+        why = f"{scores.model.name} version {scores.model.version} keeps nothing of its training data to compare with"
+        return not_measured(scores, f"{why}; the next one that is registered will")
+    if scores.scored < LEAST:
+        return not_measured(scores, f"{scores.scored:,} images are too few to tell, it takes {LEAST}")
+    now, embeddings = read_batch(scores.parts)
+    pair = None if kept.embeddings is None or not len(embeddings) else (kept.embeddings, embeddings)
+    findings = measure_drift(kept.profile, now, kept.thresholds, pair)
+    report = DriftReport(scores.model, now.images, findings, plot=scores.output / PLOTS)
+    png = drawn(kept.profile, now, findings, pair)
+    with write_whole(scores.output / PLOTS) as draft:
+        draft.write_bytes(png)
+    write_report(scores, report)
+    create_markdown_artifact(markdown(scores, report, png), key="drift", description=report.in_words())
+    for each in report.drifted:
+        log.warning("drift       %s", each)
+    if report.drifted:
+        emit(scores, report)
+    else:
+        log.info("drift       %s", report.in_words())
+    return report
+
+
+def drawn(before: Profile, now: Profile, findings: tuple[Drift, ...], pair: Pair | None) -> bytes:
+    """A PNG."""
+    from resnet_core.plotting.drift_plots import (
+        comparison,  # a batch that is too small for it need not wait for Matplotlib
+    )
+
+    png = io.BytesIO()
+    comparison(before, now, findings, pair).savefig(png, format="png")
+    return png.getvalue()
+
+
+def not_measured(scores: Scores, why: str) -> DriftReport:
+    report = DriftReport(scores.model, scores.scored, (), why)
+    if (old := scores.output / PLOTS).exists():  # of another version, or of more images
+        old.unlink()
+    write_report(scores, report)
+    log.info("drift       %s", report.in_words())
+    return report
+
+
+def write_report(scores: Scores, report: DriftReport) -> None:
+    text = json.dumps(described(scores, report), indent=2, ensure_ascii=False)
+    write_text(scores.output / REPORT, text + "\n")
+
+
+def described(scores: Scores, report: DriftReport) -> dict[str, Any]:
+    return {
+        "batch": scores.batch,
+        "output": str(scores.output),
+        "model_name": report.version.name,
+        "model_version": report.version.version,
+        "images": report.images,
+        "drifted": [each.measure for each in report.drifted],
+        "not_measured": report.why or None,
+        "measures": {each.measure: asdict(each) | {"drifted": each.drifted} for each in report.findings},
+    }
+
+
+def emit(scores: Scores, report: DriftReport) -> None:
+    """The event's resource is the model, so that one automation hears of all its versions and batches."""
+    emit_event(
+        EVENT,
+        resource={
+            "prefect.resource.id": f"grayline.model.{report.version.name}",
+            "prefect.resource.name": report.version.name,
+            "grayline.model.version": report.version.version,
+            "grayline.drifted": " ".join(each.measure for each in report.drifted),
+        },
+        related=[
+            {
+                "prefect.resource.id": f"grayline.batch.{scores.batch}",
+                "prefect.resource.role": "batch",
+                "prefect.resource.name": scores.batch,
+            }
+        ],
+        payload=described(scores, report) | {"summary": report.in_words()},
+    )
+
+
+def read_batch(parts: Iterable[UPath]) -> tuple[Profile, NDArray[np.float32]]:
+    """The profile of the good rows, and embeddings float32 [M, D] of at most MOST of them: those that have one and
+    whose URIs have the least hashes, so that neither the order of the rows nor their parts matter."""
+    profile, sample = Profile(), Sample()
+    for rows in good_rows(parts):
+        profile += profile_of(rows)
+        sample.add(rows["uri"], rows["embedding"])
+    return profile, sample.embeddings
+
+
+def good_rows(parts: Iterable[UPath]) -> Iterator[pa.Table]:
+    for path in parts:
+        with path.open("rb") as file:
+            for batch in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=["status", "uri", "embedding", *COLUMNS]):
+                rows = pa.Table.from_batches([batch])
+                yield rows.filter(pc.equal(rows["status"], "ok"))
+
+
+class Sample:
+    """MOST vectors of those that were added, in the order of their keys' hashes; no more are kept at any time."""
+
+    def __init__(self) -> None:
+        self.hashes = np.empty(0, np.uint64)
+        self.embeddings = np.empty((0, 0), np.float32)
+
+    def add(self, keys: pa.ChunkedArray, vectors: pa.ChunkedArray) -> None:
+        """keys: strings; vectors: lists of one length, or null, where a row has none."""
+        have = np.flatnonzero(vectors.is_valid().to_numpy())
+        hashes = pd.util.hash_array(keys.take(pa.array(have)).to_numpy())
+        if len(self.hashes) == MOST:
+            low = hashes < self.hashes[-1]
+            have, hashes = have[low], hashes[low]
+        if not len(have):
+            return
+        chosen = vectors.take(pa.array(have)).combine_chunks()
+        new = chosen.flatten().to_numpy().reshape(len(have), -1)
+        every = np.concatenate([self.hashes, hashes])
+        found = np.concatenate([self.embeddings, new]) if len(self.hashes) else new
+        order = np.argsort(every, kind="stable")[:MOST]
+        self.hashes, self.embeddings = every[order], found[order]
+
+
+def markdown(scores: Scores, report: DriftReport, png: bytes) -> str:
+    rows = "\n".join(
+        f"| {each.measure} | {each.method} {each.distance:.3f} | {limit(each.threshold)} "
+        f"| {'-' if each.psi is None else f'{each.psi:.3f}'} | {each.p:.2g} "
+        f"| {'**drift**' if each.drifted else 'no'} | {plain(each.detail)} |"
+        for each in report.findings
+    )
+    return (
+        f"# {plain(scores.batch)}: {report.in_words()}\n\n"
+        f"{report.images:,} images against what {report.version.name} version {report.version.version} was trained "
+        "on. Drift is a distance over its threshold that chance would make with p below 0.001.\n\n"
+        "| measure | distance | threshold | PSI | p | drift | |\n| --- | ---: | ---: | ---: | ---: | --- | --- |\n"
+        f"{rows}\n\n{picture('drift', png)}\n"
+    )
+
+
+def limit(threshold: float | None) -> str:
+    return "none" if threshold is None else f"{threshold:g}"

@@ -1,0 +1,103 @@
+"""The engine of a batch: the fastest of those that say the same, by a short trial on this machine.
+
+A trial costs seconds to minutes: an engine is tried where the batch will take so long that it pays. What
+came of it is kept in the store, `engines/<model>-<version>-<digest>/`, the digest being that of all that may
+change it: processor, packages, code, number of workers. The ONNX file lies beside it.
+"""
+
+import logging
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+
+import numpy as np
+from numpy.typing import NDArray
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from prefect.cache_policies import NO_CACHE
+from upath import UPath
+
+from resnet_core import device
+from resnet_core.errors import UserError
+from resnet_core.export import graph as scoring_graph
+from resnet_core.export import onnx_file as exported_onnx
+from resnet_core.inference import _cuda as engine_cuda
+from resnet_core.inference import engines, folded
+from resnet_core.inference import trials as engine_trial
+from resnet_core.inference.engines import check_engine
+from resnet_core.machine import this_machine
+from resnet_core.model.classifier import Classifier
+from resnet_core.storage.digest import digest_of, source_digest
+from tasks.batch.engine_trials import Surroundings, all_trials, fastest
+from tasks.batch.open_engine import open_engine as open_engine
+from tasks.batch.values import EngineChoice
+from tasks.evaluation.held_out import SCORING
+from tasks.registry.int8_file import why_not
+from tasks.settings import Settings
+from tasks.values import ModelVersion
+
+log = logging.getLogger("grayline")
+
+PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "openvino")
+CODE = (*SCORING, engines, engine_cuda, engine_trial, exported_onnx, folded, scoring_graph)
+
+
+@task(cache_policy=NO_CACHE)
+def choose_engine(
+    model: ModelVersion,
+    classifier: Classifier,
+    sample: Callable[[], NDArray[np.uint8]],
+    files: int,
+    wanted: str | None,
+    store: UPath,
+    workers: int,
+    tracking_uri: str | None = None,
+) -> EngineChoice:
+    """The engine for so many files. Raises UserError where one is wanted by name that is not there, is not for
+    this device, or does not agree.
+
+    sample: gives real images of the batch, uint8 [M, S, S]; called only where something has to be tried.
+    wanted: an engine's name, `auto`, or None for what GRAYLINE_ENGINE says. workers: threads that will score
+        at once. tracking_uri: of the version; by default the settings'.
+    """
+    settings = Settings()
+    named = settings.engine if wanted is None else wanted
+    option = "GRAYLINE_ENGINE" if wanted is None else "--engine"
+    name = None if named == "auto" else check_engine(option, named, classifier.device)
+    folder = store / "engines" / f"{model.name}-{model.version}-{surroundings_digest(model, classifier, workers)}"
+    around = Surroundings(model, classifier, tracking_uri or settings.tracking_uri, sample, workers, folder)
+    if name == "int8" and around.int8 is None:
+        raise UserError(f"{option} int8: {why_not(around.tracking_uri, model)}")
+    trials = all_trials(around, name, files)
+    best = trials[name] if name else fastest(around, trials)
+    if best.wrong and best.name != "torch":
+        raise UserError(f"{option} {best.name}: {best.wrong}. Use auto, or another engine.")
+    choice = around.choice(best, trials=tuple(trials.values()))
+    report(choice)
+    return choice
+
+
+def surroundings_digest(model: ModelVersion, classifier: Classifier, workers: int) -> str:
+    """Of all that may change how fast an engine is, or what it says."""
+    machine = this_machine()
+    where = (machine.processor, machine.instructions, machine.cores, device.describe(classifier.device), workers)
+    return digest_of(model, where, [installed(name) for name in PACKAGES], source_digest(*CODE))
+
+
+def installed(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"
+
+
+def report(choice: EngineChoice) -> None:
+    others = [f"{t.name} {t.wrong or f'{t.ratio:.2f} times torch'}" for t in choice.trials if t.name != "torch"]
+    log.info(
+        "engine      %s, about %s images/s%s", choice.name, f"{choice.speed:,.0f}", "".join(f"; {o}" for o in others)
+    )
+    create_table_artifact(
+        [{"engine": t.name, "images/s": round(t.speed), "times torch": round(t.ratio, 2),
+          "largest difference": f"{t.difference:.1g}", "why not": t.wrong} for t in choice.trials],
+        key="engine",
+        description=f"scored by {choice.name}",
+    )  # fmt: skip

@@ -1,0 +1,168 @@
+"""What engines come to on this machine: tried once, and kept in the store."""
+
+import json
+import logging
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+from upath import UPath
+
+from resnet_core.inference import trials as engine_trial
+from resnet_core.inference.engines import Engine, EngineName, can_run, usual_batch, write_file
+from resnet_core.model.classifier import Classifier
+from resnet_core.storage.files import write_text, write_whole
+from resnet_core.storage.integrity import file_digest
+from tasks.batch.open_engine import open_engine
+from tasks.batch.values import EngineChoice, EngineTrial
+from tasks.registry.int8_file import allowed_int8
+from tasks.values import ModelVersion
+
+log = logging.getLogger("grayline")
+
+AGREES = 1e-4  # of the differences between two probabilities that are let through
+FASTER = 1.05  # times torch's speed that another engine must reach; less is chance
+COMPARED = 64  # images
+BRIEF = 20.0  # seconds of a batch below which not even torch is measured
+# Seconds that a batch must take for a trial to pay, in the order of the trials.
+PAYS: dict[EngineName, float] = {"onnx": 60, "openvino": 60, "int8": 60, "compile": 900}
+TRIALS, ONNX = "trials.json", "model.onnx"
+WRITTEN: tuple[EngineName, ...] = ("onnx", "openvino")  # what runs the file in the store
+BROKEN = "does not work"  # how the reason begins that may be gone the next time
+
+Trials = dict[EngineName, EngineTrial]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """What engines are tried for, and on what: `take` gives real images of the batch."""
+
+    model: ModelVersion
+    classifier: Classifier
+    tracking_uri: str
+    take: Callable[[], NDArray[np.uint8]]
+    workers: int
+    folder: UPath
+
+    @cached_property
+    def pixels(self) -> NDArray[np.uint8]:
+        """uint8 [M, S, S]; of a batch that has none to show, noise."""
+        found, size = self.take(), self.classifier.preprocessing.size
+        return found if len(found) else np.random.default_rng(0).integers(0, 256, (8, size, size), np.uint8)
+
+    @cached_property
+    def own(self) -> NDArray[np.float32]:
+        """The classifier's own probabilities for the first of them, [N, C]."""
+        return self.classifier.probabilities(self.pixels[:COMPARED])
+
+    @cached_property
+    def int8(self) -> str | None:
+        """The digest of the version's int8 file, None where the gate has not allowed it."""
+        return allowed_int8(self.tracking_uri, self.model)
+
+    def open(self, trial: EngineTrial) -> Engine:
+        return open_engine(self.choice(trial), self.model, self.tracking_uri, self.classifier)
+
+    def choice(self, trial: EngineTrial, trials: tuple[EngineTrial, ...] = ()) -> EngineChoice:
+        file = self.folder / ONNX if trial.name in WRITTEN else None
+        plain = trial.name == "torch" and bool(trial.wrong)
+        return EngineChoice(trial.name, trial.batch_size, self.workers, trial.speed, file, trial.digest, plain, trials)
+
+    def difference(self, engine: Engine) -> float:
+        return engine_trial.difference(engine.run, self.pixels[:COMPARED], self.own)
+
+
+def all_trials(around: Surroundings, wanted: EngineName | None, files: int) -> Trials:
+    """What is known from earlier batches, and what is worth to be tried for this one, or asked for."""
+    known = read_trials(around)
+    found = dict(known)
+    if "torch" not in found:
+        found["torch"] = try_torch(around, files)
+    own = found["torch"]
+    for name, pays in PAYS.items():
+        asked = name == wanted or (wanted is None and files / own.speed >= pays and may_run(around, name))
+        if asked and name not in found:
+            found[name] = try_engine(around, name, own, found)
+    if found != known and (len(found) > 1 or files / own.speed >= BRIEF):
+        rows = [asdict(trial) for trial in found.values() if not trial.wrong.startswith(BROKEN)]
+        write_text(around.folder / TRIALS, json.dumps(rows, indent=2) + "\n")
+    return found
+
+
+def read_trials(around: Surroundings) -> Trials:
+    """Without those of files that are gone, or are not the ones that would be run now."""
+    path = around.folder / TRIALS
+    if not path.exists():
+        return {}
+    rows = [EngineTrial(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
+    written = (around.folder / ONNX).exists()
+    return {
+        row.name: row
+        for row in rows
+        if (row.name not in WRITTEN or written) and (row.name != "int8" or row.digest == around.int8)
+    }
+
+
+def may_run(around: Surroundings, name: EngineName) -> bool:
+    return can_run(name, around.classifier.device) and (name != "int8" or around.int8 is not None)
+
+
+def try_torch(around: Surroundings, files: int) -> EngineTrial:
+    """Against the classifier itself. Of a short batch the speed is taken from a single call."""
+    trial = EngineTrial("torch", 0.0, 1.0, 0.0, usual_batch(around.classifier))
+    engine = around.open(trial)
+    apart = around.difference(engine)
+    if apart > AGREES:
+        trial = replace(trial, wrong=f"folded, a probability differs by {apart:.2g}")
+        log.warning("engine      torch: %s; the network is used as it is", trial.wrong)
+        engine = around.open(trial)
+    few = around.pixels[:COMPARED]
+    started = time.perf_counter()
+    engine.run(few)
+    speed = around.workers * len(few) / (time.perf_counter() - started)
+    if files / speed >= BRIEF:
+        speed = statistics.median(engine_trial.rates([engine.run], around.pixels, around.workers)[0])
+    return replace(trial, speed=speed, difference=apart, batch_size=engine.batch_size)
+
+
+def try_engine(around: Surroundings, name: EngineName, own: EngineTrial, known: Trials) -> EngineTrial:
+    """Against torch's engine. What another library does not manage is no reason for a batch to fail."""
+    log.info("engine      trying %s", name)
+    trial = EngineTrial(name, 0.0, 0.0, float("nan"), own.batch_size)
+    try:
+        trial = replace(trial, digest=file_for(around, name, known))
+        engine = around.open(trial)
+        trial = replace(trial, difference=around.difference(engine))
+        if trial.difference > AGREES and name != "int8":
+            return replace(
+                trial, wrong=f"a probability differs by {trial.difference:.2g} from torch's, over {AGREES:g}"
+            )
+        ratio = engine_trial.ratio(engine.run, around.open(own).run, around.pixels, around.workers)
+    except Exception as error:  # noqa: BLE001  of whatever library
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return replace(trial, wrong=f"{BROKEN} here ({reason})")
+    return replace(trial, speed=ratio * own.speed, ratio=ratio)
+
+
+def file_for(around: Surroundings, name: EngineName, known: Trials) -> str:
+    """The digest of the file that the engine runs, which is written unless another engine runs it too."""
+    if name == "int8":
+        return str(around.int8)
+    if name not in WRITTEN:
+        return ""
+    there = next((known[other].digest for other in WRITTEN if other in known and known[other].digest), "")
+    if there:
+        return there
+    with write_whole(around.folder / ONNX) as draft:
+        write_file(around.classifier, around.model.name, around.model.version, draft)
+        return file_digest(draft)
+
+
+def fastest(around: Surroundings, trials: Trials) -> EngineTrial:
+    """Torch, unless another one is faster by more than chance."""
+    able = [t for t in trials.values() if not t.wrong and t.ratio >= FASTER and may_run(around, t.name)]
+    return max(able, key=lambda trial: trial.ratio, default=trials["torch"])

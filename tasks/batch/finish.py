@@ -1,0 +1,228 @@
+"""Finish a batch: the rows are the files of the source, no more and no fewer, or it is not done."""
+
+import json
+import logging
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from upath import UPath
+
+from resnet_core.reading.pool import end_idle
+from resnet_core.storage import database
+from resnet_core.storage.files import is_local, write_whole
+from tasks.artifacts import plain
+from tasks.batch.folder import BEGUN, MANIFEST, WORK, check_run, remove, replace
+from tasks.batch.values import Batch, Scores
+from tasks.progress import progress
+
+log = logging.getLogger("grayline")
+
+LISTED = 20  # bad files that are named
+COLUMNS = ["uri", "status", "reason", "label", "confidence", "needs_review"]
+CHECK = "select count(*), coalesce(sum(hash(uri)::hugeint), 0) from rows"
+
+
+@dataclass
+class Tally:
+    """What the rows of a batch come to. `review` is None where the version does not say; `bad` has uri and reason
+    of the first bad files."""
+
+    parts: dict[str, int] = field(default_factory=dict)
+    counts: Counter[str] = field(default_factory=Counter)
+    confidence: Counter[str] = field(default_factory=Counter)
+    reasons: Counter[str] = field(default_factory=Counter)
+    review: int | None = None
+    bad: list[tuple[str, str]] = field(default_factory=list)
+    check: tuple[int, int] = (0, 0)
+
+
+@task(cache_policy=NO_CACHE)
+def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int = 0) -> Scores:
+    """Check that the rows are the files, take away what holds others, write the manifest. Raises RuntimeError
+    where they are not.
+
+    seconds: since the batch began. again: rows that were known by their content.
+    """
+    end_idle()
+    check_run(batch.folder, batch.run)
+    parts = (*batch.kept, *(part.path for part in batch.waiting))
+    found = tally(parts)
+    if found.check != batch.check:
+        raise RuntimeError(f"{batch.folder}: {found.check[0]} rows for {batch.files} files; the batch is not complete")
+    clean(batch.folder, set(found.parts))
+    scores = Scores(
+        batch=batch.final.name,
+        source=batch.source,
+        output=batch.final,
+        parts=tuple(batch.final / path.name for path in parts),
+        model=batch.model,
+        engine=engine,
+        files=batch.files,
+        scored=found.counts.total(),
+        failed=batch.files - found.counts.total(),
+        reused=batch.files - batch.to_score,
+        labels={
+            name: (found.counts[name], found.confidence[name] / found.counts[name]) for name in sorted(found.counts)
+        },
+        seconds=seconds,
+        review=found.review,
+        again=again,
+        reasons=dict(found.reasons.most_common()),
+    )
+    write_manifest(batch.folder / MANIFEST, manifest(batch, scores, found.parts), batch.ignored)
+    if (work := batch.folder / WORK).exists():
+        remove(work)
+    if batch.folder != batch.final:
+        remove_drafts(batch.final)
+        replace(batch.final)
+    for line in in_words(scores):
+        log.info("score       %s", line)
+    create_markdown_artifact(markdown(scores, found.bad), key="scores", description=f"{batch.files:,} files scored")
+    return scores
+
+
+def tally(parts: Iterable[UPath]) -> Tally:
+    """Count the rows of all parts, one after the other."""
+    parts = list(parts)
+    found = Tally()
+    with database.database() as db, progress("check", len(parts), "parts") as advance:
+        waiting: list[pa.Table] = []
+        for path in parts:
+            rows = read_rows(path)
+            found.parts[path.name] = len(rows)
+            add(found, rows)
+            waiting.append(pa.table({"uri": rows["uri"].cast(pa.string())}))
+            if sum(map(len, waiting)) >= database.AT_ONCE:
+                found.check = added(found.check, check_of(db, waiting))
+                waiting = []
+            advance(1)
+        found.check = added(found.check, check_of(db, waiting))
+    return found
+
+
+def read_rows(path: UPath) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=COLUMNS)
+
+
+def add(found: Tally, rows: pa.Table) -> None:
+    good = rows.filter(pc.field("status") == "ok").group_by("label")
+    for row in good.aggregate([("confidence", "sum"), ([], "count_all")]).to_pylist():
+        found.counts[row["label"]] += row["count_all"]
+        found.confidence[row["label"]] += row["confidence_sum"]
+    if rows["needs_review"].null_count < len(rows):
+        found.review = (found.review or 0) + pc.sum(rows["needs_review"]).as_py()
+    failed = rows.filter(pc.field("status") != "ok")
+    found.reasons.update(reason.partition(":")[0] for reason in failed["reason"].to_pylist())
+    if left := LISTED - len(found.bad):
+        some = failed.slice(0, left)
+        found.bad += zip(some["uri"].to_pylist(), some["reason"].to_pylist(), strict=True)
+
+
+def check_of(db: Any, tables: list[pa.Table]) -> tuple[int, int]:
+    """What URIs add up to: as good as comparing them one by one, in the memory of one number."""
+    if not tables:
+        return 0, 0
+    db.register("rows", pa.concat_tables(tables))
+    count, total = db.execute(CHECK).fetchall()[0]
+    db.unregister("rows")
+    return int(count), int(total)
+
+
+def added(mine: tuple[int, int], more: tuple[int, int]) -> tuple[int, int]:
+    return mine[0] + more[0], mine[1] + more[1]
+
+
+def clean(folder: UPath, names: set[str]) -> None:
+    """Take away rows that do not hold any more."""
+    for old in folder.glob("*.parquet"):
+        if old.name not in names:
+            old.unlink()
+    remove_drafts(folder)
+
+
+def remove_drafts(folder: UPath) -> None:
+    """What killed runs had begun to write. Elsewhere than on a disk there is no such thing (see `write_whole`)."""
+    if is_local(folder):
+        for name in ("*.parquet", BEGUN, MANIFEST):
+            for draft in folder.glob(f".{name}.*"):
+                draft.unlink(missing_ok=True)
+
+
+def manifest(batch: Batch, scores: Scores, parts: dict[str, int]) -> dict[str, Any]:
+    return {
+        "source": batch.source,
+        "model_name": batch.model.name,
+        "model_version": batch.model.version,
+        "engine": scores.engine,
+        "files": batch.files,
+        "scored": scores.scored,
+        "failed": scores.failed,
+        "needs_review": scores.review,
+        "labels": {name: {"count": n, "mean_confidence": mean} for name, (n, mean) in scores.labels.items()},
+        "reasons": scores.reasons,
+        "parts": parts,
+        "seconds": round(scores.seconds, 3),
+        "images_per_second": round(scores.images_per_second, 1),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def write_manifest(path: UPath, content: dict[str, Any], ignored: UPath) -> None:
+    """As JSON, with `ignored` as its last key: one name after the other, however many there are."""
+    head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("\n}")
+    with write_whole(path) as draft, draft.open("w", encoding="utf-8") as file, ignored.open("rb") as names:
+        file.write(f'{head},\n  "ignored": [')
+        separator = ""
+        for batch in pq.ParquetFile(names).iter_batches():
+            for name in batch["path"].to_pylist():
+                file.write(f"{separator}\n    {json.dumps(name, ensure_ascii=False)}")
+                separator = ","
+        file.write("\n  ]\n}\n" if separator else "]\n}\n")
+
+
+def in_words(scores: Scores) -> Iterator[str]:
+    """The lines that a log ends with: what a person who waited for the batch wants to know."""
+    yield (
+        f"{scores.files:,} files by {scores.model.name} version {scores.model.version}: {scores.scored:,} scored, "
+        f"{scores.failed:,} failed, {scores.reused:,} known from an earlier run{to_see(scores)}"
+    )
+    if scores.labels:
+        yield "; ".join(f"{name} {count:,} ({mean:.3f})" for name, (count, mean) in scores.labels.items())
+    if scores.reasons:
+        yield "failed: " + ", ".join(f"{count:,} {reason}" for reason, count in scores.reasons.items())
+    yield f"{speed(scores)}; rows in {scores.output}"
+
+
+def speed(scores: Scores) -> str:
+    """How fast it was, or that there was nothing to do."""
+    if scores.reused == scores.files:
+        return "nothing new: all rows are of an earlier run"
+    earlier = f", {scores.reused:,} rows are of an earlier run" if scores.reused else ""
+    return f"{scores.images_per_second:,.1f} images/s by {scores.engine}{earlier}"
+
+
+def to_see(scores: Scores) -> str:
+    return "" if scores.review is None else f"; {scores.review:,} need a person's eyes"
+
+
+def markdown(scores: Scores, bad: list[tuple[str, str]]) -> str:
+    """The tables of the Prefect artifact; of the bad files, the first twenty."""
+    labels = "\n".join(f"| {plain(name)} | {n:,} | {mean:.3f} |" for name, (n, mean) in scores.labels.items())
+    listed = "\n".join(f"| {plain(uri)} | {plain(reason)} |" for uri, reason in bad)
+    text = (
+        f"# {scores.files:,} files scored by {scores.model.name} version {scores.model.version}\n\n"
+        f"{scores.scored:,} scored, {scores.failed:,} failed; {speed(scores)}{to_see(scores)}\n\n"
+        f"from `{scores.source}` to `{scores.output}`\n\n"
+        f"| label | images | mean confidence |\n| --- | ---: | ---: |\n{labels}\n"
+    )
+    return text + (f"\n| bad file | reason |\n| --- | --- |\n{listed}\n" if bad else "")

@@ -1,0 +1,154 @@
+"""The folder of a batch: whose it is, which files hold rows, and how a new version's rows take the old ones' place.
+
+<key>-<digest>.parquet   rows; <key> stands for the version and all else that decides what a row says
+_batch.json              what is scored by what, and which run is at it
+_manifest.json           written last: a folder that has it is complete
+_work/                   what the stages hand to each other
+_next/                   the same again: another version's rows, until they are complete
+"""
+
+import errno
+import json
+import re
+from dataclasses import asdict, dataclass
+from typing import Any
+from uuid import uuid4
+
+from upath import UPath
+
+from resnet_core.errors import JobError, UserError
+from resnet_core.sources.source import check_source
+from resnet_core.storage.digest import digest_of
+from resnet_core.storage.files import absolute, write_text
+from tasks.values import ModelVersion
+
+BEGUN, MANIFEST, WORK, NEXT = "_batch.json", "_manifest.json", "_work", "_next"
+
+
+class SupersededError(JobError):
+    """Another run has begun to write into the same folder."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a batch is: it may be gone on with by a run that wants the same. `key` is the digest of the version,
+    the code and the options that decide what a row says."""
+
+    source: str
+    model: ModelVersion
+    key: str
+
+
+@dataclass(frozen=True)
+class Claim:
+    """The folder that a run writes to, which is `final` or `final`/_next. `run` names the run: what a
+    forgotten worker of an earlier one brings later is not taken."""
+
+    final: UPath
+    folder: UPath
+    run: str
+
+
+def absolute_source(source: str) -> str:
+    return source if "://" in source else str(absolute(UPath(source)))
+
+
+def check_places(source: str, output: UPath | None) -> None:
+    """Raises UserError unless there is a source to list, and the output is not within it."""
+    try:
+        check_source(source)
+    except UserError as error:
+        raise UserError(f"--source: {str(error).replace('`source:`', '--source')}") from None
+    folder = absolute(UPath(source))
+    if output is not None and (output == folder or folder in output.parents):
+        raise UserError(f"--output: {output} lies in the source, and would be scored itself. Choose another folder.")
+
+
+def claim(output: UPath, job: Job) -> Claim:
+    """Take the folder for this job. Raises UserError where it holds something else."""
+    if (output / NEXT / MANIFEST).exists():
+        replace(output)  # a run was killed in the middle of it
+    found = read_job(output)
+    if found is None and output.exists() and any(output.glob("*.parquet")):
+        raise UserError(f"--output: {output} holds Parquet files of something else. Choose another folder.")
+    if found is not None and found["source"] != job.source:
+        raise UserError(
+            f"--output: {output} holds a batch of {found['source']} by {found['model']['name']} "
+            f"version {found['model']['version']}. Choose another folder."
+        )
+    begun, folder = output / NEXT, output
+    if found is not None and found.get("key") != job.key:
+        folder = begun
+        begun_job = read_job(begun)
+        if begun_job is not None and begun_job.get("key") != job.key:
+            remove(begun)
+    elif begun.exists():
+        remove(begun)  # of a version that is not wanted any more
+    run = uuid4().hex
+    content = json.dumps(asdict(job) | {"run": run}, indent=2, ensure_ascii=False) + "\n"
+    try:
+        write_text(folder / BEGUN, content)
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            raise
+        reason = error.strerror or type(error).__name__
+        raise UserError(f"--output: cannot write under {output} ({reason}). Choose another folder.") from None
+    return Claim(output, folder, run)
+
+
+def read_job(folder: UPath) -> dict[str, Any] | None:
+    """What `claim` has written, None where there is nothing."""
+    try:
+        found: dict[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found
+
+
+def check_run(folder: UPath, run: str) -> None:
+    """Raises SupersededError unless the folder is still that run's."""
+    found = read_job(folder)
+    if found is None or found.get("run") != run:
+        raise SupersededError(f"{folder}: another run has taken it over; this one adds nothing to it.")
+
+
+def score_files(folder: UPath, key: str) -> list[UPath]:
+    """The files with rows of this key."""
+    return sorted((path for path in folder.glob("*.parquet") if path.name.startswith(f"{key}-")), key=str)
+
+
+def replace(output: UPath) -> None:
+    """Put the complete rows in _next in the place of the old ones. Ended in the middle it can be done again."""
+    begun = output / NEXT
+    text = (begun / MANIFEST).read_text(encoding="utf-8")
+    names = set(json.loads(text)["parts"])
+    (output / MANIFEST).unlink(missing_ok=True)
+    for old in output.glob("*.parquet"):
+        if old.name not in names:
+            old.unlink()
+    for name in names:
+        if (begun / name).exists():
+            move(begun / name, output / name)
+    write_text(output / BEGUN, (begun / BEGUN).read_text(encoding="utf-8"))
+    write_text(output / MANIFEST, text)
+    remove(begun)
+
+
+def move(old: UPath, new: UPath) -> None:
+    old.fs.mv(old.path, new.path)
+
+
+def remove(folder: UPath) -> None:
+    folder.fs.rm(folder.path, recursive=True)
+
+
+def default_folder(root: UPath, source: str, model: ModelVersion) -> UPath:
+    """Named by what is scored and by what: the next run over the same source finds it, and goes on."""
+    name = re.sub(r"[^\w.-]+", "-", source.rstrip("/").rpartition("/")[2]).strip("-.")[:40] or "batch"
+    return root / "scores" / f"{name}-{digest_of(source)[:8]}-by-{model.name}-{model.version}"
+
+
+def model_of(output: UPath) -> ModelVersion | None:
+    """The version that the rows of a batch are by."""
+    found = read_job(output)
+    return None if found is None else ModelVersion(**found["model"])

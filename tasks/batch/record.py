@@ -1,0 +1,110 @@
+"""A batch's MLflow run: what was scored, by which version, how fast, and what came of it.
+
+One run a batch and version, in the experiment `<model>-scores`, found again by a tag: a batch that is run again, every
+night for example, adds a step to its metrics. The version is the run's input, so that MLflow's page of the version
+lists the batches that it has scored.
+"""
+
+import re
+import time
+
+from mlflow.entities import LoggedModelInput, Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_RUN_NOTE
+from prefect import task
+from prefect.cache_policies import NO_CACHE
+from upath import UPath
+
+from resnet_core.storage.digest import digest_of
+from resnet_core.storage.files import as_local
+from tasks.batch.folder import MANIFEST
+from tasks.batch.values import DriftReport, Scores
+from tasks.registry.runs import client, experiment_id
+
+SCORED = "grayline.scored"  # tag: the digest of the batch's folder, its source and its version
+ENGINE = "grayline.engine"  # tag: what computed it the last time
+DRIFTED = "grayline.drifted"  # tag: the measures over their thresholds, `none`, or why nothing was measured
+LOGGED = "models:/m-"  # where a version lies that is one of MLflow's logged models
+MOST_LABELS = 500  # whose shares are metrics, the most frequent ones
+
+
+@task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for
+def record_batch(scores: Scores, drift: DriftReport, tracking_uri: str, store: UPath) -> str:
+    """Write the batch's run, with the manifest and the drift plot as artifacts. Returns its id."""
+    mlflow = client(tracking_uri)
+    run_id, step = open_run(mlflow, scores, store)
+    now = int(time.time() * 1000)
+    tags = {
+        ENGINE: scores.engine,
+        DRIFTED: drift.why or " ".join(each.measure for each in drift.drifted) or "none",
+        MLFLOW_RUN_NOTE: note(scores, drift),
+    }
+    metrics = [Metric(name, value, now, step) for name, value in measured(scores, drift).items()]
+    mlflow.log_batch(run_id, metrics, tags=[RunTag(name, value) for name, value in tags.items()])
+    for path in (scores.output / MANIFEST, drift.plot):
+        if path is not None and path.exists():
+            with as_local(path) as file:
+                mlflow.log_artifact(run_id, str(file))
+    mlflow.update_run(run_id, "FINISHED")
+    return run_id
+
+
+def open_run(mlflow: MlflowClient, scores: Scores, store: UPath) -> tuple[str, int]:
+    """The run of this batch and version, a new one the first time, and which time it is."""
+    model = scores.model
+    digest = digest_of(str(scores.output), scores.source, model.name, model.version)
+    experiment = experiment_id(mlflow, store, f"{model.name}-scores")
+    found = mlflow.search_runs([experiment], f"tags.`{SCORED}` = '{digest}'", max_results=1)
+    if found:
+        run_id = str(found[0].info.run_id)
+        return run_id, len(mlflow.get_metric_history(run_id, "files")) + 1
+    run_id = str(mlflow.create_run(experiment, tags={SCORED: digest}, run_name=scores.batch).info.run_id)
+    params = {
+        "source": scores.source,
+        "output": str(scores.output),
+        "model_name": model.name,
+        "model_version": model.version,
+        "engine": scores.engine,
+    }
+    mlflow.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
+    place = mlflow.get_model_version(model.name, model.version).source or ""
+    if place.startswith(LOGGED):  # one that others have registered may lie anywhere
+        mlflow.log_inputs(run_id, models=[LoggedModelInput(place.removeprefix("models:/"))])
+    return run_id, 1
+
+
+def measured(scores: Scores, drift: DriftReport) -> dict[str, float]:
+    """Counts, seconds, images/s, the share of each label among the good images, and each measure of drift with its
+    p."""
+    values = {
+        "files": float(scores.files),
+        "scored": float(scores.scored),
+        "failed": float(scores.failed),
+        "reused": float(scores.reused),
+        "seconds": scores.seconds,
+        "images_per_second": scores.images_per_second,
+    }
+    if scores.review is not None:
+        values["needs_review"] = float(scores.review)
+    frequent = sorted(scores.labels.items(), key=lambda item: (-item[1][0], item[0]))
+    for name, (count, _) in frequent[:MOST_LABELS]:
+        values[f"share.{metric_name(name)}"] = count / scores.scored
+    for each in drift.findings:
+        values[f"drift.{each.measure}"] = each.distance
+        values[f"drift.{each.measure}.p"] = each.p
+    return values
+
+
+def metric_name(label: str) -> str:
+    """What MLflow takes in a metric's name: the label itself, or what it has in common with it and a digest."""
+    plain = re.sub(r"[^A-Za-z0-9_. -]", "_", label)[:100]
+    return label if plain == label and label.strip(". ") else f"{plain}-{digest_of(label)[:6]}"
+
+
+def note(scores: Scores, drift: DriftReport) -> str:
+    """What the run's page says at the top."""
+    return (
+        f"{scores.files:,} files of `{scores.source}` by {scores.model.name} version {scores.model.version}: "
+        f"{scores.scored:,} scored, {scores.failed:,} failed. Rows in `{scores.output}`.\n\n"
+        f"Drift: {drift.in_words()}"
+    )

@@ -1,0 +1,142 @@
+"""What one stage of a batch hands to the next: paths, names and counts, no tensors. `values` has the night's."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from tasks.values import ModelVersion
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+    from resnet_core.drift.drift import Drift
+    from resnet_core.inference.engines import EngineName
+    from tasks.parts import Part
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A scoring job over `files` files. `kept` are the Parquet files whose rows stay, `waiting` what is still to
+    be scored. `check` is what the rows' URIs must add up to. `ignored`: a file with the names of the source's sidecars
+    and hidden files. `known`: a file of rows that say what an image was scored as when its file was another, or None.
+
+    `folder` is written to by `run`, and is `final` or a folder in it, while another version's rows are there.
+    """
+
+    source: str
+    model: ModelVersion
+    final: UPath
+    folder: UPath
+    run: str
+    kept: tuple[UPath, ...]
+    waiting: tuple[Part, ...]
+    known: UPath | None
+    ignored: UPath
+    files: int
+    check: tuple[int, int]
+
+    @property
+    def to_score(self) -> int:
+        """Files."""
+        return sum(part.count for part in self.waiting)
+
+
+@dataclass(frozen=True)
+class PartOutcome:
+    """What scoring a part came to: `images` rows, of which `failed` are bad files; `labels` counts the others.
+    `again` of them were known by their content."""
+
+    images: int
+    failed: int
+    labels: dict[str, int]
+    again: int = 0
+
+
+@dataclass(frozen=True)
+class Scores:
+    """A finished batch: the rows are in `parts`. `labels` has a count and a mean confidence for each label;
+    `review` images need a person's eyes, None where the version does not say. `reused` rows are of an earlier
+    run, `again` of the others were known by the content of their files; `reasons` counts the failed ones by why."""
+
+    batch: str
+    source: str
+    output: UPath
+    parts: tuple[UPath, ...]
+    model: ModelVersion
+    engine: str
+    files: int
+    scored: int
+    failed: int
+    reused: int
+    labels: dict[str, tuple[int, float]]
+    seconds: float
+    review: int | None = None
+    again: int = 0
+    reasons: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def images_per_second(self) -> float:
+        """Of the files that were scored this time."""
+        return (self.files - self.reused) / self.seconds
+
+
+@dataclass(frozen=True)
+class DriftReport:
+    """What `images` of a batch are like against what its version was trained on, measure by measure; there are none
+    where nothing could be measured, and `why` says why. `plot` shows it."""
+
+    version: ModelVersion
+    images: int
+    findings: tuple[Drift, ...]
+    why: str = ""
+    plot: UPath | None = None
+
+    @property
+    def drifted(self) -> tuple[Drift, ...]:
+        return tuple(each for each in self.findings if each.drifted)
+
+    def in_words(self) -> str:
+        """In one line, without what it is the drift of."""
+        if not self.findings:
+            return f"not measured: {self.why}"
+        far = ", ".join(f"{each.measure} {each.method} {each.distance:.2f}" for each in self.drifted)
+        return f"{far or 'none'} in {len(self.findings)} measures of {self.images:,} images"
+
+
+@dataclass(frozen=True)
+class Written:
+    """`rows` of a batch are in `target`, which is shown without its password."""
+
+    target: str
+    rows: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class EngineTrial:
+    """What an engine came to on this machine: images/s as a multiple of torch's, measured beside it; the largest
+    difference of a probability from torch's; `wrong`, why it is not used. `digest`: of the file that it runs."""
+
+    name: EngineName
+    speed: float
+    ratio: float
+    difference: float
+    batch_size: int
+    wrong: str = ""
+    digest: str = ""
+
+
+@dataclass(frozen=True)
+class EngineChoice:
+    """The engine of a batch, for `workers` threads at once. `file` is what it runs, if that lies in the store, and
+    `digest` the file's; `plain`: torch, and not folded."""
+
+    name: EngineName
+    batch_size: int
+    workers: int
+    speed: float
+    file: UPath | None = None
+    digest: str = ""
+    plain: bool = False
+    trials: tuple[EngineTrial, ...] = ()

@@ -1,0 +1,161 @@
+"""Evaluate: a classifier on the held-out images that training has never seen."""
+
+import json
+import logging
+from dataclasses import asdict
+from pathlib import Path
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+
+from resnet_core.drift.drift import Thresholds
+from resnet_core.evaluation import assess, bootstrap, calibrate, conformal, decide, metrics, slices
+from resnet_core.evaluation import input_sizes as by_size
+from resnet_core.evaluation.assess import Assessment, HeldOut
+from resnet_core.evaluation.calibrate import Wanted
+from resnet_core.evaluation.decide import class_costs, class_recalls
+from resnet_core.evaluation.input_sizes import AtSize, sample, sides
+from resnet_core.evaluation.metrics import Interval, Labels
+from resnet_core.model.classifier import Classifier
+from resnet_core.plotting import plots
+from resnet_core.shards.encryption import Keys
+from resnet_core.sources import attributes
+from resnet_core.storage.digest import digest_of, source_digest, table_digest
+from resnet_core.storage.files import as_local, write_folder
+from tasks.dataset import EvaluateConfig
+from tasks.evaluation import files as evaluation_files
+from tasks.evaluation import held_out, reference
+from tasks.evaluation.files import METRICS_FILE, described, write_metrics, write_plots, write_predictions, write_slices
+from tasks.evaluation.held_out import SCORING, columns_of, facts, groups_of, in_order, pixels_at, score_split
+from tasks.evaluation.page import markdown
+from tasks.evaluation.reference import REFERRING, make_reference
+from tasks.progress import Advance, progress
+from tasks.registry import runs as tracking
+from tasks.values import Catalog, Checkpoint, Evaluation, ShardSet
+
+log = logging.getLogger("grayline")
+
+MEASURING = (
+    *SCORING, *REFERRING, assess, attributes, bootstrap, by_size, calibrate, conformal, decide, metrics, plots, slices,
+    evaluation_files, held_out, reference,
+)  # fmt: skip
+WORSE_SLICES = "grayline.worse_slices"  # tag of a training's run
+
+
+@task
+def evaluate(
+    checkpoint: Checkpoint,
+    shard_set: ShardSet,
+    tracking_uri: str,
+    device: str = "auto",
+    keys: Keys | None = None,
+    catalog: Catalog | None = None,
+    config: EvaluateConfig | None = None,
+    thresholds: Thresholds | None = None,
+) -> Evaluation:
+    """Score the held-out images; find the calibration; write and log metrics with intervals, predictions, plots,
+    and the reference that batches are held against. What the same code has measured of the same checkpoint, with the
+    same settings and the same facts of the images, is not measured again.
+
+    catalog: has the images' groups, URIs and the columns to slice by; without it there are none.
+    thresholds: of the drift from that reference.
+    """
+    config, thresholds, known = config or EvaluateConfig(), thresholds or Thresholds(), facts(catalog)
+    key = {
+        "code": source_digest(*MEASURING),
+        "settings": digest_of(config.model_dump(), asdict(thresholds)),
+        "facts": table_digest([known]),
+    }
+    if checkpoint.reused and (found := read_evaluation(checkpoint, key)):
+        return found
+    with as_local(checkpoint.folder / "model") as folder:
+        classifier = Classifier.load(folder, device)
+    size_work = shard_set.test and len(sample(shard_set.test)) * len(sides(classifier.preprocessing.size))
+    with progress("evaluate", shard_set.test + shard_set.validation + size_work) as advance:
+        image_ids, labels, raw = score_split(classifier, shard_set, "test", keys, advance)
+        validation = score_split(classifier, shard_set, "validation", keys, advance)[1:]
+        sizes = measure_sizes(classifier, shard_set, labels, keys, advance)
+    rows = in_order(known, image_ids)
+    images = HeldOut(labels, raw, groups_of(rows), dict(columns_of(rows, config.slices)) if catalog else {})
+    wanted = Wanted(
+        class_costs(config.costs, shard_set.classes), class_recalls(config.recall, shard_set.classes), config.coverage
+    )
+    assessed = assess.assess(images, validation if len(validation[0]) else None, wanted, shard_set.classes)
+    groups = None if images.groups is None else int(images.groups.max()) + 1
+    with write_folder(checkpoint.folder / "evaluation") as draft:
+        write_metrics(draft, described(assessed, sizes, shard_set.classes, key, groups))
+        assessed.calibration.save(draft)
+        make_reference(classifier, assessed.judged, shard_set, catalog, thresholds, keys).save(draft)
+        write_predictions(draft, image_ids, rows["uri"], labels, assessed, shard_set.classes)
+        write_slices(draft, assessed.slices)
+        write_plots(draft, checkpoint.folder, assessed, sizes, labels, raw, shard_set.classes)
+        log_to_mlflow(tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
+    page = markdown(assessed, sizes, checkpoint, groups)
+    create_markdown_artifact(page, key="evaluation", description="Held-out metrics")
+    say(assessed)
+    worse = tuple(each.name for each in assessed.slices if each.worse)
+    return Evaluation(checkpoint.folder / "evaluation", assessed.metrics.overall, assessed.metrics.count, worse)
+
+
+def read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation | None:
+    """What `evaluate` has written of this checkpoint, unless its key was another."""
+    path = checkpoint.folder / "evaluation" / METRICS_FILE
+    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if {name: found.get(name) for name in key} != key:
+        return None
+    nan = float("nan")
+    intervals = {
+        name: Interval(*(nan if value is None else value for value in ends.values()))
+        for name, ends in found["metrics"].items()
+    }
+    worse = tuple(f"{each['column']} {each['value']}" for each in found["slices"] if each["worse"])
+    return Evaluation(checkpoint.folder / "evaluation", intervals, found["images"], worse)
+
+
+def measure_sizes(
+    classifier: Classifier, shard_set: ShardSet, labels: Labels, keys: Keys | None, advance: Advance
+) -> list[AtSize]:
+    places = sample(len(labels))
+    return by_size.by_size(classifier, pixels_at(shard_set, places, keys), labels[places], advance)
+
+
+def log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessment) -> None:
+    """Each metric as `test_NAME`, its interval as `test_NAME_low` and `_high`, what calibration changes also as
+    `test_NAME_uncalibrated`; all files; the slices that are worse as a tag."""
+    mlflow = tracking.client(tracking_uri)
+    values = {f"test_{name}_uncalibrated": before.value for name, before in found.uncalibrated.items()}
+    for name, interval in found.metrics.overall.items():
+        values |= {
+            f"test_{name}": interval.value,
+            f"test_{name}_low": interval.low,
+            f"test_{name}_high": interval.high,
+        }
+    values["temperature"] = found.calibration.temperature
+    if found.coverage:
+        values |= {
+            "test_coverage": found.coverage.found.value,
+            "test_set_size": found.coverage.mean_size,
+            "test_review_share": found.coverage.review_share,
+        }
+    if found.decisions and found.decisions.cost:
+        values["test_cost"] = found.decisions.cost.value
+    tracking.log_metrics(tracking_uri, run_id, values)
+    worse = ", ".join(each.name for each in found.slices if each.worse)
+    mlflow.set_tag(run_id, WORSE_SLICES, worse or "none")
+    mlflow.log_artifacts(run_id, str(folder), "evaluation")
+
+
+def say(found: Assessment) -> None:
+    """A line of the log, and one more for what needs a person."""
+    overall, before = found.metrics.overall, found.uncalibrated["calibration_error"].value
+    log.info(
+        "evaluate    accuracy %s on %s held-out images; calibration error %.3f, %.3f before temperature %.2f",
+        overall["accuracy"], f"{found.metrics.count:,}", overall["calibration_error"].value, before,
+        found.calibration.temperature,
+    )  # fmt: skip
+    if worse := [each for each in found.slices if each.worse]:
+        shown = "; ".join(f"{each.name}, {each.accuracy.value:.3f} against {each.rest:.3f}" for each in worse)
+        log.warning("evaluate    significantly worse than the rest: %s", shown)
+    for name, each in found.decisions.classes.items() if found.decisions else ():
+        if each.wanted is not None and each.recall.high < each.wanted:
+            log.warning("evaluate    recall of %s is %s, not the %.3f wanted", name, each.recall, each.wanted)

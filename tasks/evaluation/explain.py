@@ -1,0 +1,252 @@
+"""Explain: the held-out images that a person should look at, what the classifier looked at in each, and the
+training images that its errors are most like.
+
+Everything here shows images, so nothing of it is made of an encrypted data set.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from upath import UPath
+
+from resnet_core.explain import gallery, neighbours
+from resnet_core.explain import grad_cam as grad_cam_module
+from resnet_core.explain.gallery import SMALLEST, Chosen, choose, heated, picture, webp
+from resnet_core.explain.grad_cam import Maps, grad_cam
+from resnet_core.explain.neighbours import MOST_IMAGES, Neighbour, nearest, sampled
+from resnet_core.images.preprocessing import Gray
+from resnet_core.model import classifier as classifier_module
+from resnet_core.model import features as embedding
+from resnet_core.model.classifier import Classifier
+from resnet_core.plotting import canvas as paper
+from resnet_core.plotting import gallery_sheet
+from resnet_core.plotting.gallery_sheet import NEIGHBOURS, Beside, Shown
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import digest_of, source_digest
+from resnet_core.storage.files import as_local, write_folder
+from tasks import artifacts as markdown
+from tasks.progress import progress
+from tasks.registry import runs as tracking
+from tasks.values import Catalog, Checkpoint, Evaluation, Explanation, ShardSet
+
+log = logging.getLogger("grayline")
+
+FOLDER, GALLERY, SHEET = "explanation", "gallery.json", "gallery.png"
+MADE_BY = (classifier_module, embedding, grad_cam_module, gallery, gallery_sheet, neighbours, paper)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What the evaluation has said of the held-out images."""
+
+    image_ids: list[str]
+    labels: NDArray[np.int64]  # [N]
+    predicted: NDArray[np.int64]  # [N]
+    confidence: NDArray[np.float32]  # [N]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One image of the gallery; `neighbours` only where the prediction is wrong."""
+
+    kind: gallery.Kind
+    image_id: str
+    label: str
+    predicted: str
+    confidence: float
+    pixels: Gray
+    heat: NDArray[np.float32]  # [S, S]
+    neighbours: tuple[Neighbour, ...]
+
+
+@task
+def explain(
+    checkpoint: Checkpoint,
+    evaluation: Evaluation,
+    catalog: Catalog,
+    shard_set: ShardSet,
+    tracking_uri: str,
+    device: str = "auto",
+    keys: Keys | None = None,
+) -> Explanation:
+    """Write, log and show the gallery, unless that has been done of the same predictions by the same code."""
+    if keys is not None:
+        log.info("explain     %s is encrypted: no pictures are made of it", checkpoint.dataset)
+        return Explanation(None, "", 0, 0)
+    predictions = evaluation.folder / "predictions.parquet"
+    made_of = digest_of(hashlib.sha256(predictions.read_bytes()).hexdigest(), source_digest(*MADE_BY))
+    folder = checkpoint.folder / FOLDER
+    known = read_gallery(folder)
+    if known.get("made_of") != made_of:
+        with as_local(checkpoint.folder / "model") as model:
+            classifier = Classifier.load(model, device)
+        layer, items = look(classifier, read_predictions(predictions, shard_set.classes), shard_set)
+        uris = read_uris(catalog, [one for item in items for one in ids_of(item)])
+        with write_folder(folder) as draft:
+            known = {"made_of": made_of, "layer": layer, "looked_at": min(shard_set.train, MOST_IMAGES)}
+            known["items"] = [write_item(draft, item, shard_set.classes, uris) for item in items]
+            (draft / SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
+            (draft / GALLERY).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            tracking.client(tracking_uri).log_artifacts(checkpoint.mlflow_run_id, str(draft), FOLDER)
+        create_markdown_artifact(page(checkpoint.dataset, folder, known), key="explanation", description="Gallery")
+    errors = sum(item["label"] != item["predicted"] for item in known["items"])
+    return Explanation(folder, known["layer"], len(known["items"]), errors)
+
+
+def read_gallery(folder: UPath) -> dict[str, Any]:
+    path = folder / GALLERY
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+
+
+def read_predictions(path: UPath, classes: Sequence[str]) -> Predictions:
+    with path.open("rb") as file:
+        table = pq.read_table(file, columns=["image_id", "label", "predicted", "confidence"])
+    place = {name: k for k, name in enumerate(classes)}
+    labels, predicted = (
+        np.array([place[name] for name in table[column].to_pylist()], dtype=np.int64)
+        for column in ("label", "predicted")
+    )
+    return Predictions(table["image_id"].to_pylist(), labels, predicted, table["confidence"].to_numpy())
+
+
+def look(classifier: Classifier, found: Predictions, shard_set: ShardSet) -> tuple[str, list[Item]]:
+    """The stage that was looked into, and the gallery."""
+    chosen = choose(found.image_ids, found.labels, found.predicted, found.confidence)
+    rows = np.array([one.row for one in chosen])
+    looked_at = min(shard_set.train, MOST_IMAGES)
+    with progress("explain", looked_at + len(chosen)) as advance:
+        pixels = pixels_of([found.image_ids[row] for row in rows], shard_set)
+        maps = grad_cam(classifier, pixels, found.predicted[rows])
+        advance(len(chosen))
+
+        def pieces() -> Any:
+            for images in sampled(shards.iterate(shard_set.files, "train", shard_set.classes), shard_set.train):
+                yield images
+                advance(len(images))
+
+        wrong = found.labels[rows] != found.predicted[rows]
+        alike = iter(nearest(classifier, pixels[wrong], pieces(), NEIGHBOURS))
+    items = [
+        item_of(one, found, maps, pixels[k], k, shard_set.classes, tuple(next(alike)) if wrong[k] else ())
+        for k, one in enumerate(chosen)
+    ]
+    return maps.layer, items
+
+
+def item_of(
+    chosen: Chosen,
+    found: Predictions,
+    maps: Maps,
+    pixels: Gray,
+    place: int,
+    classes: Sequence[str],
+    alike: tuple[Neighbour, ...],
+) -> Item:
+    row = chosen.row
+    label, predicted = classes[found.labels[row]], classes[found.predicted[row]]
+    confidence = float(found.confidence[row])
+    return Item(chosen.kind, found.image_ids[row], label, predicted, confidence, pixels, maps.heat[place], alike)
+
+
+def pixels_of(image_ids: list[str], shard_set: ShardSet) -> NDArray[np.uint8]:
+    """uint8 [N, S, S], of held-out images."""
+    found: dict[str, Gray] = {}
+    wanted = set(image_ids)
+    for images in shards.iterate(shard_set.files, "test", shard_set.classes):
+        for image_id, pixels in zip(images.image_ids, images.pixels, strict=True):
+            if image_id in wanted:
+                found[image_id] = pixels.copy()
+    return np.stack([found[image_id] for image_id in image_ids])
+
+
+def read_uris(catalog: Catalog, image_ids: list[str]) -> dict[str, str]:
+    """Where the images lie; of several places of the same bytes, the one that was learned from."""
+    wanted = [("image_id", "in", sorted(set(image_ids))), ("status", "==", "ok")]
+    with catalog.path.open("rb") as file:
+        table = pq.read_table(file, columns=["image_id", "uri"], filters=wanted)
+    return dict(zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+
+
+def ids_of(item: Item) -> list[str]:
+    return [item.image_id, *(one.image_id for one in item.neighbours)]
+
+
+def write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str, str]) -> dict[str, Any]:
+    """Write its pictures; what gallery.json says of it."""
+    write_picture(draft, item.image_id, item.pixels)
+    heat = f"images/{item.image_id[:16]}-cam.webp"
+    (draft / heat).write_bytes(webp(heated(item.pixels, item.heat)))
+    beside = []
+    for one in item.neighbours:
+        beside.append(
+            {
+                "image_id": one.image_id,
+                "uri": uris.get(one.image_id, ""),
+                "label": classes[one.label],
+                "similarity": round(one.similarity, 4),
+                "image": write_picture(draft, one.image_id, one.pixels),
+            }
+        )
+    return {
+        "kind": item.kind,
+        "image_id": item.image_id,
+        "uri": uris.get(item.image_id, ""),
+        "label": item.label,
+        "predicted": item.predicted,
+        "confidence": round(item.confidence, 4),
+        "image": f"images/{item.image_id[:16]}.webp",
+        "heat": heat,
+        "neighbours": beside,
+    }
+
+
+def write_picture(draft: Path, image_id: str, pixels: Gray) -> str:
+    """Its name in the folder. An image that is a neighbour twice is written once."""
+    name = f"images/{image_id[:16]}.webp"
+    (draft / "images").mkdir(exist_ok=True)
+    if not (draft / name).exists():
+        (draft / name).write_bytes(webp(picture(pixels), lossless=max(pixels.shape) < SMALLEST))
+    return name
+
+
+def sheet(dataset: str, layer: str, items: Sequence[Item], shard_set: ShardSet, uris: dict[str, str]) -> bytes:
+    shown = [
+        Shown(
+            item.kind, item.pixels, item.heat, item.label, item.predicted, item.confidence,
+            uris.get(item.image_id, ""),
+            tuple(Beside(one.pixels, shard_set.classes[one.label], one.similarity) for one in item.neighbours),
+        )
+        for item in items
+    ]  # fmt: skip
+    return gallery_sheet.gallery_sheet(shown, f"{dataset}: what the classifier looked at", note(layer, shard_set.train))
+
+
+def note(layer: str, train: int) -> str:
+    alike = f"{MOST_IMAGES:,} of {train:,}" if train > MOST_IMAGES else f"all {train:,}"
+    return f"In colour: where Grad-CAM of {layer} found the predicted class. Most alike: of {alike} training images."
+
+
+def page(dataset: str, folder: UPath, known: dict[str, Any]) -> str:
+    """The Prefect page: the sheet, and where its images lie."""
+    rows = "\n".join(
+        f"| {item['kind']} | {markdown.plain(item['label'])} | {markdown.plain(item['predicted'])} "
+        f"| {item['confidence']:.3f} | {markdown.plain(item['uri'])} |"
+        for item in known["items"]
+        if item["kind"] != "sample"
+    )
+    return (
+        f"# {dataset}: held-out images to look at\n\n"
+        f"{markdown.picture('Held-out images with what the classifier looked at', (folder / SHEET).read_bytes())}\n\n"
+        f"| | label | predicted | confidence | image |\n| --- | --- | --- | ---: | --- |\n{rows}\n"
+    )

@@ -1,0 +1,141 @@
+"""What an evaluation leaves behind: metrics.json, calibration.json, tables as Parquet, pictures."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from upath import UPath
+
+from resnet_core.evaluation.assess import Assessment, Decisions
+from resnet_core.evaluation.input_sizes import AtSize
+from resnet_core.evaluation.metrics import Labels, Probabilities
+from resnet_core.evaluation.slices import Slice
+from resnet_core.plotting import plots
+from resnet_core.shards import format as shards
+from resnet_core.training.loop import Epoch
+
+METRICS_FILE, PREDICTIONS, SLICES = "metrics.json", "predictions.parquet", "slices.parquet"
+
+
+def described(
+    found: Assessment, sizes: Sequence[AtSize], classes: Sequence[str], key: Mapping[str, str], groups: int | None
+) -> dict[str, Any]:
+    """What metrics.json holds. key: the digests that name the work."""
+    metrics = found.metrics
+    text = {
+        **key,
+        "images": metrics.count,
+        "groups": groups,
+        "metrics": {name: asdict(interval) for name, interval in metrics.overall.items()},
+        "uncalibrated": {name: asdict(interval) for name, interval in found.uncalibrated.items()},
+        "classes": {name: asdict(values) for name, values in metrics.per_class.items()},
+        "confusion": {"classes": list(classes), "counts": metrics.confusion.tolist()},
+        "calibration": found.calibration.described(),
+        "coverage": asdict(found.coverage) if found.coverage else None,
+        "coverage_curve": [dict(zip(("wanted", "found", "mean_size"), point, strict=True)) for point in found.curve],
+        "decisions": decisions(found.decisions) if found.decisions else None,
+        "slices": [asdict(each) for each in found.slices],
+        "sizes": [asdict(size) for size in sizes],
+    }
+    no_nan: dict[str, Any] = _no_nan(text)
+    return no_nan
+
+
+def decisions(found: Decisions) -> dict[str, Any]:
+    return {
+        "cost": asdict(found.cost) if found.cost else None,
+        "default_cost": asdict(found.default_cost) if found.default_cost else None,
+        "accuracy": asdict(found.accuracy),
+        "thresholds": found.thresholds,
+        "recall": {name: asdict(each.recall) | {"wanted": each.wanted} for name, each in found.classes.items()},
+        "precision": {name: asdict(each.precision) for name, each in found.classes.items()},
+    }
+
+
+def _no_nan(value: Any) -> Any:
+    """JSON has no NaN."""
+    if isinstance(value, dict):
+        return {name: _no_nan(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_no_nan(inner) for inner in value]
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def write_metrics(folder: Path, content: dict[str, Any]) -> None:
+    (folder / METRICS_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def write_predictions(
+    folder: Path, image_ids: list[str], uris: pa.ChunkedArray, labels: Labels, found: Assessment, classes: Sequence[str]
+) -> None:
+    """A row an image, with what scoring says of it."""
+    names, judged = np.array(classes, dtype=object), found.judged
+    shares, sets = judged.probabilities, judged.sets
+    table = {
+        "image_id": pa.array(image_ids, pa.string()),
+        "uri": uris.cast(pa.string()),
+        "label": pa.array(names[labels], pa.string()),
+        "predicted": pa.array(names[shares.argmax(1)], pa.string()),
+        "confidence": pa.array(shares.max(1), pa.float32()),
+        "probabilities": pa.array(list(shares), pa.list_(pa.float32())),
+        "decided": pa.array(names[judged.decided], pa.string()),
+        "prediction_set": pa.array(
+            [None] * len(labels) if sets is None else [names[row].tolist() for row in sets], pa.list_(pa.string())
+        ),
+        "needs_review": pa.array([None] * len(labels) if sets is None else sets.sum(1) != 1, pa.bool_()),
+    }
+    metadata = {shards.METADATA_KEY: json.dumps({"classes": list(classes)})}
+    pq.write_table(pa.table(table).replace_schema_metadata(metadata), folder / PREDICTIONS)
+
+
+def write_slices(folder: Path, slices: Sequence[Slice]) -> None:
+    numbers = ((name, pa.float64()) for name in ("accuracy", "low", "high", "rest", "p"))
+    schema = pa.schema(
+        [("column", pa.string()), ("value", pa.string()), ("images", pa.int64()), *numbers, ("worse", pa.bool_())]
+    )
+    rows = [
+        {
+            "column": each.column,
+            "value": each.value,
+            "images": each.images,
+            "accuracy": each.accuracy.value,
+            "low": each.accuracy.low,
+            "high": each.accuracy.high,
+            "rest": each.rest,
+            "p": each.p,
+            "worse": each.worse,
+        }
+        for each in slices
+    ]
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / SLICES)
+
+
+def write_plots(
+    draft: Path,
+    run: UPath,
+    found: Assessment,
+    sizes: Sequence[AtSize],
+    labels: Labels,
+    raw: Probabilities,
+    classes: Sequence[str],
+) -> None:
+    epochs = [Epoch(**values) for values in json.loads((run / "epochs.json").read_text())["epochs"]]
+    figures = {
+        "training_curves": plots.training_curves(epochs),
+        "confusion_matrix": plots.confusion(found.metrics, classes),
+        "roc_curve": plots.roc(labels, found.judged.probabilities, classes),
+        "reliability": plots.reliability(labels, raw, found.unseen.probabilities),
+        "coverage": plots.coverage(found.curve),
+    }
+    if found.slices:
+        figures["slices"] = plots.slices(found.slices, found.metrics.overall["accuracy"].value)
+    if sizes:
+        figures["sizes"] = plots.sizes(sizes)
+    for name, figure in figures.items():
+        figure.savefig(draft / f"{name}.png", dpi=120)

@@ -1,0 +1,104 @@
+"""What a version keeps of its training data, and where it is found again."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from resnet_core.drift import drift, mmd, profiles, reference
+from resnet_core.drift.drift import Thresholds
+from resnet_core.drift.profiles import Profile, profile_of
+from resnet_core.drift.reference import MOST, REFERENCE, Reference, load_reference
+from resnet_core.evaluation.input_sizes import evenly
+from resnet_core.model import features as embedding
+from resnet_core.model.classifier import Classifier
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.integrity import file_digest
+from tasks.registry.integrity import verified_folder
+from tasks.registry.versions import ARTIFACTS, MODEL_FOLDER
+from tasks.settings import Settings
+from tasks.values import Catalog, ModelVersion, ShardSet
+
+if TYPE_CHECKING:  # SciPy's optimizers take their time to import, and a batch has no use for them
+    from resnet_core.evaluation.calibrate import Judged
+
+
+REFERRING = (drift, embedding, mmd, profiles, reference)
+LOOKS = ["brightness", "contrast", "sharpness"]
+
+
+def make_reference(
+    classifier: Classifier,
+    judged: Judged,
+    shard_set: ShardSet,
+    catalog: Catalog | None,
+    thresholds: Thresholds,
+    keys: Keys | None = None,
+) -> Reference:
+    """judged: what the version says of the held-out images. Of confidential images nothing is kept that an image
+    could be guessed from: no embeddings. catalog: has the training images' looks; without it there are none."""
+    profile = of_judged(judged, shard_set.classes) + of_training(catalog)
+    found = None if keys is not None or not shard_set.test else embeddings(classifier, shard_set)
+    return Reference(profile, thresholds, found)
+
+
+def of_judged(judged: Judged, classes: tuple[str, ...]) -> Profile:
+    """Labels, reviews and confidences as scoring would give them; a class that is never decided on has 0."""
+    places = np.arange(len(judged.decided))
+    table: dict[str, pa.Array] = {
+        "label": pa.array(classes, pa.string()).take(pa.array(judged.decided)),
+        "confidence": pa.array(judged.probabilities[places, judged.decided], pa.float32()),
+    }
+    if judged.sets is not None:
+        table["needs_review"] = pa.array(judged.sets.sum(1) != 1)
+    return Profile(dict.fromkeys(classes, 0)) + profile_of(pa.table(table))
+
+
+def of_training(catalog: Catalog | None) -> Profile:
+    """How the images look that were learned from, a row group of the catalog at a time."""
+    found = Profile()
+    if catalog is None:
+        return found
+    learned = (pc.field("split") == "train") & (pc.field("status") == "ok") & pc.field("present")
+    with catalog.path.open("rb") as file:
+        for batch in pq.ParquetFile(file).iter_batches(columns=["split", "status", "present", *LOOKS]):
+            found += profile_of(pa.Table.from_batches([batch]).filter(learned).select(LOOKS))
+    return found
+
+
+def embeddings(classifier: Classifier, shard_set: ShardSet) -> NDArray[np.float32]:
+    """float32 [N, D]: of at most MOST held-out images, evenly spread."""
+    places, found, start = evenly(shard_set.test, MOST), [], 0
+    for images in shards.iterate(shard_set.files, "test", shard_set.classes):
+        here = places[(places >= start) & (places < start + len(images))] - start
+        found.append(embedding.embed(classifier, images.pixels[here]))
+        start += len(images)
+    return np.concatenate(found)
+
+
+def reference_digest(folder: Path) -> str:
+    """Of the reference in a folder; `none` where there is none."""
+    path = folder / REFERENCE
+    return file_digest(path) if path.exists() else "none"
+
+
+def reference_of(tracking_uri: str, model: ModelVersion) -> Reference | None:
+    """The version's own, its files checked; None for a version that has none."""
+    return _reference_of(tracking_uri, model, Settings().verify_key)
+
+
+@lru_cache(maxsize=4)
+def _reference_of(tracking_uri: str, model: ModelVersion, verify_key: str | None) -> Reference | None:
+    """A version never changes, so a process checks and loads it once."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = verified_folder(tracking_uri, model, verify_key, Path(scratch))
+        return load_reference(folder / ARTIFACTS / MODEL_FOLDER)

@@ -1,0 +1,69 @@
+"""Backends: the accuracy of a version by another framework's runtime and metric, beside PyTorch's."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from resnet_core.errors import JobError
+from resnet_core.export import formats as export_formats
+from resnet_core.export.agreement import compare
+from resnet_core.export.formats import RUNS, Backend
+from resnet_core.export.graph import describe, trace
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from tasks.progress import progress
+from tasks.registry import runs as tracking
+from tasks.registry.images import check_fits
+from tasks.registry.versions import load_classifier
+from tasks.values import BackendAccuracy, ModelVersion, ShardSet
+
+ROUNDING = 1e-6  # of an accuracy: TensorFlow counts in float32
+MOST_APART = 0.001  # of accuracy: what rounding may cost on images that lie between two classes
+
+
+class BackendError(JobError):
+    """Another framework measures another accuracy."""
+
+
+@task
+def measure(
+    model: ModelVersion, backend: Backend, shard_set: ShardSet, tracking_uri: str, keys: Keys | None = None
+) -> BackendAccuracy:
+    """Export the version, and score all held-out images twice: by PyTorch and by the framework. Raises
+    UserError where the version wants other pixels or knows other classes than the shards have, and
+    BackendError where the two accuracies differ."""
+    classifier = load_classifier(tracking_uri, model, "cpu")
+    check_fits(model, classifier, shard_set)
+    with tempfile.TemporaryDirectory() as folder:
+        kind = RUNS[backend]
+        path = Path(folder) / f"model{export_formats.SUFFIX[kind]}"
+        export_formats.write(kind, trace(classifier), describe(classifier, model.name, model.version), path)
+        run = export_formats.load(backend, path)
+        held_out = shards.iterate(shard_set.files, "test", shard_set.classes, keys)
+        with progress("evaluate", shard_set.test) as advance:
+            found = compare(classifier, run, held_out, shard_set.test, advance)
+    accuracy, own = export_formats.accuracy(backend, found.labels, found.exported), found.own_accuracy
+    result = BackendAccuracy(
+        model, backend, found.count, accuracy, own, found.difference,
+        found.count / found.seconds, found.count / found.own_seconds,
+    )  # fmt: skip
+    tracking.log_metrics(tracking_uri, model.run_id, {f"test_accuracy_{backend}": accuracy})
+    rows: list[dict[str, Any]] = [
+        {"by": backend, "accuracy": accuracy, "images/s": result.speed},
+        {"by": "PyTorch", "accuracy": own, "images/s": result.own_speed},
+    ]
+    create_table_artifact(
+        rows,
+        key="backend",
+        description=f"{model.name} version {model.version} on {found.count:,} held-out images",
+    )
+    if abs(accuracy - own) > MOST_APART + ROUNDING:
+        raise BackendError(
+            f"{backend} measures an accuracy of {accuracy:.4f} where PyTorch measures {own:.4f}, on "
+            f"{found.count:,} images; a probability differs by up to {found.difference:.2g}. Compare the versions of "
+            "the packages with those in constraints.txt."
+        )
+    return result

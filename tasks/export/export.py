@@ -1,0 +1,107 @@
+"""Export: a version as one file for another framework, which appears once it is known to say the same."""
+
+import logging
+import time
+from dataclasses import asdict
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from upath import UPath
+
+from resnet_core.errors import JobError, UserError
+from resnet_core.export import formats as export_formats
+from resnet_core.export.agreement import Agreement, compare
+from resnet_core.export.formats import SUFFIX, Format, check_installed
+from resnet_core.export.graph import describe, trace
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.files import write_whole
+from tasks.progress import progress
+from tasks.registry.images import images_of
+from tasks.registry.versions import load_classifier
+from tasks.values import Export, ModelVersion
+
+log = logging.getLogger("grayline")
+
+LARGEST = 1e-4  # of the differences between two probabilities that are let through
+LOSS = 0.005  # of accuracy that int8 may cost
+ROUNDING = 1e-9  # of a difference of two shares
+CHECKED = 4096  # held-out images that a file is checked on
+CALIBRATED = 512  # training images that the scales of int8 are measured on
+
+
+class ExportError(JobError):
+    """The file would not say what the model says."""
+
+
+def check_place(output: UPath, kind: Format) -> None:
+    """Raises UserError for a file that its readers would not open, or whose packages are missing."""
+    check_installed("--format", kind)
+    if output.suffix != SUFFIX[kind]:
+        raise UserError(f"-o: {output.name} should end in {SUFFIX[kind]}, as files of --format {kind} do.")
+    if output.is_dir():
+        raise UserError(f"-o: {output} is a folder. Name a file in it.")
+
+
+def export(
+    model: ModelVersion,
+    kind: Format,
+    output: UPath,
+    store: UPath,
+    tracking_uri: str,
+    keys: Keys | None = None,
+    allow_difference: bool = False,
+) -> Export:
+    """Write the file beside its place, run it on held-out images by its framework's own runtime, and put
+    it there if it agrees with the classifier. Raises ExportError where it does not, unless that is allowed."""
+    check_place(output, kind)
+    started = time.monotonic()
+    classifier = load_classifier(tracking_uri, model, "cpu")
+    known = images_of(model, store, tracking_uri, keys)
+    log.info("export      %s version %s to %s", model.name, model.version, kind)
+    pixels = known.sample(CALIBRATED) if kind == "int8" else None
+    with write_whole(output) as draft:
+        export_formats.write(kind, trace(classifier), describe(classifier, model.name, model.version), draft, pixels)
+        run = export_formats.load(export_formats.runtime_of(kind), draft)
+        with progress("verify", min(known.test, CHECKED)) as advance:
+            found = compare(classifier, run, known.split("test"), CHECKED, advance)
+        wrong = what_is_wrong(kind, found)
+        if wrong and not allow_difference:
+            raise ExportError(f"{wrong}; {output} was not written. --allow-difference writes it all the same.")
+        size = draft.stat().st_size
+    return Export(
+        model, kind, output, size, found.count, found.difference, found.accuracy, found.own_accuracy,
+        time.monotonic() - started, wrong,
+    )  # fmt: skip
+
+
+def what_is_wrong(kind: Format, found: Agreement) -> str:
+    """Nothing, or in what the file differs by more than it may: of int8 the accuracy counts, of all others
+    each probability."""
+    if kind != "int8":
+        if found.difference <= LARGEST:
+            return ""
+        return f"a probability differs by {found.difference:.2g}, over the {LARGEST:g} that rounding explains"
+    loss = found.own_accuracy - found.accuracy
+    if loss <= LOSS + ROUNDING:
+        return ""
+    return f"accuracy falls by {100 * loss:.2f} points, over the {100 * LOSS:g} that int8 may cost"
+
+
+@task(name="export")
+def export_on_record(
+    model: ModelVersion,
+    kind: Format,
+    output: UPath,
+    store: UPath,
+    tracking_uri: str,
+    keys: Keys | None = None,
+    allow_difference: bool = False,
+) -> Export:
+    """`export` with an artifact that says what came of it."""
+    made = export(model, kind, output, store, tracking_uri, keys, allow_difference)
+    create_table_artifact(
+        [{name: str(value) for name, value in asdict(made).items() if name != "version"}],
+        key="export",
+        description=f"{model.name} version {model.version} as {kind}",
+    )
+    return made

@@ -1,0 +1,211 @@
+"""Features: what a layer of a version puts out for every image of a data set, part by part.
+
+A part is some images of one shard and becomes one file, whole or not there, named by the digest of what
+goes in; a run that was killed goes on with the parts it lacks. `_manifest.json` is written last.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from upath import UPath
+
+from resnet_core.errors import UserError
+from resnet_core.export.formats import check_installed
+from resnet_core.inference import feature_files
+from resnet_core.inference.feature_files import Kind, Layer, Rows
+from resnet_core.model import blocks, heads, resnet, sized
+from resnet_core.model import inputs as normalisation
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import digest_of, source_digest, table_digest
+from resnet_core.storage.files import write_text, write_whole
+from tasks.registry.images import check_fits
+from tasks.registry.versions import load_classifier
+from tasks.values import Catalog, FeatureSet, ModelVersion, ShardSet
+
+log = logging.getLogger("grayline")
+
+BEGUN, MANIFEST, WORK = "_features.json", "_manifest.json", "_work"
+PART_BYTES = 64 * 1024**2  # of features in a file, and in the memory of a task
+MOST_IN_A_PART = 1024  # images
+KNOWN = ["image_id", "label", "split"]
+CODE = (blocks, feature_files, heads, normalisation, resnet, sized)
+
+
+@dataclass(frozen=True)
+class FeaturePart:
+    """`count` images of a shard from row `start` on, whose features become `path`; row group `group` of
+    `listing` has what is known of them."""
+
+    path: UPath
+    shard: UPath
+    start: int
+    count: int
+    listing: UPath
+    group: int
+
+
+@dataclass(frozen=True)
+class FeatureJob:
+    """What all parts have in common; the facts are written into every file."""
+
+    version: ModelVersion
+    layer: Layer
+    kind: Kind
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class FeaturePlan:
+    """All parts; those in `waiting` are not done yet."""
+
+    job: FeatureJob
+    folder: UPath
+    parts: tuple[FeaturePart, ...]
+    waiting: tuple[FeaturePart, ...]
+
+
+def check_wanted(kind: str, output: UPath, encrypted: bool, in_clear: bool) -> None:
+    """Raises UserError for a format whose packages are missing, and for confidential images unless the
+    user has said that what is known of them may lie in the clear."""
+    check_installed("--format", kind)
+    if encrypted and not in_clear:
+        raise UserError(
+            "--dataset: the data set is encrypted, and features are not: early layers show the images. "
+            "Say --in-clear if that may be."
+        )
+    if output.is_file():
+        raise UserError(f"-o: {output} is a file. Name a folder.")
+
+
+@task
+def plan_features(
+    model: ModelVersion,
+    shard_set: ShardSet,
+    catalog: Catalog,
+    layer: Layer,
+    kind: Kind,
+    output: UPath,
+    tracking_uri: str,
+    device: str,
+    keys: Keys | None = None,
+) -> FeaturePlan:
+    """Cut the shards into parts, and find those that are done. Raises UserError for a version that does
+    not fit the data set, and an output that is taken."""
+    classifier = load_classifier(tracking_uri, model, device)
+    check_fits(model, classifier, shard_set)
+    shape = feature_files.shape_of(classifier, layer)
+    facts = {
+        "dataset": shard_set.dataset,
+        "model_name": model.name,
+        "model_version": model.version,
+        "layer": layer,
+        "shape": list(shape),
+        "classes": list(shard_set.classes),
+    }
+    begin(output, facts | {"format": kind})
+    size = 4 * int(pc.product(pa.array(shape, pa.int64())).as_py())
+    most = min(MOST_IN_A_PART, max(1, PART_BYTES // size))
+    parts = make_parts(shard_set, catalog, output, most, kind, (facts, source_digest(*CODE)), keys)
+    waiting = tuple(part for part in parts if not part.path.exists())
+    return FeaturePlan(FeatureJob(model, layer, kind, facts), output, parts, waiting)
+
+
+def begin(output: UPath, job: dict[str, Any]) -> None:
+    """Claim the folder for this job: the same one may go on, another may not write into it."""
+    mark = output / BEGUN
+    if mark.exists():
+        found = json.loads(mark.read_text(encoding="utf-8"))
+        if found != job:
+            raise UserError(
+                f"-o: {output} holds {found['layer']} features of {found['dataset']} as {found['format']}, by "
+                f"{found['model_name']} version {found['model_version']}. Choose another folder."
+            )
+    elif output.exists() and any(output.iterdir()):
+        raise UserError(f"-o: {output} is not empty. Choose another folder.")
+    else:
+        write_text(mark, json.dumps(job, indent=2, ensure_ascii=False) + "\n")
+
+
+def make_parts(
+    shard_set: ShardSet, catalog: Catalog, output: UPath, most: int, kind: Kind, context: Any, keys: Keys | None
+) -> tuple[FeaturePart, ...]:
+    """At most `most` images each, in the order of the shards; their listing is written."""
+    parts: list[FeaturePart] = []
+    listing = output / WORK / "listing.parquet"
+    with write_whole(listing) as draft, pq.ParquetWriter(draft, LISTING) as writer:
+        for shard, start, rows in pieces(shard_set, catalog, most, keys):
+            writer.write_table(rows, row_group_size=len(rows))
+            group = len(parts)
+            name = f"{group:06}-{digest_of(table_digest([rows]), shard.name, start, kind, context)}.{kind}"
+            parts.append(FeaturePart(output / name, shard, start, len(rows), listing, group))
+    return tuple(parts)
+
+
+LISTING = pa.schema([(name, pa.string()) for name in Rows._fields])
+
+
+def pieces(
+    shard_set: ShardSet, catalog: Catalog, most: int, keys: Keys | None
+) -> Iterator[tuple[UPath, int, pa.Table]]:
+    """Shard, first row and what is known of up to `most` images each. Of the catalog only ids and uris are
+    in memory at once, some 150 bytes an image."""
+    with catalog.path.open("rb") as file:
+        good = pc.field("present") & (pc.field("status") == "ok")
+        there = pq.read_table(file, columns=["image_id", "uri"], filters=good).combine_chunks()
+    ids = there["image_id"].combine_chunks()
+    for shard in shard_set.files:
+        rows = shards.open_file(shard, keys).read(columns=KNOWN)
+        uris = there["uri"].take(pc.index_in(rows["image_id"], value_set=ids))
+        rows = rows.append_column("uri", uris).select(LISTING.names).replace_schema_metadata().cast(LISTING)
+        for start in range(0, len(rows), most):
+            yield shard, start, rows.slice(start, most).combine_chunks()
+
+
+@task(retries=2, retry_delay_seconds=5, task_run_name="features {part.path.name}")
+def write_features(part: FeaturePart, job: FeatureJob, tracking_uri: str, device: str, keys: Keys | None = None) -> int:
+    """Compute and write the features of one part. Returns how many images they are of."""
+    classifier = load_classifier(tracking_uri, job.version, device)
+    with part.listing.open("rb") as file:
+        rows = Rows(*(column.to_pylist() for column in pq.ParquetFile(file).read_row_group(part.group).columns))
+    file = shards.open_file(part.shard, keys)
+    levels = file.read(columns=["levels"])["levels"].slice(part.start, part.count)
+    pixels = shards.unpacked(levels, shards.image_size(file))
+    found = feature_files.compute(classifier, pixels, job.layer)
+    with write_whole(part.path) as draft:
+        feature_files.write(job.kind, draft, found, rows, job.facts)
+    return part.count
+
+
+@task
+def finish_features(plan: FeaturePlan) -> FeatureSet:
+    """Take away files of images that are gone, write `_manifest.json`."""
+    job = plan.job
+    names = {part.path.name: part.count for part in plan.parts}
+    for old in plan.folder.glob(f"*.{job.kind}"):
+        if old.name not in names:
+            old.unlink()
+    total = sum(names.values())
+    manifest = job.facts | {"format": job.kind, "dtype": "float32", "images": total, "files": names}
+    write_text(plan.folder / MANIFEST, json.dumps(manifest, indent=2, ensure_ascii=False) + "\n")
+    work = plan.folder / WORK
+    work.fs.rm(work.path, recursive=True)
+    reused = total - sum(part.count for part in plan.waiting)
+    made = FeatureSet(
+        job.version, plan.folder, job.layer, job.kind, tuple(job.facts["shape"]), total, len(names), reused
+    )
+    log.info("features    %s images, %s of them done in an earlier run", f"{total:,}", f"{reused:,}")
+    create_table_artifact(
+        [{name: str(value) for name, value in asdict(made).items()}],
+        key="features",
+        description=f"{job.layer} of {total:,} images",
+    )
+    return made

@@ -1,0 +1,161 @@
+"""Catalog: what the source has and what reading it told become one row an image ever seen."""
+
+import logging
+from threading import Thread
+
+import numpy as np
+from duckdb import DuckDBPyConnection
+from numpy.typing import NDArray
+from prefect import task
+from upath import UPath
+
+from resnet_core.catalog import build as catalog
+from resnet_core.catalog import corrections, history, near_duplicates
+from resnet_core.catalog.build import FACTS, ORDERED, SLICED
+from resnet_core.errors import UserError
+from resnet_core.reading.pool import end_idle
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage import database
+from resnet_core.storage.digest import table_digest
+from resnet_core.storage.files import as_local
+from tasks.dataset import Dataset
+from tasks.ingest.pixels import read_facts, read_rows
+from tasks.progress import progress
+from tasks.store import VERSION, catalog_path, has_all_columns, load_catalog, versions_folder
+from tasks.values import Catalog, Scan
+
+log = logging.getLogger("grayline")
+
+# Where a file lies in the cache, and when it was touched, does not change what the catalog says.
+NO_CONTENT = ["modified", "part"]
+COUNTS = "select status, count(*), count(near) from finished where present group by status"
+PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at a time
+PAIRS_AT_ONCE = 1024
+Pairs = NDArray[np.int64]
+CLASSES = "select distinct label from finished where present and status = 'ok' order by label"
+ATTRIBUTES = """
+select distinct unnest(json_keys(attributes)) as name from finished where attributes is not null order by name
+"""
+REASONS = """
+select split_part(reason, ':', 1), count(*) from finished where present and status = 'quarantined'
+group by 1 order by 2 desc limit 3
+"""
+
+
+@task
+def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None = None) -> Catalog:
+    """Give every image its status and its split; write the catalog, and its next version when anything
+    has changed. Raises UserError when fewer than two classes are left."""
+    # The readers have done their work, and each holds 45 MiB. Their end takes a while, and is not waited for.
+    Thread(target=end_idle).start()
+    path = catalog_path(store, dataset.name)
+    with database.database() as db:
+        before = load_catalog(db, store, dataset.name)
+        load_scan(db, scan, keys)
+        correct(db, scan)
+        catalog.judge(db, dataset.smallest_side)
+        pairs = np.empty((0, 2), np.int64)
+        if dataset.split.near_duplicates and database.count(db, "select count(*) from images where not elder"):
+            pairs = find_near(db, scan, dataset.image.size, keys)
+        catalog.split_rows(db, dataset.split, pairs)
+        classes = find_classes(db, dataset)
+        check_evaluation(db, dataset, classes)
+        version = history.append(db, versions_folder(store, dataset.name), before)
+        changed = version > before or database.count(db, "select count(*) from (from finished except from old)")
+        rows = database.pieces(db, ORDERED, 8192)
+        if changed or not has_all_columns(path):
+            rows = database.written(rows, path, {VERSION: str(version)})
+        digest = table_digest(some.drop_columns(NO_CONTENT) for some in rows)
+        history.compact(versions_folder(store, dataset.name))
+        counts = {status: (images, near) for status, images, near in db.sql(COUNTS).fetchall()}
+    ok, duplicate, quarantined = (counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined"))
+    near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
+    written = Catalog(scan.dataset, path, digest, version, classes, ok, duplicate, quarantined, near, read)
+    log.info(
+        "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined; %s read now, %s known from before",
+        f"{ok + duplicate + quarantined:,}", len(classes), f"{ok:,}", f"{duplicate:,}", f"{quarantined:,}",
+        f"{read:,}", f"{scan.count - read:,}",
+    )  # fmt: skip
+    scan.entries.parent.fs.rm(scan.entries.parent.path, recursive=True)
+    return written
+
+
+def load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
+    """Make `entries` and `facts`."""
+    with as_local(scan.entries) as file:
+        db.execute("create or replace table entries as select * from read_parquet($file)", {"file": str(file)})
+    names = db.sql("select distinct part from entries where part is not null order by part").fetchall()
+    database.create(db, "facts", FACTS, (read_facts(scan.pixels / name, keys) for (name,) in names))
+
+
+def correct(db: DuckDBPyConnection, scan: Scan) -> None:
+    """Make `corrections`, and let them change the labels of `entries`."""
+    database.create(db, "corrections", corrections.CORRECTIONS)
+    if scan.corrections is None:
+        return
+    with as_local(scan.corrections) as file:
+        db.execute("insert into corrections by name select * from read_parquet($file)", {"file": str(file)})
+    found = corrections.correct(db)
+    log.info(
+        "corrections %s images labelled by people, %s of them from elsewhere; %s not found",
+        f"{found['corrected']:,}", f"{found['added']:,}", f"{found['lost']:,}",
+    )  # fmt: skip
+
+
+def find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> Pairs:
+    """int64 [M, 2]: the places of images that look the same, at least one of each two a new one. Hashes
+    find the candidates, the pixels decide."""
+    found = near_duplicates.candidates(*catalog.hashes(db))
+    pairs = np.stack([found.left, found.right], axis=1)
+    if not len(pairs):
+        return pairs
+    places = np.unique(pairs)
+    where = db.sql(
+        "select part, row from images join rows on images.uri = rows.uri "
+        "where place in (select unnest($places::bigint[])) order by place",
+        params={"places": places.tolist()},
+    ).to_arrow_table()
+    parts = where["part"].combine_chunks().dictionary_encode()
+    part, row = parts.indices.to_numpy(), where["row"].to_numpy()
+    pairs = np.searchsorted(places, pairs)
+    pairs = pairs[np.lexsort((part[pairs[:, 1]], part[pairs[:, 0]]))]
+    same = []
+    with progress("near", len(pairs), "pairs") as advance:
+        for start in range(0, len(pairs), most := max(1, PIXEL_BYTES // (2 * size * size))):
+            some = pairs[start : start + most]
+            images, place = np.unique(some, return_inverse=True)
+            left, right = place.reshape(some.shape).T
+            pixels = np.empty((len(images), size, size), np.uint8)
+            for number in np.unique(part[images]):
+                here = np.flatnonzero(part[images] == number)
+                path = scan.pixels / parts.dictionary[int(number)].as_py()
+                pixels[here] = read_rows(path, row[images[here]], size, keys)
+            for first in range(0, len(some), PAIRS_AT_ONCE):
+                block = slice(first, first + PAIRS_AT_ONCE)
+                same.append(near_duplicates.confirm(pixels[left[block]], pixels[right[block]]))
+                advance(len(same[-1]))
+    return places[pairs[np.concatenate(same)]]
+
+
+def find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
+    """The labels of good images. Raises UserError for fewer than two."""
+    left = tuple(name for (name,) in db.sql(CLASSES).fetchall())
+    if len(left) < 2:
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in db.sql(REASONS).fetchall())
+        raise UserError(
+            f"{dataset.source}: only {', '.join(left) or 'no class'} is left after quarantine ({reasons}). "
+            "A classifier needs good images of two classes."
+        )
+    return left
+
+
+def check_evaluation(db: DuckDBPyConnection, dataset: Dataset, classes: tuple[str, ...]) -> None:
+    """Before hours of training: raises UserError for a class or a column that the evaluation wants, and the data
+    do not have."""
+    columns = list(SLICED)
+    if not set(dataset.evaluate.slices) <= set(columns):
+        columns += [name for (name,) in db.sql(ATTRIBUTES).fetchall()]
+    try:
+        dataset.evaluate.check(classes, columns)
+    except UserError as error:
+        raise UserError(f"data set file of {dataset.name}: {error}") from None

@@ -1,0 +1,174 @@
+"""Checks: tonight's data against the last accepted night's, on a page with plots and samples.
+
+`summary.json`, written last, says whether the night was accepted; the next night is held against the
+newest one that was.
+"""
+
+import io
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from upath import UPath
+
+from resnet_core.drift.checks import ChecksConfig, Finding, check, check_quarantine, quarantine
+from resnet_core.drift.summary import Summary
+from resnet_core.errors import DataCheckError
+from resnet_core.images.preprocessing import Gray
+from resnet_core.plotting.contact_sheet import PAIRS, ConflictPair, contact_sheet, side_by_side
+from resnet_core.plotting.data_plots import comparison
+from resnet_core.storage.files import write_text, write_whole
+from tasks.artifacts import picture, plain
+from tasks.values import DataReport
+
+log = logging.getLogger("grayline")
+
+SUMMARY, PLOTS, SAMPLES, CONFLICTS = "summary.json", "comparison.png", "samples.png", "conflicts.png"
+
+
+@task(cache_policy=NO_CACHE)  # the arrays would be hashed for a key that nobody asks for
+def check_data(
+    dataset: str,
+    now: Summary,
+    last: Summary | None,
+    config: ChecksConfig,
+    folder: UPath,
+    samples: Mapping[str, Sequence[Gray]],
+    conflicts: Sequence[ConflictPair] = (),
+    *,
+    new: Summary | None = None,
+    quarantine_limit: float = 1.0,
+    encrypted: bool = False,
+) -> DataReport:
+    """Write the night's pictures and summary under `folder` and publish the page. Raises DataCheckError
+    when a check says so, after everything is written and shown; such a night is not accepted.
+
+    dataset: its name. new: the images that came since the last accepted night. samples: pixels uint8
+    [H, W] of some images of each class. encrypted: gray levels are confidential, no picture of an image
+    is made.
+    """
+    findings = (quarantine(now, quarantine_limit), *check(now, last, config, new))
+    pictures = {PLOTS: plot(now, last, new)}
+    if not encrypted and samples:
+        pictures[SAMPLES] = contact_sheet(samples, f"{dataset}: samples of each class")
+    if not encrypted and conflicts:
+        pictures[CONFLICTS] = side_by_side(conflicts)
+    write_pictures(folder, pictures)
+    for finding in findings:
+        if finding.action != "ok":
+            log.warning("checks      %s: %s", finding.action, finding)
+    page = markdown(dataset, findings, now, last, conflicts, pictures)
+    create_markdown_artifact(page, key="data-checks", description=headline(dataset, findings))
+    failed = [finding for finding in findings if finding.action == "fail"]
+    write_summary(folder, now, findings, accepted=not failed)
+    check_quarantine(now, quarantine_limit)
+    if failed:
+        raise DataCheckError(
+            f"{dataset}: " + "; ".join(str(finding) for finding in failed) + f". See {folder}. Mend the source or, "
+            "if the change is meant, set `action: warn` or a wider limit for it under `checks:` in the data set file."
+        )
+    return DataReport(folder, findings)
+
+
+def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
+    """The newest accepted night before `version` in `nights`, a folder with one of `check_data`'s folders
+    a night, whose names are versions of the catalog: its name and its summary. None before the first."""
+    names = sorted((path.name for path in nights.iterdir()), reverse=True) if nights.exists() else []
+    for name in names:
+        if int(name) >= version:
+            continue
+        path = nights / name / SUMMARY
+        if path.exists():
+            found = json.loads(path.read_text(encoding="utf-8"))
+            if found["accepted"]:
+                return name, Summary.from_json(json.dumps(found["summary"]))
+    return None
+
+
+def write_summary(folder: UPath, now: Summary, findings: Sequence[Finding], *, accepted: bool) -> None:
+    content: dict[str, Any] = {
+        "accepted": accepted,
+        "findings": [asdict(finding) for finding in findings],
+        "summary": json.loads(now.to_json()),
+    }
+    write_text(folder / SUMMARY, json.dumps(content, ensure_ascii=False))
+
+
+def write_pictures(folder: UPath, pictures: Mapping[str, bytes]) -> None:
+    """Those that an earlier run of the same night has left behind, and this one does not make, go."""
+    for name, content in pictures.items():
+        with write_whole(folder / name) as draft:
+            draft.write_bytes(content)
+    for name in {PLOTS, SAMPLES, CONFLICTS} - set(pictures):
+        if (folder / name).exists():
+            (folder / name).unlink()
+
+
+def plot(now: Summary, last: Summary | None, new: Summary | None) -> bytes:
+    buffer = io.BytesIO()
+    comparison(now, last, new).savefig(buffer, format="png")
+    return buffer.getvalue()
+
+
+def headline(dataset: str, findings: Sequence[Finding]) -> str:
+    counts = {word: sum(finding.action == word for finding in findings) for word in ("fail", "warn")}
+    if counts["fail"]:
+        return f"{dataset}: not accepted, {counts['fail']} of {len(findings)} checks failed"
+    if counts["warn"]:
+        return f"{dataset}: accepted with {counts['warn']} warning{'s' * (counts['warn'] > 1)}"
+    return f"{dataset}: nothing to report"
+
+
+def markdown(
+    dataset: str,
+    findings: Sequence[Finding],
+    now: Summary,
+    last: Summary | None,
+    conflicts: Sequence[ConflictPair],
+    pictures: Mapping[str, bytes],
+) -> str:
+    """The page. Pictures stand in it as data URIs, which both of Prefect's UIs show in Markdown; an
+    image artifact would print the whole URI below its picture."""
+    against = "against the last accepted night" if last else "the first night: nothing to hold it against"
+    page = [f"# {headline(dataset, findings)}", table(findings), f"## {now.ok:,} images, {against}"]
+    page.append(picture("Class shares and distributions", pictures[PLOTS]))
+    if now.reasons:
+        page += ["## In quarantine", reasons_table(now)]
+    if conflicts:
+        page += ["## One image under two labels", conflicts_table(conflicts)]
+    if CONFLICTS in pictures:
+        page.append(picture("The two images of each pair", pictures[CONFLICTS]))
+    if SAMPLES in pictures:
+        page += ["## Samples", picture("Samples of each class", pictures[SAMPLES])]
+    return "\n\n".join(page) + "\n"
+
+
+def table(findings: Sequence[Finding]) -> str:
+    words = {"ok": "ok", "warn": "**warning**", "fail": "**failed**"}
+    rows = []
+    for finding in findings:
+        found = ", ".join(filter(None, [finding.found, finding.detail]))
+        rows.append(f"| {finding.name} | {words[finding.action]} | {plain(found)} | {plain(finding.wanted)} |")
+    return "\n".join(["| check | | found | wanted |", "| --- | --- | --- | --- |", *rows])
+
+
+def reasons_table(now: Summary) -> str:
+    rows = [
+        f"| {plain(reason)} | {count:,} | {plain(now.examples.get(reason, ''))} |"
+        for reason, count in now.frequent_reasons()
+    ]
+    return "\n".join(["| reason | images | for example |", "| --- | ---: | --- |", *rows])
+
+
+def conflicts_table(conflicts: Sequence[ConflictPair]) -> str:
+    rows = []
+    for number, pair in enumerate(conflicts[:PAIRS], 1):
+        rows.append(f"| {number} | {plain(pair.label_a)} | {plain(pair.uri_a)} |")
+        rows.append(f"| | {plain(pair.label_b)} | {plain(pair.uri_b)} |")
+    more = [f"\nand {len(conflicts) - PAIRS:,} more"] * (len(conflicts) > PAIRS)
+    return "\n".join(["| | label | image |", "| --- | --- | --- |", *rows, *more])

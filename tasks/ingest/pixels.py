@@ -1,0 +1,89 @@
+"""The files under `pixels/`: what reading a part of the source told, and the pixels that it gave.
+
+They are a cache between two stages: ingest writes them, the catalog takes the facts and preprocess
+the pixels. Deleting them costs reading the source again.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from types import ModuleType
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+from upath import UPath
+
+from resnet_core.catalog import near_duplicates
+from resnet_core.catalog.build import FACTS
+from resnet_core.images import _codecs as png
+from resnet_core.images import _dicom as dicom
+from resnet_core.images import _levels as levels
+from resnet_core.images import bad_image, bilinear, jpeg, preprocessing
+from resnet_core.images import decode as grayscale
+from resnet_core.images import statistics as looks
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.reading import image as read
+from resnet_core.reading.image import Limits
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import digest_of, source_digest
+from resnet_core.storage.files import write_whole
+from tasks.parts import Part
+
+# What a file's bytes become depends on this code.
+READING: tuple[ModuleType, ...] = (
+    bad_image, bilinear, dicom, grayscale, jpeg, levels, looks, near_duplicates, png, preprocessing, read,
+)  # fmt: skip
+
+
+def pixel_folder(store: UPath, dataset: str, settings: Preprocessing, limits: Limits, encrypt: bool) -> UPath:
+    """Named by all that decides what a file's bytes become: settings, limits, code."""
+    return store / "pixels" / dataset / digest_of(settings, limits, encrypt, source_digest(*READING))
+
+
+def write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None) -> None:
+    """files: what `part.files()` gives; images: what reading them gave, row by row."""
+    table = images
+    for name in ("modified", "size", "uri"):
+        table = table.add_column(0, name, files[name])
+    with write_whole(part.path) as draft:
+        shards.write_pixels(table, draft, keys)
+
+
+def is_complete(part: Part, keys: Keys | None) -> bool:
+    """Whether a run that was killed had come this far. A file that could not be opened is tried
+    again: permissions and networks recover."""
+    if not part.path.exists():
+        return False
+    known = shards.open_file(part.path, keys).read(columns=["image_id", "reason"])
+    return not any(
+        image is None and reason.startswith("unreadable")
+        for image, reason in zip(known["image_id"].to_pylist(), known["reason"].to_pylist(), strict=True)
+    )
+
+
+def read_facts(path: UPath, keys: Keys | None) -> pa.RecordBatch:
+    """All but the pixels, as rows of the catalog's `facts`."""
+    columns = [name for name in FACTS.names if name not in ("part", "row")]
+    table = shards.open_file(path, keys).read(columns=columns)
+    named = table.append_column("part", pa.array([path.name] * len(table), pa.string()))
+    named = named.append_column("row", pa.array(range(len(table)), pa.int32()))
+    return named.select(FACTS.names).cast(FACTS).combine_chunks().to_batches()[0]
+
+
+def read_rows(path: UPath, rows: NDArray[np.int64], size: int, keys: Keys | None) -> NDArray[np.uint8]:
+    """uint8 [N, size, size]: the pixels in these rows of the part."""
+    table = shards.open_file(path, keys).read(columns=["pixels"])
+    return shards.unpacked(table["pixels"], size)[rows]
+
+
+def read_pixels(path: UPath, uris: Sequence[str], size: int, keys: Keys | None) -> NDArray[np.uint8]:
+    """uint8 [N, size, size]: the pixels of these files of the part, in this order."""
+    place, pixels = _part(path, size, keys)
+    return pixels[[place[uri] for uri in uris]]
+
+
+@lru_cache(maxsize=8)
+def _part(path: UPath, size: int, keys: Keys | None) -> tuple[dict[str, int], NDArray[np.uint8]]:
+    table = shards.open_file(path, keys).read(columns=["uri", "pixels"])
+    return {uri: row for row, uri in enumerate(table["uri"].to_pylist())}, shards.unpacked(table["pixels"], size)

@@ -1,0 +1,166 @@
+"""Preprocess: the catalog's good images into shards, from the pixels that ingest has made.
+
+A shard set is a folder that holds exactly one state of the data; it is never changed. Its shards
+are named by the digest of what is in them: those that an earlier set has too become links to it.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from itertools import groupby
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from prefect import task
+from upath import UPath
+
+from resnet_core.errors import UserError, nearest
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.shards.soft_labels import parse
+from resnet_core.storage.digest import digest_of, source_digest, table_digest
+from resnet_core.storage.files import link, write_text, write_whole
+from tasks.dataset import Dataset
+from tasks.ingest.pixels import READING, read_pixels
+from tasks.values import Catalog, ShardSet
+
+log = logging.getLogger("grayline")
+
+CONTENT = ("image_id", "label", "split", "weight", "soft_label")
+SPLITS = ("train", "validation", "test")
+GOOD = pc.field("present") & (pc.field("status") == "ok")
+
+
+@dataclass(frozen=True)
+class ShardPlan:
+    """One shard to be: the good images of `part` become `path`, or `twin` does, which has the same.
+    `images` of them are in each of SPLITS."""
+
+    path: UPath
+    part: UPath
+    twin: UPath | None
+    images: tuple[int, int, int]
+
+    @property
+    def count(self) -> int:
+        return sum(self.images)
+
+
+@task
+def plan_shards(catalog: Catalog, pixels: UPath, dataset: Dataset, store: UPath) -> tuple[ShardPlan, ...]:
+    """Which shards the catalog's good images make, in which files. Raises UserError when a class has
+    no image to learn from, nothing is held out, or a soft label names what is no class."""
+    code = source_digest(*READING, shards)
+    context = (catalog.classes, dataset.image, dataset.encrypt, code)
+    found, learned = [], set()
+    for part, rows in rows_by_part(catalog):
+        name = digest_of(table_digest([rows.select(CONTENT)]), *context) + ".parquet"
+        splits = rows["split"].to_pylist()
+        check_soft_labels(rows, catalog, dataset)
+        found.append((name, pixels / part, tuple(splits.count(split) for split in SPLITS)))
+        learned |= {label for label, split in zip(rows["label"].to_pylist(), splits, strict=True) if split == "train"}
+    check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
+    found.sort()  # by what is in them: parts are named by places and dates too, on which no training may depend
+    folder = store / "shards" / dataset.name / digest_of([name for name, _, _ in found])
+    twins = {path.name: path for path in folder.parent.glob("*/*.parquet")} if folder.parent.exists() else {}
+    return tuple(ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
+
+
+def rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
+    """The good images of each part, in order; the catalog's rows lie in the order of parts."""
+    with catalog.path.open("rb") as file:
+        batches = pq.ParquetFile(file).iter_batches(columns=[*CONTENT, "uri", "part", "present", "status"])
+        good = (pa.Table.from_batches([batch]).filter(GOOD) for batch in batches)
+        pieces = ((part, rows) for table in good for part, rows in cut(table))
+        for part, same in groupby(pieces, key=lambda piece: piece[0]):
+            yield part, pa.concat_tables([rows for _, rows in same])
+
+
+def cut(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+    """A table into runs of rows of the same part."""
+    start = 0
+    for part, same in groupby(table["part"].to_pylist()):
+        rows = len(list(same))
+        yield part, table.slice(start, rows)
+        start += rows
+
+
+def rows_of_part(catalog: Catalog, part: str) -> pa.Table:
+    """The good images of one part; the row groups of others are not read."""
+    with catalog.path.open("rb") as file:
+        return pq.read_table(file, columns=[*CONTENT, "uri"], filters=(pc.field("part") == part) & GOOD)
+
+
+def check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: Dataset) -> None:
+    for name in catalog.classes:
+        if name not in learned:
+            raise UserError(
+                f"{dataset.source}: class {name!r} has no training image. Add images of it, or lower `split.test`."
+            )
+    if not held_out:
+        raise UserError(f"{dataset.source}: no image is held out for the test. Add images, or raise `split.test`.")
+
+
+def check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> None:
+    """All classes of the labels are known to them; some may have lost every image to the quarantine."""
+    for text in pc.unique(rows["soft_label"]).drop_null().to_pylist():
+        for name in sorted(parse(text).keys() - set(catalog.classes)):
+            uri = rows["uri"].filter(pc.equal(rows["soft_label"], text))[0].as_py()
+            raise UserError(
+                f"{dataset.labels or dataset.source}: soft_label {text!r} of {uri}: no good image's label is "
+                f"{name!r}.{nearest(name, list(catalog.classes))} Name a class that has images, or add some."
+            )
+
+
+@task(retries=2, retry_delay_seconds=5, task_run_name="shard {plan.path.name}")
+def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
+    """Make the shard, unless it is there. Returns how many images were written."""
+    if plan.path.exists():
+        return 0
+    if plan.twin:
+        link(plan.twin, plan.path)
+        return 0
+    rows = rows_of_part(catalog, plan.part.name)
+    pixels = read_pixels(plan.part, rows["uri"].to_pylist(), settings.size, keys)
+    image_ids, labels, splits, weights, soft_labels = (rows[name] for name in CONTENT)
+    metadata = shards.metadata(catalog.classes, settings)
+    table = shards.make_table(image_ids, labels, splits, weights, pixels, metadata, soft_labels)
+    with write_whole(plan.path) as draft:
+        shards.write_table(table, draft, keys)
+    return plan.count
+
+
+@task
+def finish_shards(plans: tuple[ShardPlan, ...], written: int, catalog: Catalog, dataset: Dataset) -> ShardSet:
+    """Write `_manifest.json`, with which the set is complete."""
+    folder = plans[0].path.parent
+    train, validation, test = (sum(plan.images[k] for plan in plans) for k in range(len(SPLITS)))
+    made = ShardSet(
+        dataset=dataset.name,
+        folder=folder,
+        files=tuple(plan.path for plan in plans),
+        digest=folder.name,
+        classes=catalog.classes,
+        preprocessing=dataset.image,
+        train=train,
+        validation=validation,
+        test=test,
+        written=written,
+    )
+    manifest = {
+        "catalog": catalog.digest,
+        "classes": list(made.classes),
+        "preprocessing": asdict(made.preprocessing),
+        "images": {"train": made.train, "validation": made.validation, "test": made.test},
+        "shards": {plan.path.name: plan.count for plan in plans},
+    }
+    write_text(folder / "_manifest.json", json.dumps(manifest, indent=2) + "\n")
+    total = made.train + made.validation + made.test
+    log.info(
+        "preprocess  %s images of %d px in %d shards: %s written now, %s reused",
+        f"{total:,}", made.preprocessing.size, len(made.files), f"{made.written:,}", f"{total - made.written:,}",
+    )  # fmt: skip
+    return made

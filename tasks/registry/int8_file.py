@@ -1,0 +1,78 @@
+"""A version's int8 file: whether the gate has allowed it, and the file, checked.
+
+It lies among the artifacts of the version's run, signed where versions are, and its digest in the version's tag: it was
+made after the version's own files were sealed.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import mlflow.artifacts
+from mlflow.exceptions import MlflowException
+
+from resnet_core.storage.integrity import DamagedVersionError, file_digest
+from tasks.registry.runs import client
+from tasks.registry.signing import verify
+from tasks.registry.versions import INT8
+from tasks.settings import Settings
+from tasks.values import ModelVersion
+
+FILE = "int8.onnx"
+
+
+def place_of(version: ModelVersion) -> str:
+    """The folder among the run's artifacts; versions of one training share its run."""
+    return f"int8/{version.version}"
+
+
+def tag_of(tracking_uri: str, version: ModelVersion) -> dict[str, Any]:
+    tags = client(tracking_uri).get_model_version(version.name, version.version).tags
+    return dict(json.loads(tags.get(INT8, "{}")))
+
+
+def allowed_int8(tracking_uri: str, version: ModelVersion) -> str | None:
+    """The digest of the version's int8 file, None where the gate has not allowed it."""
+    try:
+        tag = tag_of(tracking_uri, version)
+    except MlflowException:
+        return None
+    return str(tag["sha256"]) if tag.get("allowed") else None
+
+
+def why_not(tracking_uri: str, version: ModelVersion) -> str:
+    """Why int8 is not allowed, and what can be done."""
+    name, found = f"{version.name} version {version.version}", tag_of(tracking_uri, version).get("found")
+    if found:
+        return f"the gate has not allowed it for {name}: {found}. Use another engine, or raise `int8` of the gate."
+    return f"it was not measured for {name}. Set `gate: {{int8: 0.01}}` in the data set file, and retrain."
+
+
+@contextmanager
+def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator[Path]:
+    """A local copy. Raises DamagedVersionError unless it is the file that was measured, and signed where
+    GRAYLINE_VERIFY_KEY is set."""
+    with tempfile.TemporaryDirectory() as scratch:
+        uri = f"runs:/{version.run_id}/{place_of(version)}"
+        try:
+            folder = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=tracking_uri, dst_path=scratch))
+        except (MlflowException, OSError) as error:
+            raise refusal(version, f"is gone from {uri} ({type(error).__name__})") from None
+        path = folder / FILE
+        if not path.is_file() or file_digest(path) != digest:
+            raise refusal(version, "is not the one that the gate has measured")
+        if key := Settings().verify_key:
+            try:
+                verify(folder, Path(key))
+            except DamagedVersionError as error:
+                raise refusal(version, f"is refused: {error}") from None
+        yield path
+
+
+def refusal(version: ModelVersion, why: str) -> DamagedVersionError:
+    return DamagedVersionError(
+        f"{version.name} version {version.version}: its int8 file {why}. Use another engine: --engine torch."
+    )

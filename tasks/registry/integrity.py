@@ -1,0 +1,89 @@
+"""Is a registered version what was registered? Its files against their digests, and against a signature.
+
+The digests lie in the version, as `digests.json`; the digest of that file is a tag of the version, in
+MLflow's database. Whoever can write the files alone is found out, and whoever can write both is where
+versions are signed: the private key is neither in the files nor in the database.
+"""
+
+import logging
+import tempfile
+from pathlib import Path
+
+import mlflow.artifacts
+from mlflow.exceptions import MlflowException
+
+from resnet_core.storage.integrity import (
+    DIGESTS,
+    SIGNATURE_FILE,
+    DamagedVersionError,
+    check_digests,
+    remove_bytecode,
+    write_digests,
+)
+from tasks.registry.runs import client
+from tasks.registry.signing import sign, verify
+from tasks.values import ModelVersion
+
+log = logging.getLogger("grayline")
+
+FILES = "grayline.files"  # tag: the SHA-256 of the version's digests.json
+SIGNATURE = "grayline.signature"  # tag: the SHA-256 of the public key that verifies its signature
+
+
+def check_version(tracking_uri: str, model: ModelVersion, verify_key: str | None = None) -> None:
+    """Raises DamagedVersionError when the version's files are not those that were registered, and where
+    there is a key, when they are not signed by its owner."""
+    with tempfile.TemporaryDirectory() as scratch:
+        verified_folder(tracking_uri, model, verify_key, Path(scratch))
+
+
+def verified_folder(
+    tracking_uri: str, model: ModelVersion, verify_key: str | None = None, to: Path | None = None
+) -> Path:
+    """The version's files in a local folder, after the same check. Those of a local store are where they
+    are; others are downloaded, below `to` if it is given."""
+    registry = client(tracking_uri)
+    listed = registry.get_model_version(model.name, model.version).tags.get(FILES)
+    place = registry.get_model_version_download_uri(model.name, model.version)
+    try:
+        # Into `to` would copy a local store's files too.
+        local = place.startswith(("file:", "/"))
+        folder = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=place, tracking_uri=tracking_uri, dst_path=None if local or to is None else str(to)
+            )
+        )
+    except (MlflowException, OSError) as error:
+        raise refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
+    try:
+        if listed is None:
+            log.warning("%s version %s was registered without digests: its files are not checked", *name_of(model))
+        else:
+            remove_bytecode(folder)
+            check_digests(folder, listed)
+        if verify_key:
+            verify(folder, Path(verify_key))
+    except DamagedVersionError as error:
+        raise refusal(model, str(error)) from None
+    return folder
+
+
+def name_of(model: ModelVersion) -> tuple[str, str]:
+    return model.name, model.version
+
+
+def refusal(model: ModelVersion, why: str) -> DamagedVersionError:
+    return DamagedVersionError(
+        f"{model.name} version {model.version} is refused: {why}. Put its files back as they were, or use "
+        f"another version: `grayline history {model.name}` lists those that were champions."
+    )
+
+
+def seal(folder: Path, signing_key: str | None) -> tuple[dict[str, str], list[Path]]:
+    """Put the digests, and where there is a key the signature, beside a version's files. Returns its tags,
+    and what was written."""
+    tags, files = {FILES: write_digests(folder)}, [folder / DIGESTS]
+    if signing_key:
+        tags[SIGNATURE] = sign(folder, Path(signing_key))
+        files.append(folder / SIGNATURE_FILE)
+    return tags, files

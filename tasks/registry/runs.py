@@ -1,0 +1,123 @@
+"""MLflow runs: one run a training, found again by the training's digest."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.tracking import MlflowClient
+from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
+from upath import UPath
+
+from resnet_core.storage.files import is_local
+
+if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
+    from resnet_core.training.loop import Epoch
+
+
+TRAINING = "grayline.training"
+SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
+
+
+def client(tracking_uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+def open_run(
+    tracking_uri: str, store: UPath, dataset: str, digest: str, *, name: str | None = None, parent: str | None = None
+) -> str:
+    """The id of the run of this training: the one that an interrupted night began, or a new one, nested
+    in the run `parent` if there is one."""
+    mlflow = client(tracking_uri)
+    experiment = experiment_id(mlflow, store, dataset)
+    found = mlflow.search_runs([experiment], f"tags.`{TRAINING}` = '{digest}'", max_results=1)
+    if found:
+        return str(found[0].info.run_id)
+    tags = {TRAINING: digest} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    run = mlflow.create_run(experiment, tags=tags, run_name=name or f"{dataset}-{digest[:8]}")
+    return str(run.info.run_id)
+
+
+def experiment_id(mlflow: MlflowClient, store: UPath, name: str) -> str:
+    """The data set's experiment. In a database file its artifacts lie in the store, beside it; a
+    server says itself where they go."""
+    experiment = mlflow.get_experiment_by_name(name)
+    if experiment:
+        return str(experiment.experiment_id)
+    own = mlflow.tracking_uri.startswith("sqlite:") and is_local(store)
+    location = f"file://{store.path}/mlartifacts/{name}" if own else None
+    return str(mlflow.create_experiment(name, artifact_location=location))
+
+
+def log_epochs(tracking_uri: str, run_id: str, epochs: Iterable[Epoch]) -> None:
+    """Log the epochs that the run does not have yet, each at its own step."""
+    mlflow = client(tracking_uri)
+    have = {metric.step for metric in mlflow.get_metric_history(run_id, "train_loss")}
+    now = int(time.time() * 1000)
+    metrics = [
+        Metric(name, value, now, epoch.epoch)
+        for epoch in epochs
+        if epoch.epoch not in have
+        for name, value in (
+            ("train_loss", epoch.loss),
+            ("train_accuracy", epoch.accuracy),
+            ("validation_accuracy", epoch.validation_accuracy),
+            ("lr", epoch.lr),
+            ("images_per_second", epoch.images_per_second),
+        )
+        if value is not None
+    ]
+    for start in range(0, len(metrics), 1000):
+        mlflow.log_batch(run_id, metrics=metrics[start : start + 1000])
+
+
+def log_params(tracking_uri: str, run_id: str, settings: dict[str, Any]) -> None:
+    """Nested settings as `part.key`. A run that is continued has them already."""
+    mlflow = client(tracking_uri)
+    have = mlflow.get_run(run_id).data.params
+    params = [Param(name, str(value)) for name, value in _flat(settings) if name not in have]
+    mlflow.log_batch(run_id, params=params)
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, str]) -> None:
+    """What runs are searched by; a tag that is there gets the new value."""
+    client(tracking_uri).log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
+
+
+@contextmanager
+def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
+    """MLflow's system metrics of the run: processor, memory, disk, network, and GPUs where it can read them."""
+    # Its module sets up loggers of libraries that are not there; it is imported when there is something to watch.
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
+        run_id, sampling_interval=SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=tracking_uri
+    )
+    monitor.start()  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        monitor.finish()  # type: ignore[no-untyped-call]
+
+
+def set_status(tracking_uri: str, run_id: str, status: Literal["RUNNING", "FINISHED", "FAILED"]) -> None:
+    client(tracking_uri).update_run(run_id, status)
+
+
+def log_metrics(tracking_uri: str, run_id: str, values: dict[str, float]) -> None:
+    """Final figures, without a step; what could not be measured (NaN) is left out."""
+    now = int(time.time() * 1000)
+    metrics = [Metric(name, value, now, 0) for name, value in values.items() if not math.isnan(value)]
+    client(tracking_uri).log_batch(run_id, metrics=metrics)

@@ -1,0 +1,161 @@
+"""A version's card: what it learned from, how good it is, what it is for, as the Markdown that MLflow shows.
+
+The parts follow model cards (Mitchell et al. 2019, "Model Cards for Model Reporting").
+"""
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from upath import UPath
+
+from tasks.artifacts import plain
+from tasks.card_config import CardConfig
+from tasks.registry.runs import client
+from tasks.training.lineage import machine_of
+from tasks.values import Catalog, Checkpoint, Decision, Evaluation, ShardSet
+
+GATE_HEADING = "\n## Gate\n"
+NOT_STATED = "Not stated: `card:` in the data set file says it."
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a version was made of: its training with `lineage` (see `tasks.training.lineage`), and its data."""
+
+    checkpoint: Checkpoint
+    evaluation: Evaluation
+    catalog: Catalog
+    shard_set: ShardSet
+    lineage: dict[str, Any]
+
+
+def card(made: Made, words: CardConfig) -> str:
+    """The whole card, before the gate has spoken."""
+    name = made.checkpoint.dataset
+    preprocessing = made.shard_set.preprocessing
+    return (
+        f"# {name}: {len(made.shard_set.classes)} classes, {preprocessing.size} px gray images\n"
+        f"{GATE_HEADING}\nNot judged yet.\n"
+        f"\n## Intended use\n\n{words.intended_use.strip() or NOT_STATED}\n"
+        f"\n## Limits\n\n{limits(made, words)}\n"
+        f"\n## Data\n\n{data(made, words)}\n"
+        f"\n## Quality\n\n{quality(made)}\n"
+        f"\n## Training\n\n{training(made)}\n"
+    )
+
+
+def limits(made: Made, words: CardConfig) -> str:
+    """The owner's words, and what holds for every model of this kind."""
+    side = made.shard_set.preprocessing.size
+    own = f"{words.limits.strip()}\n\n" if words.limits.strip() else ""
+    return (
+        f"{own}It knows the classes below and no other: an image of something else gets one of them too. The figures "
+        f"hold for images like the held-out ones; each is resized to {side} x {side} px, and what is lost in that "
+        "cannot be seen."
+    )
+
+
+def data(made: Made, words: CardConfig) -> str:
+    """Where the images are from, how many there are of each class and split, and their licence."""
+    catalog, shard_set = made.catalog, made.shard_set
+    counts = count_images(catalog.path)
+    used = [split for split in SPLITS if any(counts.get((name, split)) for name in shard_set.classes)]
+    rows = [
+        f"| {plain(name)} | " + " | ".join(f"{counts.get((name, split), 0):,}" for split in used) + " |"
+        for name in shard_set.classes
+    ]
+    source = made.lineage.get("dataset", {}).get("source")
+    return (
+        (f"Source `{source}`; " if source else "")
+        + f"catalog version {catalog.version} (`{catalog.digest}`) in `{catalog.path}`; shards `{shard_set.digest}`. "
+        f"What a version of the catalog changed: `grayline catalog diff {max(catalog.version - 1, 0)} "
+        f"{catalog.version} --dataset {catalog.dataset}`.\n\n"
+        f"Licence of the images: {words.licence.strip() or NOT_STATED}\n\n"
+        f"| class | {' | '.join(used)} |\n| --- |{' --- |' * len(used)}\n" + "\n".join(rows)
+    )
+
+
+def count_images(path: UPath) -> dict[tuple[str, str], int]:
+    """The good images by label and split."""
+    with path.open("rb") as file:
+        table = pq.read_table(
+            file, columns=["label", "split"], filters=pc.field("present") & (pc.field("status") == "ok")
+        )
+    found = table.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
+    return {(row["label"], row["split"]): row["count_all"] for row in found}
+
+
+def quality(made: Made) -> str:
+    """The metrics on the held-out images, and of each class."""
+    rows = [f"| {name.replace('_', ' ')} | {interval} |" for name, interval in made.evaluation.metrics.items()]
+    text = (
+        f"On {made.evaluation.count:,} held-out images, which training has not seen:\n\n"
+        "| metric | value (95% interval) |\n| --- | --- |\n" + "\n".join(rows)
+    )
+    path = made.evaluation.folder / "metrics.json"
+    classes = json.loads(path.read_text(encoding="utf-8")).get("classes", {}) if path.exists() else {}
+    if classes:
+        text += "\n\n| class | precision | recall | F1 | images |\n| --- | --- | --- | --- | --- |\n"
+        text += "\n".join(
+            f"| {plain(name)} | {' | '.join(ends(of[key]) for key in ('precision', 'recall', 'f1'))} "
+            f"| {of['support']:,} |"
+            for name, of in classes.items()
+        )
+    return text
+
+
+def ends(interval: dict[str, float | None]) -> str:
+    """`0.848 (0.819 to 0.874)`; what is undefined is null in JSON."""
+    value, low, high = (math.nan if interval[key] is None else interval[key] for key in ("value", "low", "high"))
+    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+
+
+def training(made: Made) -> str:
+    """How it was trained, with what, on what, how long and at what cost."""
+    lineage, checkpoint = made.lineage, made.checkpoint
+    dataset, energy, machine = lineage.get("dataset", {}), lineage.get("energy"), machine_of(lineage)
+    seeds = lineage.get("seeds", {})
+    unknown = "not recorded"
+    rows = {
+        "network": f"{dataset['model']['arch']}, recipe {dataset['recipe']}" if dataset else unknown,
+        "epochs": f"{checkpoint.epochs}"
+        + (f", from the weights of `{lineage['start']}`" if lineage.get("start") else ""),
+        "time": f"{checkpoint.seconds:,.0f} s on {checkpoint.device}",
+        "hardware": plain(str(machine)) if machine else unknown,
+        "energy": f"{energy['watt_hours']:,.2f} Wh ({energy['how']})" if energy else unknown,
+        "seeds": f"{seeds['training']} (training), {seeds['split']} (split)" if seeds else unknown,
+        "commit": f"`{lineage.get('commit', unknown)}`",
+        "distributions": f"{len(lineage['distributions'])}, SHA-256 `{lineage['lock']}` (environment.txt of the run)"
+        if lineage
+        else unknown,
+        "training": f"`{checkpoint.digest}`, run `{checkpoint.mlflow_run_id}`",
+    }
+    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+
+
+def add_gate(tracking_uri: str, decision: Decision) -> None:
+    """Put the gate's table into the card of the version that it judged."""
+    version, registry = decision.version, client(tracking_uri)
+    text = registry.get_model_version(version.name, version.version).description or ""
+    registry.update_model_version(version.name, version.version, with_gate(text, decision))
+
+
+def with_gate(text: str, decision: Decision) -> str:
+    """The card with this table in place of what stood under its heading."""
+    outcome = "Promoted" if decision.promoted else "Refused"
+    rows = "\n".join(
+        f"| {plain(check.name)} | {plain(check.wanted)} | {plain(check.found)} | "
+        f"{'passed' if check.passed else '**failed**'} |"
+        for check in decision.checks
+    )
+    table = f"\n{outcome}.\n\n| check | wanted | found | |\n| --- | --- | --- | --- |\n{rows}\n"
+    before, heading, after = text.partition(GATE_HEADING)
+    if not heading:
+        return f"{text.rstrip()}\n{GATE_HEADING}{table}"
+    _, next_heading, rest = after.partition("\n## ")
+    return before + heading + table + next_heading + rest

@@ -1,0 +1,187 @@
+"""The gate: may a new version become the champion? A list of named checks, each of which must pass.
+
+Challenger and champion answer for the same held-out images, in this process, from the registry's own
+files: what is judged is what would score.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import asdict
+
+from prefect import task
+from prefect.artifacts import create_table_artifact
+
+from resnet_core.evaluation.comparison import Comparison, compare, compare_slices, in_words
+from resnet_core.evaluation.metrics import METRICS
+from resnet_core.shards.encryption import Keys
+from tasks.dataset import Gate
+from tasks.registry import runs as tracking
+from tasks.registry.same_images import learned_from
+from tasks.registry.versions import CHAMPION, GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, by_alias, load_classifier
+from tasks.release.int8 import measure_int8
+from tasks.release.side_by_side import SideBySide, score_both, speed_ratio
+from tasks.values import Catalog, Check, DataReport, Decision, Evaluation, ModelVersion, ShardSet
+
+log = logging.getLogger("grayline")
+
+SLICE_CONFIDENCE = 0.95
+NAMED = 3  # slices that the table names
+
+
+@task
+def judge(
+    version: ModelVersion,
+    evaluation: Evaluation,
+    catalog: Catalog,
+    shard_set: ShardSet,
+    gate: Gate,
+    tracking_uri: str,
+    device: str = "auto",
+    keys: Keys | None = None,
+    data: DataReport | None = None,
+    slices: Sequence[str] = (),
+) -> Decision:
+    """Hold the version against the data set file's limits, and against today's champion on the same
+    held-out images. The outcome is written on the version, whatever it is.
+
+    data: what tonight's data checks said, for `gate.data_checks`. slices: the columns by which the evaluation
+    breaks accuracy down, for `gate.slice_margin`.
+    """
+    champion = by_alias(tracking_uri, version.name, CHAMPION)
+    if champion and champion.version == version.version:
+        return Decision(version, (), False, "data, settings and code are those of the champion")
+    checks = [check_floor(evaluation, gate), check_history(version, tracking_uri)]
+    if gate.data_checks:
+        checks.append(check_data(data))
+    if gate.calibration is not None:
+        checks.append(check_calibration(evaluation, gate.calibration))
+    if champion:
+        checks += check_against(champion, version, catalog, shard_set, gate, tracking_uri, device, keys, slices)
+    failed = [check for check in checks if not check.passed]
+    reason = "; ".join(f"{check.name}: {check.found}" for check in failed or telling(checks))
+    decision = Decision(version, tuple(checks), not failed, reason)
+    record(decision, gate, tracking_uri)
+    measure_int8(version, catalog, shard_set, gate, tracking_uri, keys)
+    return decision
+
+
+def telling(checks: Sequence[Check]) -> list[Check]:
+    """What there is to say, in a line, of a version that passes."""
+    return [check for check in checks if check.name == "floor" or check.name.startswith("champion ")]
+
+
+def record(decision: Decision, gate: Gate, tracking_uri: str) -> None:
+    """On the version: the outcome in words, the table and the settings as JSON. As an artifact: the table."""
+    version, outcome = decision.version, "passed" if decision.promoted else "refused"
+    tags = {
+        GATE: f"{outcome}: {decision.reason}",
+        GATE_CHECKS: json.dumps([asdict(check) for check in decision.checks], ensure_ascii=False),
+        GATE_SETTINGS: gate.model_dump_json(),
+    }
+    registry = tracking.client(tracking_uri)
+    for name, value in tags.items():
+        registry.set_model_version_tag(version.name, version.version, name, value)
+    create_table_artifact(
+        [{"check": c.name, "wanted": c.wanted, "found": c.found, "passed": c.passed} for c in decision.checks],
+        key="gate",
+        description=f"{version.name} version {version.version}: {outcome}",
+    )
+
+
+def check_floor(evaluation: Evaluation, gate: Gate) -> Check:
+    found = evaluation.metrics[gate.metric]
+    return Check("floor", f"{gate.metric} at least {gate.minimum:.3f}", str(found), found.value >= gate.minimum)
+
+
+def check_history(version: ModelVersion, tracking_uri: str) -> Check:
+    """A version that a person took back does not return by itself, however good its figures are."""
+    tags = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags
+    taken = tags.get(ROLLED_BACK)
+    return Check("history", "never rolled back", f"rolled back: {taken}" if taken else "new", not taken)
+
+
+def check_data(data: DataReport | None) -> Check:
+    if data is None:
+        return Check("data checks", "no warning", "not looked at", passed=False)
+    warnings = ", ".join(finding.name for finding in data.warnings)
+    found = f"warned of: {warnings}" if warnings else f"{len(data.findings)} passed"
+    return Check("data checks", "no warning", found, passed=not warnings)
+
+
+def check_calibration(evaluation: Evaluation, most: float) -> Check:
+    found = evaluation.metrics["calibration_error"]
+    return Check("calibration", f"expected calibration error at most {most:.3f}", str(found), found.value <= most)
+
+
+def check_against(
+    champion: ModelVersion,
+    version: ModelVersion,
+    catalog: Catalog,
+    shard_set: ShardSet,
+    gate: Gate,
+    tracking_uri: str,
+    device: str,
+    keys: Keys | None,
+    slices: Sequence[str],
+) -> list[Check]:
+    """The checks that compare; only the first of them where no image is left to compare by."""
+    new, old = (load_classifier(tracking_uri, each, device) for each in (version, champion))
+    learned = learned_from(champion, shard_set.folder.parent, tracking_uri, keys)
+    both = score_both(new, old, learned, catalog, shard_set, slices, keys)
+    checks = [check_images(both, champion)]
+    if not len(both):
+        return checks
+    checks.append(check_champion(both, champion, gate))
+    if gate.slice_margin is not None and both.slices:
+        checks.append(check_slices(both, gate.slice_margin))
+    if gate.speed is not None:
+        checks.append(check_speed(speed_ratio(new, old, shard_set, keys), gate.speed, champion))
+    return checks
+
+
+def check_images(both: SideBySide, champion: ModelVersion) -> Check:
+    """Splits last, so that a champion has seen none of them; labels that fix other ones may change that."""
+    parts = [f"{len(both):,} images"]
+    if both.learned is None:
+        parts.append(f"what version {champion.version} learned from is not kept any more")
+    elif both.learned:
+        parts.append(f"without {both.learned:,} that version {champion.version} learned from")
+    if both.gone:
+        parts.append(f"without {both.gone:,} that cannot be read again")
+    return Check("same images", "held out from both", ", ".join(parts), passed=len(both) > 0)
+
+
+def check_champion(both: SideBySide, champion: ModelVersion, gate: Gate) -> Check:
+    """The difference on the same images, as the gate's policy wants it shown."""
+    found = compare(METRICS[gate.metric], both.labels, both.new, both.old, gate.level, both.groups)
+    sure = f"{gate.level:.0%} sure"
+    if gate.promote == "better":
+        wanted, bound, passed = f"{gate.metric} higher, {sure}", in_words(found.p), found.better
+    else:
+        wanted = f"{gate.metric} at most {gate.margin:.3f} lower, {sure}"
+        bound, passed = f"at least {found.lower:+.3f}", found.not_worse(gate.margin)
+    return Check(f"champion (version {champion.version})", wanted, counted(found, bound), passed)
+
+
+def counted(found: Comparison, bound: str) -> str:
+    return f"{found.value:+.3f} ({bound}; {found.gained:,} images gained, {found.lost:,} lost)"
+
+
+def check_slices(both: SideBySide, margin: float) -> Check:
+    found = compare_slices(both.slices, both.labels, both.new, both.old, margin, both.groups)
+    worse = sorted((s for s in found if s.p <= 1 - SLICE_CONFIDENCE), key=lambda s: s.p)
+    named = [f"{s.name}: {s.value:+.3f} on {s.images:,} images ({in_words(s.p)})" for s in worse]
+    for text in named:
+        log.warning("gate        worse on %s", text)
+    more = [f"and {len(named) - NAMED} more"] * (len(named) > NAMED)
+    lowest = min(found, key=lambda s: s.value)
+    words = "; ".join([*named[:NAMED], *more]) or f"none of {len(found)}; lowest {lowest.value:+.3f}"
+    wanted = f"none over {margin:.3f} lower, {SLICE_CONFIDENCE:.0%} sure"
+    return Check("slices", wanted, words, passed=not worse)
+
+
+def check_speed(rates: tuple[float, float, float], least: float, champion: ModelVersion) -> Check:
+    ratio, new, old = rates
+    found = f"{ratio:.0%} ({new:,.0f} against {old:,.0f} images/s)"
+    return Check("speed", f"at least {least:.0%} of version {champion.version}'s images/s", found, ratio >= least)

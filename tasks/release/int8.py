@@ -1,0 +1,103 @@
+"""A version in int8: what it costs of accuracy is measured at the gate, which allows it or not.
+
+Whatever comes of it, the version is promoted or not by the gate's checks. The outcome is a tag of the version, the
+file lies beside its run: see `int8_file`.
+"""
+
+import json
+import logging
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnet_core.errors import UserError
+from resnet_core.evaluation.comparison import Comparison, compare
+from resnet_core.evaluation.metrics import METRICS
+from resnet_core.export import formats as export_formats
+from resnet_core.export import onnx_file as exported_onnx
+from resnet_core.export.graph import describe, trace
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.integrity import file_digest
+from tasks.dataset import Gate
+from tasks.evaluation.held_out import facts, groups_of, in_order, score_split
+from tasks.registry.images import VersionImages
+from tasks.registry.int8_file import FILE, place_of
+from tasks.registry.runs import client
+from tasks.registry.signing import sign
+from tasks.registry.versions import INT8, load_classifier
+from tasks.settings import Settings
+from tasks.values import Catalog, ModelVersion, ShardSet
+
+log = logging.getLogger("grayline")
+
+CALIBRATED = 512  # training images that the scales are measured on
+
+
+def measure_int8(
+    version: ModelVersion, catalog: Catalog, shard_set: ShardSet, gate: Gate, tracking_uri: str, keys: Keys | None
+) -> None:
+    """Make the file, hold it against the version on the held-out images, and write down whether it may be used:
+    where it is shown, with the gate's confidence, to lose no more accuracy than `gate.int8`."""
+    if gate.int8 is None:
+        return
+    try:
+        export_formats.check_installed("gate:", "int8")
+    except UserError as error:
+        log.warning("gate        int8 was not measured: %s", error)
+        return
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / FILE
+            found = made_and_compared(version, catalog, shard_set, gate, tracking_uri, keys, path)
+            outcome = outcome_of(found, gate.int8, file_digest(path))
+            if outcome["allowed"]:
+                if key := Settings().signing_key:
+                    sign(path.parent, Path(key))
+                client(tracking_uri).log_artifacts(version.run_id, folder, place_of(version))
+    except Exception as error:  # noqa: BLE001  of whatever library: the version is as good without
+        log.warning(
+            "gate        int8 was not measured: %s", (str(error).strip() or type(error).__name__).splitlines()[0]
+        )
+        return
+    client(tracking_uri).set_model_version_tag(version.name, version.version, INT8, json.dumps(outcome))
+    log.info("gate        int8 is %s: %s", "allowed" if outcome["allowed"] else "not allowed", outcome["found"])
+
+
+def made_and_compared(
+    version: ModelVersion,
+    catalog: Catalog,
+    shard_set: ShardSet,
+    gate: Gate,
+    tracking_uri: str,
+    keys: Keys | None,
+    path: Path,
+) -> Comparison:
+    """int8 is the new one of the comparison. Writes the file to the path."""
+    classifier = load_classifier(tracking_uri, version, "cpu")
+    known = VersionImages(shard_set.files, shard_set.classes, shard_set.train, shard_set.test, keys)
+    text = describe(classifier, version.name, version.version)
+    exported_onnx.write_int8(trace(classifier), text, path, known.sample(CALIBRATED))
+    run = exported_onnx.load(path)
+    image_ids, labels, own = score_split(classifier, shard_set, "test", keys, lambda done: None)
+    new = np.concatenate(
+        [run(piece) for images in known.split("test") for piece in exported_onnx.pieces(images.pixels)]
+    )
+    groups = groups_of(in_order(facts(catalog), image_ids))
+    return compare(METRICS["accuracy"], labels, new, own, gate.level, groups)
+
+
+def outcome_of(found: Comparison, most: float, digest: str) -> dict[str, Any]:
+    """The tag's content."""
+    words = (
+        f"accuracy {found.value:+.4f} (at least {found.lower:+.4f}, {found.confidence:.0%} sure; of {found.images:,} "
+        f"images {found.gained:,} gained, {found.lost:,} lost), wanted at least {-most:+.4f}"
+    )
+    return {
+        "allowed": found.not_worse(most),
+        "found": words,
+        "value": found.value,
+        "lower": found.lower,
+        "sha256": digest,
+    }

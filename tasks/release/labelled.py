@@ -1,0 +1,132 @@
+"""New labelled images, a file of paths and labels, and what versions say of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from upath import UPath
+
+from resnet_core.errors import UserError, nearest
+from resnet_core.evaluation.bootstrap import Groups
+from resnet_core.evaluation.comparison import numbered
+from resnet_core.evaluation.metrics import Labels, Probabilities
+from resnet_core.model.classifier import Classifier
+from resnet_core.reading.image import Limits
+from resnet_core.reading.pool import end_idle, iterate_files
+from resnet_core.shards.format import unpacked
+from resnet_core.sources.manifest import list_manifest
+from resnet_core.storage.files import absolute
+from tasks.parts import COLUMNS
+from tasks.progress import progress
+from tasks.registry.same_images import aligned
+
+LEAST = 20  # images: of fewer, nothing can be said
+
+
+@dataclass(frozen=True)
+class Answers:
+    """`probabilities` of each classifier [N, C], in the order of `classes`, for N images. `left_out` counts
+    the others, by why."""
+
+    classes: tuple[str, ...]
+    labels: Labels
+    groups: Groups | None
+    probabilities: tuple[Probabilities, ...]
+    left_out: dict[str, int]
+
+
+def check_labels(path: str) -> UPath:
+    """Raises UserError where there is no such file."""
+    file = absolute(UPath(path))
+    if not file.is_file():
+        raise UserError(f"--labels: {path} is no file. Give a CSV or Parquet file with the columns path,label.")
+    return file
+
+
+def answer(path: str, classifiers: Sequence[Classifier], learned: set[str], limits: Limits) -> Answers:
+    """Read the images and let each classifier answer. `learned`: ids of images that are not new to one of
+    them. Raises UserError for labels that the first one does not know, and where too few images are left."""
+    rows = pa.Table.from_batches(list_manifest(check_labels(path)))
+    missing, unlabelled = pc.is_null(rows["size"]), pc.is_null(rows["label"])
+    left_out = {"no such file": pc.sum(missing).as_py() or 0}
+    left_out["no label"] = pc.sum(pc.and_not(unlabelled, missing)).as_py() or 0
+    files = rows.filter(pc.invert(pc.or_(missing, unlabelled)))
+    check_classes(path, files["label"], classifiers[0])
+    image_ids, found = score_files(files, classifiers, learned, limits)
+    kept = np.zeros(len(files), bool)
+    seen: dict[str, int] = {}
+    for row, image_id in enumerate(image_ids):
+        reason = why_not(image_id, learned, seen)
+        left_out[reason] = left_out.get(reason, 0) + 1
+        kept[row] = not reason
+        seen.setdefault(image_id or "", row)
+    left_out.pop("", None)
+    left_out = {reason: count for reason, count in left_out.items() if count}
+    check_count(path, int(kept.sum()), left_out)
+    classes = classifiers[0].classes
+    places = pc.index_in(files["label"], value_set=pa.array(classes, pa.string())).to_numpy().astype(np.int64)
+    groups = [name for name, wanted in zip(files["group"].to_pylist(), kept, strict=True) if wanted]
+    return Answers(classes, places[kept], numbered(groups), tuple(each[kept] for each in found), left_out)
+
+
+def why_not(image_id: str | None, learned: set[str], seen: dict[str, int]) -> str:
+    """Why an image does not count; nothing where it does."""
+    if image_id is None:
+        return "unreadable"
+    if image_id in learned:
+        return "learned from"
+    return "twice in it" if image_id in seen else ""
+
+
+def check_classes(path: str, labels: pa.ChunkedArray, classifier: Classifier) -> None:
+    known = list(classifier.classes)
+    for label in sorted(pc.unique(labels).to_pylist()):
+        if label not in known:
+            raise UserError(
+                f"--labels: {path}: {label!r} is no class of the model.{nearest(label, known)} Its classes: "
+                f"{', '.join(known)}. Correct the label, or leave those images out."
+            )
+
+
+def check_count(path: str, count: int, left_out: dict[str, int]) -> None:
+    if count < LEAST:
+        others = f" ({in_words(left_out)})" if left_out else ""
+        raise UserError(
+            f"--labels: {path} has {count} images that count{others}; of fewer than {LEAST} nothing can be said. "
+            "Label some more."
+        )
+
+
+def in_words(left_out: dict[str, int]) -> str:
+    return "left out: " + ", ".join(f"{count:,} {reason}" for reason, count in left_out.items())
+
+
+def score_files(
+    files: pa.Table, classifiers: Sequence[Classifier], learned: set[str], limits: Limits
+) -> tuple[list[str | None], list[Probabilities]]:
+    """The id of each image, None of one that cannot be read, and each classifier's probabilities, its columns
+    in the order of the first one's classes; zeros for what cannot be read or was learned from. Files are read
+    once for all classifiers that want the same pixels."""
+    classes = classifiers[0].classes
+    settings = list(dict.fromkeys(each.preprocessing for each in classifiers))
+    found = [np.zeros((len(files), len(classes)), np.float32) for _ in classifiers]
+    image_ids: list[str | None] = [""] * len(files)
+    with progress("monitor", len(files) * len(settings)) as advance:
+        for wanted in settings:
+            start = 0
+            for images in iterate_files(files.select(COLUMNS), wanted, limits):
+                readable = images["reason"].is_null().to_pylist()
+                for row, image_id in enumerate(images["image_id"].to_pylist(), start):
+                    image_ids[row] = image_id if readable[row - start] and image_ids[row] is not None else None
+                here = image_ids[start : start + len(images)]
+                new = np.flatnonzero([each is not None and each not in learned for each in here])
+                pixels = unpacked(images["pixels"], wanted.size)[new]
+                for k, each in enumerate(classifiers):
+                    if each.preprocessing == wanted:
+                        found[k][start + new] = aligned(each.probabilities(pixels), each, classes)
+                start += len(images)
+                advance(len(images))
+    end_idle()
+    return image_ids, found

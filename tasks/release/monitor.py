@@ -1,0 +1,181 @@
+"""Monitor: does the champion still do on new labelled images what its evaluation promised?"""
+
+import json
+import logging
+import time
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import mlflow.artifacts
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from prefect import task
+from prefect.artifacts import create_table_artifact
+from pydantic import ValidationError
+from scipy.stats import fisher_exact, norm
+from upath import UPath
+
+from resnet_core.errors import JobError
+from resnet_core.evaluation.comparison import Comparison, below, compare, in_words
+from resnet_core.evaluation.metrics import METRICS, Interval, intervals
+from resnet_core.reading.image import Limits
+from resnet_core.shards.encryption import Keys
+from tasks.dataset import Gate
+from tasks.registry import runs as tracking
+from tasks.registry.same_images import learned_from
+from tasks.registry.versions import GATE_SETTINGS, MONITOR, load_classifier
+from tasks.release.labelled import Answers, answer, check_labels
+from tasks.release.labelled import in_words as left_out_in_words
+from tasks.values import Check, ModelVersion, Verdict
+
+log = logging.getLogger("grayline")
+
+CONFIDENCE = 0.95
+WIDTH = 2 * norm.ppf(0.975)  # standard deviations that a 95% interval is wide
+
+
+class MonitorError(JobError):
+    """The version does not do what it should; `verdict` says what it does."""
+
+    def __init__(self, verdict: Verdict, then: str) -> None:
+        failed = "; ".join(f"{check.name}: {check.found}" for check in verdict.failed)
+        super().__init__(f"{verdict.version.name} version {verdict.version.version}: {failed}. {then}")
+        self.verdict = verdict
+
+
+@task
+def monitor(
+    labels: str,
+    version: ModelVersion,
+    predecessor: ModelVersion | None,
+    store: UPath,
+    tracking_uri: str,
+    device: str,
+    limits: Limits,
+    keys: Keys | None = None,
+) -> Verdict:
+    """Hold a version against its gate's floor, its evaluation and its predecessor, by images that none of
+    them has learned from. The outcome is written on the version and its run.
+
+    labels: CSV or Parquet with path,label[,group]; paths are relative to it.
+    """
+    check_labels(labels)
+    versions = [each for each in (version, predecessor) if each]
+    classifiers = [load_classifier(tracking_uri, each, device) for each in versions]
+    shard_sets = store / "shards" / version.name
+    learned = [learned_from(each, shard_sets, tracking_uri, keys) for each in versions]
+    for each, known in zip(versions, learned, strict=True):
+        if known is None:
+            log.warning("monitor     what version %s learned from is not kept any more", each.version)
+    found = answer(labels, classifiers, set().union(*(known or set() for known in learned)), limits)
+    verdict = judge(found, version, predecessor, gate_of(version, tracking_uri), tracking_uri)
+    record(verdict, labels, tracking_uri)
+    return verdict
+
+
+def judge(
+    answers: Answers, version: ModelVersion, predecessor: ModelVersion | None, gate: Gate | None, tracking_uri: str
+) -> Verdict:
+    name = gate.metric if gate else Gate().metric
+    labels, own, groups = answers.labels, answers.probabilities[0], answers.groups
+    found = intervals([name], labels, own, groups)[name]
+    checks = []
+    if gate:
+        p = below(METRICS[name], labels, own, gate.minimum, groups)
+        checks.append(Check("floor", f"{name} not below {gate.minimum:.3f}", said(found, p), passed=alike(p)))
+    if measured := evaluation_of(version, name, tracking_uri):
+        exact = name == "accuracy" and groups is None and not measured["groups"]
+        p = (fewer_right if exact else lower)(found, len(labels), measured["interval"], measured["images"])
+        wanted = f"not below its evaluation's {measured['interval']}"
+        checks.append(Check("evaluation", wanted, said(found, p), passed=alike(p)))
+    remedy = False
+    if predecessor:
+        others = answers.probabilities[1]
+        gap = compare(METRICS[name], labels, others, own, CONFIDENCE, groups)
+        wanted = f"not below version {predecessor.version}'s"
+        text = f"{0 - gap.value:+.3f} ({in_words(gap.p)}; {gap.lost:,} images gained, {gap.gained:,} lost)"
+        checks.append(Check(f"predecessor (version {predecessor.version})", wanted, text, passed=not gap.better))
+        holds = gate is not None and alike(below(METRICS[name], labels, others, gate.minimum, groups))
+        remedy = would_do_better(gap, checks, holds)
+    return Verdict(version, predecessor, name, found, len(labels), answers.left_out, tuple(checks), remedy)
+
+
+def would_do_better(gap: Comparison, checks: list[Check], holds: bool) -> bool:
+    """Whether to take the version back: its predecessor is shown to be better, or the version alone is shown to be
+    below the floor. holds: the predecessor is not."""
+    return gap.better or (holds and any(check.name == "floor" and not check.passed for check in checks))
+
+
+def alike(p: float) -> bool:
+    """Chance alone may have made the difference."""
+    return not p <= 1 - CONFIDENCE
+
+
+def said(found: Interval, p: float) -> str:
+    return f"{found.value:.3f} ({in_words(p)})"
+
+
+def fewer_right(found: Interval, images: int, measured: Interval, held_out: int) -> float:
+    """The p of "no lower" for two accuracies, by Fisher's exact test."""
+    counts = [(round(found.value * images), images), (round(measured.value * held_out), held_out)]
+    table = [[right, count - right] for right, count in counts]
+    return float(fisher_exact(table, alternative="less").pvalue)
+
+
+def lower(found: Interval, images: int, measured: Interval, held_out: int) -> float:
+    """The same for any metric, from the widths of the two intervals. 1 where they tell nothing."""
+    error = ((found.high - found.low) ** 2 + (measured.high - measured.low) ** 2) ** 0.5 / WIDTH
+    return float(norm.cdf((found.value - measured.value) / error)) if error > 0 else 1.0
+
+
+def gate_of(version: ModelVersion, tracking_uri: str) -> Gate | None:
+    """The limits by which the gate judged the version; None where no gate did."""
+    text = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags.get(GATE_SETTINGS)
+    try:
+        return Gate.model_validate_json(text) if text else None
+    except ValidationError:  # of another release
+        return None
+
+
+def evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dict[str, Any] | None:
+    """`interval`, `images` and `groups` of the metric on the held-out images, None where it was not measured."""
+    try:
+        place = f"runs:/{version.run_id}/evaluation/metrics.json"
+        file = mlflow.artifacts.download_artifacts(artifact_uri=place, tracking_uri=tracking_uri)
+        found = json.loads(UPath(file).read_text(encoding="utf-8"))
+        ends = [found["metrics"][metric][name] for name in ("value", "low", "high")]
+    except (MlflowException, OSError, KeyError):
+        return None
+    if None in ends:  # the held-out images could not tell
+        return None
+    return {"interval": Interval(*ends), "images": found["images"], "groups": found.get("groups")}
+
+
+def record(verdict: Verdict, labels: str, tracking_uri: str) -> None:
+    """Metrics and the table on the version's run, a step each time; the outcome on the version."""
+    registry, version = tracking.client(tracking_uri), verdict.version
+    outcome = "failed" if verdict.failed else "passed"
+    values = {
+        f"monitor_{verdict.metric}": verdict.found.value,
+        f"monitor_{verdict.metric}_low": verdict.found.low,
+        f"monitor_{verdict.metric}_high": verdict.found.high,
+        "monitor_images": float(verdict.count),
+    }
+    at = datetime.now(UTC)
+    if version.run_id:
+        step = len(registry.get_metric_history(version.run_id, "monitor_images")) + 1
+        made = partial(Metric, timestamp=int(time.time() * 1000), step=step)
+        registry.log_batch(version.run_id, metrics=[made(key=name, value=v) for name, v in values.items() if v == v])
+        table = {"at": at.isoformat(timespec="seconds"), "labels": labels, **asdict(verdict)}
+        registry.log_dict(version.run_id, table, f"monitor/{at:%Y%m%dT%H%M%SZ}.json")
+    text = f"{outcome} {at:%Y-%m-%d %H:%M} UTC: {verdict.metric} {verdict.found} on {verdict.count:,} new images"
+    registry.set_model_version_tag(version.name, version.version, MONITOR, text)
+    create_table_artifact(
+        [{"check": c.name, "wanted": c.wanted, "found": c.found, "passed": c.passed} for c in verdict.checks],
+        key="monitor",
+        description=f"{version.name} version {version.version}: {text}",
+    )
+    others = f"; {left_out_in_words(verdict.left_out)}" if verdict.left_out else ""
+    log.info("monitor     %s version %s %s%s", version.name, version.version, text, others)

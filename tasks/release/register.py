@@ -1,0 +1,234 @@
+"""Register: a checkpoint into MLflow's registry, as a version with the alias `challenger`.
+
+The files are logged, listed with their digests and signed before there is a version of them: one whose
+files cannot be checked is never seen.
+"""
+
+import json
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version as installed
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import mlflow.data.pandas_dataset
+import numpy as np
+import pandas as pd
+from mlflow.data.code_dataset_source import CodeDatasetSource
+from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import ModelSignature
+from mlflow.tracking import MlflowClient
+from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types.schema import Array
+from prefect import task
+
+import resnet_core
+from resnet_core.drift.reference import EMBEDDINGS
+from resnet_core.drift.reference import REFERENCE as REFERENCE_FILE
+from resnet_core.model.calibration import CALIBRATION as CALIBRATION_FILE
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.files import as_local
+from resnet_core.storage.integrity import file_digest
+from tasks.card_config import CardConfig
+from tasks.registry import runs as tracking
+from tasks.registry.integrity import seal
+from tasks.registry.versions import (
+    CALIBRATION,
+    CATALOG,
+    CATALOG_VERSION,
+    CHALLENGER,
+    CHECKPOINT,
+    CLASSIFIER,
+    COMMIT,
+    LINEAGE,
+    LOCK,
+    MODEL_FOLDER,
+    REFERENCE,
+    SEED,
+    SHARDS,
+    value_of,
+    versions_of,
+)
+from tasks.release.card import Made, card
+from tasks.settings import Settings
+from tasks.training.lineage import environment, read_lineage
+from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, ShardSet
+
+SERVED_MODEL = Path(__file__).with_name("served_model.py")
+REQUIREMENTS = ("annotated-types", "fsspec", "mlflow", "numpy", "pillow", "safetensors", "torch")
+
+SIGNATURE = ModelSignature(
+    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
+    outputs=Schema(
+        [
+            ColSpec(DataType.string, "label"),
+            ColSpec(DataType.double, "confidence"),
+            ColSpec(Array(DataType.double), "probabilities"),
+            ColSpec(Array(DataType.string), "prediction_set", required=False),
+            ColSpec(DataType.boolean, "needs_review", required=False),
+        ]
+    ),
+)
+
+
+@task
+def register(
+    checkpoint: Checkpoint,
+    evaluation: Evaluation,
+    catalog: Catalog,
+    shard_set: ShardSet,
+    tracking_uri: str,
+    keys: Keys | None = None,
+) -> ModelVersion:
+    """Make a version of the checkpoint, or find the one that was made of it, and call it challenger. The same
+    checkpoint with another calibration decides otherwise, and with another reference it finds drift elsewhere: it
+    is another version."""
+    registry, run_id = tracking.client(tracking_uri), checkpoint.mlflow_run_id
+    measured = digests_of(evaluation)
+    known = find_known(tracking_uri, checkpoint, measured)
+    if known:
+        return value_of(known)
+    made = Made(checkpoint, evaluation, catalog, shard_set, whole_lineage(checkpoint))
+    registry.log_text(run_id, environment(made.lineage), "environment.txt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # advice on schemas, which are stated here
+        log_dataset(tracking_uri, run_id, catalog)
+        model_id = log_model(tracking_uri, made, confidential=keys is not None)
+    seals = seal_model(registry, model_id)
+    if not registry.search_registered_models(f"name = '{checkpoint.dataset}'"):
+        registry.create_registered_model(checkpoint.dataset)
+    version = registry.create_model_version(
+        checkpoint.dataset,
+        f"models:/{model_id}",
+        run_id,
+        tags_of(made) | measured | seals,
+        description=card(made, CardConfig(**made.lineage.get("dataset", {}).get("card", {}))),
+        model_id=model_id,
+    )
+    tracking.set_tags(tracking_uri, run_id, {CATALOG: catalog.digest, CATALOG_VERSION: str(catalog.version)})
+    registry.set_registered_model_alias(version.name, CHALLENGER, version.version)
+    tracking.set_status(tracking_uri, run_id, "FINISHED")
+    return value_of(version)
+
+
+def digests_of(evaluation: Evaluation) -> dict[str, str]:
+    """The digests of its calibration and its reference, as tags; `none` where there is none."""
+    found = {}
+    for tag, name in ((CALIBRATION, CALIBRATION_FILE), (REFERENCE, REFERENCE_FILE)):
+        found[tag] = "none"
+        if (evaluation.folder / name).exists():
+            with as_local(evaluation.folder / name) as file:
+                found[tag] = file_digest(file)
+    return found
+
+
+def find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, str]) -> RegisteredVersion | None:
+    """The newest version of this checkpoint, with this calibration and reference."""
+    try:
+        versions = versions_of(tracking_uri, checkpoint.dataset)
+    except MlflowException:
+        return None
+    wanted = {CHECKPOINT: checkpoint.digest, **measured}
+    same = [number for number, version in versions.items() if wanted.items() <= version.tags.items()]
+    return versions[max(same, key=int)] if same else None
+
+
+def whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What the training began with and what it took; empty for one of an earlier release."""
+    begun = read_lineage(checkpoint.folder)
+    if not begun:
+        return {}
+    summary = json.loads((checkpoint.folder / "epochs.json").read_text(encoding="utf-8"))
+    return begun | {"energy": summary.get("energy"), "seconds": checkpoint.seconds}
+
+
+def tags_of(made: Made) -> dict[str, str]:
+    """What a version is searched by, and what tells how it came to be."""
+    dataset = made.lineage.get("dataset", {})
+    facts = {
+        CHECKPOINT: made.checkpoint.digest,
+        CATALOG: made.catalog.digest,
+        CATALOG_VERSION: str(made.catalog.version),
+        SHARDS: made.shard_set.digest,
+        COMMIT: made.lineage.get("commit"),
+        LOCK: made.lineage.get("lock"),
+        SEED: made.lineage.get("seeds", {}).get("training"),
+        "grayline.dataset": made.checkpoint.dataset,
+        "grayline.arch": dataset.get("model", {}).get("arch"),
+        "grayline.recipe": dataset.get("recipe"),
+    }
+    metrics = {f"test_{name}": str(interval) for name, interval in made.evaluation.metrics.items()}
+    return {name: str(value) for name, value in facts.items() if value is not None} | metrics
+
+
+def seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
+    """Digests, and a signature where there is a key, of what lies in MLflow's store; they lie there too
+    afterwards. Returns the version's tags."""
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(
+            mlflow.artifacts.download_artifacts(
+                artifact_uri=f"models:/{model_id}", dst_path=scratch, tracking_uri=registry.tracking_uri
+            )
+        )
+        tags, files = seal(folder, Settings().signing_key)
+        for file in files:
+            registry.log_model_artifact(model_id, str(file))
+    return tags
+
+
+def log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
+    """The catalog as the run's data set: MLflow shows its digest, its columns and where it lies."""
+    with catalog.path.open("rb") as file:
+        table = pd.read_parquet(file)
+    try:
+        source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(catalog.path))
+    except MlflowException:  # a kind of store that MLflow does not know
+        source = CodeDatasetSource(tags={"catalog": str(catalog.path)})
+    dataset = mlflow.data.pandas_dataset.from_pandas(
+        table, source=source, name=catalog.dataset, digest=catalog.digest, targets="label"
+    )
+    mlflow.set_tracking_uri(tracking_uri)
+    with mlflow.start_run(run_id=run_id):
+        mlflow.log_input(dataset, context="training", tags={CATALOG_VERSION: str(catalog.version)})
+
+
+def log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
+    """Weights as safetensors, preprocessing and calibration as JSON beside them, the code that reads them
+    as text, what it was made of, two held-out images as an example; where images are confidential, two
+    black ones. Returns MLflow's id of it."""
+    mlflow.set_tracking_uri(tracking_uri)
+    shard_set = made.shard_set
+    if confidential:
+        example = np.zeros((2, shard_set.preprocessing.size, shard_set.preprocessing.size), dtype=np.uint8)
+    else:
+        example = next(shards.iterate(shard_set.files, "test", shard_set.classes)).pixels[:2]
+    with mlflow.start_run(run_id=made.checkpoint.mlflow_run_id), model_files(made) as artifacts:
+        logged = mlflow.pyfunc.log_model(
+            name="model",
+            python_model=str(SERVED_MODEL),
+            artifacts=artifacts,
+            code_paths=[str(Path(resnet_core.__file__).parent)],
+            signature=SIGNATURE,
+            input_example=example,
+            pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
+        )
+    return str(logged.model_id)
+
+
+@contextmanager
+def model_files(made: Made) -> Iterator[dict[str, str]]:
+    """The pyfunc's artifacts: the classifier's folder with its calibration and its reference, and the lineage."""
+    with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / "model") as trained:
+        folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE
+        shutil.copytree(trained, folder)
+        for name in (CALIBRATION_FILE, REFERENCE_FILE, EMBEDDINGS):
+            if (found := made.evaluation.folder / name).exists():
+                (folder / name).write_bytes(found.read_bytes())
+        lineage.write_text(json.dumps(made.lineage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        yield {CLASSIFIER: str(folder), "lineage": str(lineage)}

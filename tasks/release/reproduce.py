@@ -1,0 +1,275 @@
+"""Reproduce: a registered version trained again from what it records, and held against itself.
+
+On one processor the same code, libraries and number of threads give the same bytes. Elsewhere the last
+bits differ, and after some epochs more than those: then the metrics say how far.
+"""
+
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from safetensors.torch import load_file
+from upath import UPath
+
+from resnet_core.errors import UserError
+from resnet_core.evaluation.metrics import METRICS
+from resnet_core.machine import Machine, this_machine
+from resnet_core.model.classifier import WEIGHTS, Classifier
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import source_digest
+from resnet_core.training.config import warm_started
+from resnet_core.training.job import Job
+from resnet_core.training.loop import Epoch
+from tasks.dataset import Dataset
+from tasks.ingest.pixels import pixel_folder
+from tasks.progress import progress
+from tasks.registry import runs as tracking
+from tasks.registry.integrity import verified_folder
+from tasks.registry.versions import ARTIFACTS, CHECKPOINT, MODEL_FOLDER, REPRODUCED, value_of, versions_of
+from tasks.settings import Settings
+from tasks.store import VERSION, catalog_path
+from tasks.training.lineage import commit, distributions_here, machine_of, read_lineage
+from tasks.training.run import LEARNING, Meter, job_of, may_succeed, places, run_job
+from tasks.values import Catalog, ModelVersion, Reproduction, ShardSet
+
+log = logging.getLogger("grayline")
+
+NAMED = 8  # distributions that are named when they differ
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What a version records of its training: `lineage`, and the data set file in it."""
+
+    version: ModelVersion
+    dataset: Dataset
+    lineage: dict[str, Any]
+
+    @property
+    def shards(self) -> str:
+        return str(self.lineage["shards"])
+
+
+@task
+def recall(version: ModelVersion, tracking_uri: str) -> Origin:
+    """Read the version's lineage, from files that are what was registered. Raises UserError where it has none."""
+    folder = verified_folder(tracking_uri, version, Settings().verify_key)
+    lineage = read_lineage(folder / ARTIFACTS)
+    if not lineage:
+        raise UserError(
+            f"{version.name} version {version.version} was registered without a record of its training. "
+            "Retrain, and reproduce the version that comes of it."
+        )
+    return Origin(version, Dataset.model_validate(lineage["dataset"]), lineage)
+
+
+def find_shards(origin: Origin, store: UPath) -> ShardSet | None:
+    """The shards that the version was trained on, if all of them are still there."""
+    folder = store / "shards" / origin.dataset.name / origin.shards
+    path = folder / "_manifest.json"
+    if not path.exists():
+        return None
+    manifest = json.loads(path.read_text(encoding="utf-8"))
+    files = tuple(folder / name for name in manifest["shards"])
+    if not all(file.exists() for file in files):
+        return None
+    return ShardSet(
+        dataset=origin.dataset.name,
+        folder=folder,
+        files=files,
+        digest=origin.shards,
+        classes=tuple(manifest["classes"]),
+        preprocessing=origin.dataset.image,
+        written=0,
+        **manifest["images"],
+    )
+
+
+def catalog_now(origin: Origin, store: UPath) -> Catalog:
+    """The catalog as it is now, to make the shards again where it still says the same. Raises UserError
+    where it or the cache of its pixels is gone."""
+    path = catalog_path(store, origin.dataset.name)
+    if not path.exists():
+        raise cannot_be_made(origin, f"{path} is gone too")
+    with path.open("rb") as file:
+        columns = ["label", "part"]
+        table = pq.read_table(file, columns=columns, filters=pc.field("present") & (pc.field("status") == "ok"))
+        version = int(pq.read_schema(file).metadata[VERSION.encode()])
+    settings = Settings()
+    pixels = pixel_folder(store, origin.dataset.name, origin.dataset.image, settings.limits, origin.dataset.encrypt)
+    if not all((pixels / part).exists() for part in pc.unique(table["part"]).to_pylist()):
+        raise cannot_be_made(origin, f"the pixels in {pixels} are gone too")
+    classes = tuple(sorted(pc.unique(table["label"]).to_pylist()))
+    return Catalog(origin.dataset.name, path, "", version, classes, len(table), 0, 0, 0, 0)
+
+
+def check_plans(origin: Origin, found: str, catalog: Catalog) -> None:
+    """Raises UserError unless the shards that can be made now are those that the version was trained on."""
+    if found != origin.shards:
+        raise cannot_be_made(origin, f"the catalog, now at version {catalog.version}, or the code gives other ones")
+
+
+def cannot_be_made(origin: Origin, why: str) -> UserError:
+    version = origin.version
+    return UserError(
+        f"{version.name} version {version.version}: its shards {origin.shards} are gone, and {why}. Put them back from "
+        f"a copy of the store, or run `grayline preprocess --dataset FILE.yaml` on the images as they were."
+    )
+
+
+@task(retries=1, retry_condition_fn=may_succeed)
+def train_again(
+    origin: Origin,
+    shard_set: ShardSet,
+    store: UPath,
+    tracking_uri: str,
+    device: str = "auto",
+    keys: Keys | None = None,
+    runner: str = "threads",
+) -> Reproduction:
+    """Train in a folder of its own, which is gone afterwards; an interrupted one goes on. The outcome is
+    written on the version."""
+    version, started = origin.version, time.monotonic()
+    folder = store / "reproduce" / version.name / version.version
+    with starting_point(origin, store, tracking_uri) as start, threads_of(origin):
+        job = replace(
+            job_of(shard_set, origin.dataset, origin.lineage["resident_bytes"], keys),
+            state=folder / "state.safetensors",
+        )
+        if start:
+            job = replace(job, start=start, config=warm_started(job.config))
+        again = train_job(job, device, runner)
+    registered = verified_folder(tracking_uri, version, Settings().verify_key) / ARTIFACTS / MODEL_FOLDER
+    identical, largest, metrics = compare(again, registered, shard_set, keys)
+    found = Reproduction(version, identical, largest, metrics, surroundings(origin), time.monotonic() - started)
+    if folder.exists():
+        folder.fs.rm(folder.path, recursive=True)
+    text = f"{datetime.now(UTC).isoformat(timespec='seconds')}: {found.verdict}"
+    tracking.client(tracking_uri).set_model_version_tag(version.name, version.version, REPRODUCED, text)
+    create_markdown_artifact(markdown(found), key="reproduction", description="A version trained again")
+    return found
+
+
+@contextmanager
+def starting_point(origin: Origin, store: UPath, tracking_uri: str) -> Iterator[UPath | None]:
+    """The folder of the classifier that the training began with; None for one from scratch. Raises UserError
+    where it is gone."""
+    digest = origin.lineage["start"]
+    if digest is None:
+        yield None
+        return
+    folder = store / "runs" / origin.dataset.name / digest / "model"
+    if folder.exists():
+        yield folder
+        return
+    versions = versions_of(tracking_uri, origin.version.name).values()
+    made_of_it = [version for version in versions if version.tags.get(CHECKPOINT) == digest]
+    if not made_of_it:
+        raise UserError(
+            f"{origin.version.name} version {origin.version.version} began with the weights of the training {digest}, "
+            f"which is neither in {folder.parent} nor a registered version. It cannot be trained again."
+        )
+    yield UPath(verified_folder(tracking_uri, value_of(made_of_it[0])) / ARTIFACTS / MODEL_FOLDER)
+
+
+@contextmanager
+def threads_of(origin: Origin) -> Iterator[None]:
+    """As many of PyTorch's threads as then: sums are made in another order by another number of them."""
+    machine, own = machine_of(origin.lineage), torch.get_num_threads()
+    torch.set_num_threads(machine.threads if machine else own)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(own)
+
+
+def train_job(job: Job, device: str, runner: str) -> Classifier:
+    """The training, behind a progress bar."""
+    log.info("reproduce   %s, %d px, on %s", job.model.arch, job.preprocessing.size, places(job, device))
+    with progress("reproduce", job.train * job.config.epochs) as advance:
+        meter = Meter(advance, job.config.epochs)
+
+        def on_epoch(epoch: Epoch) -> None:
+            meter.epoch_done(epoch, job.train)
+
+        return run_job(job, device, runner, meter.step, on_epoch)[0]
+
+
+def compare(
+    again: Classifier, registered: Path, shard_set: ShardSet, keys: Keys | None
+) -> tuple[bool, float, dict[str, tuple[float, float]]]:
+    """Whether the files of the weights are the same; the largest difference between two weights, infinite
+    for another network; where they differ, each metric of the version and of the new one."""
+    with tempfile.TemporaryDirectory() as scratch:
+        again.save(Path(scratch))
+        then, now = registered / WEIGHTS, Path(scratch) / WEIGHTS
+        if then.read_bytes() == now.read_bytes():
+            return True, 0.0, {}
+        largest = largest_difference(load_file(then), load_file(now))
+    version = Classifier.load(registered, again.device)
+    both = measure(version, shard_set, keys), measure(replace(again, calibration=version.calibration), shard_set, keys)
+    return False, largest, {name: (both[0][name], both[1][name]) for name in both[0]}
+
+
+def largest_difference(then: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> float:
+    """Over all weights; infinite where names or shapes differ."""
+    shapes = [{name: weight.shape for name, weight in weights.items()} for weights in (then, now)]
+    if shapes[0] != shapes[1]:
+        return float("inf")
+    return max(float((then[name].double() - now[name].double()).abs().max()) for name in then)
+
+
+def measure(classifier: Classifier, shard_set: ShardSet, keys: Keys | None) -> dict[str, float]:
+    """Each metric on the held-out images."""
+    labels, probabilities = [], []
+    for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):
+        labels.append(images.labels)
+        probabilities.append(classifier.probabilities(images.pixels))
+    found = np.concatenate(labels), np.concatenate(probabilities)
+    return {name: metric(*found) for name, metric in METRICS.items()}
+
+
+def surroundings(origin: Origin) -> dict[str, str]:
+    """Of code, distributions and machine: the same as then, or what differs."""
+    lineage, machine, here = origin.lineage, machine_of(origin.lineage), this_machine()
+    here = replace(here, threads=machine.threads) if machine else here  # see threads_of
+    then, now = (
+        dict(line.split("==", 1) for line in lines) for lines in (lineage["distributions"], distributions_here())
+    )
+    moved = [f"{name} {then.get(name, 'none')} -> {now.get(name, 'none')}" for name in sorted(then.keys() | now.keys())
+             if then.get(name) != now.get(name)]  # fmt: skip
+    more = f" and {len(moved) - NAMED} more" if len(moved) > NAMED else ""
+    code = "the same" if lineage["code"] == source_digest(*LEARNING) else "of the training differs"
+    return {
+        "code": f"{code} ({lineage['commit']} -> {commit()})",
+        "distributions": f"the same {len(now)}" if not moved else ", ".join(moved[:NAMED]) + more,
+        "machine": "the same" if machine == here else f"{told(machine)} -> {told(here)}",
+    }
+
+
+def told(machine: Machine | None) -> str:
+    """All that may change the last bits of a sum, and what goes with it."""
+    return f"{machine}, {machine.instructions}, {machine.system}" if machine else "not recorded"
+
+
+def markdown(found: Reproduction) -> str:
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {then:.4f} | {now:.4f} |" for name, (then, now) in found.metrics.items()
+    )
+    table = f"\n| metric | the version | trained again |\n| --- | --- | --- |\n{rows}\n" if rows else ""
+    around = "\n".join(f"- {what}: {text}" for what, text in found.surroundings.items())
+    return f"# {found.version.name} version {found.version.version}\n\n{found.verdict}\n{table}\n{around}\n"

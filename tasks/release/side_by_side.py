@@ -1,0 +1,124 @@
+"""Challenger and champion on the held-out images, in one process."""
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from resnet_core.evaluation.bootstrap import Groups
+from resnet_core.evaluation.comparison import Rows, numbered
+from resnet_core.evaluation.metrics import Labels, Probabilities
+from resnet_core.evaluation.slices import cut
+from resnet_core.model.classifier import Classifier
+from resnet_core.reading.image import read_file
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from tasks.evaluation.held_out import columns_of, facts, in_order
+from tasks.progress import progress
+from tasks.registry.same_images import aligned
+from tasks.values import Catalog, ShardSet
+
+ROUNDS = 7  # of a comparison of speed
+FIRST, SECONDS = 32, 0.3  # images of the turns that warm up, and how long the others last
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """Both versions' probabilities [N, C], in today's order of classes, for the held-out images that neither
+    has learned from. `learned` of them the champion has; None where that is not known any more. `gone` of
+    them it would have to see with other pixels, and their files cannot be read again. Both are left out."""
+
+    labels: Labels
+    new: Probabilities
+    old: Probabilities
+    learned: int | None
+    gone: int
+    groups: Groups | None = None
+    slices: dict[str, Rows] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def score_both(
+    new: Classifier,
+    old: Classifier,
+    learned: set[str] | None,
+    catalog: Catalog,
+    shard_set: ShardSet,
+    slices: Sequence[str],
+    keys: Keys | None,
+) -> SideBySide:
+    """The new version from the shards' pixels; the champion from the same, or, if it wants other ones, from
+    the files, with its own preprocessing. learned: the ids of the images that the champion has learned
+    from. slices: the columns by which the images are cut into slices."""
+    known, image_ids = facts(catalog), []
+    labels, found, champions, there = [], [], [], []
+    with progress("gate", shard_set.test) as advance:
+        for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):
+            pixels, readable = images.pixels, np.ones(len(images), bool)
+            if old.preprocessing != shard_set.preprocessing:
+                pixels, readable = reread(in_order(known, images.image_ids.tolist())["uri"].to_pylist(), old)
+            image_ids += images.image_ids.tolist()
+            labels.append(images.labels)
+            there.append(readable)
+            found.append(aligned(new.probabilities(images.pixels), new, shard_set.classes))
+            champions.append(aligned(old.probabilities(pixels), old, shard_set.classes))
+            advance(len(images))
+    fresh = np.array([each not in (learned or ()) for each in image_ids])
+    rows = fresh & np.concatenate(there)
+    table = in_order(known, image_ids)
+    return SideBySide(
+        labels=np.concatenate(labels)[rows],
+        new=np.concatenate(found)[rows],
+        old=np.concatenate(champions)[rows],
+        learned=None if learned is None else int((~fresh).sum()),
+        gone=int((fresh & ~rows).sum()),
+        groups=numbered(table["group"].filter(pa.array(rows)).to_pylist()),
+        slices={name: inside[rows] for name, inside in cut_by(table, slices)},
+    )
+
+
+def cut_by(table: pa.Table, columns: Sequence[str]) -> list[tuple[str, Rows]]:
+    """`brightness 81.2 to 103` and its like, and the images that are in each, as the evaluation has them."""
+    return [(f"{column} {value}", rows) for column, values in columns_of(table, columns) for value, rows in cut(values)]
+
+
+def reread(uris: Sequence[str | None], champion: Classifier) -> tuple[NDArray[np.uint8], Rows]:
+    """uint8 [N, S, S] as the champion wants them, black where a file cannot be read; and where it could."""
+    side = champion.preprocessing.size
+    read = [read_file(uri, champion.preprocessing).pixels if uri else None for uri in uris]
+    pixels = [np.zeros((side, side), np.uint8) if image is None else image for image in read]
+    return np.stack(pixels), np.array([image is not None for image in read])
+
+
+def speed_ratio(new: Classifier, old: Classifier, shard_set: ShardSet, keys: Keys | None) -> tuple[float, float, float]:
+    """The new version's images/s as a share of the champion's, and both rates: medians over turns that
+    alternate, so that what else the machine does falls on both."""
+    images = next(shards.iterate(shard_set.files, "test", shard_set.classes, keys)).pixels
+    own = [(each, of_side(images, each.preprocessing.size)) for each in (new, old)]
+    first = min(len(images), FIRST)
+    slowest = max([seconds(each, pixels[:first]) for _ in range(2) for each, pixels in own][2:])
+    count = min(len(images), max(1, int(first * SECONDS / slowest)))
+    rates: list[list[float]] = []
+    for number in range(ROUNDS):
+        taken = [count / seconds(each, pixels[:count]) for each, pixels in (own if number % 2 else own[::-1])]
+        rates.append(taken if number % 2 else taken[::-1])
+    ours, theirs = (statistics.median(each) for each in zip(*rates, strict=True))
+    return statistics.median(each / other for each, other in rates), ours, theirs
+
+
+def of_side(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+    """uint8 [N, side, side] of the same levels in any order, which time does not depend on."""
+    return pixels if pixels.shape[1] == side else np.resize(pixels, (len(pixels), side, side))
+
+
+def seconds(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
+    """How long it takes for these images."""
+    started = time.perf_counter()
+    classifier.probabilities(pixels)
+    return time.perf_counter() - started

@@ -1,0 +1,248 @@
+"""A report's sections: each a finding in a sentence, and the numbers behind it. None where the version
+does not have what it takes."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+
+from resnet_core.plotting.svg import Axis, Series, interval_mark, line_chart
+from tasks.registry.versions import CALIBRATION, GATE, GATE_CHECKS
+from tasks.report.parts import Parts
+from tasks.report.words import NAMES, between, counted, listed, lowest, number, percent, title, value_of
+
+Section = dict[str, Any]
+
+CELLS = 40  # classes up to which a confusion matrix can be read
+RANKED = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")  # 1 is best; the others stand under calibration
+
+
+def cell(
+    name: str, ends: Mapping[str, float | None] | None, scale: Axis | None, reference: float | None = None
+) -> Section:
+    """A number, its interval in words, and drawn on `scale`."""
+    ends = ends or {}
+    found = [ends.get(key) for key in ("value", "low", "high")]
+    value, low, high = (math.nan if one is None else one for one in found)
+    mark = interval_mark(value, low, high, scale, reference) if scale and not math.isnan(value) else ""
+    return {"value": number(name, value), "between": between(name, ends), "mark": mark}
+
+
+def metrics(parts: Parts) -> Section | None:
+    if not parts.metrics:
+        return None
+    found = parts.metrics["metrics"]
+    ranked = [name for name in RANKED if name in found]
+    scale = Axis(lowest(*(found[name] for name in ranked)), 1.0)
+    rows = [{"name": title(name), "about": NAMES[name][1], **cell(name, found[name], scale)} for name in ranked]
+    images, groups = parts.metrics["images"], parts.metrics.get("groups")
+    drawn = f"{counted(groups, 'group')} of images" if groups else counted(images, "image")
+    own = parts.tags.get(CALIBRATION, "none")
+    again = " They are newer than this version: its training was measured again, with another calibration."
+    return {
+        "lead": f"Measured on {counted(images, 'image')} that training has never seen.",
+        "note": f"Intervals hold 95% of 1,000 bootstrap samples, drawn over {drawn}."
+        + again * (own not in ("none", parts.calibration)),
+        "rows": rows,
+        "scale": (percent(scale.low, 0), "100%"),
+        **by_class(parts),
+    }
+
+
+def by_class(parts: Parts) -> Section:
+    found = (parts.metrics or {}).get("classes") or {}
+    scale = Axis(lowest(*(values["recall"] for values in found.values())), 1.0)
+    rows = [
+        {
+            "name": name,
+            "images": values["support"],
+            "recall": cell("recall", values["recall"], scale),
+            "precision": cell("precision", values["precision"], None),
+            "f1": cell("f1", values["f1"], None),
+        }
+        for name, values in found.items()
+    ]
+    return {"classes": rows, "class_scale": (percent(scale.low, 0), "100%")}
+
+
+def baseline(parts: Parts) -> float | None:
+    """The accuracy of always saying the largest class."""
+    supports = [values["support"] for values in ((parts.metrics or {}).get("classes") or {}).values()]
+    return max(supports) / sum(supports) if sum(supports) else None
+
+
+def confusion(parts: Parts) -> Section | None:
+    found = (parts.metrics or {}).get("confusion")
+    if not found:
+        return None
+    classes, counts = found["classes"], np.array(found["counts"], dtype=np.int64)
+    totals = np.maximum(counts.sum(1, keepdims=True), 1)
+    shares = counts / totals
+    wrong = [(int(counts[i, j]), i, j) for i, j in np.argwhere(counts > 0) if i != j]
+    worst = sorted(wrong, key=lambda one: (-one[0], one[1:]))[:5]
+    mistakes = [
+        {"true": classes[i], "predicted": classes[j], "images": count, "share": percent(float(shares[i, j]))}
+        for count, i, j in worst
+    ]
+    lead = "No held-out image is wrong."
+    if mistakes:
+        first = mistakes[0]
+        lead = (
+            f"The most frequent mistake: {first['true']} taken for {first['predicted']}, "
+            f"{counted(first['images'], 'image')}, {first['share']} of all {first['true']}."
+        )
+    rows = [
+        {
+            "name": name,
+            "cells": [
+                {
+                    "count": int(counts[i, j]),
+                    "share": round(float(shares[i, j]), 3),
+                    "right": i == j,
+                    "column": classes[j],
+                }
+                for j in range(len(classes))
+            ],
+        }
+        for i, name in enumerate(classes)
+    ]
+    return {
+        "lead": lead,
+        "classes": classes,
+        "rows": rows if len(classes) <= CELLS else [],
+        "mistakes": mistakes if len(classes) > 2 else [],
+    }
+
+
+def review(parts: Parts) -> Section | None:
+    """Prediction sets, and decisions by cost."""
+    coverage = (parts.metrics or {}).get("coverage") or {}
+    decisions = (parts.metrics or {}).get("decisions") or {}
+    if not coverage.get("wanted") and not decisions:
+        return None
+    facts, lead = [], "Decisions weigh mistakes by what they cost."
+    if coverage.get("wanted"):
+        found, share = coverage["found"], percent(coverage["review_share"])
+        wanted = percent(coverage["wanted"], 0)
+        held = percent(found["value"])
+        sent = f"{share} of images go" if coverage["review_share"] else "No image goes"
+        lead = f"{sent} to a person. {held} of the sets hold the true class; {wanted} should."
+        facts += [
+            ("Sets that hold the true class", held, between("coverage", found)),
+            ("Sent to a person", share, "their set has not exactly one class"),
+            ("Classes in a set, on average", f"{coverage['mean_size']:.2f}", ""),
+        ]
+    return {"lead": lead, "facts": facts + decided(decisions), "chart": coverage_chart(parts)}
+
+
+def decided(decisions: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """(what, value, interval) of decisions by cost or by a stated recall."""
+    facts = []
+    for key, text in (("cost", "Cost an image"), ("default_cost", "Cost of the most probable class")):
+        if decisions.get(key):
+            facts.append((text, number(key, decisions[key]["value"]), between(key, decisions[key])))
+    if decisions.get("accuracy"):
+        facts.append(
+            (
+                "Accuracy of the decisions",
+                percent(decisions["accuracy"]["value"]),
+                between("accuracy", decisions["accuracy"]),
+            )
+        )
+    for name, recall in (decisions.get("recall") or {}).items():
+        wanted = f", at least {percent(recall['wanted'], 0)} wanted" if recall.get("wanted") is not None else ""
+        facts.append((f"Recall of {name}", percent(recall["value"]), between("recall", recall) + wanted))
+    return facts
+
+
+def coverage_chart(parts: Parts) -> str:
+    """What each coverage that could be asked for would give."""
+    curve = [one for one in (parts.metrics or {}).get("coverage_curve") or [] if one["found"] is not None]
+    if len(curve) < 2:
+        return ""
+    low = min(min(one["wanted"], one["found"]) for one in curve)
+    axis = Axis(low, 1.0, "coverage asked for", percent=True)
+    points = [(one["wanted"], one["found"]) for one in curve]
+    said = "Coverage found against coverage asked for"
+    return line_chart(
+        said, [Series("coverage found", points, dots=True)], axis, Axis(low, 1.0, percent=True), diagonal=True
+    )
+
+
+def slices(parts: Parts) -> Section | None:
+    found: Sequence[Mapping[str, Any]] = (parts.metrics or {}).get("slices") or []
+    if not found:
+        return None
+    worse = [f"{one['column']} {one['value']}" for one in found if one["worse"]]
+    overall = value_of((parts.metrics or {})["metrics"]["accuracy"])
+    scale = Axis(lowest(*(one["accuracy"] for one in found)), 1.0)
+    groups = [
+        {"column": title(column), "rows": [slice_row(one, scale, overall) for one in rows]}
+        for column, rows in groupby(found, key=lambda one: one["column"])
+    ]
+    lead = (
+        f"Significantly worse than the rest: {listed(worse)}."
+        if worse
+        else "No slice is significantly worse than the rest."
+    )
+    return {
+        "lead": lead,
+        "worse": worse,
+        "groups": groups,
+        "scale": (percent(scale.low, 0), "100%"),
+        "note": f"Accuracy of parts of the held-out images; the line is that of all, {percent(overall)}. "
+        "A part is marked when chance alone hardly explains its gap (Holm's correction).",
+    }
+
+
+def slice_row(one: Mapping[str, Any], scale: Axis, overall: float | None) -> Section:
+    chance = "" if one.get("p") is None else f"{one['p']:.2g}"
+    about = {"value": one["value"], "images": one["images"], "rest": percent(one.get("rest")), "worse": one["worse"]}
+    return {**about, "p": chance, "accuracy": cell("accuracy", one["accuracy"], scale, overall)}
+
+
+def sizes(parts: Parts) -> Section | None:
+    found: Sequence[Mapping[str, Any]] = (parts.metrics or {}).get("sizes") or []
+    if len(found) < 2:
+        return None
+    kept = ("accuracy", "macro_f1", "roc_auc")
+    flat = [{"side": one["side"], **{name: plain(one.get(name)) for name in kept}} for one in found]
+    points = [(float(one["side"]), one["accuracy"]) for one in flat]
+    best = max(points, key=lambda point: point[1])
+    low = min(value for _, value in points)
+    chart = line_chart(
+        f"Accuracy by side in pixels, best at {best[0]:.0f}",
+        [Series("accuracy", points, dots=True)],
+        Axis(points[0][0], points[-1][0], "side, in pixels", at=[side for side, _ in points]),
+        Axis(max(0.0, low - 0.05), 1, percent=True),
+    )
+    seen, images = found[0].get("images"), (parts.metrics or {})["images"]
+    some = f" on {seen:,} of {images:,} held-out images" if seen and seen < images else ""
+    rows = [{"side": one["side"], "values": [number(name, one[name]) for name in kept]} for one in flat]
+    return {
+        "lead": f"Most accurate at {best[0]:.0f} pixels: {percent(best[1])}{some}.",
+        "chart": chart,
+        "columns": [title(name) for name in kept],
+        "rows": rows,
+    }
+
+
+def plain(value: Any) -> float | None:
+    return value_of(value) if isinstance(value, Mapping) else value
+
+
+def gate(parts: Parts) -> Section | None:
+    """The gate's checks, as the version's tags have them."""
+    said = parts.tags.get(GATE, "")
+    checks = json.loads(parts.tags.get(GATE_CHECKS, "[]"))
+    if not checks and not said:
+        return None
+    outcome, _, why = said.partition(": ")
+    failed = [check["name"] for check in checks if not check["passed"]]
+    lead = f"All {len(checks)} checks passed." if checks else f"{outcome.capitalize()}: {why}."
+    if failed:
+        lead = f"{len(failed)} of {len(checks)} checks failed: {listed(failed)}."
+    return {"lead": lead, "checks": checks, "passed": outcome == "passed"}

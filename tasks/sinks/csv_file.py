@@ -1,0 +1,70 @@
+"""A batch as one CSV file, packed by gzip where its name ends so; lists are JSON."""
+
+import csv
+import gzip
+import io
+from collections.abc import Iterator
+from contextlib import suppress
+
+import pyarrow as pa
+from pyarrow.csv import CSVWriter
+from upath import UPath
+
+from resnet_core.errors import UserError
+from resnet_core.storage import locations as stores
+from resnet_core.storage.files import write_whole
+from tasks.sinks.rows import COLUMNS, with_text
+
+# A spreadsheet has no use for the hundreds of numbers of an embedding.
+HEADER = [name for name in COLUMNS.names if name != "embedding"]
+ERRORS: tuple[type[Exception], ...] = (OSError, NotImplementedError)
+LONGEST_HEADER = 4096  # bytes
+
+
+def check(place: str) -> None:
+    """Raises UserError or OSError unless the file can be written: what lies there may only be a batch's."""
+    try:
+        kind = stores.facts(place)["type"]
+    except FileNotFoundError:
+        kind = None
+    if kind == "directory":
+        raise UserError(f"--to: {place} is a folder. Name a file in it.")
+    if kind and header(place) != HEADER:
+        raise UserError(f"--to: {place} holds something else than scores. Choose another file.")
+    check_writable(place)
+
+
+def header(place: str) -> list[str]:
+    """The names in the first line of a file; none where it is no such file."""
+    try:
+        with stores.open_stream(place) as file:
+            start = file.read(LONGEST_HEADER)
+        if place.endswith(".gz"):
+            start = gzip.GzipFile(fileobj=io.BytesIO(start)).read1(LONGEST_HEADER)
+        return next(csv.reader(start.decode("utf-8", "replace").splitlines()), [])
+    except (OSError, EOFError, csv.Error):
+        return []
+
+
+def check_writable(place: str) -> None:
+    """Raises OSError unless a file can be made beside it; what it makes is taken away again where that may be."""
+    probe = UPath(stores.absolute(place) + ".probe")
+    with write_whole(probe) as draft:
+        draft.write_bytes(b"")
+    with suppress(OSError):
+        probe.unlink()
+
+
+def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
+    """The file appears whole, instead of the one that was there; `batch` stands in each row."""
+    with write_whole(UPath(stores.absolute(place))) as draft:
+        raw = pa.OSFile(str(draft), "wb")
+        with pa.CompressedOutputStream(raw, "gzip") if place.endswith(".gz") else raw as file:
+            write_csv(file, rows)
+
+
+def write_csv(file: pa.NativeFile, rows: Iterator[pa.RecordBatch]) -> None:
+    schema = with_text(pa.RecordBatch.from_pylist([], COLUMNS).select(HEADER)).schema
+    with CSVWriter(file, schema) as writer:
+        for piece in rows:
+            writer.write_batch(with_text(piece.select(HEADER)))

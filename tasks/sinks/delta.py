@@ -1,0 +1,39 @@
+"""A batch in a Delta table, partitioned by batch: the old files of the batch go and the new ones come in one commit."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake.exceptions import DeltaError
+
+from resnet_core.errors import UserError
+from resnet_core.storage import locations as stores
+from tasks.sinks.rows import BATCH, COLUMNS, ROWS, differences
+
+ERRORS: tuple[type[Exception], ...] = (DeltaError, OSError)
+# A store that does not answer is tried for minutes otherwise.
+IMPATIENT = {"max_retries": "2", "retry_timeout": "20s", "connect_timeout": "10s"}
+
+
+def check(place: str) -> None:
+    """Raises UserError or DeltaError unless there is a table of scores, or room for one."""
+    at = stores.absolute(place)
+    if DeltaTable.is_deltatable(at, IMPATIENT):
+        if wrong := differences(pa.schema(DeltaTable(at, storage_options=IMPATIENT).schema().to_arrow())):
+            raise UserError(f"--to: the Delta table {place} {wrong}. Choose another place.")
+    elif not stores.is_url(at) and Path(at).exists() and any(Path(at).iterdir()):
+        raise UserError(f"--to: {place} holds something else than a Delta table. Choose another folder.")
+
+
+def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
+    """Raises DeltaError, and then nothing has changed; so it does where another writes the same batch meanwhile."""
+    name = batch.replace("'", "''")
+    write_deltalake(
+        stores.absolute(place),
+        pa.RecordBatchReader.from_batches(COLUMNS, rows),
+        mode="overwrite",
+        predicate=f"{BATCH} = '{name}'",
+        partition_by=[BATCH],
+        writer_properties=WriterProperties(max_row_group_size=ROWS),
+    )

@@ -1,0 +1,175 @@
+"""A batch in a table of a database: whichever SQLAlchemy reaches.
+
+The old rows of the batch go and the new ones come in one transaction. PostgreSQL keeps lists as arrays, other
+databases as JSON.
+"""
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
+
+from resnet_core.errors import UserError, nearest
+from tasks.sinks.rows import BATCH, COLUMNS, with_text
+from tasks.sinks.sink_copy import copy
+
+TABLE = "scores"
+ERRORS: tuple[type[Exception], ...] = (SQLAlchemyError,)
+DIALECTS = ["mariadb", "mssql", "mysql", "oracle", "postgresql", "sqlite"]
+PACKAGES = {"MySQLdb": "mysqlclient", "psycopg": "'grayline[postgres]'"}
+ROWS_A_STATEMENT = 1024  # as Python's objects a row takes many times the memory that it takes as Arrow's
+SECONDS_TO_CONNECT, SECONDS_TO_WAIT = 10, 60
+TAKES_TABLES_BACK = ("postgresql", "sqlite")  # elsewhere one that was only tried out would stay
+LONGEST_NAME = 255  # characters of a batch's name, as of any folder's: MySQL indexes no text without end
+NAME = re.compile(r"(?:(\w+)\.)?(\w+)", re.ASCII)
+
+
+def check(place: str) -> None:
+    """Raises UserError or SQLAlchemyError unless the database takes a row of scores, which is not kept."""
+    url, table = open_place(place)
+    engine = open_engine(url)
+    with engine.connect() as connection, connection.begin() as transaction:
+        there = sa.inspect(connection).has_table(table.name, schema=table.schema)
+        if there:
+            check_columns(connection, table)
+        if there or engine.dialect.name in TAKES_TABLES_BACK:
+            table.metadata.create_all(connection)
+            replace(connection, table, "", iter([probe()]))
+        transaction.rollback()
+
+
+def check_columns(connection: sa.Connection, table: sa.Table) -> None:
+    found = {column["name"] for column in sa.inspect(connection).get_columns(table.name, schema=table.schema)}
+    if missing := [name for name in COLUMNS.names if name not in found]:
+        raise UserError(
+            f"--to: the table {table.fullname} has no column {', '.join(missing)}. Name another table after a #."
+        )
+
+
+def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
+    """Raises SQLAlchemyError, and then nothing has changed. On PostgreSQL and SQLite who writes the same batch
+    meanwhile waits for this one, and then replaces it."""
+    url, table = open_place(place)
+    engine = open_engine(url)
+    with engine.begin() as connection:
+        lock(connection, table.fullname)
+        table.metadata.create_all(connection)
+    with engine.begin() as connection:
+        lock(connection, f"{table.fullname} {batch}")
+        replace(connection, table, batch, rows)
+
+
+def replace(connection: sa.Connection, table: sa.Table, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
+    connection.execute(sa.delete(table).where(table.c[BATCH] == batch))
+    if connection.dialect.driver == "psycopg":
+        copy(connection, table, map(without_nul, rows))
+        return
+    arrays = connection.dialect.name == "postgresql"
+    for piece in rows:
+        for start in range(0, len(piece), ROWS_A_STATEMENT):
+            some = without_nul(piece.slice(start, ROWS_A_STATEMENT))
+            connection.execute(sa.insert(table), (some if arrays else with_text(some)).to_pylist())
+
+
+def lock(connection: sa.Connection, name: str) -> None:
+    """Until the transaction ends. SQLite's transactions have the whole database for themselves."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
+
+
+def without_nul(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Text with a zero byte, as a name in an archive may have, is refused by PostgreSQL: it is spelt out."""
+    columns = [
+        pc.replace_substring(column, "\0", "\\x00") if pa.types.is_string(column.type) else column
+        for column in rows.columns
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=rows.schema)
+
+
+def open_place(place: str) -> tuple[sa.URL, sa.Table]:
+    """`URL` or `URL#TABLE` or `URL#SCHEMA.TABLE`."""
+    address, _, name = place.partition("#")
+    named = NAME.fullmatch(name or TABLE)
+    if not named:  # it may be half a password, and is not repeated
+        raise UserError("--to: after the # comes the name of a table. A # in a password is written as %23.")
+    kind = address.partition(":")[0]
+    try:
+        url = sa.make_url(address)
+        asynchronous = url.get_dialect().is_async
+    except NoSuchModuleError:
+        raise UserError(
+            f"--to: {kind} is no database that SQLAlchemy knows.{nearest(kind, DIALECTS)} A file's name ends in .csv "
+            "or .csv.gz."
+        ) from None
+    except ArgumentError:
+        raise UserError("--to: the database's URL is not DIALECT://USER:PASSWORD@HOST/DATABASE.") from None
+    if asynchronous:
+        raise UserError(f"--to: {kind} is a driver for asynchronous programs. Name another one.")
+    if "table" in url.query:
+        raise UserError("--to: the name of the table comes after a #, as in sqlite:///scores.db#scores.")
+    schema, table = named.groups()
+    return url, table_of_scores(table, schema)
+
+
+def open_engine(url: sa.URL) -> sa.Engine:
+    """It keeps no connections. Raises UserError where the driver is missing."""
+    waits = {
+        "psycopg": {"connect_timeout": SECONDS_TO_CONNECT},
+        "pysqlite": {"timeout": SECONDS_TO_WAIT, "isolation_level": None},
+    }
+    try:
+        driver = url.get_dialect().driver
+        engine = sa.create_engine(
+            url,
+            poolclass=sa.NullPool,
+            hide_parameters=True,
+            json_serializer=as_it_is,
+            connect_args=waits.get(driver, {}),
+        )
+    except ModuleNotFoundError as error:
+        wanted = PACKAGES.get(str(error.name), error.name)
+        raise UserError(f"--to: {url.drivername} needs {error.name}. Run `pip install {wanted}`.") from None
+    if driver == "pysqlite":
+        # The sqlite3 module's own transactions begin too late to hold a CREATE TABLE.
+        sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+    return engine
+
+
+def as_it_is(value: str) -> str:
+    """For JSON columns, whose values are text of JSON already."""
+    return value
+
+
+def table_of_scores(name: str, schema: str | None) -> sa.Table:
+    columns = [sa.Column(field.name, column_type(field)) for field in COLUMNS]
+    return sa.Table(name, sa.MetaData(), *columns, sa.Index(f"ix_{name}_{BATCH}", BATCH), schema=schema)
+
+
+def column_type(field: pa.Field) -> sa.types.TypeEngine[Any]:
+    kind = field.type
+    if pa.types.is_list(kind):
+        numbers = pa.types.is_floating(kind.value_type)
+        arrays: ARRAY[Any] = ARRAY(sa.REAL() if numbers else sa.Text())
+        return sa.JSON(none_as_null=True).with_variant(arrays, "postgresql")
+    if pa.types.is_timestamp(kind):
+        return sa.DateTime(timezone=True)
+    if field.name == BATCH:
+        return sa.String(LONGEST_NAME)
+    plain: dict[pa.DataType, sa.types.TypeEngine[Any]] = {
+        pa.string(): sa.Text(), pa.bool_(): sa.Boolean(), pa.float32(): sa.REAL(),
+        pa.int32(): sa.Integer(), pa.int64(): sa.BigInteger(),
+    }  # fmt: skip
+    return plain[kind]
+
+
+def probe() -> pa.RecordBatch:
+    """A row with a value in every column."""
+    samples = {pa.string(): "", pa.bool_(): True, pa.list_(pa.string()): [""], pa.list_(pa.float32()): [0.5]}
+    row = {field.name: samples.get(field.type, 0) for field in COLUMNS}
+    return pa.RecordBatch.from_pylist([row | {"scored_at": datetime.now(UTC)}], COLUMNS)

@@ -1,0 +1,62 @@
+"""Where a data set's catalog lies, one row an image ever seen, and what each night changed in it."""
+
+from collections.abc import Sequence
+
+import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection
+from upath import UPath
+
+from resnet_core.catalog.build import CATALOG
+from resnet_core.errors import UserError, nearest
+from resnet_core.storage import database
+from resnet_core.storage.files import as_local
+
+VERSION = "grayline.version"  # in the catalog file's schema metadata
+
+
+def catalog_path(store: UPath, name: str) -> UPath:
+    return store / "catalog" / name / "catalog.parquet"
+
+
+def versions_folder(store: UPath, name: str) -> UPath:
+    """Not below the catalog: whoever reads that folder gets the images alone."""
+    return store / "history" / name
+
+
+def checks_folder(store: UPath, name: str) -> UPath:
+    """A folder a version, with what the data checks said of it."""
+    return store / "checks" / name
+
+
+def has_all_columns(path: UPath) -> bool:
+    """Whether a catalog has every column that its readers take for granted: that of another release may not."""
+    with path.open("rb") as file:
+        return set(CATALOG.names) <= set(pq.read_schema(file).names)
+
+
+def find_catalog(store: UPath, name: str | None) -> str:
+    """The data set's name, if it has a catalog; by default the only one there is. Raises UserError."""
+    folder = store / "catalog"
+    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+    if not there:
+        raise UserError("catalog: there is none yet. Run `grayline ingest --dataset FILE.yaml` first.")
+    if name is None and len(there) > 1:
+        raise UserError(f"--dataset: say which of {', '.join(there)}.")
+    if name and name not in there:
+        raise UserError(
+            f"--dataset: there is no catalog of {name!r}.{nearest(name, there)} There are: {', '.join(there)}."
+        )
+    return name or there[0]
+
+
+def load_catalog(db: DuckDBPyConnection, store: UPath, name: str, columns: Sequence[str] = ("*",)) -> int:
+    """Make `old`: the catalog of the night before; no rows before the first. Other columns than these
+    stay null. Returns its version."""
+    path = catalog_path(store, name)
+    database.create(db, "old", CATALOG)
+    if not path.exists():
+        return 0
+    with as_local(path) as file:
+        query = f"insert into old by name select {', '.join(columns)} from read_parquet($file)"
+        db.execute(query, {"file": str(file)})
+        return int(pq.read_schema(file).metadata[VERSION.encode()])

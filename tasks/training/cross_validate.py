@@ -1,0 +1,260 @@
+"""Cross-validate: a training a fold, each judged by the fold that it has not seen.
+
+The folds are of the training images alone. What comes out is a prediction of every training image by a
+classifier that has not learned from it, from its group, or from an image that looks the same.
+"""
+
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from upath import UPath
+
+from resnet_core.errors import UserError
+from resnet_core.evaluation.metrics import METRICS, Labels, Probabilities
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import digest_of, table_digest
+from resnet_core.storage.files import as_local, write_text, write_whole
+from resnet_core.training import job as training
+from resnet_core.training.job import Job
+from resnet_core.training.loop import Epoch
+from tasks.dataset import Dataset
+from tasks.progress import progress
+from tasks.registry import runs as tracking
+from tasks.training.folds import training_images
+from tasks.training.run import Meter, job_of, learning_digest, may_succeed, places, run_job
+from tasks.values import Catalog, CrossValidation, FoldPlan, ShardSet
+
+log = logging.getLogger("grayline")
+
+FOLDS, PREDICTIONS, SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
+
+
+def check_folds(folds: int) -> None:
+    """Raises UserError for a number that cannot be meant."""
+    if folds < 2:
+        raise UserError(f"--folds: {folds} is too few. A classifier learns from the other folds: write 2 or more.")
+
+
+@task
+def plan_folds(
+    shard_set: ShardSet,
+    dataset: Dataset,
+    catalog: Catalog,
+    store: UPath,
+    tracking_uri: str,
+    folds: int,
+    keys: Keys | None = None,
+) -> FoldPlan:
+    """Deal the training images out. Raises UserError where that cannot be done."""
+    images = training_images(shard_set, catalog, folds, dataset.split.seed, keys)
+    # All that a fold's training depends on; who is predicted by whom is in the table.
+    made_of = learning_digest(shard_set, dataset.model, settings_of(dataset).train)
+    digest = digest_of("folds", table_digest([images]), made_of)
+    folder = store / "runs" / dataset.name / digest
+    with write_whole(folder / FOLDS) as draft:
+        pq.write_table(images, draft)
+    run_id = tracking.open_run(tracking_uri, store, dataset.name, digest, name=f"{dataset.name}-{folds}-folds")
+    tracking.log_params(tracking_uri, run_id, {"folds": folds, **settings_of(dataset).model_dump()})
+    tracking.set_status(tracking_uri, run_id, "RUNNING")
+    return FoldPlan(dataset.name, folder, digest, folds, len(images), run_id)
+
+
+def settings_of(dataset: Dataset) -> Dataset:
+    """From scratch, for the champion has seen all folds; for all epochs, for to end at the one that suits
+    the fold best would flatter it."""
+    return dataset.model_copy(update={"train": replace(dataset.train, start="scratch", early_stopping=0)})
+
+
+@task(retries=1, retry_condition_fn=may_succeed, task_run_name="fold {fold}")
+def train_fold(
+    plan: FoldPlan,
+    fold: int,
+    shard_set: ShardSet,
+    dataset: Dataset,
+    store: UPath,
+    tracking_uri: str,
+    device: str = "auto",
+    resident_bytes: int = 2 * 1024**3,
+    keys: Keys | None = None,
+    runner: str = "threads",
+) -> bool:
+    """Train on the other folds and predict this one, unless that has been done. Returns whether it had."""
+    done = plan.folder / f"fold-{fold}.parquet"
+    if done.exists():
+        return True
+    name = f"{dataset.name}-fold-{fold}"
+    run_id = tracking.open_run(
+        tracking_uri, store, dataset.name, f"{plan.digest}-{fold}", name=name, parent=plan.mlflow_run_id
+    )
+    tracking.log_params(tracking_uri, run_id, {"fold": fold})
+    tracking.set_status(tracking_uri, run_id, "RUNNING")
+    state = plan.folder / f"fold-{fold}.safetensors"
+    job = replace(
+        job_of(shard_set, settings_of(dataset), resident_bytes, keys), state=state, held_out=read_folds(plan) == fold
+    )
+    try:
+        image_ids, labels, probabilities = out_of_fold(
+            job, f"fold {fold + 1}/{plan.folds}", tracking_uri, run_id, device, runner
+        )
+    except BaseException:
+        for failed in (run_id, plan.mlflow_run_id):
+            tracking.set_status(tracking_uri, failed, "FAILED")
+        raise
+    write_predictions(done, image_ids, labels, probabilities, shard_set.classes)
+    tracking.log_metrics(tracking_uri, run_id, measure(labels, probabilities))
+    tracking.set_status(tracking_uri, run_id, "FINISHED")
+    state.unlink(missing_ok=True)
+    return False
+
+
+def out_of_fold(
+    job: Job, stage: str, tracking_uri: str, run_id: str, device: str, runner: str
+) -> tuple[list[str], Labels, Probabilities]:
+    """Train, and predict what was held out: ids, labels [N] and probabilities [N, C]."""
+    assert job.held_out is not None
+    images = job.train - int(job.held_out.sum())
+    log.info("%-11s %s training images, on %s", stage, f"{images:,}", places(job, device))
+    with progress(stage, images * job.config.epochs) as advance:
+        meter = Meter(advance, job.config.epochs)
+
+        def on_epoch(epoch: Epoch) -> None:
+            meter.epoch_done(epoch, images)
+            tracking.log_epochs(tracking_uri, run_id, [epoch])
+
+        classifier, epochs = run_job(job, device, runner, meter.step, on_epoch)
+    tracking.log_epochs(tracking_uri, run_id, epochs)
+    image_ids: list[str] = []
+    labels, probabilities = [], []
+    for kept in training.kept_aside(job):
+        image_ids += kept.image_ids.tolist()
+        labels.append(kept.labels)
+        probabilities.append(classifier.probabilities(kept.pixels))
+    return image_ids, np.concatenate(labels), np.concatenate(probabilities)
+
+
+def read_folds(plan: FoldPlan) -> NDArray[np.int32]:
+    """int32 [N]: the fold of each training image."""
+    with (plan.folder / FOLDS).open("rb") as file:
+        return pq.read_table(file, columns=["fold"])["fold"].to_numpy()
+
+
+def measure(labels: Labels, probabilities: Probabilities) -> dict[str, float]:
+    return {name: metric(labels, probabilities) for name, metric in METRICS.items()}
+
+
+def write_predictions(
+    path: UPath, image_ids: list[str], labels: Labels, probabilities: Probabilities, classes: tuple[str, ...]
+) -> None:
+    names = np.array(classes, dtype=object)
+    table = {
+        "image_id": pa.array(image_ids, pa.string()),
+        "predicted": pa.array(names[probabilities.argmax(1)], pa.string()),
+        "confidence": pa.array(probabilities.max(1), pa.float32()),
+        "probabilities": pa.array(list(probabilities), pa.list_(pa.float32())),
+    }
+    with write_whole(path) as draft:
+        pq.write_table(pa.table(table), draft)
+
+
+@task
+def finish_folds(plan: FoldPlan, reused: Sequence[bool], shard_set: ShardSet, tracking_uri: str) -> CrossValidation:
+    """Put the folds' predictions together; write and log what they come to."""
+    table = out_of_fold_table(plan, shard_set)
+    with write_whole(plan.folder / PREDICTIONS) as draft:
+        pq.write_table(table, draft)
+    labels, fold, probabilities = columns(table, shard_set.classes)
+    values = [measure(labels[fold == k], probabilities[fold == k]) for k in range(plan.folds)]
+    by_fold = {name: tuple(value[name] for value in values) for name in METRICS}
+    found = CrossValidation(
+        dataset=plan.dataset,
+        predictions=plan.folder / PREDICTIONS,
+        folds=plan.folds,
+        count=plan.count,
+        metrics={name: spread(numbers) for name, numbers in by_fold.items()},
+        by_fold=by_fold,
+        reused=sum(reused),
+        mlflow_run_id=plan.mlflow_run_id,
+    )
+    write_text(plan.folder / SUMMARY, json.dumps(summary(found), indent=2) + "\n")
+    log_to_mlflow(found, plan.folder, tracking_uri)
+    create_markdown_artifact(markdown(found), key="cross-validation", description="Metrics over the folds")
+    return found
+
+
+def out_of_fold_table(plan: FoldPlan, shard_set: ShardSet) -> pa.Table:
+    """image_id, uri, label, fold, predicted, confidence, probabilities of every training image, in the order
+    of the shards."""
+    with (plan.folder / FOLDS).open("rb") as file:
+        images = pq.read_table(file)
+    parts = []
+    for fold in range(plan.folds):
+        with (plan.folder / f"fold-{fold}.parquet").open("rb") as file:
+            parts.append(pq.read_table(file))
+    found = pa.concat_tables(parts)
+    place = {image: k for k, image in enumerate(found["image_id"].to_pylist())}
+    found = found.take([place[image] for image in images["image_id"].to_pylist()])
+    for name in ("predicted", "confidence", "probabilities"):
+        images = images.append_column(name, found[name])
+    metadata = {shards.METADATA_KEY: json.dumps({"classes": list(shard_set.classes)})}
+    return images.replace_schema_metadata(metadata)
+
+
+def columns(table: pa.Table, classes: tuple[str, ...]) -> tuple[Labels, NDArray[np.int32], Probabilities]:
+    """Labels [N], folds [N] and probabilities [N, C] of what `out_of_fold_table` gives."""
+    place = {name: k for k, name in enumerate(classes)}
+    labels = np.array([place[name] for name in table["label"].to_pylist()], dtype=np.int64)
+    flat = table["probabilities"].combine_chunks().values.to_numpy()
+    return labels, table["fold"].to_numpy(), flat.reshape(len(labels), len(classes))
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard deviation of those that there are: a metric may be undefined on a fold."""
+    known = [value for value in values if not np.isnan(value)]
+    nan = float("nan")
+    return float(np.mean(known)) if known else nan, float(np.std(known, ddof=1)) if len(known) > 1 else nan
+
+
+def summary(found: CrossValidation) -> dict[str, dict[str, Any]]:
+    """mean, std and folds of each metric; null where it is undefined."""
+
+    def known(value: float) -> float | None:
+        return None if np.isnan(value) else value
+
+    return {
+        name: {"mean": known(mean), "std": known(std), "folds": [known(value) for value in found.by_fold[name]]}
+        for name, (mean, std) in found.metrics.items()
+    }
+
+
+def log_to_mlflow(found: CrossValidation, folder: UPath, tracking_uri: str) -> None:
+    """Each metric as NAME_mean and NAME_std of the parent run; the files."""
+    values: dict[str, float] = {}
+    for name, (mean, std) in found.metrics.items():
+        values |= {f"{name}_mean": mean, f"{name}_std": std}
+    tracking.log_metrics(tracking_uri, found.mlflow_run_id, values)
+    mlflow = tracking.client(tracking_uri)
+    for name in (PREDICTIONS, SUMMARY):
+        with as_local(folder / name) as file:
+            mlflow.log_artifact(found.mlflow_run_id, str(file))
+    tracking.set_status(tracking_uri, found.mlflow_run_id, "FINISHED")
+
+
+def markdown(found: CrossValidation) -> str:
+    rows = "\n".join(
+        f"| {name.replace('_', ' ')} | {mean:.4f} | {std:.4f} | {', '.join(f'{v:.4f}' for v in found.by_fold[name])} |"
+        for name, (mean, std) in found.metrics.items()
+    )
+    return (
+        f"# {found.dataset}: {found.folds} folds of {found.count:,} training images\n\n"
+        f"| metric | mean | standard deviation | folds |\n| --- | --- | --- | --- |\n{rows}\n"
+    )

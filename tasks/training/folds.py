@@ -1,0 +1,44 @@
+"""The training images of a shard set, in the order in which a training counts them, and their folds."""
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from upath import UPath
+
+from resnet_core.catalog import folds
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from tasks.values import Catalog, ShardSet
+
+KNOWN = ["image_id", "uri", "group", "near", "present", "status"]
+
+
+def training_images(shard_set: ShardSet, catalog: Catalog, parts: int, seed: int, keys: Keys | None) -> pa.Table:
+    """image_id, uri, label and fold (0 to parts - 1) of each training image. Raises UserError where the
+    images cannot be divided into so many folds."""
+    rows = pa.concat_tables([read_rows(path, keys) for path in shard_set.files])
+    known = read_catalog(catalog)
+    # The same from the same images, in whatever order their files lie.
+    order = pc.sort_indices(rows, [("image_id", "ascending")])
+    images = rows.take(order)
+    labels = pc.index_in(images["label"], value_set=pa.array(shard_set.classes, pa.string())).to_numpy()
+    unit = folds.units(images["image_id"].combine_chunks(), known)
+    fold = pa.array(folds.assign(labels.astype("int64"), unit, parts, seed), pa.int32())
+    ok = known.filter(pc.equal(known["status"], "ok"))
+    uris = ok["uri"].take(pc.index_in(images["image_id"], value_set=ok["image_id"].combine_chunks()))
+    images = images.append_column("uri", uris).append_column("fold", fold)
+    return images.take(pc.sort_indices(order)).select(["image_id", "uri", "label", "fold"]).combine_chunks()
+
+
+def read_rows(path: UPath, keys: Keys | None) -> pa.Table:
+    """image_id and label of the training images of one shard."""
+    table = shards.open_file(path, keys).read(columns=["image_id", "label", "split"])
+    return table.filter(pc.equal(table["split"], "train")).drop_columns("split")
+
+
+def read_catalog(catalog: Catalog) -> pa.Table:
+    """What the catalog knows of the images that the source has now, those of other splits too: two training
+    images may be tied by one of them."""
+    there = pc.field("present") & pc.field("status").isin(["ok", "duplicate"])
+    with catalog.path.open("rb") as file:
+        return pq.read_table(file, columns=KNOWN, filters=there)

@@ -1,0 +1,196 @@
+"""Label issues: which training labels are probably wrong, as a table to correct and a sheet to look through.
+
+The table holds every label of the data set, those to look at first: corrected, it can be the data set's
+`labels` as it is.
+"""
+
+import hashlib
+import json
+import logging
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from upath import UPath
+
+from resnet_core.evaluation import label_issues as confident_learning
+from resnet_core.evaluation.label_issues import find
+from resnet_core.images.preprocessing import Gray
+from resnet_core.plotting import label_sheet
+from resnet_core.plotting.label_sheet import SHOWN, Suspect
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import digest_of, source_digest
+from resnet_core.storage.files import as_local, write_text, write_whole
+from tasks.artifacts import picture, plain
+from tasks.dataset import Dataset
+from tasks.progress import progress
+from tasks.registry import runs as tracking
+from tasks.training.labels_table import labels_table
+from tasks.values import CrossValidation, LabelIssues, ShardSet
+
+log = logging.getLogger("grayline")
+
+TABLE, SHEET = "issues.csv", "issues.png"
+LISTED = 20  # rows of the page
+FIRST = ("path", "label", "suggested", "self_confidence", "rank")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Training images, each with what classifiers that have not seen it say of it."""
+
+    image_ids: list[str]
+    uris: list[str]
+    labels: NDArray[np.int64]  # [N]
+    targets: NDArray[np.float32]  # [N, C]
+    probabilities: NDArray[np.float32]  # [N, C]
+
+
+@task
+def find_label_issues(
+    found: CrossValidation,
+    shard_set: ShardSet,
+    dataset: Dataset,
+    store: UPath,
+    tracking_uri: str,
+    keys: Keys | None = None,
+) -> LabelIssues:
+    """Judge the labels by the folds' predictions; write, log and show what is probably wrong."""
+    judged = read_judged(found, shard_set, keys)
+    issues = find(judged.labels, judged.targets, judged.probabilities)
+    names = shard_set.classes
+    suspects = pd.DataFrame(
+        {
+            "image_id": [judged.image_ids[row] for row in issues.rows],
+            "uri": [judged.uris[row] for row in issues.rows],
+            "given": [names[judged.labels[row]] for row in issues.rows],
+            "suggested": [names[label] for label in issues.suggested],
+            "self_confidence": issues.self_confidence,
+            "rank": np.arange(1, len(issues.rows) + 1),
+        }
+    )
+    table = table_of(suspects, labels_table(dataset))
+    text = table.to_csv(index=False)
+    digest = digest_of(
+        hashlib.sha256(found.predictions.read_bytes()).hexdigest(), text, source_digest(confident_learning, label_sheet)
+    )
+    folder = store / "label_issues" / dataset.name / digest
+    write_text(folder / TABLE, text)
+    if keys is None:
+        with write_whole(folder / SHEET) as draft:
+            draft.write_bytes(sheet(dataset.name, suspects, shard_set))
+    else:
+        log.info("issues      %s is encrypted: no pictures are made of it", dataset.name)
+    made = LabelIssues(
+        dataset=dataset.name,
+        folder=folder,
+        table=folder / TABLE,
+        sheet=None if keys else folder / SHEET,
+        images=len(judged.image_ids),
+        issues=len(suspects),
+        worst=tuple(worst(suspects)),
+        mlflow_run_id=found.mlflow_run_id,
+    )
+    log_to_mlflow(made, tracking_uri)
+    create_markdown_artifact(page(made), key="label-issues", description=headline(made))
+    return made
+
+
+def read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None) -> Judged:
+    """The out-of-fold predictions, with the soft labels of the shards."""
+    with found.predictions.open("rb") as file:
+        table = pq.read_table(file)
+    names = json.loads(table.schema.metadata[shards.METADATA_KEY])["classes"]
+    place = {name: k for k, name in enumerate(names)}
+    labels = np.array([place[name] for name in table["label"].to_pylist()], dtype=np.int64)
+    flat = table["probabilities"].combine_chunks().values.to_numpy()
+    targets = np.zeros((len(labels), len(names)), dtype=np.float32)
+    start = 0
+    # Out-of-fold predictions are in the order of the shards.
+    for path in shard_set.files:
+        for group in shards.row_groups(path, "train", shard_set.classes, keys):
+            count = len(group.rows.places)
+            some = slice(start, start + count)
+            targets[np.arange(start, start + count), labels[some]] = 1
+            if group.rows.soft is not None:
+                targets[some] = group.rows.soft.targets(np.arange(count), labels[some])
+            start += count
+    return Judged(
+        table["image_id"].to_pylist(), table["uri"].to_pylist(), labels, targets, flat.reshape(len(labels), len(names))
+    )
+
+
+def table_of(suspects: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
+    """Every label of the source, the suspects first, with what they probably ought to be; a suspect's label is the
+    one that was learned from, which may be a person's correction. Columns that an earlier table of this kind has
+    left in the labels are written anew."""
+    given = given.drop(columns=[name for name in FIRST[2:] if name in given])
+    learned = given["uri"].map(suspects.set_index("uri")["given"])
+    given = given.assign(label=learned.fillna(given["label"]))
+    known = suspects[["uri", "suggested", "self_confidence", "rank"]]
+    table = given.merge(known, on="uri", how="left").sort_values("rank", kind="stable", na_position="last")
+    table["self_confidence"] = [f"{value:.4f}" if pd.notna(value) else "" for value in table["self_confidence"]]
+    table["rank"] = [str(int(value)) if pd.notna(value) else "" for value in table["rank"]]
+    table["suggested"] = table["suggested"].fillna("")
+    others = [name for name in table if name not in (*FIRST, "uri")]
+    return table[[*FIRST, *others]]
+
+
+def sheet(dataset: str, suspects: pd.DataFrame, shard_set: ShardSet) -> bytes:
+    shown = suspects[:SHOWN]
+    wanted, pixels = set(shown["image_id"]), dict[str, Gray]()
+    with progress("issues", shard_set.train) as advance:
+        for images in shards.iterate(shard_set.files, "train", shard_set.classes):
+            for image_id, levels in zip(images.image_ids, images.pixels, strict=True):
+                if image_id in wanted:
+                    pixels[image_id] = levels.copy()
+            advance(len(images))
+    rows = [
+        Suspect(pixels[row.image_id], row.rank, row.given, row.suggested, row.self_confidence, tail(row.uri))
+        for row in shown.itertuples()
+    ]
+    title = f"{dataset}: {len(suspects):,} of {shard_set.train:,} training labels look wrong"
+    return label_sheet.label_sheet(rows, title, len(suspects))
+
+
+def tail(uri: str) -> str:
+    """The end of a path, which tells images apart."""
+    return "/".join(uri.split("/")[-2:])
+
+
+def worst(suspects: pd.DataFrame) -> list[tuple[str, str, str, float]]:
+    rows = suspects[:LISTED]
+    return list(zip(rows["uri"], rows["given"], rows["suggested"], map(float, rows["self_confidence"]), strict=True))
+
+
+def log_to_mlflow(made: LabelIssues, tracking_uri: str) -> None:
+    """On the run of the cross-validation: how many, the table, the sheet."""
+    tracking.log_metrics(tracking_uri, made.mlflow_run_id, {"label_issues": float(made.issues)})
+    mlflow = tracking.client(tracking_uri)
+    for path in (made.table, made.sheet):
+        if path is not None:
+            with as_local(path) as file:
+                mlflow.log_artifact(made.mlflow_run_id, str(file), "label_issues")
+
+
+def headline(made: LabelIssues) -> str:
+    return f"{made.dataset}: {made.issues:,} of {made.images:,} training labels look wrong"
+
+
+def page(made: LabelIssues) -> str:
+    """The Prefect page: the sheet, the worst of them, and where the table is."""
+    rows = "\n".join(
+        f"| {rank} | {plain(label)} | {plain(suggested)} | {trust:.3f} | {plain(uri)} |"
+        for rank, (uri, label, suggested, trust) in enumerate(made.worst, 1)
+    )
+    shown = f"{picture('The worst of them', made.sheet.read_bytes())}\n\n" if made.sheet else ""
+    return (
+        f"# {headline(made)}\n\n"
+        f"Correct `label` in `{made.table}` and name that file as `labels:`.\n\n{shown}"
+        f"| | label | rather | confidence in its label | image |\n| ---: | --- | --- | ---: | --- |\n{rows}\n"
+    )

@@ -1,0 +1,106 @@
+"""What a training is made of: all that it takes to train it again, written beside it when it begins.
+
+The run's folder has it as `lineage.json`, and so has every version that is made of the run.
+"""
+
+import hashlib
+import json
+import platform
+import subprocess
+from dataclasses import asdict
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, distribution, distributions
+from pathlib import Path
+from typing import Any
+
+from upath import UPath
+
+import resnet_core
+from resnet_core.machine import Machine, this_machine
+from resnet_core.storage.digest import source_digest
+from resnet_core.storage.files import write_text
+from tasks.dataset import Dataset
+from tasks.registry.versions import LINEAGE
+from tasks.training.run import LEARNING
+from tasks.values import ShardSet
+
+HOME = Path(resnet_core.__file__).resolve().parents[1]
+
+
+def write_lineage(
+    folder: UPath, dataset: Dataset, shard_set: ShardSet, start: str | None, device: str, resident_bytes: int
+) -> None:
+    """start: the digest of the training whose weights it begins with."""
+    installed = distributions_here()
+    written = {
+        "dataset": dataset.model_dump(mode="json"),
+        "shards": shard_set.digest,
+        "images": {"train": shard_set.train, "validation": shard_set.validation, "test": shard_set.test},
+        "start": start,
+        "seeds": {"training": dataset.train.seed, "split": dataset.split.seed},
+        "device": device,
+        "resident_bytes": resident_bytes,
+        "code": source_digest(*LEARNING),
+        "commit": commit(),
+        "python": platform.python_version(),
+        "distributions": installed,
+        "lock": lock_digest(installed),
+        "machine": asdict(this_machine()),
+    }
+    write_text(folder / LINEAGE, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+
+
+def read_lineage(folder: UPath | Path) -> dict[str, Any]:
+    """What `write_lineage` wrote; empty for a training of an earlier release."""
+    path = folder / LINEAGE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+
+
+def machine_of(lineage: dict[str, Any]) -> Machine | None:
+    """The machine that the training ran on."""
+    found = lineage.get("machine")
+    return Machine(**{**found, "gpus": tuple(found["gpus"])}) if found else None
+
+
+def distributions_here() -> list[str]:
+    """Every installed distribution as `name==version`, in order."""
+    return sorted({f"{d.metadata['Name'].lower()}=={d.version}" for d in distributions()})
+
+
+def lock_digest(installed: list[str]) -> str:
+    """SHA-256 over the lines."""
+    return hashlib.sha256("\n".join(installed).encode()).hexdigest()
+
+
+@lru_cache
+def commit() -> str:
+    """The commit that this code is of, with `-dirty` where files differ from it; where it is installed from
+    a package, the package's version."""
+    if git("ls-files", "--error-unmatch", "resnet_core/__init__.py"):  # and not of a repository around it
+        found = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+        if found:
+            return found
+    try:
+        grayline = distribution("grayline")
+        origin = json.loads(grayline.read_text("direct_url.json") or "{}")
+        return str(origin.get("vcs_info", {}).get("commit_id") or f"grayline {grayline.version}")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def git(*arguments: str) -> str:
+    """What git says of the folder that this code lies in; nothing where there is none."""
+    command = ["git", "-C", str(HOME), *arguments]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def environment(lineage: dict[str, Any]) -> str:
+    """The distributions that the training ran with, pinned, one a line."""
+    lines = lineage.get("distributions") or distributions_here()
+    python = lineage.get("python") or platform.python_version()
+    system = lineage.get("machine", {}).get("system") or platform.platform()
+    return f"# Python {python} on {system}\n" + "\n".join(lines) + "\n"

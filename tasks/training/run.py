@@ -1,0 +1,106 @@
+"""What every training does: its Job out of a shard set and a data set file, and its progress."""
+
+from collections.abc import Callable
+
+from prefect.client.schemas.objects import State
+
+from resnet_core import device
+from resnet_core.device import describe, find_device
+from resnet_core.errors import JobError, UserError
+from resnet_core.model import blocks, heads, pretrained, resnet, sized
+from resnet_core.model import inputs as normalisation
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.resnet import ModelConfig
+from resnet_core.shards import soft_labels
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import digest_of, source_digest
+from resnet_core.training import _learner as learner
+from resnet_core.training import _optim as optimizers
+from resnet_core.training import _progressive as sizes
+from resnet_core.training import augment, batches, distributed, loss, mix, muon, sampling
+from resnet_core.training import config as recipes
+from resnet_core.training import job as training
+from resnet_core.training import loop as fit
+from resnet_core.training.config import TrainConfig
+from resnet_core.training.job import Job
+from resnet_core.training.loop import Epoch, Step
+from tasks.dataset import Dataset
+from tasks.training.processes import LostProcessError, run_on_devices
+from tasks.values import ShardSet
+
+# What decides what comes out of a training, beside its data and settings.
+LEARNING = (
+    augment, batches, blocks, device, distributed, fit, heads, learner, loss, mix, muon, normalisation, optimizers,
+    pretrained, recipes, resnet, sampling, sized, sizes, soft_labels, training,
+)  # fmt: skip
+
+
+def may_succeed(task: object, run: object, state: State) -> bool:
+    """Whether to try again: what was lost on the way is worth it, what the user has to change is not."""
+    error = state.result(raise_on_failure=False)
+    return isinstance(error, LostProcessError) or not isinstance(error, UserError | JobError)
+
+
+def learning_digest(shard_set: ShardSet, model: ModelConfig, config: TrainConfig) -> str:
+    """Of all that decides what comes out of a training from scratch."""
+    return digest_of(shard_set.digest, model, config, pretrained.identity(model), source_digest(*LEARNING))
+
+
+def job_of(shard_set: ShardSet, dataset: Dataset, resident_bytes: int, keys: Keys | None) -> Job:
+    """One that starts from scratch and keeps no checkpoint."""
+    return Job(
+        files=shard_set.files,
+        classes=shard_set.classes,
+        preprocessing=shard_set.preprocessing,
+        train=shard_set.train,
+        validation=shard_set.validation,
+        model=dataset.model,
+        config=dataset.train,
+        resident_bytes=resident_bytes,
+        keys=keys,
+    )
+
+
+def run_job(
+    job: Job, device: str, runner: str, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
+) -> tuple[Classifier, list[Epoch]]:
+    """`training.run` where the settings want it: in this process, in several of this machine, or on a cluster."""
+    target = find_device(device)
+    if job.config.devices == 1:
+        return training.run(job, target, on_step=on_step, on_epoch=on_epoch)
+    if runner == "ray":
+        from tasks.training.ray_processes import run_on_cluster
+
+        return run_on_cluster(job, target, device, on_step, on_epoch)
+    return run_on_devices(job, target, on_step, on_epoch)
+
+
+def places(job: Job, device: str) -> str:
+    """Where it runs, for logs and reports."""
+    one = describe(find_device(device))
+    return one if job.config.devices == 1 else f"{job.config.devices} of {one}"
+
+
+class Meter:
+    """Turns the loop's steps into a progress bar's advances."""
+
+    def __init__(self, advance: Callable[[int, str], None], epochs: int) -> None:
+        self.advance = advance
+        self.epochs = epochs
+        self.shown = 0  # images of the current epoch that the bar already counts
+        self.epochs_shown = 0
+
+    def step(self, step: Step) -> None:
+        self.advance(step.images - self.shown, self.note(step))
+        self.shown = step.images
+
+    def epoch_done(self, epoch: Epoch, images: int) -> None:
+        """A GPU's last steps were not shown; a resumed run begins with the epochs it has."""
+        self.advance((epoch.epoch - self.epochs_shown) * images - self.shown, self.note(epoch))
+        self.epochs_shown, self.shown = epoch.epoch, 0
+
+    def note(self, at: Step | Epoch) -> str:
+        text = f"epoch {at.epoch}/{self.epochs}  loss {at.loss:.3f}  accuracy {at.accuracy:.3f}"
+        if isinstance(at, Epoch) and at.validation_accuracy is not None:
+            text += f"  validation {at.validation_accuracy:.3f}"
+        return text

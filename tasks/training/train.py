@@ -1,0 +1,144 @@
+"""Train: a shard set into a classifier, going on where an interrupted run stopped."""
+
+import json
+import logging
+import time
+from dataclasses import asdict, replace
+from typing import Any
+
+from prefect import task
+from upath import UPath
+
+from resnet_core.device import find_device
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import digest_of
+from resnet_core.storage.files import write_folder, write_text
+from resnet_core.training.config import warm_started
+from resnet_core.training.energy import EnergyMeter
+from resnet_core.training.job import Job
+from resnet_core.training.loop import Epoch
+from tasks.dataset import Dataset
+from tasks.progress import progress
+from tasks.registry import runs as tracking
+from tasks.registry.versions import CHAMPION, SHARDS, by_alias, checkpoint_of
+from tasks.training.lineage import write_lineage
+from tasks.training.run import Meter, job_of, learning_digest, may_succeed, places, run_job
+from tasks.values import Checkpoint, ShardSet
+
+log = logging.getLogger("grayline")
+
+
+@task(retries=1, retry_condition_fn=may_succeed)
+def train(
+    shard_set: ShardSet,
+    dataset: Dataset,
+    store: UPath,
+    tracking_uri: str,
+    device: str = "auto",
+    resident_bytes: int = 2 * 1024**3,
+    keys: Keys | None = None,
+    runner: str = "threads",
+) -> Checkpoint:
+    """Train, or find the classifier that the same data, settings and code have already given."""
+    champion = champion_of(dataset, store, tracking_uri)
+    made_of = learning_digest(shard_set, dataset.model, dataset.train)
+    folder = store / "runs" / dataset.name / training_digest(made_of, champion)
+    run_id = tracking.open_run(tracking_uri, store, dataset.name, folder.name, name=run_name(dataset, folder.name))
+    tracking.log_params(tracking_uri, run_id, dataset.model_dump(exclude={"card"}))
+    tracking.set_tags(tracking_uri, run_id, tags_of(dataset, shard_set))
+    reused = (folder / "epochs.json").exists()
+    if not reused:
+        job = replace(job_of(shard_set, dataset, resident_bytes, keys), state=folder / "state.safetensors")
+        if champion:
+            job = replace(job, start=champion / "model", config=warm_started(job.config))
+        start = champion.name if champion else None
+        write_lineage(folder, dataset, shard_set, start, find_device(device).type, resident_bytes)
+        tracking.set_status(tracking_uri, run_id, "RUNNING")
+        try:
+            train_new(job, folder, made_of, tracking_uri, run_id, device, runner)
+        except BaseException:
+            tracking.set_status(tracking_uri, run_id, "FAILED")
+            raise
+    summary = read_summary(folder)
+    epochs = [Epoch(**values) for values in summary["epochs"]]
+    tracking.log_epochs(tracking_uri, run_id, epochs)
+    return Checkpoint(
+        dataset=dataset.name,
+        folder=folder,
+        digest=folder.name,
+        epochs=len(epochs),
+        train_accuracy=epochs[-1].accuracy,
+        seconds=summary["seconds"],
+        device=summary["device"],
+        reused=reused,
+        mlflow_run_id=run_id,
+    )
+
+
+def run_name(dataset: Dataset, digest: str) -> str:
+    """What tells runs apart in a list of them: elpv-resnet18-fast-160px-1a2b3c4d."""
+    return f"{dataset.name}-{dataset.model.arch}-{dataset.recipe}-{dataset.image.size}px-{digest[:8]}"
+
+
+def tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
+    """What runs are searched by, beside their parameters."""
+    return {
+        "grayline.dataset": dataset.name,
+        "grayline.arch": dataset.model.arch,
+        "grayline.recipe": dataset.recipe,
+        SHARDS: shard_set.digest,
+    }
+
+
+def champion_of(dataset: Dataset, store: UPath, tracking_uri: str) -> UPath | None:
+    """The folder of the training that the champion came from, where the data set file wants to start there."""
+    champion = by_alias(tracking_uri, dataset.name, CHAMPION) if dataset.train.start == "champion" else None
+    if champion is None:
+        return None
+    folder = store / "runs" / dataset.name / checkpoint_of(tracking_uri, champion)
+    if (folder / "epochs.json").exists():
+        return folder
+    log.warning("train       the champion's training is gone from %s: this one starts from scratch", folder)
+    return None
+
+
+def training_digest(made_of: str, champion: UPath | None) -> str:
+    """The name of a training. A champion that was made of the same data, settings and code is what would
+    come out of it."""
+    if champion is None:
+        return made_of
+    return champion.name if read_summary(champion).get("made_of") == made_of else digest_of(made_of, champion.name)
+
+
+def read_summary(folder: UPath) -> dict[str, Any]:
+    return json.loads((folder / "epochs.json").read_text(encoding="utf-8"))
+
+
+def train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id: str, device: str, runner: str) -> None:
+    """Fill `folder` with `model/` and, last, `epochs.json`; `state.safetensors` is there meanwhile."""
+    started, where = time.monotonic(), places(job, device)
+    begins = f", from {job.start.parent.name}" if job.start else ""
+    log.info("train       %s, %d px, on %s%s", job.model.arch, job.preprocessing.size, where, begins)
+    with progress("train", job.train * job.config.epochs) as advance:
+        meter = Meter(advance, job.config.epochs)
+        if job.config.compile and find_device(device).type == "cuda":
+            advance(0, "compiling the network, which takes a minute or more")
+
+        def on_epoch(epoch: Epoch) -> None:
+            meter.epoch_done(epoch, job.train)
+            tracking.log_epochs(tracking_uri, run_id, [epoch])
+
+        with tracking.system_metrics(tracking_uri, run_id):
+            energy = EnergyMeter(find_device(device), job.config.devices)
+            classifier, epochs = run_job(job, device, runner, meter.step, on_epoch)
+    with write_folder(folder / "model") as draft:
+        classifier.save(draft)
+    summary = {
+        "made_of": made_of,
+        "seconds": round(time.monotonic() - started, 1),
+        "device": where,
+        "energy": asdict(energy.stop()),
+        "epochs": [asdict(epoch) for epoch in epochs],
+    }
+    write_text(folder / "epochs.json", json.dumps(summary, indent=2) + "\n")
+    (folder / "state.safetensors").unlink(missing_ok=True)

@@ -1,0 +1,262 @@
+"""Tune: an Optuna study over a data set's settings. A trial is a training, judged by its accuracy on images
+that it has not learned from, none of them a test image."""
+
+import logging
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import optuna
+import pyarrow.parquet as pq
+import torch
+import yaml
+from optuna.study import Study
+from optuna.trial import Trial
+from prefect import task
+from prefect.artifacts import create_markdown_artifact
+from upath import UPath
+
+from resnet_core.errors import JobError, TrainingError, UserError
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import digest_of, table_digest
+from resnet_core.storage.files import write_whole
+from resnet_core.training import loop as fit
+from resnet_core.training import search_space
+from resnet_core.training.job import Job
+from resnet_core.training.loop import Epoch, Step
+from resnet_core.training.search_space import Space, Value
+from tasks.dataset import Dataset
+from tasks.progress import Advance, progress
+from tasks.registry import runs as tracking
+from tasks.training import studies
+from tasks.training.folds import training_images
+from tasks.training.processes import LostProcessError
+from tasks.training.run import job_of, learning_digest, places, run_job
+from tasks.values import Catalog, ShardSet, StudyPlan, Tuning
+
+log = logging.getLogger("grayline")
+
+PARTS = 5  # of the training images one is kept aside, where there are no validation images
+ASIDE = "kept_aside.parquet"
+OUTCOME = "grayline.trial"
+
+
+@dataclass(frozen=True)
+class Trials:
+    """What the trials of a study share."""
+
+    plan: StudyPlan
+    job: Job
+    space: Space
+    tracking_uri: str
+    store: UPath
+    device: str
+    runner: str
+
+
+def check_numbers(trials: int, epochs: int | None) -> None:
+    """Raises UserError for numbers that cannot be meant."""
+    for option, number in (("--trials", trials), ("--epochs", 1 if epochs is None else epochs)):
+        if number < 1:
+            raise UserError(f"{option}: {number} is too few. Write 1 or more.")
+
+
+@task
+def plan_study(
+    shard_set: ShardSet,
+    dataset: Dataset,
+    catalog: Catalog,
+    store: UPath,
+    storage: str,
+    tracking_uri: str,
+    trials: int,
+    epochs: int | None = None,
+    keys: Keys | None = None,
+) -> StudyPlan:
+    """Which study it is: that of the same data, settings, space and code, if there is one."""
+    images = None
+    if not shard_set.validation:
+        images = training_images(shard_set, catalog, PARTS, dataset.split.seed, keys)
+    settings = settings_of(dataset, epochs)
+    aside = table_digest([images]) if images else None
+    made_of = learning_digest(shard_set, settings.model, settings.train)
+    digest = digest_of("tune", aside, made_of, space_of(settings))
+    folder = store / "tune" / dataset.name / digest
+    if images:
+        with write_whole(folder / ASIDE) as draft:
+            pq.write_table(images, draft)
+    run_id = tracking.open_run(tracking_uri, store, dataset.name, digest, name=f"{dataset.name}-tune")
+    tracking.log_params(tracking_uri, run_id, settings.model_dump(exclude={"tune"}))
+    name = f"{dataset.name}-{digest}"
+    return StudyPlan(dataset.name, name, storage, folder, trials, settings.train.epochs, run_id)
+
+
+def settings_of(dataset: Dataset, epochs: int | None) -> Dataset:
+    """From scratch, for the champion may have seen what is kept aside."""
+    train = replace(dataset.train, start="scratch", epochs=epochs or dataset.train.epochs)
+    return dataset.model_copy(update={"train": train})
+
+
+def space_of(dataset: Dataset) -> Space:
+    return search_space.parse(dataset.tune or search_space.around(dataset.train))
+
+
+@task
+def run_trials(
+    plan: StudyPlan,
+    shard_set: ShardSet,
+    dataset: Dataset,
+    store: UPath,
+    tracking_uri: str,
+    device: str = "auto",
+    resident_bytes: int = 2 * 1024**3,
+    keys: Keys | None = None,
+    runner: str = "threads",
+) -> int:
+    """Bring the study to as many trials as planned. Returns how many there were before."""
+    settings = settings_of(dataset, plan.epochs)
+    job = job_of(shard_set, settings, resident_bytes, keys)
+    if not shard_set.validation:
+        with (plan.folder / ASIDE).open("rb") as file:
+            job = replace(job, held_out=pq.read_table(file, columns=["fold"])["fold"].to_numpy() == 0)
+    shared = Trials(plan, job, space_of(settings), tracking_uri, store, device, runner)
+    study = studies.open_study(plan.storage, plan.name, plan.epochs)
+    studies.queue_again(study)
+    own = search_space.own(job.model, job.config, shared.space)
+    if own:
+        studies.queue_own(study, own)
+    before = done = len(studies.ended(study))
+    log.info("tune        %d trials of %d epochs, on %s", plan.trials, plan.epochs, places(job, device))
+    tracking.set_status(tracking_uri, plan.mlflow_run_id, "RUNNING")
+    try:
+        with progress("tune", plan.trials, "trials") as advance:
+            advance(min(done, plan.trials))
+            while done < plan.trials:
+                study.sampler = studies.sampler(job.config.seed, studies.begun(study))
+                study.optimize(lambda trial: run_trial(trial, study, shared, advance), n_trials=1)
+                done = len(studies.ended(study))
+                advance(1)
+    except BaseException:
+        tracking.set_status(tracking_uri, plan.mlflow_run_id, "FAILED")
+        raise
+    return before
+
+
+def run_trial(trial: Trial, study: Study, shared: Trials, advance: Advance) -> float:
+    """The validation accuracy that a training with the trial's values ends with. Raises TrialPruned for one
+    that is not worth going on with, or cannot."""
+    trial.set_user_attr(studies.PROCESS, studies.this_process())
+    values = studies.suggest(trial, shared.space)
+    plan, number = shared.plan, studies.first_number(study, trial.number)
+    name = f"{plan.name}-{number}"
+    run_id = tracking.open_run(
+        shared.tracking_uri, shared.store, plan.dataset, name, name=f"trial-{number}", parent=plan.mlflow_run_id
+    )
+    tracking.log_params(shared.tracking_uri, run_id, search_space.fragment(values))
+    tracking.set_status(shared.tracking_uri, run_id, "RUNNING")
+    model, config = search_space.apply(shared.job.model, shared.job.config, values)
+    job = replace(shared.job, model=model, config=config, state=plan.folder / f"{number}.safetensors")
+    accuracy = None
+    try:
+        accuracy = train(trial, study, job, shared, run_id, advance)
+        outcome = f"{accuracy:.4f}"
+    except LostProcessError:
+        tracking.set_status(shared.tracking_uri, run_id, "FAILED")
+        raise
+    except (TrainingError, torch.OutOfMemoryError, optuna.TrialPruned) as error:
+        # Values that cannot be trained with are bad ones, and the sampler should know.
+        outcome = f"ended, {error}"
+    except BaseException:
+        tracking.set_status(shared.tracking_uri, run_id, "FAILED")
+        raise
+    tracking.client(shared.tracking_uri).set_tag(run_id, OUTCOME, outcome)
+    tracking.set_status(shared.tracking_uri, run_id, "FINISHED")
+    log.info("tune        trial %d: %s with %s", trial.number, outcome, text_of(values))
+    plan.folder.joinpath(f"{number}.safetensors").unlink(missing_ok=True)
+    if accuracy is None:
+        raise optuna.TrialPruned(outcome)
+    return accuracy
+
+
+def train(trial: Trial, study: Study, job: Job, shared: Trials, run_id: str, advance: Advance) -> float:
+    """The validation accuracy of the classifier that the training gives."""
+    last, leader = job.config.epochs, studies.leader(study)
+
+    def note(at: Epoch | Step, accuracy: float) -> str:
+        return f"trial {trial.number}  epoch {at.epoch}/{last}  accuracy {accuracy:.3f}  {leader}"
+
+    def on_step(step: Step) -> None:
+        advance(0, note(step, step.accuracy))
+
+    def on_epoch(epoch: Epoch) -> None:
+        accuracy = epoch.validation_accuracy
+        assert accuracy is not None
+        tracking.log_epochs(shared.tracking_uri, run_id, [epoch])
+        trial.report(accuracy, epoch.epoch)
+        advance(0, note(epoch, accuracy))
+        if epoch.epoch < last and trial.should_prune():
+            raise optuna.TrialPruned(f"at {accuracy:.4f} after {epoch.epoch} of {last} epochs")
+
+    _, epochs = run_job(job, shared.device, shared.runner, on_step, on_epoch)
+    tracking.log_epochs(shared.tracking_uri, run_id, epochs)
+    # A process that was killed had written the checkpoint of an epoch that it had not told of.
+    reported = study.trials[trial.number].intermediate_values
+    for epoch in epochs:
+        if epoch.epoch not in reported and epoch.validation_accuracy is not None:
+            trial.report(epoch.validation_accuracy, epoch.epoch)
+    found = epochs[fit.best(epochs) - 1 if job.config.early_stopping else -1].validation_accuracy
+    assert found is not None
+    return found
+
+
+def text_of(values: Mapping[str, Value]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
+
+
+@task
+def finish_study(plan: StudyPlan, tracking_uri: str) -> Tuning:
+    """What the study came to; its best values and its pictures go to MLflow. Raises JobError when no trial
+    came to its end."""
+    study = studies.open_study(plan.storage, plan.name, plan.epochs)
+    ended, complete = studies.ended(study), studies.completed(study)
+    if not complete:
+        raise JobError(
+            f"tune: none of {len(ended)} trials came to its end. Search smaller rates: `tune: {{lr: [...]}}`."
+        )
+    best = study.best_trial
+    own = [trial.value for trial in complete if trial.user_attrs.get(studies.OWN)]
+    values = studies.values_of(best)
+    found = Tuning(
+        plan=plan,
+        trials=len(ended),
+        pruned=len(ended) - len(complete),
+        number=best.number,
+        accuracy=float(study.best_value),
+        values=values,
+        own_accuracy=own[0] if own else None,
+        importance=studies.importance(study),
+    )
+    tracking.log_metrics(tracking_uri, plan.mlflow_run_id, {"best_validation_accuracy": found.accuracy})
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "best.yaml").write_text(fragment_text(values), encoding="utf-8")
+        studies.draw(study, Path(folder))
+        tracking.client(tracking_uri).log_artifacts(plan.mlflow_run_id, folder, "tune")
+    tracking.set_status(tracking_uri, plan.mlflow_run_id, "FINISHED")
+    create_markdown_artifact(markdown(found), key="tune", description="The best values, and what matters")
+    return found
+
+
+def fragment_text(values: Mapping[str, Value]) -> str:
+    """To be pasted into a data set file."""
+    return yaml.safe_dump(search_space.fragment(values), sort_keys=False)
+
+
+def markdown(found: Tuning) -> str:
+    rows = "\n".join(
+        f"| {key} | {value} | {found.importance.get(key, float('nan')):.2f} |" for key, value in found.values.items()
+    )
+    return (
+        f"# {found.plan.dataset}: validation accuracy {found.accuracy:.4f}, the best of {found.trials} trials\n\n"
+        f"```yaml\n{fragment_text(found.values)}```\n\n| key | best | importance |\n| --- | --- | --- |\n{rows}\n"
+    )

@@ -1,0 +1,86 @@
+"""Grad-CAM: it is the paper's, it turns with the image, and its cells are fine enough to show a place."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.nn import functional
+
+from resnet_core.explain.grad_cam import finest, grad_cam
+from resnet_core.images.preprocessing import Preprocessing, resize
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.inputs import Normalisation, to_input
+from resnet_core.model.resnet import ModelConfig, build
+from tests.resnet_core.model.test_resnet import TINY, randomised
+
+SIDE = 48
+
+
+def classifier(config: ModelConfig = TINY, size: int = SIDE) -> Classifier:
+    network = build(config, size=size, classes=3, seed=5)
+    randomised(network)
+    return Classifier(network.eval(), config, ("a", "b", "c"), Preprocessing(size), Normalisation(0.4, 0.2))
+
+
+@pytest.fixture(scope="module")
+def pixels(photograph: Image.Image) -> np.ndarray:
+    gray = np.asarray(photograph.convert("L"))
+    return np.stack([resize(gray[k : k + 300, 2 * k : 2 * k + 300], Preprocessing(SIDE)) for k in (0, 60, 100)])
+
+
+def test_it_is_the_weighted_sum_of_the_paper(pixels: np.ndarray) -> None:
+    ours = classifier()
+    wanted = np.array([2, 0, 1])
+    found = grad_cam(ours, pixels, wanted)
+    stages = ours.network.stages(ours.network.stem(to_input(torch.from_numpy(pixels), ours.normalisation)))
+    number = int(found.layer[-1])
+    here = stages[number - 1].detach().requires_grad_()
+    onward = here
+    for later in range(number + 1, 5):
+        onward = getattr(ours.network, f"layer{later}")(onward)
+    scores = ours.network.fc(ours.network.avgpool(onward).flatten(1))
+    scores[range(3), wanted].sum().backward()
+    assert here.grad is not None
+    cam = (here.grad.mean((2, 3), keepdim=True) * here).sum(1, keepdim=True).relu()
+    enlarged = functional.interpolate(cam, (SIDE, SIDE), mode="bicubic").clamp_min(0)[:, 0].detach().numpy()
+    largest = enlarged.max((1, 2), keepdims=True)
+    np.testing.assert_allclose(found.heat, enlarged / np.where(largest > 0, largest, 1), atol=1e-5)
+    assert (found.heat.max((1, 2)) > 0).any()
+
+
+@pytest.mark.parametrize("turn", [lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: x.transpose(0, 2, 1)])
+def test_a_map_turns_with_the_image(pixels: np.ndarray, turn: object) -> None:
+    """As the score does, where it is the mean over all mirror images."""
+    ours = classifier(replace(TINY, score_flips="dihedral"))
+    wanted = np.array([0, 1, 2])
+    upright, turned = grad_cam(ours, pixels, wanted), grad_cam(ours, np.ascontiguousarray(turn(pixels)), wanted)
+    np.testing.assert_allclose(turned.heat, turn(upright.heat), atol=1e-4)
+    assert not np.allclose(turned.heat, upright.heat, atol=0.05)
+
+
+def test_a_score_over_sizes_has_a_map_over_sizes(pixels: np.ndarray) -> None:
+    """Each size counts as much as the others, whatever its gradients."""
+    wanted = np.array([0, 1, 2])
+    alone = [grad_cam(classifier(replace(TINY, score_scales=(side,))), pixels, wanted).heat for side in (32, 64)]
+    both = grad_cam(classifier(replace(TINY, score_scales=(32, 64))), pixels, wanted).heat
+    mean = sum(alone)
+    largest = mean.max((1, 2), keepdims=True)
+    np.testing.assert_allclose(both, mean / np.where(largest > 0, largest, 1), atol=0.15)
+    assert both.shape == pixels.shape
+    assert both.min() >= 0
+    assert both.max() <= 1
+
+
+@pytest.mark.parametrize(("size", "layer"), [(8, "layer2"), (32, "layer4"), (96, "layer3"), (160, "layer4")])
+def test_the_last_stage_of_four_cells_or_more_is_looked_into(size: int, layer: str) -> None:
+    assert finest(build(TINY, size=size, classes=2), size) == layer
+
+
+def test_training_state_is_left_alone(pixels: np.ndarray) -> None:
+    ours = classifier()
+    before = ours.probabilities(pixels)
+    grad_cam(ours, pixels, before.argmax(1))
+    np.testing.assert_array_equal(ours.probabilities(pixels), before)
+    assert all(value.grad is None for value in ours.network.parameters())

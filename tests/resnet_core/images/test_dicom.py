@@ -1,0 +1,204 @@
+"""DICOM: what a viewer shows, on the real files that pydicom's wheel brings, and a reason for all others."""
+
+import io
+import subprocess
+import sys
+import warnings
+import zlib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from resnet_core.images._dicom import decode_dicom, is_dicom, transfer_syntax
+from resnet_core.images.decode import BadImageError, decode, luma
+
+pydicom = pytest.importorskip("pydicom")
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:pydicom")
+
+FILES = Path(pydicom.__file__).parent / "data" / "test_files"
+
+
+def bytes_of(name: str) -> bytes:
+    return (FILES / name).read_bytes()
+
+
+def changed(name: str, **elements: Any) -> bytes:
+    """The file with some elements set, or removed when None."""
+    dataset = pydicom.dcmread(FILES / name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for keyword, value in elements.items():
+            if value is None:
+                delattr(dataset, keyword)
+            else:
+                setattr(dataset, keyword, value)
+        sink = io.BytesIO()
+        dataset.save_as(sink)
+    return sink.getvalue()
+
+
+def stored(name: str) -> np.ndarray:
+    return pydicom.dcmread(FILES / name).pixel_array.astype(np.float64)
+
+
+def test_the_window_is_applied() -> None:
+    gray = decode(bytes_of("MR_small.dcm"))  # centre 600, width 1600
+    wanted = ((stored("MR_small.dcm") - 599.5) / 1599 + 0.5).clip(0, 1) * 255
+    assert np.abs(gray - wanted).max() <= 0.5 + 1e-9
+
+
+def test_the_first_of_several_windows_is_the_one() -> None:
+    several = changed("MR_small.dcm", WindowCenter=[600, 10], WindowWidth=[1600, 10])
+    assert np.array_equal(decode(several), decode(bytes_of("MR_small.dcm")))
+
+
+@pytest.mark.parametrize(
+    ("function", "wanted"),
+    [
+        ("LINEAR_EXACT", lambda x: ((x - 600) / 1600 + 0.5).clip(0, 1)),
+        ("SIGMOID", lambda x: 1 / (1 + np.exp(-4 * (x - 600) / 1600))),
+    ],
+)
+def test_windows_of_other_shapes(function: str, wanted: Any) -> None:
+    gray = decode(changed("MR_small.dcm", VOILUTFunction=function))
+    assert np.abs(gray - wanted(stored("MR_small.dcm")) * 255).max() <= 0.5 + 1e-9
+
+
+def test_the_window_is_one_of_rescaled_values() -> None:
+    moved = changed("MR_small.dcm", RescaleSlope=2, RescaleIntercept=-1000, WindowCenter=200, WindowWidth=3199)
+    gray, wanted = decode(moved), ((2 * stored("MR_small.dcm") - 1199.5) / 3198 + 0.5).clip(0, 1) * 255
+    assert np.abs(gray - wanted).max() <= 0.5 + 1e-9
+
+
+def test_monochrome1_is_inverted() -> None:
+    inverted = decode(changed("MR_small.dcm", PhotometricInterpretation="MONOCHROME1"))
+    assert np.array_equal(inverted, 255 - decode(bytes_of("MR_small.dcm")))
+
+
+def test_without_a_window_the_range_of_the_image_is_stretched() -> None:
+    values = stored("CT_small.dcm")  # 16 bits, of which it uses a few hundred values
+    wanted = (values - values.min()) / (values.max() - values.min()) * 255
+    assert np.abs(decode(bytes_of("CT_small.dcm")) - wanted).max() <= 0.5 + 1e-9
+
+
+def test_eight_bits_are_taken_as_they_are() -> None:
+    assert np.array_equal(decode(bytes_of("image_dfl.dcm")), stored("image_dfl.dcm"))
+
+
+@pytest.mark.parametrize(
+    "name", ["MR_small_RLE.dcm", "MR_small_bigendian.dcm", "MR_small_implicit.dcm", "MR_small_jp2klossless.dcm"]
+)
+def test_every_encoding_gives_the_same_gray(name: str) -> None:
+    assert np.array_equal(decode(bytes_of(name)), decode(bytes_of("MR_small.dcm")))
+
+
+@pytest.mark.parametrize("name", ["examples_rgb_color.dcm", "SC_rgb_rle.dcm", "examples_palette.dcm"])
+def test_colours_become_luma(name: str) -> None:
+    dataset = pydicom.dcmread(FILES / name)
+    rgb = dataset.pixel_array
+    if name == "examples_palette.dcm":
+        rgb = pydicom.pixels.apply_color_lut(rgb, dataset) / 257
+    assert np.abs(decode(bytes_of(name)) - luma(rgb)).max() <= 1
+
+
+def test_ybr_is_converted() -> None:
+    name = "SC_ybr_full_422_uncompressed.dcm"
+    rgb = pydicom.pixels.pixel_array(FILES / name)
+    assert np.abs(decode(bytes_of(name)) - luma(rgb)).max() <= 1
+
+
+def test_the_first_of_many_frames() -> None:
+    frames = pydicom.dcmread(FILES / "SC_rgb_rle_2frame.dcm").pixel_array
+    assert np.abs(decode(bytes_of("SC_rgb_rle_2frame.dcm")) - luma(frames[0])).max() <= 1
+    assert decode(bytes_of("examples_ybr_color.dcm")).shape == (240, 320)  # of 30 frames
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("MR_truncated.dcm", "truncated"),
+        ("rtplan.dcm", "unsupported"),
+        ("test-SR.dcm", "unsupported"),
+        ("SC_rgb_jpeg_gdcm.dcm", "unsupported"),  # lossless JPEG wants another plugin, which the words name
+    ],
+)
+def test_what_gives_no_image_says_why(name: str, reason: str) -> None:
+    with pytest.raises(BadImageError) as caught:
+        decode(bytes_of(name))
+    assert caught.value.reason == reason
+    assert "\n" not in caught.value.detail
+
+
+def test_every_file_is_an_image_or_has_a_reason(capfd: pytest.CaptureFixture[str]) -> None:
+    data = [path.read_bytes() for path in sorted(FILES.rglob("*")) if path.is_file()]
+    images = 0
+    for file in filter(is_dicom, data):
+        with suppress(BadImageError):
+            images += decode(file).ndim == 2
+    assert images > 60
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_RLE.dcm", "image_dfl.dcm", "SC_rgb_small_odd_jpeg.dcm"])
+def test_damage_is_a_reason(name: str) -> None:
+    whole = bytes_of(name)
+    for tenth in range(1, 10):
+        cut = whole[: len(whole) * tenth // 10]
+        if not is_dicom(cut):
+            continue
+        with pytest.raises(BadImageError):
+            decode(cut)
+
+
+def test_a_box_without_a_length_does_not_hang() -> None:
+    whole = bytes_of("GDCMJ2K_TextGBR.dcm")  # JPEG 2000 in boxes
+    place = whole.index(b"ftypjp2 ") - 4
+    with pytest.raises(BadImageError, match="0 bytes"):
+        decode(whole[:place] + bytes(4) + whole[place + 4 :])
+
+
+def test_the_pixel_limit_holds_before_anything_is_unpacked() -> None:
+    with pytest.raises(BadImageError, match=r"too large: 60000 x 60000 pixels"):
+        decode(changed("MR_small.dcm", Rows=60_000, Columns=60_000))
+
+
+def test_a_bomb_in_a_deflated_file_is_too_large() -> None:
+    whole = bytes_of("image_dfl.dcm")
+    _, start = transfer_syntax(whole)
+    elements = zlib.decompress(whole[start:], -zlib.MAX_WBITS)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    bomb = whole[:start] + deflate.compress(elements + bytes(2**24)) + deflate.flush()
+    assert len(bomb) < 2**19
+    with pytest.raises(BadImageError, match="too large: unpacks to more than"):
+        decode_dicom(bomb, max_pixels=2**20)
+
+
+def test_without_pydicom_it_says_what_to_install() -> None:
+    code = """
+import sys
+sys.modules["pydicom"] = None  # what an installation without the extra comes to
+from resnet_core.images.decode import BadImageError, decode
+try:
+    decode(sys.stdin.buffer.read())
+except BadImageError as error:
+    print(error)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], input=bytes_of("MR_small.dcm"), capture_output=True, check=True)
+    assert ran.stdout.decode().strip() == "unsupported: a DICOM file; it needs `pip install 'grayline[dicom]'`"
+
+
+def test_pydicom_is_imported_for_dicom_only() -> None:
+    code = """
+import sys
+from resnet_core.images.decode import BadImageError, decode
+try:
+    decode(b"no image")
+except BadImageError:
+    print([name for name in ("pydicom", "torch", "cv2") if name in sys.modules])
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+    assert ran.stdout.decode().strip() == "[]"

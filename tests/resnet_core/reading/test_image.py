@@ -1,0 +1,85 @@
+"""One pass over a file's bytes: its name, its size, how it looks; what costs too much is a reason."""
+
+import hashlib
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnet_core.catalog.near_duplicates import perceptual_hash
+from resnet_core.images.decode import decode_square
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.images.statistics import measure
+from resnet_core.reading.image import Limits, ReadImage, as_table, read_file, read_image, schema
+
+SETTINGS = Preprocessing(size=32)
+
+
+@pytest.fixture(scope="module")
+def png(photograph: Image.Image) -> bytes:
+    sink = io.BytesIO()
+    photograph.resize((300, 200)).save(sink, "PNG")
+    return sink.getvalue()
+
+
+def test_one_pass_gives_name_size_looks_and_pixels(png: bytes) -> None:
+    image = read_image(png, SETTINGS)
+    assert image.image_id == hashlib.sha256(png).hexdigest()
+    assert (image.width, image.height, image.reason) == (300, 200, None)
+    assert image.pixels is not None
+    assert np.array_equal(image.pixels, decode_square(png, SETTINGS).pixels)
+
+
+def test_a_bad_image_keeps_its_name(png: bytes) -> None:
+    cut = png[: len(png) // 2]
+    image = read_image(cut, SETTINGS)
+    assert image.image_id == hashlib.sha256(cut).hexdigest()
+    assert image.reason is not None
+    assert image.reason.startswith("truncated: ")
+    assert image.pixels is None
+
+
+@pytest.mark.parametrize(("limits", "named"), [(Limits(bytes=1000), True), (Limits(pixels=1000), False)])
+def test_what_is_over_a_limit_is_too_large(png: bytes, limits: Limits, named: bool) -> None:
+    image = read_image(png, SETTINGS, limits)
+    assert image.reason is not None
+    assert image.reason.startswith("too large: ")
+    assert "over the limit of 1,000" in image.reason
+    assert (image.image_id is None) is named
+
+
+def test_a_file_that_cannot_be_opened_has_a_reason_and_no_name(tmp_path: Path) -> None:
+    assert read_file(str(tmp_path / "gone.png"), SETTINGS) == ReadImage(
+        None, reason="unreadable: No such file or directory"
+    )
+    assert read_file(str(tmp_path), SETTINGS).image_id is None
+
+
+def test_a_table_holds_every_field(png: bytes) -> None:
+    good, bad = read_image(png, SETTINGS), read_image(b"", SETTINGS)
+    assert good.pixels is not None
+    assert as_table([good, bad], SETTINGS.size).to_pylist() == [
+        {
+            "image_id": good.image_id,
+            "width": 300,
+            "height": 200,
+            "reason": None,
+            "phash": perceptual_hash(good.pixels),
+            "brightness": pytest.approx(good.pixels.mean()),
+            "contrast": pytest.approx(good.pixels.std()),
+            "sharpness": pytest.approx(measure(good.pixels[None])[2, 0]),
+            "pixels": good.pixels.tobytes(),
+        },
+        {
+            **dict.fromkeys(("width", "height", "phash", "brightness", "contrast", "sharpness")),
+            "image_id": hashlib.sha256(b"").hexdigest(),
+            "reason": bad.reason,
+            "pixels": bytes(32 * 32),
+        },
+    ]
+
+
+def test_a_table_of_nothing_has_the_same_columns() -> None:
+    assert as_table([], SETTINGS.size).schema == schema(SETTINGS.size)

@@ -1,0 +1,165 @@
+"""Manifests: text stays text, mistakes are named, and each row finds its file."""
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from upath import UPath
+
+from resnet_core.errors import UserError
+from resnet_core.sources.manifest import LISTED, MANIFEST, list_manifest, read_manifest
+
+
+def touch(path: Path, content: bytes = b"x") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def test_columns_are_text_and_have_defaults(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", b"path,label,weight,colour\n./a.png,007,,red\nb.png, NA,0.5\n\nc.png,,1,\n")
+    table = read_manifest(UPath(path))
+    assert table.schema == MANIFEST
+    assert table["path"].to_pylist() == ["a.png", "b.png", "c.png"]
+    assert table["label"].to_pylist() == ["007", "NA", None]
+    assert table["weight"].to_pylist() == [1, 0.5, 1]
+    assert table["split"].to_pylist() == [None] * 3
+    assert table["attributes"].to_pylist() == ['{"colour": "red"}', None, None]
+
+
+def test_other_columns_are_attributes_in_csv_and_parquet(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", 'path,camera,label,"Größe, mm",,x\n1,"a ""1""",c,12,9,\n2,,d\n'.encode())
+    assert [text and json.loads(text) for text in read_manifest(UPath(path))["attributes"].to_pylist()] == [
+        {"camera": 'a "1"', "Größe, mm": "12"},
+        None,
+    ]
+    columns = {
+        "path": ["1", "2"],
+        "label": ["c", "d"],
+        "camera": pa.array(["007", None]).dictionary_encode(),
+        "mm": [1.5, float("nan")],
+        "ok": [True, False],
+        "when": pa.array([0, None], pa.date32()),
+        "embedding": [[1.0], [2.0]],
+        "bytes": [b"1", b"2"],
+        "__index_level_0__": [0, 1],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    assert [json.loads(text) for text in read_manifest(UPath(tmp_path / "m.parquet"))["attributes"].to_pylist()] == [
+        {"camera": "007", "mm": "1.5", "ok": "true", "when": "1970-01-01"},
+        {"ok": "false"},
+    ]
+
+
+def test_no_other_columns_no_attributes(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", b"path,label\n1,a\n2,b\n")
+    assert read_manifest(UPath(path))["attributes"].null_count == 2
+
+
+def test_names_may_hold_anything(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", '\ufefflabel,path\r\nä,"a,""b""\nc.png"\r\n7, d e.png\r\n'.encode())
+    assert read_manifest(UPath(path)).select(["path", "label"]).to_pylist() == [
+        {"path": 'a,"b"\nc.png', "label": "ä"},
+        {"path": "d e.png", "label": "7"},
+    ]
+
+
+def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
+    columns = {
+        "label": pa.array(["a", "b", "a"]).dictionary_encode(),
+        "path": ["./1.png", "2.png", "3.png"],
+        "group": [7, None, 8],
+        "weight": [0.5, None, 2],
+        "soft_label": ["a=0.5; b=0.5", None, ""],
+        "split": ["train", "", None],
+        "image_size": [1, 2, 3],
+    }
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    touch(
+        tmp_path / "m.csv",
+        b"path,label,group,weight,split,soft_label,image_size\n1.png,a,7,0.5,train,a=0.5; b=0.5,1\n"
+        b"2.png,b,,,,,2\n3.png,a,8,2,,,3\n",
+    )
+    tables = [read_manifest(UPath(tmp_path / name)) for name in ("m.parquet", "m.csv")]
+    assert tables[0].equals(tables[1])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("paths,label\na,b\n", "no column 'path'. Did you mean 'paths'"),
+        ("path\na\n", "no column 'label'. Its columns: path."),
+        ("", "no column 'path'"),
+        ("path,label,split\na,b,trian\n", "split 'trian' is none of train, validation, test. Did you mean 'train'"),
+        ("path,label\na,b\n./a,c\n", "'a' stands in it 2 times"),
+        ("path,label,weight\na,b,-1\n", "weight '-1' is no number"),
+        ("path,label,weight\na,b,nan\n", "weight 'nan' is no number"),
+        (
+            "path,label,soft_label\na,b,b=0.5\n",
+            "soft_label 'b=0.5' of 'a': its shares sum to 0.5, not to 1. Write a share",
+        ),
+        ("path,label,soft_label\nx,b,\na,b,b\n", "soft_label 'b' of 'a': 'b' is not like `class=0.5`. Write"),
+        (
+            "path,label,soft_label\nx,good,\na,bad,bad=0.5; godo=0.5\n",
+            "of 'a': no row's label is 'godo'. Did you mean 'good'? Write",
+        ),
+        ("path,label\n,b\n", "line 2: `path` is empty"),
+        ("path,label\n\na,b\n,b\n", "line 4: `path` is empty"),
+        ("path,label\na,b,c\n", "line 2 has 3 fields, the first line 2"),
+        ('path,label\n"a,b\nc,d\n', "cannot be read as a table"),
+    ],
+)
+def test_a_wrong_manifest_is_the_users_error(tmp_path: Path, text: str, message: str) -> None:
+    path = touch(tmp_path / "m.csv", text.encode())
+    with pytest.raises(UserError) as caught:
+        read_manifest(UPath(path))
+    assert message in str(caught.value)
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "content"), [("m.csv", b"path,label\n\xff,b\n"), ("m.parquet", b"no table")])
+def test_what_is_no_table_is_the_users_error(tmp_path: Path, name: str, content: bytes) -> None:
+    with pytest.raises(UserError, match="cannot be read as a table"):
+        read_manifest(UPath(touch(tmp_path / name, content)))
+    with pytest.raises(UserError, match="there is no such file"):
+        read_manifest(UPath(tmp_path / f"no-{name}"))
+
+
+def test_paths_are_relative_absolute_or_missing(tmp_path: Path) -> None:
+    inside, outside = touch(tmp_path / "m" / "a b" / "in.png", b"123"), touch(tmp_path / "out.png")
+    (tmp_path / "m" / "folder.png").mkdir()
+    manifest = touch(
+        tmp_path / "m" / "m.csv",
+        f"path,label,group,soft_label,camera\na b/in.png,a,g,a=0.5;b=0.5,7\n{outside},b,\n".encode()
+        + b"none.png,c,\nfolder.png,c,\n",
+    )
+    table = pa.Table.from_batches(list_manifest(UPath(manifest)), LISTED)
+    assert table["uri"].to_pylist() == [str(inside), str(outside), f"{tmp_path}/m/none.png", f"{tmp_path}/m/folder.png"]
+    assert table["path"].to_pylist() == ["a b/in.png", str(outside), "none.png", "folder.png"]
+    assert table["size"].to_pylist() == [3, 1, None, None]
+    assert table["modified"].to_pylist() == [*(str(p.stat().st_mtime_ns) for p in (inside, outside)), None, None]
+    assert table["label"].to_pylist() == ["a", "b", "c", "c"]
+    assert table["group"].to_pylist() == ["g", None, None, None]
+    assert table["soft_label"].to_pylist() == ["a=0.5;b=0.5", None, None, None]
+    assert table["attributes"].to_pylist() == ['{"camera": "7"}', None, None, None]
+    assert set(table["ignored"].to_pylist()) == {False}
+
+
+def test_a_manifest_in_another_file_system_names_files_there(tmp_path: Path) -> None:
+    folder = UPath("memory://manifest-test")
+    (folder / "a").mkdir(parents=True, exist_ok=True)
+    (folder / "a" / "1.png").write_bytes(b"one")
+    here = touch(tmp_path / "2.png")
+    (folder / "m.csv").write_text(f"path,label\na/1.png,a\n{here.as_uri()},b\nmemory://manifest-test/a/1.png,c\n")
+    table = pa.Table.from_batches(list_manifest(folder / "m.csv"), LISTED)
+    assert table["uri"].to_pylist() == ["memory://manifest-test/a/1.png", str(here), "memory://manifest-test/a/1.png"]
+    assert table["size"].to_pylist() == [3, 1, 3]
+    folder.fs.rm(folder.path, recursive=True)
+
+
+def test_a_manifest_of_nothing_that_is_there_is_the_users_error(tmp_path: Path) -> None:
+    manifest = touch(tmp_path / "m.csv", b"path,label\nx/a.png,a\nx/b.png,b\n")
+    with pytest.raises(UserError, match="none of its 2 paths is a file"):
+        list(list_manifest(UPath(manifest)))

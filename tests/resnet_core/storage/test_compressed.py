@@ -1,0 +1,87 @@
+"""The unpacked form of a compressed file: made once for all processes, private, and not left to pile up."""
+
+import gzip
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from resnet_core.storage import compressed as unpacked
+
+CONTENT = b"content " * 10_000
+
+
+@pytest.fixture
+def scratch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A temporary folder of its own."""
+    folder = tmp_path / "scratch"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def packed(tmp_path: Path, content: bytes = CONTENT) -> str:
+    path = tmp_path / "x.gz"
+    path.write_bytes(gzip.compress(content))
+    return str(path)
+
+
+def test_it_is_made_once_and_anew_when_the_file_changes(tmp_path: Path, scratch: Path) -> None:
+    first = unpacked.unpacked(packed(tmp_path))
+    assert Path(first).read_bytes() == CONTENT
+    inode = os.stat(first).st_ino
+    assert os.stat(unpacked.unpacked(str(tmp_path / "x.gz"))).st_ino == inode
+    second = unpacked.unpacked(packed(tmp_path, b"other"))
+    assert (second != first, Path(second).read_bytes()) == (True, b"other")
+    unpacked._remove_made()
+    assert list((scratch / f"grayline-{os.getuid()}").iterdir()) == []
+
+
+def test_processes_that_need_it_at_once_wait_for_one(tmp_path: Path, scratch: Path) -> None:
+    place = packed(tmp_path, CONTENT * 50)
+    script = (
+        "import sys, os; from resnet_core.storage.compressed import unpacked; path = unpacked(sys.argv[1]);"
+        "print(path, os.stat(path).st_ino, flush=True); input()"
+    )
+    command = [sys.executable, "-c", script, place]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
+    running = [
+        subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    lines = [process.stdout.readline() for process in running if process.stdout]
+    for process in running:
+        process.communicate("\n")
+    assert len(set(lines)) == 1
+    assert lines[0].startswith(str(scratch))
+    assert [file for file in scratch.rglob("*") if file.is_file()] == []
+
+
+def test_nobody_else_may_look_into_it(tmp_path: Path, scratch: Path) -> None:
+    folder = Path(unpacked.unpacked(packed(tmp_path))).parent
+    assert folder.stat().st_mode & 0o077 == 0
+    folder.chmod(0o777)
+    with pytest.raises(PermissionError, match="no folder that only you may enter"):
+        unpacked.unpacked(packed(tmp_path))
+
+
+def test_what_a_killed_process_left_goes_a_day_later(tmp_path: Path, scratch: Path) -> None:
+    folder = Path(unpacked.unpacked(packed(tmp_path))).parent
+    for name, age in (("old", 90_000), ("young", 3_600)):
+        (folder / name).write_bytes(b"left")
+        os.utime(folder / name, (time.time() - age,) * 2)
+    unpacked.unpacked(packed(tmp_path, b"other"))
+    assert (folder / "young").exists()
+    assert not (folder / "old").exists()
+
+
+def test_a_file_that_does_not_unpack_leaves_nothing(tmp_path: Path, scratch: Path) -> None:
+    place = packed(tmp_path)
+    Path(place).write_bytes(Path(place).read_bytes()[:-20])
+    with pytest.raises(OSError, match="does not unpack"):
+        unpacked.unpacked(place)
+    assert [file for file in scratch.rglob("*") if file.suffix != ".lock" and file.is_file()] == []

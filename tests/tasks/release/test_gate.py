@@ -1,0 +1,212 @@
+"""The gate's checks on real versions of real digits: what each lets in, and what it says."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+
+from flows.nightly_retrain import nightly_retrain
+from resnet_core.drift.checks import Finding
+from tasks.dataset import Gate
+from tasks.registry.champion import make_champion
+from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, SHARDS
+from tasks.release.gate import judge
+from tasks.settings import Settings
+from tasks.values import Check, DataReport, Decision, Night
+from tests.conftest import write_folder, write_labels
+
+pytestmark = pytest.mark.usefixtures("prefect")
+
+Digits = tuple[np.ndarray, list[str]]
+LEARNS = {"epochs": 8, "batch_size": 32, "optimizer": "sgd", "lr": 0.1, "augment": {"flips": "none"}}
+BARELY = {"epochs": 1, "batch_size": 128, "lr": 1e-5, "augment": {"flips": "none"}}
+
+
+@pytest.fixture(scope="module")
+def raw(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Path:
+    return write_folder(tmp_path_factory.mktemp("gate") / "raw", digits, range(3), 400)
+
+
+@pytest.fixture(scope="module")
+def nights(raw: Path) -> Iterator[dict[str, Night]]:
+    """A good champion, version 1, and two challengers: one that has barely learned, one as good."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("GRAYLINE_STORE", str(raw.parent / "store"))
+        found = {}
+        settings = {"good": LEARNS, "bad": BARELY, "as good": LEARNS | {"seed": 1}}
+        for name, train in settings.items():
+            found[name] = nightly_retrain(str(write(raw, train=train)), until="register")
+            if name == "good":
+                make_champion(Settings().tracking_uri, "few", "1", "the first")
+        yield found
+
+
+def write(raw: Path, **changes: Any) -> Path:
+    content = {
+        "name": "few",
+        "source": str(raw),
+        "image": {"size": 8},
+        "model": {"arch": "resnet10", "width": 16},
+        **changes,
+    }
+    path = raw.parent / "few.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def registry() -> MlflowClient:
+    return MlflowClient(Settings().tracking_uri, registry_uri=Settings().tracking_uri)
+
+
+def decide(night: Night, gate: Gate, **more: Any) -> Decision:
+    assert night.version
+    assert night.evaluation
+    assert night.shard_set
+    shards, catalog = more.pop("shard_set", night.shard_set), more.pop("catalog", night.catalog)
+    evaluation = more.pop("evaluation", night.evaluation)
+    return judge.fn(night.version, evaluation, catalog, shards, gate, Settings().tracking_uri, "cpu", **more)
+
+
+def named(decision: Decision) -> dict[str, Check]:
+    return {check.name: check for check in decision.checks}
+
+
+def report(action: str) -> DataReport:
+    found = Finding("brightness", "0.3", "at most 0.1", action)  # type: ignore[arg-type]
+    return DataReport(None, (found, Finding("images", "400", "360", "ok")))  # type: ignore[arg-type]
+
+
+def test_only_checks_that_are_on_are_listed_and_all_are_recorded(nights: dict[str, Night]) -> None:
+    decision = decide(nights["as good"], Gate(margin=0.05, slice_margin=None))
+    assert list(named(decision)) == ["floor", "history", "same images", "champion (version 1)"]
+    assert decision.promoted
+
+    every = Gate(margin=0.05, calibration=0.5, speed=0.01, data_checks=True, slice_margin=0.3)
+    decision = decide(nights["as good"], every, data=report("ok"), slices=["brightness", "label"])
+    assert list(named(decision)) == [
+        "floor", "history", "data checks", "calibration", "same images", "champion (version 1)", "slices", "speed",
+    ]  # fmt: skip
+    assert decision.promoted, decision
+    tags = registry().get_model_version("few", "3").tags
+    assert [Check(**row) for row in json.loads(tags[GATE_CHECKS])] == list(decision.checks)
+    assert Gate.model_validate_json(tags[GATE_SETTINGS]) == every
+    assert tags["grayline.gate"].startswith("passed: floor: ")
+    assert re.search(r"; champion \(version 1\): [+-]0\.0", tags["grayline.gate"])
+
+
+@pytest.mark.parametrize(
+    ("limits", "more", "failed", "found"),
+    [
+        ({"calibration": 1e-6}, {}, "calibration", "0."),
+        ({"speed": 1000.0}, {}, "speed", "images/s"),
+        ({"data_checks": True}, {"data": report("warn")}, "data checks", "warned of: brightness"),
+        ({"data_checks": True}, {}, "data checks", "not looked at"),
+        ({"promote": "better"}, {}, "champion (version 1)", "p = "),
+    ],
+)
+def test_each_check_refuses_by_itself(
+    nights: dict[str, Night], limits: dict[str, Any], more: dict[str, Any], failed: str, found: str
+) -> None:
+    decision = decide(nights["as good"], Gate(**({"margin": 0.05} | limits)), **more)
+    assert not decision.promoted
+    assert [check.name for check in decision.checks if not check.passed] == [failed]
+    assert found in named(decision)[failed].found
+    assert decision.reason.startswith(f"{failed}: ")
+
+
+def test_the_floor_is_of_the_evaluation(nights: dict[str, Night]) -> None:
+    decision = decide(nights["as good"], Gate(margin=0.05, minimum=0.9), evaluation=nights["bad"].evaluation)
+    assert [check.name for check in decision.checks if not check.passed] == ["floor"]
+    assert nights["bad"].evaluation
+    assert named(decision)["floor"].found == str(nights["bad"].evaluation.metrics["accuracy"])
+    assert decide(nights["as good"], Gate(margin=0.05, minimum=0.9)).promoted
+
+
+def test_the_difference_is_that_of_the_two_evaluations(nights: dict[str, Night]) -> None:
+    """Both are scored again, from the registry: the answers are those that were evaluated."""
+    tables = {}
+    for name in ("good", "bad"):
+        evaluation = nights[name].evaluation
+        assert evaluation
+        tables[name] = pd.read_parquet(Path(evaluation.folder.path) / "predictions.parquet").set_index("image_id")
+    right = {name: table["predicted"] == table["label"] for name, table in tables.items()}
+    gained = int((right["bad"] & ~right["good"]).sum())
+    lost = int((right["good"] & ~right["bad"]).sum())
+    assert lost > 10
+    gap = f"{(gained - lost) / len(right['bad']):+.3f}"
+    found = named(decide(nights["bad"], Gate()))["champion (version 1)"]
+    assert not found.passed
+    assert found.wanted == "accuracy at most 0.010 lower, 70% sure"
+    assert found.found.startswith(f"{gap} (at least -0.")
+    assert found.found.endswith(f"{gained} images gained, {lost} lost)")
+
+
+def test_a_slice_that_got_worse_is_named(nights: dict[str, Night], caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("WARNING", logger="grayline"):
+        found = named(decide(nights["bad"], Gate(), slices=["label", "brightness"]))["slices"]
+    assert not found.passed
+    assert "label " in found.found
+    assert "worse on label " in caplog.text
+    lenient = named(decide(nights["bad"], Gate(slice_margin=1.0), slices=["label"]))["slices"]
+    assert lenient.passed
+    assert lenient.found.startswith("none of 3; lowest -")
+
+
+def test_the_better_one_gets_in_under_both_policies(nights: dict[str, Night]) -> None:
+    uri = Settings().tracking_uri
+    make_champion(uri, "few", "2", "to see it fall")
+    try:
+        for promote in ("better", "not_worse"):
+            decision = decide(nights["as good"], Gate(promote=promote, metric="macro_f1"), slices=["label"])
+            assert decision.promoted
+            assert "champion (version 2)" in named(decision)
+    finally:
+        make_champion(uri, "few", "1", "the first again")
+
+
+def test_images_that_the_champion_has_learned_from_are_left_out(nights: dict[str, Night], raw: Path) -> None:
+    shard_set = nights["good"].shard_set
+    assert shard_set
+    table = pd.concat([pd.read_parquet(path.path, columns=["image_id", "split"]) for path in shard_set.files])
+    learned = set(table[table["split"] == "train"]["image_id"])
+    catalog = pd.read_parquet(nights["good"].catalog.path.path)
+    moved = catalog[catalog["image_id"].isin(sorted(learned)[:10])]["uri"].tolist()
+    rows = [
+        {"path": str(Path(uri).relative_to(raw)), "label": Path(uri).parent.name, "split": "test" * (uri in moved)}
+        for uri in catalog["uri"]
+    ]
+    labels = write_labels(raw.parent / "labels.csv", rows)
+    later = nightly_retrain(str(write(raw, train=LEARNS, labels=str(labels))), until="preprocess")
+    assert later.shard_set
+    assert later.shard_set.test == shard_set.test + 10
+    moment = {"shard_set": later.shard_set, "catalog": later.catalog}
+    found = named(decide(nights["as good"], Gate(margin=0.05), **moment))["same images"]
+    assert found.found == f"{shard_set.test} images, without 10 that version 1 learned from"
+    assert found.passed
+
+    registry().set_model_version_tag("few", "1", SHARDS, "0123456789abcdef")
+    try:
+        found = named(decide(nights["as good"], Gate(margin=0.05), **moment))["same images"]
+        assert found.found == f"{shard_set.test + 10} images, what version 1 learned from is not kept any more"
+    finally:
+        registry().set_model_version_tag("few", "1", SHARDS, shard_set.digest)
+
+
+def test_a_champion_that_has_learned_from_every_held_out_image_is_not_measured(
+    nights: dict[str, Night], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard_set = nights["good"].shard_set
+    assert shard_set
+    every = set(pd.concat([pd.read_parquet(path.path, columns=["image_id"]) for path in shard_set.files])["image_id"])
+    monkeypatch.setattr("tasks.release.gate.learned_from", lambda *_: every)
+    decision = decide(nights["as good"], Gate())
+    assert [check.name for check in decision.checks if not check.passed] == ["same images"]
+    assert named(decision)["same images"].found.startswith("0 images, without ")

@@ -1,0 +1,171 @@
+"""int8 scores a batch only where the gate has shown, on held-out images, what it costs."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+from mlflow.tracking import MlflowClient
+from upath import UPath
+
+from flows.nightly_retrain import nightly_retrain
+from resnet_core.errors import UserError
+from resnet_core.evaluation.comparison import Comparison
+from resnet_core.storage.integrity import DamagedVersionError
+from tasks.batch import open_engine
+from tasks.batch.engine import choose_engine
+from tasks.batch.values import EngineChoice
+from tasks.dataset import Gate
+from tasks.registry.int8_file import FILE
+from tasks.registry.versions import INT8, load_classifier
+from tasks.release.int8 import measure_int8, outcome_of
+from tasks.settings import Settings
+from tasks.values import Night
+from tests.conftest import write_folder
+
+pytestmark = [pytest.mark.usefixtures("prefect"), pytest.mark.onnx]
+
+Digits = tuple[np.ndarray, list[str]]
+
+
+@pytest.fixture(scope="module")
+def night(tmp_path_factory: pytest.TempPathFactory, digits: Digits) -> Iterator[Night]:
+    """Digits of three classes, with a gate that allows int8 to lose 2 points."""
+    folder = tmp_path_factory.mktemp("int8")
+    content = {
+        "name": "few",
+        "source": str(write_folder(folder / "raw", digits, range(3), 500)),
+        "image": {"size": 8},
+        "model": {"arch": "resnet10", "width": 16},
+        "train": {"epochs": 8, "batch_size": 32, "optimizer": "sgd", "lr": 0.1, "augment": {"flips": "none"}},
+        "gate": {"int8": 0.02},
+    }
+    path = folder / "few.yaml"
+    path.write_text(yaml.safe_dump(content))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.setenv("GRAYLINE_STORE", str(folder / "store"))
+        yield nightly_retrain(str(path))
+
+
+def tag(night: Night) -> dict[str, Any]:
+    assert night.version
+    client = MlflowClient(Settings().tracking_uri, registry_uri=Settings().tracking_uri)
+    return dict(json.loads(client.get_model_version(night.version.name, night.version.version).tags.get(INT8, "{}")))
+
+
+def choose(night: Night, digits: Digits, tmp_path: Path) -> EngineChoice:
+    assert night.version
+    classifier = load_classifier(Settings().tracking_uri, night.version, "cpu")
+    return choose_engine.fn(
+        night.version, classifier, lambda: digits[0][:100], 10, "int8", UPath(tmp_path / "store"), 2
+    )
+
+
+def measure(night: Night, most: float) -> None:
+    assert night.version
+    assert night.shard_set
+    measure_int8(night.version, night.catalog, night.shard_set, Gate(int8=most), Settings().tracking_uri, None)
+
+
+def test_what_it_costs_is_measured_and_the_promotion_does_not_wait_for_it(night: Night) -> None:
+    assert night.decision
+    assert night.decision.promoted
+    assert "int8" not in [check.name for check in night.decision.checks]
+    found = tag(night)
+    assert found["allowed"]
+    assert -0.02 <= found["lower"] <= found["value"]
+    assert "images" in found["found"]
+
+
+def test_allowed_it_scores_and_a_file_that_is_another_is_refused(night: Night, digits: Digits, tmp_path: Path) -> None:
+    assert night.version
+    assert night.shard_set
+    choice = choose(night, digits, tmp_path)
+    assert (choice.name, choice.digest) == ("int8", tag(night)["sha256"])
+    uri = Settings().tracking_uri
+    pixels = digits[0][[k for k, label in enumerate(digits[1]) if label in "012"]]
+    own = load_classifier(uri, night.version, "cpu").probabilities(pixels)
+    found = open_engine.open_engine(choice, night.version, uri, "cpu").run(pixels)
+    assert np.abs(found - own).max() > 1e-6
+    assert (found.argmax(1) == own.argmax(1)).mean() > 0.98
+
+    (file,) = UPath(Settings().root).glob(f"mlartifacts/**/{FILE}")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-1] + b"\0")
+    open_engine._open.cache_clear()  # as another process
+    try:
+        with pytest.raises(DamagedVersionError, match="its int8 file is not the one that the gate has measured"):
+            open_engine.open_engine(choice, night.version, uri, "cpu")
+    finally:
+        file.write_bytes(whole)
+
+
+def test_a_version_that_is_not_signed_is_refused_in_int8_too(
+    night: Night, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    public = keys_in(tmp_path)
+    choice = choose(night, digits, tmp_path)
+    open_engine._open.cache_clear()
+    assert night.version
+    classifier = load_classifier(Settings().tracking_uri, night.version, "cpu")
+    monkeypatch.setenv("GRAYLINE_VERIFY_KEY", str(public))
+    with pytest.raises(DamagedVersionError, match="its int8 file is refused: it is not signed"):
+        open_engine.open_engine(choice, night.version, Settings().tracking_uri, classifier)
+
+
+def keys_in(folder: Path) -> Path:
+    """A public key; the private one is nobody's."""
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    path = folder / "public.pem"
+    public = ec.generate_private_key(ec.SECP256R1()).public_key()
+    path.write_bytes(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
+    return path
+
+
+def test_a_loss_that_is_not_shown_to_be_small_is_not_allowed() -> None:
+    def lost(images: int, lower: float) -> Comparison:
+        return Comparison(-images / 500, lower, 0.7, 0.5, 0, images, 500)
+
+    assert outcome_of(lost(2, -0.008), 0.01, "f00")["allowed"]
+    refused = outcome_of(lost(4, -0.012), 0.01, "f00")
+    assert not refused["allowed"]
+    assert "4 lost" in refused["found"]
+
+
+def test_what_the_gate_does_not_allow_is_said_with_the_remedy(
+    night: Night, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tasks.release import int8
+
+    before = json.dumps(tag(night))
+    worse = Comparison(-0.05, -0.07, 0.7, 1.0, 0, 8, 160)
+    monkeypatch.setattr(int8, "compare", lambda *how: worse)
+    measure(night, 0.01)
+    assert not tag(night)["allowed"]
+    with pytest.raises(UserError, match=r"--engine int8: the gate has not allowed it.*8 lost.*raise `int8`"):
+        choose(night, digits, tmp_path)
+    assert night.version
+    client = MlflowClient(Settings().tracking_uri, registry_uri=Settings().tracking_uri)
+    client.delete_model_version_tag(night.version.name, night.version.version, INT8)
+    with pytest.raises(UserError, match=r"it was not measured for few version 1\. Set `gate: \{int8: 0\.01\}`"):
+        choose(night, digits, tmp_path)
+    client.set_model_version_tag(night.version.name, night.version.version, INT8, before)
+
+
+def test_without_the_packages_it_is_said_in_a_line(
+    night: Night, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from resnet_core.export import formats as export_formats
+
+    before = tag(night)
+    monkeypatch.setattr(export_formats, "find_spec", lambda name: None)
+    with caplog.at_level("WARNING", "grayline"):
+        measure(night, 0.02)
+    assert "int8 was not measured: gate: int8: needs onnx. Run `pip install 'grayline[onnx]'`." in caplog.text
+    assert tag(night) == before

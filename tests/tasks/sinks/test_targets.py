@@ -1,0 +1,205 @@
+"""Targets: what is wrong with one is said before anything is scored, and nobody is shown its password."""
+
+import gzip
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from pydantic import SecretStr
+
+from resnet_core.errors import UserError
+from tasks.sinks.rows import COLUMNS
+from tasks.sinks.sinks import check_target, without_secrets, write_to
+from tests.scored import a_batch
+from tests.tasks.sinks.test_sinks import Digits, Place, lake, read_sqlite, write
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("x.cvs", "'x.cvs' is no place to write to. Did you mean 'csv'[?] There are: FILE.csv"),
+        ("detla:/srv/x", "Did you mean 'delta'[?]"),
+        ("delta:", "no place to write to"),
+        ("out", "no place to write to"),
+        ("iceberg:scores", "is not iceberg:CATALOG/NAMESPACE.TABLE"),
+        ("iceberg:nowhere/a.b", "the catalog nowhere is not set up for PyIceberg .*PYICEBERG_CATALOG__NOWHERE__URI"),
+        ("postgres://u@h/d", "postgres is no database that SQLAlchemy knows. Did you mean 'postgresql'[?]"),
+        ("s3://bucket/folder", "A file's name ends in .csv"),
+        ("postgresql+asyncpg://u@h/d", "for asynchronous programs"),
+        ("oracle://u@h/d", "oracle needs oracledb. Run `pip install oracledb`"),
+        ("sqlite:////nowhere/x.db", "unable to open database file"),
+        ("sqlite:///x.db?table=scores", "the name of the table comes after a #"),
+        ("sqlite:///x.db#one two", "after the # comes the name of a table"),
+        ("/proc/x.csv", "/proc/x.csv cannot be written to"),
+    ],
+)
+def test_a_target_that_cannot_be_is_said_at_once(target: str, message: str) -> None:
+    if target.startswith("iceberg"):
+        pytest.importorskip("pyiceberg", reason="needs grayline[lake]")
+    with pytest.raises(UserError, match=f"^--to: .*{message}"):
+        check_target(target)
+
+
+def test_what_lies_there_and_is_not_ours_is_left_alone(
+    tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = a_batch(tmp_path / "one", digits[0], files=9)
+    (tmp_path / "labels.csv").write_text("path,label\na.png,7\n")
+    (tmp_path / "labels.csv.gz").write_bytes(gzip.compress(b"path,label\n"))
+    (tmp_path / "broken.csv.gz").write_bytes(b"no gzip")
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.execute("create table scores (batch, uri)")
+        db.commit()
+    (tmp_path / "folder.csv").mkdir()
+    refused = {
+        str(tmp_path / "labels.csv"): "holds something else",
+        str(tmp_path / "labels.csv.gz"): "holds something else",
+        str(tmp_path / "broken.csv.gz"): "holds something else",
+        str(tmp_path / "folder.csv"): "is a folder",
+        f"sqlite:///{tmp_path}/other.db": "the table scores has no column image_id",
+    }
+    for target, message in refused.items():
+        with pytest.raises(UserError, match=message):
+            check_target(target)
+    assert (tmp_path / "labels.csv").read_text() == "path,label\na.png,7\n"
+    write(scores, Place(f"sqlite:///{tmp_path}/other.db#scores2", lambda name: []))
+
+
+def test_lake_tables_of_something_else_are_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    deltalake = pytest.importorskip("deltalake", reason="needs grayline[lake]")
+    lake(tmp_path, monkeypatch)
+    from pyiceberg.catalog import load_catalog
+
+    catalog = load_catalog("lake")
+    catalog.create_namespace("grayline")
+    for name, schema, message in (
+        ("short", COLUMNS.remove(2), "has no column uri"),
+        ("long", COLUMNS.append(pa.field("more", pa.string())), "has a column more that scores have not"),
+        ("other", COLUMNS.set(0, pa.field("batch", pa.int64())), "has int64 in its column batch, and scores string"),
+    ):
+        deltalake.write_deltalake(tmp_path / name, schema.empty_table())
+        catalog.create_table(f"grayline.{name}", schema)
+        for target in (f"delta:{tmp_path}/{name}", f"iceberg:lake/grayline.{name}"):
+            with pytest.raises(UserError, match=message):
+                check_target(target)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(UserError, match="holds something else than a Delta table"):
+        check_target(f"delta:{tmp_path}/full")
+
+
+SINKS = {"tasks.sinks.delta", "tasks.sinks.iceberg", "tasks.sinks.sql"}
+
+
+@pytest.mark.parametrize("module", ["deltalake", "pyiceberg", "psycopg"])
+def test_a_missing_package_is_named_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    targets = {
+        "deltalake": ("delta:/tmp/x", "lake"),
+        "pyiceberg": ("iceberg:a/b.c", "lake"),
+        "psycopg": ("postgresql://u@h/d", "postgres"),
+    }
+    target, extra = targets[module]
+    for name in [name for name in sys.modules if name.partition(".")[0] == module or name in SINKS]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(UserError, match=rf"needs {module}. Run `pip install 'grayline\[{extra}\]'`"):
+        check_target(target)
+
+
+@pytest.mark.parametrize(
+    ("target", "shown"),
+    [
+        ("postgresql://u:p@h/d#t", "postgresql://u:***@h/d#t"),
+        ("postgresql://u:p@s/w:d@h/d", "postgresql://u:***@h/d"),
+        ("postgresql://h/d?user=u&password=p&sslmode=require", "postgresql://h/d?user=u&password=***&sslmode=require"),
+        ("postgresql://h/d?SSLPassword=p#t", "postgresql://h/d?SSLPassword=***#t"),
+        ("postgresql:/u:p@h/d", "postgresql:/u:***@h/d"),
+        ("sqlite:////srv/a:b/x@y.db", "sqlite:////srv/a:b/x@y.db"),
+        ("s3://bucket/a:b@c.csv", "s3://bucket/a:b@c.csv"),
+    ],
+)
+def test_people_see_no_password(target: str, shown: str) -> None:
+    assert without_secrets(target) == shown
+
+
+def test_prefect_keeps_no_password(
+    prefect: None, tmp_path: Path, digits: Digits, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A target in a Secret block, and one that the command line hands over, in a run that fails."""
+    from prefect import flow
+    from prefect.blocks.system import Secret
+    from prefect.client.orchestration import get_client
+
+    pytest.importorskip("psycopg", reason="needs grayline[postgres]")
+    scores = a_batch(tmp_path / "one", digits[0], files=9)
+    Secret(value=f"sqlite:///{tmp_path}/scores.db").save("night-scores", overwrite=True)
+    patient = write_to.with_options(retries=0)
+
+    @flow
+    def deliver(to: list[SecretStr]) -> None:
+        for target in to:
+            patient(scores, target.get_secret_value())
+
+    bad = "postgresql://night:ge%23heim@127.0.0.1:1/d"
+    with pytest.raises(UserError, match="no Secret block 'morning-scores'"):
+        check_target("secret:morning-scores")
+    check_target("secret:night-scores")
+    state = deliver([SecretStr("secret:night-scores"), SecretStr(bad)], return_state=True)
+    assert len(read_sqlite(tmp_path / "scores.db", "one")) == 9
+    assert "postgresql://night:***@127.0.0.1:1/d has not taken the rows of one" in str(state.message)
+    with get_client(sync_client=True) as client:
+        run = client.read_flow_run(state.state_details.flow_run_id)
+        tasks = client.read_task_runs()
+    kept = caplog.text + run.model_dump_json() + "".join(task.model_dump_json() for task in tasks)
+    assert "write one" in kept
+    assert "heim" not in kept
+
+
+def test_csv_and_delta_lie_in_a_bucket_too(tmp_path: Path, digits: Digits) -> None:
+    pytest.importorskip("deltalake", reason="needs grayline[lake]")
+    pytest.importorskip("s3fs", reason="needs grayline[s3]")
+    server = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
+    scores = a_batch(tmp_path / "one", digits[0], files=300)
+    running = server.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    running.start()
+    host, port = running.get_host_and_port()
+    settings = {
+        "AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}", "AWS_ALLOW_HTTP": "true",
+    }  # fmt: skip
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", BUCKET, *(part.path for part in scores.parts)],
+            env={**os.environ, **settings}, stdout=subprocess.PIPE, text=True, check=True,
+        )  # fmt: skip
+    finally:
+        running.stop()
+    assert json.loads(done.stdout) == [300, 300]
+
+
+BUCKET = """
+import gzip, io, json, sys
+import pyarrow.parquet as pq
+import s3fs
+from deltalake import DeltaTable
+from upath import UPath
+from tasks.sinks.rows import batch_rows
+from tasks.sinks.sinks import check_target, find_sink
+
+fs = s3fs.S3FileSystem()
+fs.mkdir("night-scores")
+for target in ["s3://night-scores/x/y.csv.gz", "delta:s3://night-scores/delta"] * 2:
+    check_target(target)
+    sink, place = find_sink(target)
+    sink.write(place, "one", batch_rows(map(UPath, sys.argv[1:]), "one", 300))
+lines = gzip.decompress(fs.cat_file("night-scores/x/y.csv.gz")).decode().splitlines()
+# Not by to_pyarrow_table: its reading threads are still there when Python ends, one time in forty, and abort it.
+files = [fs.cat_file(file) for file in DeltaTable("s3://night-scores/delta").file_uris()]
+print(json.dumps([len(lines) - 1, sum(pq.read_metadata(io.BytesIO(file)).num_rows for file in files)]))
+"""
