@@ -41,7 +41,8 @@ from resnet_core.inference import engines
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.inputs import Normalisation, to_input
-from resnet_core.reading.image import DEFAULT_LIMITS, read_file
+from resnet_core.reading.image import DEFAULT_LIMITS
+from resnet_core.reading.pool import read_file
 from resnet_core.shards import format as shards
 from tasks.batch import finish as finish_batch
 from tasks.batch import plan as plan_batch

@@ -25,7 +25,7 @@ from upath import UPath
 from benchmarks.images import cells
 from benchmarks.rounds import Comparison, Result, Track, interleave, timed
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.reading.image import read_file
+from resnet_core.reading.pool import read_file
 from resnet_core.shards import format as shards
 from resnet_core.training.batches import Batches, Resident, Streamed
 

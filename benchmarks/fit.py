@@ -6,7 +6,7 @@ backward and an SGD step on one random batch that lies ready. Same network, same
 channels_last, both in float32 and, on a CPU with units for it, in bfloat16. Ours is the rate that
 `fit` itself reports for its second epoch: in the first one it fetches the memory that it keeps. Large
 images can bring it above the limit: the bare loop gives its memory back to the system in every step, see
-`resnet_core.heap`.
+`resnet_core.device`.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""What it brings to keep a step's memory (`resnet_core.heap`): `python -m benchmarks heap`, by itself.
+"""What it brings to keep a step's memory (`resnet_core.device`): `python -m benchmarks heap`, by itself.
 
 `fit` as it is, and without it, where glibc gives memory back to the system as it sees fit. Each training is in a
 process of its own: what one has freed the other would use. The rate is that of the second epoch, the peak that of

@@ -9,8 +9,8 @@ from upath import UPath
 from resnet_core.reading.image import Limits
 from tasks.dataset import Dataset, load_dataset
 from tasks.ingest.catalog import write_catalog
+from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
-from tasks.ingest.read_part import read_part
 from tasks.ingest.scan import scan
 from tasks.values import Catalog, ShardSet
 

@@ -19,7 +19,7 @@ from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.inputs import Normalisation, to_input
 from resnet_core.model.resnet import ModelConfig, ResNet, build
-from resnet_core.reading.image import read_file
+from resnet_core.reading.pool import read_file
 
 SIZE = 64  # pixels
 BATCH = 128

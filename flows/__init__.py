@@ -1,1 +1,4 @@
-"""What runs, and in which order: one file a flow, each a short recipe over the stages of `tasks`."""
+"""Hold the flows: a file per flow, a short recipe over the stages of `tasks`.
+
+`stack` starts the local servers, `doctor` checks the installation, `cli` is the command line.
+"""

@@ -6,8 +6,8 @@ from flows.nightly_retrain import nightly_retrain
 from tasks.dataset import load_dataset
 from tasks.runner import task_runner
 from tasks.settings import Settings, check_store, keys_for
-from tasks.training.cross_validate import check_folds, finish_folds, plan_folds, train_fold
-from tasks.values import CrossValidation, ShardSet
+from tasks.training.cross_validate import CrossValidation, check_folds, finish_folds, plan_folds, train_fold
+from tasks.values import ShardSet
 
 
 @flow(name="cross-validate", task_runner=task_runner())

@@ -5,11 +5,10 @@ from prefect import flow
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.export.formats import Backend, check_installed
 from tasks.dataset import load_dataset
-from tasks.export.backends import measure
+from tasks.export.backends import BackendAccuracy, measure
 from tasks.registry.versions import resolve
 from tasks.runner import task_runner
 from tasks.settings import Settings, check_store, keys_for
-from tasks.values import BackendAccuracy
 
 
 @flow(name="evaluate-backend", task_runner=task_runner())

@@ -5,10 +5,9 @@ from upath import UPath
 
 from resnet_core.export.formats import Format
 from resnet_core.storage.files import absolute
-from tasks.export.export import export_on_record
+from tasks.export.export import Export, export_on_record
 from tasks.registry.versions import resolve
 from tasks.settings import Settings, known_keys
-from tasks.values import Export
 
 
 @flow(name="export")

@@ -4,14 +4,14 @@ from prefect import flow
 from upath import UPath
 
 from flows.nightly_retrain import nightly_retrain
-from resnet_core.inference.feature_files import Kind, Layer
+from resnet_core.inference.feature_files import Kind
+from resnet_core.model.features import Layer
 from resnet_core.storage.files import absolute
 from tasks.dataset import load_dataset
-from tasks.export.features import check_wanted, finish_features, plan_features, write_features
+from tasks.export.features import FeatureSet, check_wanted, finish_features, plan_features, write_features
 from tasks.registry.versions import resolve
 from tasks.runner import fan_out, task_runner
 from tasks.settings import Settings, check_store, keys_for
-from tasks.values import FeatureSet
 
 
 @flow(name="features", task_runner=task_runner())

@@ -6,8 +6,7 @@ from flows.cross_validate import run_folds
 from tasks.dataset import load_dataset
 from tasks.runner import task_runner
 from tasks.settings import Settings, keys_for
-from tasks.training.label_issues import find_label_issues
-from tasks.values import LabelIssues
+from tasks.training.label_issues import LabelIssues, find_label_issues
 
 
 @flow(name="label-issues", task_runner=task_runner())

@@ -8,9 +8,10 @@ from tasks.registry.runs import client
 from tasks.registry.versions import CHAMPION, by_alias, find_version, resolve, value_of
 from tasks.release import monitor as stage
 from tasks.release.labelled import check_labels
+from tasks.release.monitor import Verdict
 from tasks.release.promote import rollback as take_back
 from tasks.settings import Settings, check_store, known_keys
-from tasks.values import ModelVersion, Verdict
+from tasks.values import ModelVersion
 
 
 @flow(name="monitor")

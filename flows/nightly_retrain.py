@@ -10,8 +10,8 @@ from tasks.evaluation.explain import explain
 from tasks.ingest.catalog import write_catalog
 from tasks.ingest.checks import check_data, last_accepted
 from tasks.ingest.evidence import gather
+from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
-from tasks.ingest.read_part import read_part
 from tasks.ingest.scan import scan
 from tasks.release.gate import judge
 from tasks.release.promote import carry_out

@@ -17,3 +17,15 @@ def promote(name: str, version: int | None = None, reason: str = "promoted by ha
         reason: Why; recorded on the version.
     """
     return stage.promote(Settings().tracking_uri, name, str(version) if version else None, reason)
+
+
+@flow(name="rollback")
+def rollback(name: str, version: int | None = None, reason: str = "rolled back by hand") -> ModelVersion:
+    """Take the champion back. The version that was taken back is not promoted by the gate again.
+
+    Args:
+        name: The registered model.
+        version: The version to return to; by default the last champion before this one that was not taken back.
+        reason: Why; recorded on both versions.
+    """
+    return stage.rollback(Settings().tracking_uri, name, str(version) if version else None, reason)

@@ -6,10 +6,10 @@ from resnet_core.shards.encryption import Keys
 from tasks.ingest.pixels import pixel_folder
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.registry.versions import resolve
-from tasks.release.reproduce import Origin, catalog_now, check_plans, find_shards, recall, train_again
+from tasks.release.reproduce import Origin, Reproduction, catalog_now, check_plans, find_shards, recall, train_again
 from tasks.runner import fan_out, task_runner
 from tasks.settings import Settings, check_store, keys_for
-from tasks.values import Reproduction, ShardSet
+from tasks.values import ShardSet
 
 
 @flow(name="reproduce", task_runner=task_runner())

@@ -6,8 +6,7 @@ from flows.nightly_retrain import nightly_retrain
 from tasks.dataset import load_dataset
 from tasks.runner import task_runner
 from tasks.settings import Settings, check_store, keys_for
-from tasks.training.tune import check_numbers, finish_study, plan_study, run_trials
-from tasks.values import Tuning
+from tasks.training.tune import Tuning, check_numbers, finish_study, plan_study, run_trials
 
 
 @flow(name="tune", task_runner=task_runner())

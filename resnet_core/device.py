@@ -1,12 +1,82 @@
 """The device to compute on, and the threads and precision that suit it."""
 
+import ctypes
+import os
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from threading import Lock
 
 import torch
 
-from resnet_core.machine import processor
+# mallopt's parameters, from glibc's malloc.h.
+TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
+NEVER_TRIM = -1
+# Once told anything, glibc no longer adapts its thresholds to what is freed. These are where that leads at most.
+USUAL = {MMAP_MAX: 2**16, MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**26}
+
+
+@contextmanager
+def freed_memory_stays() -> Iterator[None]:
+    """While it lasts, memory that is freed waits in the process for the next that is asked for; afterwards what is
+    unused goes back to the system. Nothing happens where the C library is not glibc, and little in other threads
+    than the process's first, whose heaps are small. Of two at a time, the first to end ends it for both."""
+    if platform.libc_ver()[0] != "glibc":
+        yield
+        return
+    glibc = ctypes.CDLL(None)
+    glibc.mallopt(MMAP_MAX, 0)
+    glibc.mallopt(TRIM_THRESHOLD, NEVER_TRIM)
+    try:
+        yield
+    finally:
+        for parameter, value in USUAL.items():
+            glibc.mallopt(parameter, value)
+        glibc.malloc_trim(0)
+
+
+@dataclass(frozen=True)
+class Machine:
+    """instructions: the vector units that PyTorch uses, as AVX512; threads: PyTorch's; memory in GiB."""
+
+    processor: str
+    instructions: str
+    cores: int
+    threads: int
+    memory: float
+    gpus: tuple[str, ...]
+    system: str
+
+    def __str__(self) -> str:
+        gpus = f", {' and '.join(self.gpus)}" if self.gpus else ""
+        return f"{self.processor}, {self.cores} cores, {self.threads} threads, {self.memory:.0f} GiB{gpus}"
+
+
+def this_machine() -> Machine:
+    """As this process sees it."""
+    import psutil  # a version that is served asks for the processor's name alone, and does without
+
+    return Machine(
+        processor=processor(),
+        instructions=torch.backends.cpu.get_cpu_capability(),
+        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        threads=torch.get_num_threads(),
+        memory=round(psutil.virtual_memory().total / 2**30, 1),
+        gpus=tuple(torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())),
+        system=f"{platform.system()} {platform.release()}",
+    )
+
+
+def processor() -> str:
+    """The processor's name, which Linux tells in a file only."""
+    facts = Path("/proc/cpuinfo")
+    if facts.exists():
+        for line in facts.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
 
 
 def find_device(wanted: str = "auto") -> torch.device:

@@ -1,4 +1,6 @@
-"""The stages, one file each: Prefect tasks with files in and files out.
+"""Hold the stages of the pipeline: Prefect tasks with files in and files out.
 
-What one stage hands to the next is a small frozen value of `tasks.values`; the flow passes it on.
+A stage hands a small frozen value of `tasks.values` to the next; the flow passes it on.
+Wings: ingest, training, evaluation, release for the night; batch and sinks for scoring.
+`registry` talks with MLflow, `report` writes pages, `export` writes files for other frameworks.
 """

@@ -20,7 +20,17 @@ from resnet_core.model.resnet import ModelConfig, find_stem
 from resnet_core.training import search_space
 from resnet_core.training.config import Recipe, TrainConfig, with_recipe
 from resnet_core.training.search_space import Value
-from tasks.card_config import CardConfig
+
+
+class CardConfig(BaseModel):
+    """What nobody but the owner of the data knows; it stands on the card of each version."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    intended_use: str = Field("", description="What the model's answers are used for, and by whom.")
+    limits: str = Field("", description="What it must not be used for, and where it is known to be wrong.")
+    licence: str = Field("", description="The licence of the images.")
+
 
 GateMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
 Promote = Literal["not_worse", "better"]

@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from tasks.night_work import at_work
 from tasks.progress import progress
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
-from tasks.store import catalog_path
+from tasks.store import at_work, catalog_path
 
 log = logging.getLogger("grayline")
 

@@ -6,7 +6,8 @@ from typing import Any
 import pyarrow as pa
 
 from resnet_core.sources.listing import LISTING
-from resnet_core.sources.source import list_source, open_files, read_bytes
+from resnet_core.sources.locate import read_bytes
+from resnet_core.sources.source import list_source, open_files
 
 
 def listed(source: object) -> pa.Table:

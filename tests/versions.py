@@ -18,7 +18,7 @@ from resnet_core.evaluation.metrics import Interval, measure
 from resnet_core.shards import format as shards
 from resnet_core.training.loop import Epoch
 from tasks.registry import runs as tracking
-from tasks.registry.history import record
+from tasks.registry.champion import record
 from tasks.registry.versions import (
     CATALOG,
     CHAMPION,

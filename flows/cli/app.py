@@ -13,11 +13,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from flows.cli import frameworks as cli_frameworks
-from flows.cli import labels as cli_labels
-from flows.cli import scores as cli_scores
-from flows.cli import store as cli_store
-from flows.cli import versions as cli_versions
+from flows.cli import frameworks, labels, scores, store, versions
 from flows.cli.options import DatasetFile, check, ready, resumable
 from resnet_core.errors import JobError, UserError, nearest
 from tasks.progress import ConsoleHandler
@@ -34,12 +30,12 @@ app = typer.Typer(
     add_completion=False,
 )
 
-app.add_typer(cli_store.app)
-app.add_typer(cli_store.catalog, name="catalog")
-app.add_typer(cli_versions.app)
-app.add_typer(cli_labels.app)
-app.add_typer(cli_scores.app)
-app.add_typer(cli_frameworks.app)
+app.add_typer(store.app)
+app.add_typer(store.catalog, name="catalog")
+app.add_typer(versions.app)
+app.add_typer(labels.app)
+app.add_typer(scores.app)
+app.add_typer(frameworks.app)
 
 
 def main() -> None:
@@ -177,7 +173,7 @@ def evaluate(
 ) -> None:
     """Measure the trained classifier on the held-out images."""
     if backend:
-        cli_frameworks.evaluate_by(dataset, backend, model)
+        frameworks.evaluate_by(dataset, backend, model)
         return
     if model:
         raise UserError("--model: goes with --backend. Without it the data set's own training is measured.")
@@ -213,7 +209,7 @@ def run(
     watch: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
 ) -> None:
     """Run a deployment on the Prefect server: `prefect deployment run NAME/NAME`."""
-    from flows.deployments import run_deployment
+    from flows.stack import run_deployment
 
     sys.exit(run_deployment(name, param or [], watch))
 

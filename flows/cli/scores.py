@@ -7,11 +7,23 @@ from typing import Annotated
 
 import typer
 from pydantic import SecretStr
+from rich.console import Console
 from upath import UPath
 
 from flows.cli.options import ready, resumable
 from resnet_core.storage.files import absolute
+from tasks.report.gallery_page import GalleryPage
 from tasks.settings import Settings
+
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def show_gallery(page: GalleryPage) -> None:
+    """How much of the batch is on the page, and what to do with it."""
+    unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
+    console.print(f"{page.batch}: {page.shown:,} of {page.files:,} files, {page.size / 1e6:,.1f} MB{unseen}")
+    console.print(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")
+
 
 app = typer.Typer()
 
@@ -75,7 +87,6 @@ def gallery(
     label: Annotated[list[str] | None, typer.Option(help="Only images given this label; again for more.")] = None,
 ) -> None:
     """A scored batch as one page to look through and correct: it exports labels for the next night."""
-    from flows.cli.show_gallery import show_gallery
     from tasks.report.gallery_page import check_options, find_batch, write_gallery
     from tasks.report.pages import check_place
 

@@ -3,10 +3,15 @@
 Heavy imports wait inside the commands.
 """
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from upath import UPath
 
+from tasks.prune import Leftover
 from tasks.settings import Settings, check_store
 
 app = typer.Typer()
@@ -53,7 +58,6 @@ def prune(
     check_store(Settings().root)
     from datetime import UTC, datetime, timedelta
 
-    from flows.cli.show_store import show_leftovers
     from tasks import prune
 
     before = datetime.now(UTC) - timedelta(days=older_than)
@@ -61,3 +65,26 @@ def prune(
     show_leftovers(found, Settings().root, older_than, delete)
     if delete:
         prune.delete(found)
+
+
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def show_leftovers(found: Sequence[Leftover], store: UPath, days: int, delete: bool) -> None:
+    """A row a folder, the largest first."""
+    if not found:
+        console.print(f"nothing to prune: whatever is older than {days} days is still needed")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table.add_column("folder", no_wrap=True)
+    for heading in ("files", "MB"):
+        table.add_column(heading, justify="right")
+    table.add_column("last written", no_wrap=True)
+    table.add_column("why", overflow="fold")
+    for one in sorted(found, key=lambda one: -one.bytes):
+        place = one.folder.path.removeprefix(store.path).lstrip("/")
+        row = f"{len(one.files):,}", f"{one.bytes / 1e6:,.1f}", f"{one.modified:%Y-%m-%d}", one.why
+        table.add_row(place, *row)
+    console.print(table)
+    freed = f"{sum(one.bytes for one in found) / 1e6:,.1f} MB in {store}"
+    console.print(f"{freed}: {'deleting' if delete else 'say --delete to delete them'}")

@@ -11,9 +11,12 @@ from resnet_core.catalog.history import WATCHED
 from resnet_core.training.search_space import fragment
 from tasks.batch.finish import speed
 from tasks.batch.values import Scores
+from tasks.release.monitor import Verdict
 from tasks.report.night_page import headline, summary
 from tasks.settings import Settings
-from tasks.values import Check, CrossValidation, Night, Tuning, Verdict
+from tasks.training.cross_validate import CrossValidation
+from tasks.training.tune import Tuning
+from tasks.values import Check, Night
 
 console = Console(highlight=False, soft_wrap=True)
 

@@ -3,12 +3,20 @@
 Heavy imports wait inside the commands.
 """
 
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
+from upath import UPath
 
 from flows.cli.options import ready, resumable
+from tasks.registry.champion import Event
+from tasks.release.reproduce import Reproduction
 from tasks.settings import Settings, check_store
+from tasks.values import ModelVersion
 
 app = typer.Typer()
 
@@ -20,8 +28,6 @@ Model = Annotated[str, typer.Argument(metavar="NAME", help="The registered model
 @app.command()
 def promote(name: Model, version: Version = None, reason: Reason = "promoted by hand") -> None:
     """Make a version (by default the challenger) the champion."""
-    from flows.cli.show_versions import show_champion
-
     if Settings().prefect_api_url:
         ready(fans_out=False)
         from flows.promote import promote as flow
@@ -38,11 +44,9 @@ def promote(name: Model, version: Version = None, reason: Reason = "promoted by 
 @app.command()
 def rollback(name: Model, version: Version = None, reason: Reason = "rolled back by hand") -> None:
     """Make the last accepted champion before this one (or a version) the champion again."""
-    from flows.cli.show_versions import show_champion
-
     if Settings().prefect_api_url:
         ready(fans_out=False)
-        from flows.rollback import rollback as flow
+        from flows.promote import rollback as flow
 
         show_champion(flow(name, version, reason), reason)
         return
@@ -57,9 +61,7 @@ def rollback(name: Model, version: Version = None, reason: Reason = "rolled back
 def history(name: Model) -> None:
     """Who or what moved the champion, when, from which version to which, and why."""
     check_store(Settings().root)
-    from flows.cli.show_versions import show_history
-    from tasks.registry.champion import check_model
-    from tasks.registry.history import events
+    from tasks.registry.champion import check_model, events
 
     check_model(Settings().tracking_uri, name)
     show_history(name, events(Settings().tracking_uri, name))
@@ -71,7 +73,6 @@ def reproduce(
 ) -> None:
     """Train a version again from what it records, and compare."""
     ready(fans_out=False)
-    from flows.cli.show_versions import show_reproduction
     from flows.reproduce import reproduce as flow
 
     with resumable():
@@ -106,7 +107,6 @@ def report(
     output: Annotated[str, typer.Option("--output", "-o", help="The HTML file to write.")] = "report.html",
 ) -> None:
     """A version on one page: how good it is, where it errs, why it was let in, where it comes from."""
-    from flows.cli.show_versions import show_report
     from flows.doctor import check_mlflow
     from tasks.registry.versions import resolve
     from tasks.report.pages import check_place
@@ -117,3 +117,49 @@ def report(
     to = check_place(output, "report.html")
     version = resolve(Settings().tracking_uri, model, field="NAME@ALIAS")
     show_report(version, to, write_report(Settings().tracking_uri, version, to))
+
+
+WIDE = 400  # columns, in a file or a pipe: a line an event
+console = Console(highlight=False, soft_wrap=True, markup=False)
+
+
+def show_champion(version: ModelVersion, reason: str) -> None:
+    console.print(f"{version.name}: version {version.version} is the champion ({reason})")
+
+
+def show_history(name: str, events: Sequence[Event]) -> None:
+    """A row an event, the newest last."""
+    if not events:
+        console.print(f"{name}: nothing has moved its champion yet")
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for heading in ("when (UTC)", "what", "from", "to"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("who", "why"):
+        table.add_column(heading, overflow="fold")
+    for event in events:
+        when = datetime.fromisoformat(event.at).strftime("%Y-%m-%d %H:%M:%S")
+        table.add_row(when, event.action, event.before or "-", event.after, event.who, event.why)
+    if console.is_terminal:
+        console.print(table)
+    else:
+        Console(highlight=False, markup=False, width=WIDE).print(table)
+
+
+def show_reproduction(found: Reproduction) -> None:
+    """Whether it is the same, how far it is not, and what may be why."""
+    model = found.version
+    console.print(f"{model.name} version {model.version}: {found.verdict}")
+    if found.metrics:
+        table = Table("metric", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+        for heading in ("the version", "trained again", "difference"):
+            table.add_column(heading, justify="right")
+        for name, (then, now) in found.metrics.items():
+            table.add_row(name.replace("_", " "), f"{then:.4f}", f"{now:.4f}", f"{now - then:+.4f}")
+        console.print(table)
+    for what, text in found.surroundings.items():
+        console.print(f"{what:<14}{text}")
+
+
+def show_report(version: ModelVersion, to: UPath, size: int) -> None:
+    console.print(f"{version.name} version {version.version}: {to} ({size / 1e6:.1f} MB)")

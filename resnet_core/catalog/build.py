@@ -16,8 +16,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from resnet_core.catalog import splits
-from resnet_core.catalog.near_duplicates import HASH_BYTES
 from resnet_core.catalog.splits import EXCLUDED, SplitConfig
+from resnet_core.images.statistics import HASH_BYTES
 
 CATALOG = pa.schema(
     [

@@ -12,8 +12,7 @@ from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 
 from resnet_core.evaluation.bootstrap import Groups
-from resnet_core.evaluation.conformal import threshold
-from resnet_core.evaluation.decide import Weights, find_weights
+from resnet_core.evaluation.decide import Weights, find_weights, threshold
 from resnet_core.evaluation.metrics import Labels, Probabilities, nll
 from resnet_core.model.calibration import Calibration
 

@@ -24,6 +24,18 @@ from scipy.stats import binomtest, norm
 from resnet_core.evaluation.bootstrap import Groups, spread
 from resnet_core.evaluation.metrics import Labels, Metric, Probabilities, accuracy
 from resnet_core.evaluation.slices import holm
+from resnet_core.model.classifier import Classifier
+
+
+def aligned(found: Probabilities, classifier: Classifier, classes: Sequence[str]) -> Probabilities:
+    """A classifier's float32 [N, C] with its columns in the order of `classes`; a class that it does not know
+    has probability 0."""
+    columns = np.zeros((len(found), len(classes)), dtype=np.float32)
+    for k, name in enumerate(classes):
+        if name in classifier.classes:
+            columns[:, k] = found[:, classifier.classes.index(name)]
+    return columns
+
 
 PRECISION = 1e-9  # of a bound, far below one image's share
 FEW, FLIPS = 12, 2000  # groups of which every combination is tried; else so many at random

@@ -5,13 +5,13 @@ the least expected cost is that of the weights c_i (Elkan 2001, The foundations 
 learning). With two classes that is one threshold; it is moved to where the cost is least on labelled images.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 from resnet_core.errors import UserError, nearest
-from resnet_core.evaluation.conformal import smallest_that_holds
 from resnet_core.evaluation.metrics import Labels, Probabilities
 
 MISSED, FALSE_ALARM = "missed_", "false_alarm"
@@ -103,3 +103,17 @@ def weight_for_recall(labels: Labels, probabilities: Probabilities, weights: Wei
 def paid(labels: Labels, decided: Labels, costs: Weights) -> NDArray[np.float64]:
     """What the decision on each image costs, float64 [N]."""
     return np.where(decided == labels, 0.0, costs[labels])
+
+
+def threshold(labels: Labels, probabilities: Probabilities, coverage: float) -> float:
+    """The score up to which a class is in the set. 1, and all classes are, where there are too few images
+    to promise more."""
+    scores = 1 - probabilities[np.arange(len(labels)), labels].astype(np.float64)
+    return smallest_that_holds(scores, coverage, 1.0)
+
+
+def smallest_that_holds(scores: NDArray[np.float64], share: float, otherwise: float) -> float:
+    """The bound that the next score like these stays within with probability `share` or more: of N
+    scores, the one in place ceil((N + 1) * share)."""
+    place = math.ceil((len(scores) + 1) * share - 1e-9)
+    return float(np.sort(scores)[place - 1]) if place <= len(scores) else otherwise

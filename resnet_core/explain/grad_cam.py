@@ -15,10 +15,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from resnet_core.model.classifier import MIRRORED, Classifier
-from resnet_core.model.inputs import to_input
+from resnet_core.model.inputs import resize_batch, to_input
 from resnet_core.model.resnet import ModelConfig
 from resnet_core.model.sized import Network
-from resnet_core.training._progressive import resize_batch
 
 STAGES = ("layer4", "layer3", "layer2", "layer1")
 # A coarser map says little more than "in this image".

@@ -4,17 +4,20 @@ No converter from PyTorch can be installed beside the PyTorch that trains here, 
 by TensorFlow's operations (`tensorflow_graph`) and TensorFlow's own converter writes the file.
 """
 
+import operator
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import fx
 from torch.export import ExportedProgram
 
 from resnet_core.export.graph import INPUT, METADATA, OUTPUT, Run
 from resnet_core.export.quiet import quiet
-from resnet_core.export.tensorflow_graph import compute
+from resnet_core.model.inputs import resize_matrix
 
 
 def write(program: ExportedProgram, metadata: str, path: Path) -> None:
@@ -92,3 +95,189 @@ def accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> f
         metric: Any = tf.keras.metrics.SparseCategoricalAccuracy()
         metric.update_state(labels, probabilities)
         return float(metric.result())
+
+
+LAST = (0, 3, 1, 2)  # where torch's dimensions of [N, C, H, W] lie in [N, H, W, C]
+FIRST = (0, 2, 3, 1)  # and the other way round
+NOTHING = ("_assert_tensor_metadata", "sym_constrain_range_for_size", "_assert_scalar")
+
+
+def compute(program: ExportedProgram, images: Any) -> Any:
+    """images: a TensorFlow tensor, uint8 [N, S, S] -> what the program's graph makes of it. Raises
+    NotImplementedError for an operation that has no rule."""
+    program = program.run_decompositions()
+    weights = {**program.state_dict, **program.constants}
+    signature = program.graph_signature
+    names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
+    names |= signature.inputs_to_lifted_tensor_constants
+    found: dict[str, Any] = {}
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            known = node.name in names
+            found[node.name] = weights[names[node.name]].detach().cpu().numpy() if known else images
+        elif node.op == "call_function":
+            arguments = fx.map_arg((node.args, node.kwargs), lambda other: found[other.name])
+            found[node.name] = rule(node)(*arguments[0], **arguments[1])
+    output = next(node for node in program.graph.nodes if node.op == "output")
+    return found[output.args[0][0].name]
+
+
+def rule(node: fx.Node) -> Callable[..., Any]:
+    """What computes the node's operation."""
+    name = str(node.target).removeprefix("aten.").partition(".")[0]
+    if node.target in (operator.getitem, operator.mul):
+        return node.target
+    if name in NOTHING:
+        return lambda *args, **kwargs: None
+    if name not in RULES:
+        raise NotImplementedError(f"no rule for {node.target}")
+    return RULES[name]
+
+
+def axis(x: Any, dim: int) -> int:
+    """Torch's dimension of a value -> TensorFlow's."""
+    dim %= x.shape.rank
+    return LAST[dim] if x.shape.rank == 4 else dim
+
+
+def axes(x: Any, dims: Sequence[int]) -> list[int]:
+    return [axis(x, dim) for dim in dims]
+
+
+def convolution(
+    x: Any, weight: NDArray[np.float32], bias: Any, stride: list[int], padding: list[int], dilation: list[int],
+    transposed: bool, _: list[int], groups: int,
+) -> Any:  # fmt: skip
+    import tensorflow as tf
+
+    if transposed or groups != 1 or set(dilation) != {1}:
+        raise NotImplementedError("no rule for transposed, grouped or dilated convolutions")
+    kernel = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))  # [kh, kw, inputs, outputs]
+    same = stride == [1, 1] and [2 * p + 1 for p in padding] == list(kernel.shape[:2])
+    if not same:
+        x = pad(x, padding, 0.0)
+    y = tf.nn.conv2d(x, kernel, stride, "SAME" if same else "VALID")
+    return y if bias is None else tf.nn.bias_add(y, bias)
+
+
+def pad(x: Any, padding: list[int], value: float) -> Any:
+    """[N, H, W, C] with `padding` rows above and below, and columns left and right."""
+    import tensorflow as tf
+
+    rows, columns = padding
+    if not rows and not columns:
+        return x
+    return tf.pad(x, [[0, 0], [rows, rows], [columns, columns], [0, 0]], constant_values=value)
+
+
+def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, _: float, epsilon: float) -> tuple[Any]:
+    scale = weight / np.sqrt(variance.astype(np.float64) + epsilon)
+    shift = bias - mean * scale
+    return (x * scale.astype(np.float32) + shift.astype(np.float32),)  # channels are last in all ranks
+
+
+def max_pool(x: Any, size: list[int], stride: list[int], padding: list[int] = [0, 0]) -> tuple[Any]:  # noqa: B006
+    import tensorflow as tf
+
+    lowest = float(np.finfo(np.float32).min)
+    return (tf.nn.max_pool2d(pad(x, padding, lowest), size, stride, "VALID"),)
+
+
+def view(x: Any, shape: Sequence[Any]) -> Any:
+    """Rows and columns cannot be folded into others: torch has them elsewhere."""
+    import tensorflow as tf
+
+    if len(shape) == 4 or (x.shape.rank == 4 and x.shape[1:3] != [1, 1]):
+        raise NotImplementedError("no rule for new shapes of images")
+    return tf.reshape(x, shape if all(isinstance(side, int) for side in shape) else tf.stack(shape))
+
+
+def permute(x: Any, dims: Sequence[int]) -> Any:
+    import tensorflow as tf
+
+    if isinstance(x, np.ndarray):
+        return x.transpose(dims)
+    order = [LAST[dims[dim]] for dim in FIRST] if x.shape.rank == 4 else list(dims)
+    return tf.transpose(x, order)
+
+
+def unsqueeze(x: Any, dim: int) -> Any:
+    import tensorflow as tf
+
+    if x.shape.rank == 3 and dim != 1:
+        raise NotImplementedError("no rule for a new dimension that is not the channels'")
+    return tf.expand_dims(x, 3 if x.shape.rank == 3 else dim)
+
+
+def flip(x: Any, dims: Sequence[int]) -> Any:
+    import tensorflow as tf
+
+    for place in axes(x, dims):  # LiteRT reverses one at a time
+        x = tf.reverse(x, [place])
+    return x
+
+
+def resized(x: Any, size: Sequence[int], *_: Any) -> Any:
+    """Bilinear [N, S, S, 1] -> [N, side, side, 1], as two products with the matrix that torch multiplies
+    each side by."""
+    import tensorflow as tf
+
+    if x.shape[3] != 1 or size[0] != size[1] or x.shape[1] != x.shape[2]:
+        raise NotImplementedError("no rule for resizing other than square images of one channel")
+    matrix = resize_matrix(x.shape[1], size[1]).numpy()
+    y = tf.tensordot(x[..., 0], matrix, 1)  # [N, S, side]
+    return tf.transpose(tf.tensordot(tf.transpose(y, [0, 2, 1]), matrix, 1), [0, 2, 1])[..., None]
+
+
+def _simple() -> dict[str, Callable[..., Any]]:
+    """The operations that TensorFlow has under another name."""
+
+    def with_tensorflow(make: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            import tensorflow as tf
+
+            return make(tf, *args, **kwargs)
+
+        return call
+
+    rules: dict[str, Callable[..., Any]] = {
+        "relu": lambda tf, x: tf.nn.relu(x),
+        "add": lambda tf, x, y: x + y,
+        "sub": lambda tf, x, y: x - y,
+        "mul": lambda tf, x, y: x * y,
+        "div": lambda tf, x, y: x / y,
+        "log": lambda tf, x: tf.math.log(x),
+        "exp": lambda tf, x: tf.exp(x),
+        "clamp": lambda tf, x, low=None, high=None: _clamp(tf, x, low, high),
+        "clone": lambda tf, x, **_: tf.identity(x),
+        "_to_copy": lambda tf, x, dtype=torch.float32, **_: tf.cast(x, str(dtype).removeprefix("torch.")),
+        "mean": lambda tf, x, dims, keep=False: tf.reduce_mean(x, axes(x, dims), keep),
+        "amax": lambda tf, x, dims, keep=False: tf.reduce_max(x, axes(x, dims), keep),
+        "sum": lambda tf, x, dims, keep=False: tf.reduce_sum(x, axes(x, dims), keep),
+        "cat": lambda tf, parts, dim=0: tf.concat(parts, axis(parts[0], dim)),
+        "mm": lambda tf, x, y: tf.matmul(x, y),
+        "addmm": lambda tf, bias, x, y: tf.matmul(x, y) + bias,
+        "_softmax": lambda tf, x, dim, _: tf.nn.softmax(x, axis(x, dim)),
+        "sym_size": lambda tf, x, dim: tf.shape(x)[axis(x, dim)],
+    }
+    return {name: with_tensorflow(make) for name, make in rules.items()}
+
+
+def _clamp(tf: Any, x: Any, low: float | None, high: float | None) -> Any:
+    x = x if low is None else tf.maximum(x, low)
+    return x if high is None else tf.minimum(x, high)
+
+
+RULES: dict[str, Callable[..., Any]] = {
+    **_simple(),
+    "clamp_min": lambda x, low: RULES["clamp"](x, low),
+    "convolution": convolution,
+    "_native_batch_norm_legit_no_training": batch_norm,
+    "max_pool2d_with_indices": max_pool,
+    "view": view,
+    "permute": permute,
+    "unsqueeze": unsqueeze,
+    "flip": flip,
+    "upsample_bilinear2d": resized,
+    "_upsample_bilinear2d_aa": resized,
+}

@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from resnet_core.export.graph import INPUT, METADATA, OUTPUT, Run
 from resnet_core.export.quiet import quiet
-from resnet_core.training._progressive import resize_matrix
+from resnet_core.model.inputs import resize_matrix
 
 OPSET = 18  # the oldest that torch writes
 # What is computed in int8; what is around it stays as it is: gray levels come and probabilities go in full.

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.images._levels import Gray, luma, scale, scale_range
-from resnet_core.images.bad_image import BadImageError, Reason, check_size
+from resnet_core.images._levels import BadImageError, Gray, Reason, check_size, luma, scale, scale_range
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset

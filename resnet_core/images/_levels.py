@@ -5,12 +5,10 @@ Luma is ITU-R BT.601 on the file's own (gamma-encoded) levels, what JPEG stores 
 """
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-
-from resnet_core.images.bad_image import BadImageError
 
 Gray = NDArray[np.uint8]
 
@@ -54,3 +52,25 @@ def blocks(levels: NDArray[Any], gray: Gray) -> Iterator[tuple[NDArray[Any], Gra
     rows = max(1, BLOCK * len(levels) // max(levels.size, 1)) if levels.ndim else 1
     for row in range(0, len(levels), rows):
         yield levels[row : row + rows], gray[row : row + rows]
+
+
+# The last two are given by whoever watches the decoder from outside.
+Reason = Literal["empty", "unsupported", "truncated", "too large", "unreadable", "over time", "crashed the decoder"]
+
+# Pillow's own threshold against decompression bombs.
+MAX_PIXELS = 89_478_485
+
+
+class BadImageError(Exception):
+    """The bytes give no image: `reason` is one of a closed list, `detail` the decoder's own words."""
+
+    def __init__(self, reason: Reason, detail: str) -> None:
+        super().__init__(f"{reason}: {detail}")
+        self.reason = reason
+        self.detail = detail
+
+
+def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Raises BadImageError when there are more pixels than `max_pixels`: to be asked before any is decoded."""
+    if width * height > max_pixels:
+        raise BadImageError("too large", f"{width} x {height} pixels, over the limit of {max_pixels:,}")

@@ -20,17 +20,15 @@ import numpy as np
 import PIL
 from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
+from resnet_core.images import _codecs as jpeg
 from resnet_core.images import _codecs as png
 from resnet_core.images import _dicom as dicom
-from resnet_core.images import jpeg
-from resnet_core.images._levels import Gray, scale, scale_range
+from resnet_core.images._levels import MAX_PIXELS as MAX_PIXELS
+from resnet_core.images._levels import BadImageError as BadImageError
+from resnet_core.images._levels import Gray, check_size, scale, scale_range
+from resnet_core.images._levels import Reason as Reason
 from resnet_core.images._levels import luma as luma
-from resnet_core.images.bad_image import MAX_PIXELS as MAX_PIXELS
-from resnet_core.images.bad_image import BadImageError as BadImageError
-from resnet_core.images.bad_image import Reason as Reason
-from resnet_core.images.bad_image import check_size
-from resnet_core.images.bilinear import Box
-from resnet_core.images.preprocessing import Preprocessing, resize
+from resnet_core.images.preprocessing import Box, Preprocessing, resize
 
 # No plugin that runs another program (EPS), or that takes anything for an image (TGA).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM")

@@ -17,21 +17,14 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
 from resnet_core.export.quiet import quiet
-from resnet_core.model.classifier import Classifier
-from resnet_core.model.inputs import to_input
-from resnet_core.model.resnet import features
 from resnet_core.shards.format import METADATA_KEY
 
-Layer = Literal["stem", "stage1", "stage2", "stage3", "stage4", "pool", "logits"]
 Kind = Literal["safetensors", "npz", "parquet", "tfrecord"]
-LAYERS: tuple[str, ...] = get_args(Layer)
 KINDS: tuple[str, ...] = get_args(Kind)
-BATCH = 32
 
 
 class Rows(NamedTuple):
@@ -41,23 +34,6 @@ class Rows(NamedTuple):
     uri: list[str]
     label: list[str]
     split: list[str]
-
-
-def compute(classifier: Classifier, pixels: NDArray[np.uint8], layer: Layer) -> NDArray[np.float32]:
-    """Preprocessed uint8 [N, S, S] -> float32 [N, ...], what the layer puts out (see `resnet.features`) for
-    the image as it is: no mirror images, no calibration, float32 on every device."""
-    parts = []
-    with torch.inference_mode():
-        for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(BATCH):
-            x = to_input(batch.to(classifier.device), classifier.normalisation)
-            parts.append(features(classifier.network.eval(), x)[layer].contiguous().cpu())
-    return torch.cat(parts).numpy()
-
-
-def shape_of(classifier: Classifier, layer: Layer) -> tuple[int, ...]:
-    """Of one image's features."""
-    size = classifier.preprocessing.size
-    return compute(classifier, np.zeros((1, size, size), np.uint8), layer).shape[1:]
 
 
 def write(kind: Kind, path: Path, found: NDArray[np.float32], rows: Rows, facts: dict[str, Any]) -> None:

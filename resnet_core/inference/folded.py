@@ -20,8 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from resnet_core.model.blocks import BasicBlock, Bottleneck
-from resnet_core.model.resnet import ResNet
+from resnet_core.model.resnet import BasicBlock, Bottleneck, ResNet
 from resnet_core.model.sized import Network, by_side
 
 SMALL_SIDE = 2  # pixels up to which a convolution is done as a product

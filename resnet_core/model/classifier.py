@@ -20,11 +20,9 @@ from torch import Tensor
 from resnet_core.device import find_device, full_precision
 from resnet_core.images.preprocessing import Gray, Preprocessing, resize
 from resnet_core.model.calibration import Calibration, load_calibration
-from resnet_core.model.inputs import Normalisation, to_input
+from resnet_core.model.inputs import Flips, Normalisation, resize_batch, to_input
 from resnet_core.model.resnet import ModelConfig, build, find_stem
 from resnet_core.model.sized import Network, averaged_sides, sized
-from resnet_core.training._progressive import resize_batch
-from resnet_core.training.augment import Flips
 
 WEIGHTS = "model.safetensors"
 DESCRIPTION = "model.json"

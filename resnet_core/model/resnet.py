@@ -19,19 +19,148 @@ convolution ("ResNet v1.5"). Every weight has torchvision's name and shape, the 
 aside, which has one input channel, and the multi-scale head's, which are `head.*`.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge, Le, Lt, MultipleOf
 from torch import Tensor, nn
 
-from resnet_core.model.blocks import BasicBlock, Bottleneck, conv3x3, initialise, stage
-from resnet_core.model.heads import PROJECTED_WIDTHS, MultiScaleHead
-from resnet_core.training.augment import Flips
+from resnet_core.model.inputs import Flips
 
 if TYPE_CHECKING:
-    from resnet_core.model.sized import Network
+    pass
+
+
+# Channels that the multi-scale head projects each stage to, in widths of the first stage.
+PROJECTED_WIDTHS = 2
+
+
+class MultiScaleHead(nn.Module):
+    """Feature maps [B, C_k, H_k, W_k] of every stage -> [B, width], whatever the size of the image.
+
+    Small and faint things are seen best by the early stages and are averaged away by the last one. Each
+    stage is pooled to its mean and its maximum side by side, [B, 2 C_k], projected to the same width and
+    normalised, so that no stage is louder than another; ReLU of their sum.
+    """
+
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * count, width, bias=False), nn.BatchNorm1d(width)) for count in channels
+        )
+
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        projected = [project(mean_and_maximum(x)) for project, x in zip(self.projections, stages, strict=True)]
+        return F.relu(torch.stack(projected).sum(0))
+
+
+def mean_and_maximum(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, 2 C], over rows and columns."""
+    return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+
+
+def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
+
+
+def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
+
+
+def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+    """The shortcut's 1x1 convolution, needed only where the block changes the shape."""
+    if stride == 1 and inputs == outputs:
+        return None
+    return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+
+
+def stochastic_depth(rate: float) -> nn.Module | None:
+    """What leaves out a block's convolutions for an image with probability `rate`, in training (Huang et
+    al. 2016, arXiv:1603.09382, with the survivors scaled up in training instead of down afterwards).
+
+    It draws from torch's global generator: who needs an epoch to be repeatable seeds that.
+    """
+    if rate == 0:
+        return None
+    # Here, and not at the top: where a finished model is only used there need be no torchvision.
+    from torchvision.ops import StochasticDepth
+
+    return StochasticDepth(rate, mode="row")
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions: [B, inputs, H, W] -> [B, planes, H/stride, W/stride]."""
+
+    expansion = 1
+
+    def __init__(self, inputs: int, planes: int, stride: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        self.conv1 = conv3x3(inputs, planes, stride)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection(inputs, planes, stride)
+        self.drop_path = stochastic_depth(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.bn2(self.conv2(y))
+        if self.drop_path is not None:
+            y = self.drop_path(y)
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3, 1x1: [B, inputs, H, W] -> [B, 4 planes, H/stride, W/stride]."""
+
+    expansion = 4
+
+    def __init__(self, inputs: int, planes: int, stride: int, drop_path: float = 0.0) -> None:
+        super().__init__()
+        outputs = planes * self.expansion
+        self.conv1 = conv1x1(inputs, planes)
+        self.bn1 = nn.BatchNorm2d(planes)
+        self.conv2 = conv3x3(planes, planes, stride)
+        self.bn2 = nn.BatchNorm2d(planes)
+        self.conv3 = conv1x1(planes, outputs)
+        self.bn3 = nn.BatchNorm2d(outputs)
+        self.relu = nn.ReLU(inplace=True)
+        self.downsample = projection(inputs, outputs, stride)
+        self.drop_path = stochastic_depth(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.relu(self.bn1(self.conv1(x)))
+        y = self.relu(self.bn2(self.conv2(y)))
+        y = self.bn3(self.conv3(y))
+        if self.drop_path is not None:
+            y = self.drop_path(y)
+        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+
+
+def stage(
+    block: type[BasicBlock] | type[Bottleneck], inputs: int, planes: int, stride: int, drop_paths: Sequence[float]
+) -> nn.Sequential:
+    """A residual block for each of `drop_paths`, of which the first changes the shape."""
+    outputs = planes * block.expansion
+    rest = [block(outputs, planes, 1, rate) for rate in drop_paths[1:]]
+    return nn.Sequential(block(inputs, planes, stride, drop_paths[0]), *rest)
+
+
+def initialise(model: nn.Module) -> None:
+    """He et al. 2015 (arXiv:1502.01852) for convolutions; each block starts as the identity, its
+    last batch norm at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1)."""
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    for module in model.modules():
+        if isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+        elif isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
 
 
 Arch = Literal["resnet10", "resnet14", "resnet18", "resnet34", "resnet50"]
@@ -128,21 +257,6 @@ class ResNet(nn.Module):
     def pool(self, stages: list[Tensor]) -> Tensor:
         """What is classified: [B, 8e w], with the multi-scale head [B, 2w]."""
         return self.avgpool(stages[-1]).flatten(1) if self.head is None else self.head(stages)
-
-
-def features(model: "Network", x: Tensor) -> dict[str, Tensor]:
-    """Everything on the way from float32 [B, 1, H, W] to the logits, of one forward pass:
-
-    stem [B, w, h, w'] with h = H, or H/4 with the imagenet stem; stage1 [B, e w, h, w'], stage2
-    [B, 2e w, h/2, w'/2], stage3 [B, 4e w, h/4, w'/4], stage4 [B, 8e w, h/8, w'/8], sides rounded up;
-    pool [B, 8e w] ([B, 2w] with the multi-scale head), what `fc` sees; logits [B, C].
-    """
-    model = model.at(x.shape[-1])
-    stem = model.stem(x)
-    stages = model.stages(stem)
-    pool = model.pool(stages)
-    named = {f"stage{number}": found for number, found in enumerate(stages, start=1)}
-    return {"stem": stem, **named, "pool": pool, "logits": model.fc(pool)}
 
 
 def drop_paths(config: ModelConfig) -> list[list[float]]:

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from resnet_core.explain.gallery import Kind, heated, picture
+from resnet_core.explain.gallery import Kind
 from resnet_core.images.preprocessing import Gray
-from resnet_core.plotting.canvas import FRAME, GRAY, INK, PAPER, paste, png, shade, write
+from resnet_core.plotting.canvas import FRAME, GRAY, INK, PAPER, heated, paste, picture, png, shade, write
 
 MARGIN, GAP = 20, 8  # pixels
 LARGE, NEIGHBOUR = 150, 96

@@ -13,6 +13,7 @@ from upath import UPath
 from resnet_core.images.preprocessing import Gray, Preprocessing
 from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import iterate_files
+from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards
 from resnet_core.sources import shard_files as shard_source
 from resnet_core.sources.locate import locate
@@ -93,4 +94,4 @@ def _of_shards(files: pa.Table, numbers: list[int]) -> Iterator[tuple[int, Thumb
     for place, some in groupby(numbers, key=lambda number: places[number]):
         here = list(some)
         side = shards.image_size(shards.open_file(UPath(place)))
-        yield from _numbered(here, shard_source.iterate_rows(files.take(here), side, 128), side)
+        yield from _numbered(here, iterate_rows(files.take(here), side, 128), side)

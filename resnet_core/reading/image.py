@@ -10,10 +10,9 @@ import numpy as np
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
-from resnet_core.catalog.near_duplicates import HASH_BYTES, perceptual_hash
 from resnet_core.images.decode import MAX_PIXELS, BadImageError, decode_square
 from resnet_core.images.preprocessing import Gray, Preprocessing
-from resnet_core.images.statistics import measure
+from resnet_core.images.statistics import HASH_BYTES, measure, perceptual_hash
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,18 +69,6 @@ def too_many_bytes(size: int, limits: Limits) -> ReadImage:
 def unreadable(error: OSError) -> ReadImage:
     """A file that cannot be opened is as bad as one that does not decode, and no worse."""
     return ReadImage(None, reason=f"unreadable: {error.strerror or error}")
-
-
-def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
-    """One file in this process, where a decoder that crashes or hangs takes the caller with it:
-    `resnet_core.reading.pool` is the way for many."""
-    from resnet_core.sources.source import read_bytes  # a reader starts in half the time without
-
-    try:
-        data = read_bytes(uri)
-    except OSError as error:
-        return unreadable(error)
-    return read_image(data, settings, limits)
 
 
 def schema(size: int) -> "pa.Schema":

@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading._process import LostError, ReaderError, ReaderProcess
-from resnet_core.reading.image import DEFAULT_LIMITS, Limits, ReadImage, as_table, schema
+from resnet_core.reading.image import DEFAULT_LIMITS, Limits, ReadImage, as_table, read_image, schema, unreadable
 from resnet_core.reading.worker import make_request
 from resnet_core.sources.fetch import COLUMNS, prepare
 
@@ -138,3 +138,15 @@ def end_idle() -> None:
 atexit.register(end_idle)
 # A forked process must not talk to its parent's readers.
 os.register_at_fork(after_in_child=_idle.clear)
+
+
+def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
+    """One file in this process, where a decoder that crashes or hangs takes the caller with it:
+    `resnet_core.reading.pool` is the way for many."""
+    from resnet_core.sources.locate import read_bytes  # a reader starts in half the time without
+
+    try:
+        data = read_bytes(uri)
+    except OSError as error:
+        return unreadable(error)
+    return read_image(data, settings, limits)

@@ -12,10 +12,9 @@ import pyarrow.compute as pc
 
 from resnet_core.sources import _tar as tar_files
 from resnet_core.sources import _zip as zip_files
-from resnet_core.sources.listing import LISTING, batches
+from resnet_core.sources.listing import LISTING, batches, is_ignored, top_folder
 from resnet_core.storage.compressed import open_unpacked
-from resnet_core.storage.locations import facts, is_url, open_stream
-from resnet_core.storage.names import is_ignored, printable, top_folder
+from resnet_core.storage.locations import facts, is_url, open_stream, printable
 
 # While an archive is read: also the path of the member whose bytes a hard link means.
 SPILLED = pa.schema([*LISTING, ("target", pa.string())])

@@ -13,8 +13,7 @@ import pyarrow as pa
 from resnet_core.errors import UserError
 from resnet_core.sources.listing import batches
 from resnet_core.storage.compressed import open_unpacked, unpacked
-from resnet_core.storage.locations import facts, read_ranges
-from resnet_core.storage.names import printable
+from resnet_core.storage.locations import facts, printable, read_ranges
 
 IMAGES, LABELS = 0x00000803, 0x00000801
 IMAGES_HEADER, LABELS_HEADER = struct.Struct(">4L"), struct.Struct(">2L")

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 from resnet_core.errors import UserError
 from resnet_core.sources.listing import BATCH, LISTING
 from resnet_core.storage.compressed import kept
-from resnet_core.storage.locations import UNKNOWN_SIZE, facts, open_stream
-from resnet_core.storage.names import printable
+from resnet_core.storage.locations import UNKNOWN_SIZE, facts, open_stream, printable
 
 # Rows whose images are in memory at a time.
 AT_ONCE = 32

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from resnet_core.errors import UserError
-from resnet_core.sources.listing import BATCH, LISTING
-from resnet_core.storage.locations import absolute, file_system, is_url, remote_facts
-from resnet_core.storage.names import is_ignored, printable, top_folder
+from resnet_core.sources.listing import BATCH, LISTING, is_ignored, top_folder
+from resnet_core.storage.locations import absolute, file_system, is_url, printable, remote_facts
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

@@ -6,6 +6,8 @@ from typing import Any
 
 import pyarrow as pa
 
+from resnet_core.storage.locations import printable
+
 LISTING = pa.schema(
     [
         pa.field("uri", pa.string(), nullable=False),  # opens the file with nothing else: see `sources.read_bytes`
@@ -32,3 +34,26 @@ def batches(rows: Iterable[tuple[Any, ...]], schema: pa.Schema = LISTING) -> Ite
         columns = zip(*some, strict=True)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+# What accompanies images and is none itself.
+SIDECARS = frozenset({".csv", ".json", ".txt", ".xml", ".yaml", ".yml", ".md"})
+
+
+def is_ignored(path: str) -> bool:
+    """Hidden, in a hidden folder, or a sidecar."""
+    if (path[:1] == "." or "/." in path) and any(_is_hidden(part) for part in path.split("/")):
+        return True
+    name = path[path.rfind("/") + 1 :]
+    dot = name.rfind(".")
+    return dot > 0 and name[dot:].lower() in SIDECARS
+
+
+def _is_hidden(part: str) -> bool:
+    return part[:1] == "." and part not in (".", "..")
+
+
+def top_folder(path: str) -> str | None:
+    """The label that a path says: its first folder, if it has one."""
+    top, slash, _ = path.partition("/")
+    return printable(top) if slash and top not in ("", "..") else None

@@ -1,5 +1,8 @@
 """Files of which the URI is all that is known: a row for each, as the listing of its source has it."""
 
+import errno
+import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +13,81 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resnet_core.errors import UserError
+from resnet_core.sources import _idx as idx
 from resnet_core.sources import shard_files as shard_source
-from resnet_core.sources._archives import list_tar, list_zip
+from resnet_core.sources._archives import list_tar, list_zip, member_path
 from resnet_core.sources._image_tables import open_table
-from resnet_core.sources.listing import LISTING
-from resnet_core.sources.source import is_member, member_places, row_of
-from resnet_core.storage.locations import facts
+from resnet_core.sources.fetch import open_files as open_files
+from resnet_core.sources.fetch import prepare as prepare
+from resnet_core.sources.listing import LISTING as LISTING
+from resnet_core.sources.manifest import list_manifest as list_manifest
+from resnet_core.sources.source import _suffix_kind
+from resnet_core.storage.locations import UNKNOWN_SIZE, absolute, facts
+
+_MEMBER = re.compile(r"::(?=/|[A-Za-z][A-Za-z0-9+.-]*://)")
+_FRAGMENT = re.compile(r"(.+)#(row|image)=(\d+)", re.DOTALL)
+
+
+def read_bytes(uri: str) -> bytes:
+    """The bytes of a file of any listing. Goes through an archive's whole list: `open_files` is for
+    many. Raises OSError."""
+    try:
+        row = row_of(uri)
+    except UserError as error:
+        raise OSError(str(error)) from None
+    (data,) = open_files(pa.Table.from_pylist([row], LISTING))
+    if isinstance(data, OSError):
+        raise data
+    return data
+
+
+def row_of(uri: str) -> dict[str, Any]:
+    """The row of a listing, as far as it takes to open the file; `resnet_core.sources.locate` is for many. Raises
+    OSError, UserError."""
+    row: dict[str, Any] = dict.fromkeys(LISTING.names) | {"uri": uri, "size": UNKNOWN_SIZE, "modified": ""}
+    if is_member(uri):
+        return _member_row(uri)
+    found = _FRAGMENT.fullmatch(uri)
+    kind = _suffix_kind(found[1]) if found else None
+    if found and kind in ("parquet", "idx") and not _exists(uri):
+        place, number = absolute(found[1]), int(found[3])
+        offset, length = idx.image_place(place, number) if kind == "idx" else (number, None)
+        return row | {"container": place, "kind": kind, "offset": offset, "length": length}
+    return row
+
+
+def is_member(uri: str) -> bool:
+    """Whether it leads into an archive."""
+    return uri.startswith(("tar://", "zip://")) and _MEMBER.search(uri) is not None
+
+
+def member_places(uri: str) -> Iterator[tuple[str, str, str]]:
+    """Protocol, archive and path in it, of the archives that are there. The last `::` before a place is the
+    archive's, unless the archive's own name has such a thing."""
+    for mark in reversed(list(_MEMBER.finditer(uri))):
+        archive = absolute(uri[mark.end() :])
+        if _exists(archive):
+            yield uri[:3], archive, member_path(uri[len("tar://") : mark.start()])
+
+
+def _member_row(uri: str) -> dict[str, Any]:
+    for protocol, archive, path in member_places(uri):
+        found: dict[str, Any] = {}
+        for batch in (list_tar if protocol == "tar" else list_zip)(archive):
+            rows = batch.filter(pc.equal(batch["path"], path)).to_pylist()
+            found = next((row for row in rows if not row["ignored"]), found or next(iter(rows), {}))
+        if found:
+            return found
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), uri)
+
+
+def _exists(place: str) -> bool:
+    try:
+        facts(place)
+    except OSError:
+        return False
+    return True
+
 
 AT_ONCE = 32  # requests for the facts of files in an object store
 FOUND = pa.schema([field.with_nullable(field.nullable or field.name in ("size", "modified")) for field in LISTING])

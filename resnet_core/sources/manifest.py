@@ -2,9 +2,10 @@
 
 import csv
 import io
+import json
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from itertools import islice
@@ -18,10 +19,37 @@ from upath import UPath
 from resnet_core.errors import UserError, nearest
 from resnet_core.shards.soft_labels import EXAMPLE, parse
 from resnet_core.sources._image_tables import as_text
-from resnet_core.sources.attributes import encoded, is_attribute
 from resnet_core.sources.listing import BATCH, LISTING
-from resnet_core.storage.locations import absolute, facts, is_url
-from resnet_core.storage.names import printable
+from resnet_core.storage.locations import absolute, facts, is_url, printable
+
+
+def encoded(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> pa.Array:
+    """For each row the JSON object of what is not empty, null where nothing is: string [N]."""
+    known: dict[tuple[str | None, ...], str | None] = {}  # many images say the same
+    found = []
+    for row in rows:
+        key = tuple(row)
+        if key not in known:
+            if len(known) > 10_000:
+                known.clear()
+            filled = {name: value for name, value in zip(names, key, strict=True) if value}
+            known[key] = json.dumps(filled, ensure_ascii=False) if filled else None
+        found.append(known[key])
+    return pa.array(found, pa.string())
+
+
+def decoded(texts: Sequence[str | None], name: str) -> list[str | None]:
+    """One attribute of N images; None where it is not there."""
+    return [json.loads(text).get(name) if text else None for text in texts]
+
+
+def is_attribute(field: pa.Field) -> bool:
+    """Whether a Parquet column can be said in a word: vectors and bytes cannot, and pandas' index says nothing."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    spoken = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer,
+              pa.types.is_floating, pa.types.is_decimal, pa.types.is_temporal)  # fmt: skip
+    return not field.name.startswith("__index_level_") and any(test(kind) for test in spoken)
+
 
 REQUIRED = ("path", "label")
 OPTIONAL = ("split", "group", "soft_label", "weight")

@@ -7,24 +7,18 @@ its hash and its pixels; the size of the image that it was made of is not.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from itertools import groupby
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.images.statistics import measure
-from resnet_core.reading.image import schema
 from resnet_core.shards import format as shards
 from resnet_core.shards.format import METADATA_KEY
 from resnet_core.sources import folders
 from resnet_core.sources._image_tables import open_table
-from resnet_core.sources.listing import BATCH, batches
+from resnet_core.sources.listing import BATCH, batches, is_ignored
 from resnet_core.storage.locations import facts
-from resnet_core.storage.names import is_ignored
 
 KIND = "shards"
 
@@ -80,39 +74,3 @@ def places(source: str) -> Iterator[str]:
 
 def described(made: Preprocessing) -> str:
     return f"{made.size} px, {made.resize}, background {made.background}, {made.decode}"
-
-
-def iterate_rows(files: pa.Table, size: int, most: int) -> Iterator[pa.Table]:
-    """Rows of a listing of shards, those of one shard going up -> one row each, in the same order, in the columns of
-    `resnet_core.reading.image.schema`; `most` at a time."""
-    columns = (files[name].to_pylist() for name in ("container", "offset"))
-    for container, some in groupby(zip(*columns, strict=True), key=lambda row: row[0]):
-        rows = np.array([row for _, row in some])
-        file = shards.open_file(UPath(container))
-        start = 0
-        for group in range(file.num_row_groups):
-            count = file.metadata.row_group(group).num_rows
-            here = rows[(rows >= start) & (rows < start + count)] - start
-            start += count
-            if len(here):
-                table = file.read_row_group(group, columns=["image_id", "levels"])
-                pixels = shards.unpacked(table["levels"], size)
-                ids = table["image_id"].combine_chunks()
-                for first in range(0, len(here), most):
-                    taken = here[first : first + most]
-                    yield as_read(ids.take(pa.array(taken)), pixels[taken], size)
-
-
-def as_read(image_ids: pa.Array, pixels: np.ndarray, size: int) -> pa.Table:
-    """The columns of `read.schema`: of an image in a shard neither the original's sides nor a reason are known."""
-    wanted = schema(size)
-    brightness, contrast, sharpness = (pa.array(values, pa.float32()) for values in measure(pixels))
-    known = {
-        "image_id": image_ids,
-        "brightness": brightness,
-        "contrast": contrast,
-        "sharpness": sharpness,
-        "pixels": shards.packed(pixels),
-    }
-    arrays = [known.get(field.name, pa.nulls(len(pixels), field.type)) for field in wanted]
-    return pa.Table.from_arrays(arrays, schema=wanted)

@@ -9,12 +9,78 @@ import hashlib
 import inspect
 import io
 import json
+import shutil
 from collections.abc import Iterable
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pyarrow as pa
 from pyarrow import csv
+
+from resnet_core.errors import JobError
+
+DIGESTS = "digests.json"
+SIGNATURE_FILE = "model.sig"  # of all files, DIGESTS too; it cannot be in the list that it signs
+MLFLOW_NOTE = "registered_model_meta"  # name and version, which MLflow writes beside what it loads
+UNLISTED = (DIGESTS, SIGNATURE_FILE, MLFLOW_NOTE)
+
+
+class DamagedVersionError(JobError):
+    """A model version is not what was registered: it is not used."""
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of the file's bytes, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digests_of(folder: Path) -> dict[str, str]:
+    """The digest of each file below the folder, by its path with slashes; without those of UNLISTED."""
+    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    return {name: file_digest(found[name]) for name in sorted(found) if name not in UNLISTED}
+
+
+def remove_bytecode(folder: Path) -> None:
+    """Python leaves compiled code beside code that it imports, and runs it instead: nobody could tell the
+    genuine from the hostile, and the source makes it again."""
+    for path in folder.rglob("__pycache__"):
+        shutil.rmtree(path, ignore_errors=True)  # what cannot be removed is found as an extra file
+
+
+def write_digests(folder: Path) -> str:
+    """List the folder's files in DIGESTS. Returns the digest of the list."""
+    (folder / DIGESTS).write_text(json.dumps(digests_of(folder), indent=2) + "\n", encoding="utf-8")
+    return file_digest(folder / DIGESTS)
+
+
+def check_digests(folder: Path, listed: str | None = None, below: str = "") -> None:
+    """Raises DamagedVersionError, with the names of the files, unless those of the folder are the listed
+    ones, byte by byte.
+
+    listed: the digest of the list itself, kept elsewhere; without it only accidents are found, for whoever
+        can change a file can change the list.
+    below: the beginning of the names that are looked at; by default all.
+    """
+    path = folder / DIGESTS
+    if not path.is_file():
+        raise DamagedVersionError(f"{DIGESTS} is missing")
+    if listed is not None and file_digest(path) != listed:
+        raise DamagedVersionError(f"{DIGESTS} is changed")
+    try:
+        wanted = dict(json.loads(path.read_text(encoding="utf-8")))
+    except (ValueError, TypeError):
+        raise DamagedVersionError(f"{DIGESTS} is changed") from None
+    found = digests_of(folder)
+    wrong = [
+        f"{name} is {'missing' if name not in found else 'extra' if name not in wanted else 'changed'}"
+        for name in sorted(wanted.keys() | found.keys())
+        if name.startswith(below) and wanted.get(name) != found.get(name)
+    ]
+    if wrong:
+        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise DamagedVersionError(", ".join(wrong[:3]) + more)
 
 
 def digest_of(*parts: Any) -> str:

@@ -8,10 +8,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any
 
-from resnet_core.storage.names import unprintable
-
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
+
+
+def printable(name: str) -> str:
+    """A name whose bytes are no UTF-8 as text that any table can hold; other names unchanged."""
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def unprintable(name: str) -> str:
+    """The name that `printable` was given."""
+    return re.sub(r"\\udc([89a-f][0-9a-f])", lambda match: os.fsdecode(bytes([int(match[1], 16)])), name)
 
 
 UNKNOWN_SIZE = -1  # until it is read

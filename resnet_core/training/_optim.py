@@ -1,15 +1,84 @@
 """Optimizers and learning rates, from a training's settings."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.optim import SGD, AdamW, Optimizer
+from torch.optim.adamw import adamw
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from resnet_core.training.config import TrainConfig
-from resnet_core.training.muon import Muon
+
+# Newton-Schulz: five rounds of a polynomial whose slope at zero is steep bring every singular value near 1.
+ROUNDS = 5
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+# A step of rate 1 changes a matrix by as much as AdamW's would (Liu et al. 2025, arXiv:2502.16982, section 2.2).
+LIKE_ADAMW = 0.2
+
+
+class Muon(Optimizer):
+    """Parameters of two and more dimensions are made orthogonal, in `precision`; the others go AdamW's way."""
+
+    def __init__(
+        self,
+        params: Iterable[dict[str, Any]],
+        lr: float,
+        *,
+        momentum: float = 0.9,
+        precision: torch.dtype = torch.float32,
+    ) -> None:
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": 0.0})
+        self.precision = precision
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]
+        for group in self.param_groups:
+            moved = [p for p in group["params"] if p.grad is not None]
+            for parameter in (p for p in moved if p.ndim > 1):
+                self._turn(parameter, group)
+            self._adapt([p for p in moved if p.ndim <= 1], group)
+
+    def _turn(self, parameter: Tensor, group: dict[str, Any]) -> None:
+        state, gradient = self.state[parameter], parameter.grad
+        assert gradient is not None
+        if not state:
+            state["momentum"] = torch.zeros_like(parameter)
+        state["momentum"].mul_(group["momentum"]).add_(gradient)
+        direction = gradient.add(state["momentum"], alpha=group["momentum"]).flatten(1)
+        update = orthogonal(direction.to(self.precision)).to(direction.dtype)
+        scale = LIKE_ADAMW * max(update.shape) ** 0.5
+        parameter.mul_(1 - group["lr"] * group["weight_decay"])
+        parameter.add_(update.view(parameter.shape), alpha=-group["lr"] * scale)
+
+    def _adapt(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        for parameter in parameters:
+            if not self.state[parameter]:
+                self.state[parameter] = {
+                    "step": torch.tensor(0.0),
+                    "mean": torch.zeros_like(parameter),
+                    "square": torch.zeros_like(parameter),
+                }
+        states = [self.state[parameter] for parameter in parameters]
+        adamw(
+            parameters, [p.grad for p in parameters if p.grad is not None], [s["mean"] for s in states],
+            [s["square"] for s in states], [], [s["step"] for s in states], foreach=True, amsgrad=False, beta1=0.9,
+            beta2=0.999, lr=group["lr"], weight_decay=0.0, eps=1e-8, maximize=False,
+        )  # fmt: skip
+
+
+def orthogonal(matrix: Tensor) -> Tensor:
+    """[M, N] -> the nearest matrix whose singular values are 1, roughly: they end between 0.7 and 1.2."""
+    a, b, c = COEFFICIENTS
+    x = matrix / (matrix.norm() + 1e-7)
+    tall = x.shape[0] > x.shape[1]
+    x = x.T if tall else x
+    for _ in range(ROUNDS):
+        square = x @ x.T
+        x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
+    return x.T if tall else x
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, precision: torch.dtype | None = None) -> Optimizer:

@@ -16,21 +16,17 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from upath import UPath
 
-from resnet_core.device import repeatable
+from resnet_core.device import freed_memory_stays, repeatable
 from resnet_core.errors import TrainingError
-from resnet_core.heap import freed_memory_stays
-from resnet_core.model.inputs import Normalisation, to_input
+from resnet_core.model.inputs import Normalisation, resize_batch, to_input
 from resnet_core.training import _checkpoint as training_state
 from resnet_core.training import _learner as learner
 from resnet_core.training import _progressive as sizes
-from resnet_core.training._learner import Learner
-from resnet_core.training.augment import augment, weaker
-from resnet_core.training.batches import Batch, Batches, batch_sizes
+from resnet_core.training._learner import Learner, as_targets
+from resnet_core.training.augment import augment, mix, weaker
+from resnet_core.training.batches import Batch, Batches, batch_sizes, copies
 from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import ALONE, World
-from resnet_core.training.loss import as_targets
-from resnet_core.training.mix import mix
-from resnet_core.training.sampling import copies
 
 # Steps after which a GPU's sums are read: reading them makes the CPU wait for the GPU.
 LOOK_EVERY = 16
@@ -127,7 +123,7 @@ def run_epoch(
         for batch, side in zip(train.epoch(config.batch_size, seed, chosen), sides, strict=True):
             x = to_input(augment(batch.pixels, changes, generator), normalisation)
             targets = as_targets(batch.labels, batch.targets, len(training.class_weights))
-            x, targets, weights = mix(sizes.resize_batch(x, side), targets, batch.weights, changes, generator)
+            x, targets, weights = mix(resize_batch(x, side), targets, batch.weights, changes, generator)
             totals.add(training.step(x, targets, weights, batch.labels), batch)
     loss, accuracy, _ = totals.read()
     rate = images / (time.perf_counter() - started)

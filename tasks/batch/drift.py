@@ -29,7 +29,7 @@ from resnet_core.drift.reference import MOST
 from resnet_core.storage.files import write_text, write_whole
 from tasks.artifacts import picture, plain
 from tasks.batch.values import DriftReport, Scores
-from tasks.evaluation.reference import reference_of
+from tasks.registry.versions import reference_of
 
 log = logging.getLogger("grayline")
 

@@ -17,6 +17,7 @@ from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
 from resnet_core import device
+from resnet_core.device import this_machine
 from resnet_core.errors import UserError
 from resnet_core.export import graph as scoring_graph
 from resnet_core.export import onnx_file as exported_onnx
@@ -24,11 +25,10 @@ from resnet_core.inference import _cuda as engine_cuda
 from resnet_core.inference import engines, folded
 from resnet_core.inference import trials as engine_trial
 from resnet_core.inference.engines import check_engine
-from resnet_core.machine import this_machine
 from resnet_core.model.classifier import Classifier
 from resnet_core.storage.digest import digest_of, source_digest
 from tasks.batch.engine_trials import Surroundings, all_trials, fastest
-from tasks.batch.open_engine import open_engine as open_engine
+from tasks.batch.engine_trials import open_engine as open_engine
 from tasks.batch.values import EngineChoice
 from tasks.evaluation.held_out import SCORING
 from tasks.registry.int8_file import why_not

@@ -4,23 +4,79 @@ import json
 import logging
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
+from pathlib import Path
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
 from resnet_core.inference import trials as engine_trial
-from resnet_core.inference.engines import Engine, EngineName, can_run, usual_batch, write_file
+from resnet_core.inference.engines import (
+    Engine,
+    EngineName,
+    can_run,
+    open_compiled,
+    open_file,
+    open_torch,
+    usual_batch,
+    write_file,
+)
 from resnet_core.model.classifier import Classifier
-from resnet_core.storage.files import write_text, write_whole
-from resnet_core.storage.integrity import file_digest
-from tasks.batch.open_engine import open_engine
+from resnet_core.storage.digest import DamagedVersionError, file_digest
+from resnet_core.storage.files import as_local, write_text, write_whole
 from tasks.batch.values import EngineChoice, EngineTrial
-from tasks.registry.int8_file import allowed_int8
+from tasks.registry.int8_file import allowed_int8, int8_file
+from tasks.registry.versions import load_classifier
 from tasks.values import ModelVersion
+
+
+def open_engine(
+    choice: EngineChoice, model: ModelVersion, tracking_uri: str, device: str | Classifier = "auto"
+) -> Engine:
+    """The engine, ready to run; a process opens it once. Raises DamagedVersionError where its file is not the
+    one that was tried.
+
+    device: the version is loaded for, or the version's classifier itself.
+    """
+    classifier = load_classifier(tracking_uri, model, device) if isinstance(device, str) else device
+    how = replace(choice, speed=0.0, trials=())
+    with _opening:
+        return _open(how, model, tracking_uri, classifier)
+
+
+_opening = Lock()
+
+
+@lru_cache(maxsize=2)  # the trial's last two; what is chosen is opened again only if it was an earlier one
+def _open(choice: EngineChoice, model: ModelVersion, tracking_uri: str, classifier: Classifier) -> Engine:
+    match choice.name:
+        case "torch":
+            return open_torch(classifier, choice.batch_size, choice.plain)
+        case "compile":
+            return open_compiled(classifier, choice.batch_size)
+    with engine_file(choice, model, tracking_uri) as path:
+        return open_file(choice.name, path, len(classifier.classes), choice.workers, choice.batch_size)
+
+
+@contextmanager
+def engine_file(choice: EngineChoice, model: ModelVersion, tracking_uri: str) -> Iterator[Path]:
+    """A local file of the digest that was chosen."""
+    if choice.file is None:
+        with int8_file(tracking_uri, model, choice.digest) as path:
+            yield path
+        return
+    with as_local(choice.file) as path:
+        if not path.exists() or file_digest(path) != choice.digest:
+            raise DamagedVersionError(
+                f"{choice.file} is not the file that was tried. Delete {choice.file.parent}, and run the batch again."
+            )
+        yield path
+
 
 log = logging.getLogger("grayline")
 

@@ -26,6 +26,7 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.model.features import embed
 from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import iterate_files
+from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards
 from resnet_core.sources import shard_files as shard_source
 from resnet_core.storage.files import write_whole
@@ -105,7 +106,7 @@ def read_images(files: pa.Table, settings: Preprocessing, limits: Limits, batch_
     """The images of some files, about a batch at a time, in the columns of `resnet_core.reading.image.schema`. While
     the caller works on some the next are read."""
     if files["kind"][0].as_py() == shard_source.KIND:
-        yield from shard_source.iterate_rows(files, settings.size, batch_size)
+        yield from iterate_rows(files, settings.size, batch_size)
         return
     waiting: list[pa.Table] = []
     for table in iterate_files(files, settings, limits):

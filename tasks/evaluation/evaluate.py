@@ -9,7 +9,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from resnet_core.drift.drift import Thresholds
-from resnet_core.evaluation import assess, bootstrap, calibrate, conformal, decide, metrics, slices
+from resnet_core.evaluation import assess, bootstrap, calibrate, decide, metrics, slices
+from resnet_core.evaluation import decide as conformal
 from resnet_core.evaluation import input_sizes as by_size
 from resnet_core.evaluation.assess import Assessment, HeldOut
 from resnet_core.evaluation.calibrate import Wanted
@@ -19,7 +20,7 @@ from resnet_core.evaluation.metrics import Interval, Labels
 from resnet_core.model.classifier import Classifier
 from resnet_core.plotting import plots
 from resnet_core.shards.encryption import Keys
-from resnet_core.sources import attributes
+from resnet_core.sources import manifest as attributes
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import as_local, write_folder
 from tasks.dataset import EvaluateConfig

@@ -21,7 +21,7 @@ from upath import UPath
 
 from resnet_core.explain import gallery, neighbours
 from resnet_core.explain import grad_cam as grad_cam_module
-from resnet_core.explain.gallery import SMALLEST, Chosen, choose, heated, picture, webp
+from resnet_core.explain.gallery import Chosen, choose
 from resnet_core.explain.grad_cam import Maps, grad_cam
 from resnet_core.explain.neighbours import MOST_IMAGES, Neighbour, nearest, sampled
 from resnet_core.images.preprocessing import Gray
@@ -30,6 +30,7 @@ from resnet_core.model import features as embedding
 from resnet_core.model.classifier import Classifier
 from resnet_core.plotting import canvas as paper
 from resnet_core.plotting import gallery_sheet
+from resnet_core.plotting.canvas import SMALLEST, heated, picture, webp
 from resnet_core.plotting.gallery_sheet import NEIGHBOURS, Beside, Shown
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys

@@ -14,13 +14,15 @@ from resnet_core import device
 from resnet_core.catalog.build import SLICED
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.metrics import Labels, Probabilities
-from resnet_core.model import blocks, calibration, classifier, heads, resnet, sized
+from resnet_core.model import calibration, classifier, resnet, sized
 from resnet_core.model import inputs as normalisation
+from resnet_core.model import resnet as blocks
+from resnet_core.model import resnet as heads
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.format import Split
-from resnet_core.sources.attributes import decoded
+from resnet_core.sources.manifest import decoded
 from resnet_core.training import _progressive as sizes
 from resnet_core.training import augment
 from tasks.values import Catalog, ShardSet

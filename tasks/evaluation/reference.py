@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,20 +11,18 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from resnet_core.drift import drift, mmd, profiles, reference
+from resnet_core.drift import drift, profiles, reference
+from resnet_core.drift import drift as mmd
 from resnet_core.drift.drift import Thresholds
 from resnet_core.drift.profiles import Profile, profile_of
-from resnet_core.drift.reference import MOST, REFERENCE, Reference, load_reference
+from resnet_core.drift.reference import MOST, REFERENCE, Reference
 from resnet_core.evaluation.input_sizes import evenly
 from resnet_core.model import features as embedding
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from resnet_core.storage.integrity import file_digest
-from tasks.registry.integrity import verified_folder
-from tasks.registry.versions import ARTIFACTS, MODEL_FOLDER
-from tasks.settings import Settings
-from tasks.values import Catalog, ModelVersion, ShardSet
+from resnet_core.storage.digest import file_digest
+from tasks.values import Catalog, ShardSet
 
 if TYPE_CHECKING:  # SciPy's optimizers take their time to import, and a batch has no use for them
     from resnet_core.evaluation.calibrate import Judged
@@ -89,16 +85,3 @@ def reference_digest(folder: Path) -> str:
     """Of the reference in a folder; `none` where there is none."""
     path = folder / REFERENCE
     return file_digest(path) if path.exists() else "none"
-
-
-def reference_of(tracking_uri: str, model: ModelVersion) -> Reference | None:
-    """The version's own, its files checked; None for a version that has none."""
-    return _reference_of(tracking_uri, model, Settings().verify_key)
-
-
-@lru_cache(maxsize=4)
-def _reference_of(tracking_uri: str, model: ModelVersion, verify_key: str | None) -> Reference | None:
-    """A version never changes, so a process checks and loads it once."""
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = verified_folder(tracking_uri, model, verify_key, Path(scratch))
-        return load_reference(folder / ARTIFACTS / MODEL_FOLDER)

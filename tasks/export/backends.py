@@ -1,6 +1,7 @@
 """Backends: the accuracy of a version by another framework's runtime and metric, beside PyTorch's."""
 
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ from prefect.artifacts import create_table_artifact
 
 from resnet_core.errors import JobError
 from resnet_core.export import formats as export_formats
-from resnet_core.export.agreement import compare
-from resnet_core.export.formats import RUNS, Backend
+from resnet_core.export.formats import RUNS, Backend, compare
 from resnet_core.export.graph import describe, trace
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
@@ -18,7 +18,23 @@ from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.registry.images import check_fits
 from tasks.registry.versions import load_classifier
-from tasks.values import BackendAccuracy, ModelVersion, ShardSet
+from tasks.values import ModelVersion, ShardSet
+
+
+@dataclass(frozen=True)
+class BackendAccuracy:
+    """The accuracy of a version on `count` held-out images by another framework, and by PyTorch; speeds are
+    images/s."""
+
+    version: ModelVersion
+    backend: str
+    count: int
+    accuracy: float
+    own_accuracy: float
+    difference: float
+    speed: float
+    own_speed: float
+
 
 ROUNDING = 1e-6  # of an accuracy: TensorFlow counts in float32
 MOST_APART = 0.001  # of accuracy: what rounding may cost on images that lie between two classes

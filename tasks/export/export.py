@@ -2,7 +2,7 @@
 
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 
 from prefect import task
 from prefect.artifacts import create_table_artifact
@@ -10,15 +10,33 @@ from upath import UPath
 
 from resnet_core.errors import JobError, UserError
 from resnet_core.export import formats as export_formats
-from resnet_core.export.agreement import Agreement, compare
-from resnet_core.export.formats import SUFFIX, Format, check_installed
+from resnet_core.export.formats import SUFFIX, Agreement, Format, check_installed, compare
 from resnet_core.export.graph import describe, trace
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.files import write_whole
 from tasks.progress import progress
 from tasks.registry.images import images_of
 from tasks.registry.versions import load_classifier
-from tasks.values import Export, ModelVersion
+from tasks.values import ModelVersion
+
+
+@dataclass(frozen=True)
+class Export:
+    """A file of `size` bytes for another framework, checked on `count` held-out images: `difference` is the
+    largest between two probabilities, `wrong` why the file would not have been let through, if it was
+    allowed to differ."""
+
+    version: ModelVersion
+    kind: str
+    path: UPath
+    size: int
+    count: int
+    difference: float
+    accuracy: float
+    own_accuracy: float
+    seconds: float
+    wrong: str = ""
+
 
 log = logging.getLogger("grayline")
 

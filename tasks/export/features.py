@@ -20,16 +20,35 @@ from upath import UPath
 from resnet_core.errors import UserError
 from resnet_core.export.formats import check_installed
 from resnet_core.inference import feature_files
-from resnet_core.inference.feature_files import Kind, Layer, Rows
-from resnet_core.model import blocks, heads, resnet, sized
+from resnet_core.inference.feature_files import Kind, Rows
 from resnet_core.model import inputs as normalisation
+from resnet_core.model import resnet, sized
+from resnet_core.model import resnet as blocks
+from resnet_core.model import resnet as heads
+from resnet_core.model.features import Layer, compute, shape_of
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import write_text, write_whole
 from tasks.registry.images import check_fits
 from tasks.registry.versions import load_classifier
-from tasks.values import Catalog, FeatureSet, ModelVersion, ShardSet
+from tasks.values import Catalog, ModelVersion, ShardSet
+
+
+@dataclass(frozen=True)
+class FeatureSet:
+    """The outputs of a layer for `count` images, `shape` each, in `files` files; `reused` of the images were
+    done in an earlier run."""
+
+    version: ModelVersion
+    folder: UPath
+    layer: str
+    kind: str
+    shape: tuple[int, ...]
+    count: int
+    files: int
+    reused: int
+
 
 log = logging.getLogger("grayline")
 
@@ -102,7 +121,7 @@ def plan_features(
     not fit the data set, and an output that is taken."""
     classifier = load_classifier(tracking_uri, model, device)
     check_fits(model, classifier, shard_set)
-    shape = feature_files.shape_of(classifier, layer)
+    shape = shape_of(classifier, layer)
     facts = {
         "dataset": shard_set.dataset,
         "model_name": model.name,
@@ -179,7 +198,7 @@ def write_features(part: FeaturePart, job: FeatureJob, tracking_uri: str, device
     file = shards.open_file(part.shard, keys)
     levels = file.read(columns=["levels"])["levels"].slice(part.start, part.count)
     pixels = shards.unpacked(levels, shards.image_size(file))
-    found = feature_files.compute(classifier, pixels, job.layer)
+    found = compute(classifier, pixels, job.layer)
     with write_whole(part.path) as draft:
         feature_files.write(job.kind, draft, found, rows, job.facts)
     return part.count

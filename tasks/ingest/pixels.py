@@ -11,24 +11,39 @@ from types import ModuleType
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
+from prefect import task
 from upath import UPath
 
 from resnet_core.catalog import near_duplicates
 from resnet_core.catalog.build import FACTS
+from resnet_core.images import _codecs as jpeg
 from resnet_core.images import _codecs as png
 from resnet_core.images import _dicom as dicom
+from resnet_core.images import _levels as bad_image
 from resnet_core.images import _levels as levels
-from resnet_core.images import bad_image, bilinear, jpeg, preprocessing
 from resnet_core.images import decode as grayscale
+from resnet_core.images import preprocessing
+from resnet_core.images import preprocessing as bilinear
 from resnet_core.images import statistics as looks
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading import image as read
 from resnet_core.reading.image import Limits
+from resnet_core.reading.pool import read_files
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import write_whole
 from tasks.parts import Part
+
+
+@task(retries=2, retry_delay_seconds=5, task_run_name="read {part.path.name}")
+def read_part(part: Part, settings: Preprocessing, limits: Limits, keys: Keys | None = None) -> int:
+    """Read every file of the part and write its facts and pixels. Returns the number of files."""
+    if not is_complete(part, keys):
+        files = part.files()
+        write_part(part, files, read_files(files, settings, limits), keys)
+    return part.count
+
 
 # What a file's bytes become depends on this code.
 READING: tuple[ModuleType, ...] = (

@@ -16,10 +16,9 @@ from resnet_core.storage import database
 from resnet_core.storage.files import absolute, write_whole
 from tasks.dataset import Dataset
 from tasks.ingest.pixels import pixel_folder
-from tasks.night_work import begin_work
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.progress import counted
-from tasks.store import load_catalog
+from tasks.store import begin_work, load_catalog
 from tasks.values import Scan
 
 MISSING = "file missing: the labels name it, the source has it not"

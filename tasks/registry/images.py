@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 from upath import UPath
 
@@ -14,9 +15,23 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.format import Images, Split
+from tasks.registry import runs as tracking
 from tasks.registry.runs import client
 from tasks.registry.versions import SHARDS
 from tasks.values import ModelVersion, ShardSet
+
+
+def learned_from(version: ModelVersion, shard_sets: UPath, tracking_uri: str, keys: Keys | None) -> set[str] | None:
+    """The ids of the images that a version was trained on or chosen by, from the shards that it records, in
+    the data set's folder of shard sets. None where those are gone."""
+    tags = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags
+    digest = tags.get(SHARDS)
+    files = sorted((shard_sets / digest).glob("*.parquet")) if digest and (shard_sets / digest).exists() else []
+    found: set[str] = set()
+    for path in files:
+        table = shards.open_file(path, keys).read(columns=["image_id", "split"])
+        found.update(table.filter(pc.not_equal(table["split"], "test"))["image_id"].to_pylist())
+    return found if files else None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from typing import Any
 import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
-from resnet_core.storage.integrity import DamagedVersionError, file_digest
+from resnet_core.storage.digest import DamagedVersionError, file_digest
+from tasks.registry.integrity import verify
 from tasks.registry.runs import client
-from tasks.registry.signing import verify
 from tasks.registry.versions import INT8
 from tasks.settings import Settings
 from tasks.values import ModelVersion

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from tasks.artifacts import plain
-from tasks.card_config import CardConfig
+from tasks.dataset import CardConfig
 from tasks.registry.runs import client
 from tasks.training.lineage import machine_of
 from tasks.values import Catalog, Checkpoint, Decision, Evaluation, ShardSet

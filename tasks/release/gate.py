@@ -17,7 +17,7 @@ from resnet_core.evaluation.metrics import METRICS
 from resnet_core.shards.encryption import Keys
 from tasks.dataset import Gate
 from tasks.registry import runs as tracking
-from tasks.registry.same_images import learned_from
+from tasks.registry.images import learned_from
 from tasks.registry.versions import CHAMPION, GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, by_alias, load_classifier
 from tasks.release.int8 import measure_int8
 from tasks.release.side_by_side import SideBySide, score_both, speed_ratio

@@ -19,13 +19,13 @@ from resnet_core.export import formats as export_formats
 from resnet_core.export import onnx_file as exported_onnx
 from resnet_core.export.graph import describe, trace
 from resnet_core.shards.encryption import Keys
-from resnet_core.storage.integrity import file_digest
+from resnet_core.storage.digest import file_digest
 from tasks.dataset import Gate
 from tasks.evaluation.held_out import facts, groups_of, in_order, score_split
 from tasks.registry.images import VersionImages
 from tasks.registry.int8_file import FILE, place_of
+from tasks.registry.integrity import sign
 from tasks.registry.runs import client
-from tasks.registry.signing import sign
 from tasks.registry.versions import INT8, load_classifier
 from tasks.settings import Settings
 from tasks.values import Catalog, ModelVersion, ShardSet

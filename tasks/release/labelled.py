@@ -10,7 +10,7 @@ from upath import UPath
 
 from resnet_core.errors import UserError, nearest
 from resnet_core.evaluation.bootstrap import Groups
-from resnet_core.evaluation.comparison import numbered
+from resnet_core.evaluation.comparison import aligned, numbered
 from resnet_core.evaluation.metrics import Labels, Probabilities
 from resnet_core.model.classifier import Classifier
 from resnet_core.reading.image import Limits
@@ -20,7 +20,6 @@ from resnet_core.sources.manifest import list_manifest
 from resnet_core.storage.files import absolute
 from tasks.parts import COLUMNS
 from tasks.progress import progress
-from tasks.registry.same_images import aligned
 
 LEAST = 20  # images: of fewer, nothing can be said
 

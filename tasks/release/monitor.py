@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
@@ -24,11 +24,31 @@ from resnet_core.reading.image import Limits
 from resnet_core.shards.encryption import Keys
 from tasks.dataset import Gate
 from tasks.registry import runs as tracking
-from tasks.registry.same_images import learned_from
+from tasks.registry.images import learned_from
 from tasks.registry.versions import GATE_SETTINGS, MONITOR, load_classifier
 from tasks.release.labelled import Answers, answer, check_labels
 from tasks.release.labelled import in_words as left_out_in_words
-from tasks.values import Check, ModelVersion, Verdict
+from tasks.values import Check, ModelVersion
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `count` new labelled images said of a version: its metric on them, and checks as the gate's.
+    `left_out` counts images by why they do not. `take_back`: the predecessor would do better."""
+
+    version: ModelVersion
+    predecessor: ModelVersion | None
+    metric: str
+    found: Interval
+    count: int
+    left_out: dict[str, int]
+    checks: tuple[Check, ...]
+    take_back: bool
+
+    @property
+    def failed(self) -> tuple[Check, ...]:
+        return tuple(check for check in self.checks if not check.passed)
+
 
 log = logging.getLogger("grayline")
 

@@ -3,7 +3,7 @@
 from prefect import task
 
 from tasks.registry import champion
-from tasks.registry.history import record
+from tasks.registry.champion import record
 from tasks.registry.versions import CHAMPION, by_alias
 from tasks.release.card import add_gate
 from tasks.settings import Settings

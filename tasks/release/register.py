@@ -33,9 +33,9 @@ from resnet_core.drift.reference import REFERENCE as REFERENCE_FILE
 from resnet_core.model.calibration import CALIBRATION as CALIBRATION_FILE
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
+from resnet_core.storage.digest import file_digest
 from resnet_core.storage.files import as_local
-from resnet_core.storage.integrity import file_digest
-from tasks.card_config import CardConfig
+from tasks.dataset import CardConfig
 from tasks.registry import runs as tracking
 from tasks.registry.integrity import seal
 from tasks.registry.versions import (

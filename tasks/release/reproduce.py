@@ -24,9 +24,9 @@ from prefect.artifacts import create_markdown_artifact
 from safetensors.torch import load_file
 from upath import UPath
 
+from resnet_core.device import Machine, this_machine
 from resnet_core.errors import UserError
 from resnet_core.evaluation.metrics import METRICS
-from resnet_core.machine import Machine, this_machine
 from resnet_core.model.classifier import WEIGHTS, Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
@@ -44,7 +44,31 @@ from tasks.settings import Settings
 from tasks.store import VERSION, catalog_path
 from tasks.training.lineage import commit, distributions_here, machine_of, read_lineage
 from tasks.training.run import LEARNING, Meter, job_of, may_succeed, places, run_job
-from tasks.values import Catalog, ModelVersion, Reproduction, ShardSet
+from tasks.values import Catalog, ModelVersion, ShardSet
+
+
+@dataclass(frozen=True)
+class Reproduction:
+    """A version that was trained again. `largest` is the largest difference between two weights; where there
+    is one, `metrics` has the version's value and the new one on the held-out images. `surroundings` say of
+    code, distributions and machine whether they are the same."""
+
+    version: ModelVersion
+    identical: bool
+    largest: float
+    metrics: dict[str, tuple[float, float]]
+    surroundings: dict[str, str]
+    seconds: float
+
+    @property
+    def verdict(self) -> str:
+        """In one line."""
+        if self.identical:
+            return f"trained again in {self.seconds:,.0f} s, and every byte of the weights is the same"
+        if self.largest == float("inf"):
+            return f"trained again in {self.seconds:,.0f} s: it is another network"
+        return f"trained again in {self.seconds:,.0f} s; the weights differ by up to {self.largest:.3g}"
+
 
 log = logging.getLogger("grayline")
 

@@ -12,7 +12,7 @@ import pandas as pd
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 
 from resnet_core.model.classifier import Classifier
-from resnet_core.storage.integrity import DIGESTS, check_digests
+from resnet_core.storage.digest import DIGESTS, check_digests
 
 
 class RawImages:

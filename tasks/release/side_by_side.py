@@ -10,16 +10,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from resnet_core.evaluation.bootstrap import Groups
-from resnet_core.evaluation.comparison import Rows, numbered
+from resnet_core.evaluation.comparison import Rows, aligned, numbered
 from resnet_core.evaluation.metrics import Labels, Probabilities
 from resnet_core.evaluation.slices import cut
 from resnet_core.model.classifier import Classifier
-from resnet_core.reading.image import read_file
+from resnet_core.reading.pool import read_file
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from tasks.evaluation.held_out import columns_of, facts, in_order
 from tasks.progress import progress
-from tasks.registry.same_images import aligned
 from tasks.values import Catalog, ShardSet
 
 ROUNDS = 7  # of a comparison of speed

@@ -18,7 +18,7 @@ from markupsafe import Markup
 from upath import UPath
 
 from resnet_core.errors import UserError, nearest
-from resnet_core.inference.score_picks import Picks, pick
+from resnet_core.inference.scores import Picks, pick
 from resnet_core.plotting.thumbnails import LOSSLESS, Thumbnail, thumbnails
 from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import end_idle

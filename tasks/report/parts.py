@@ -19,9 +19,9 @@ from mlflow.tracking import MlflowClient
 
 from resnet_core.model.calibration import CALIBRATION
 from resnet_core.shards import format as shards
-from resnet_core.storage.integrity import file_digest
+from resnet_core.storage.digest import file_digest
 from tasks.progress import progress
-from tasks.registry.history import Event, events
+from tasks.registry.champion import Event, events
 from tasks.registry.runs import client
 from tasks.values import ModelVersion
 

@@ -4,7 +4,7 @@ has become of it."""
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.registry.history import Event
+from tasks.registry.champion import Event
 from tasks.registry.versions import (
     BEFORE,
     CATALOG,

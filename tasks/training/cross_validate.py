@@ -7,7 +7,7 @@ classifier that has not learned from it, from its group, or from an image that l
 import json
 import logging
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,37 @@ from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.training.folds import training_images
 from tasks.training.run import Meter, job_of, learning_digest, may_succeed, places, run_job
-from tasks.values import Catalog, CrossValidation, FoldPlan, ShardSet
+from tasks.values import Catalog, ShardSet
+
+
+@dataclass(frozen=True)
+class FoldPlan:
+    """A cross-validation to be: `folder` holds the file of `count` training images and the fold of each;
+    `mlflow_run_id` is the run that the folds' runs are nested in."""
+
+    dataset: str
+    folder: UPath
+    digest: str
+    folds: int
+    count: int
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class CrossValidation:
+    """`metrics` has the mean and the standard deviation over `folds` folds, `by_fold` what they are of;
+    `predictions` is the file of `count` training images, each predicted by a classifier that has not seen
+    it. `reused` of the folds were trained in an earlier run."""
+
+    dataset: str
+    predictions: UPath
+    folds: int
+    count: int
+    metrics: dict[str, tuple[float, float]]
+    by_fold: dict[str, tuple[float, ...]]
+    reused: int
+    mlflow_run_id: str
+
 
 log = logging.getLogger("grayline")
 

@@ -7,10 +7,12 @@ The table holds every label of the data set, those to look at first: corrected, 
 import hashlib
 import json
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
@@ -24,14 +26,67 @@ from resnet_core.plotting import label_sheet
 from resnet_core.plotting.label_sheet import SHOWN, Suspect
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
+from resnet_core.sources.source import list_manifest, list_source, source_kind
 from resnet_core.storage.digest import digest_of, source_digest
-from resnet_core.storage.files import as_local, write_text, write_whole
+from resnet_core.storage.files import absolute, as_local, write_text, write_whole
 from tasks.artifacts import picture, plain
 from tasks.dataset import Dataset
 from tasks.progress import progress
 from tasks.registry import runs as tracking
-from tasks.training.labels_table import labels_table
-from tasks.values import CrossValidation, LabelIssues, ShardSet
+from tasks.training.cross_validate import CrossValidation
+from tasks.values import ShardSet
+
+
+def labels_table(dataset: Dataset) -> pd.DataFrame:
+    """A row an image, all text, empty where nothing is said: `path`, `label`, whatever other columns the labels
+    have, and `uri`. The paths are those that `labels:` takes, wherever its file lies; of a manifest they are
+    absolute, for it is the source itself. Where there is no table, the source's own labels."""
+    if source_kind(dataset.source) == "manifest":
+        manifest = absolute(UPath(dataset.source))
+        table = read_text(manifest)
+        uris = [uri for batch in list_manifest(manifest) for uri in batch["uri"].to_pylist()]
+        return table.assign(path=uris, uri=uris)
+    listed = pd.DataFrame(list(files(list_source(dataset.source))), columns=["uri", "path", "label"])
+    if dataset.labels is None:
+        return listed[listed["label"] != ""][["path", "label", "uri"]].reset_index(drop=True)
+    table = read_text(UPath(dataset.labels))
+    places = listed.set_index("path")["uri"]
+    return table.assign(uri=table["path"].str.removeprefix("./").map(places).fillna(""))
+
+
+def files(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, str, str]]:
+    """uri, path and label of each that may be an image."""
+    for batch in batches:
+        columns = (batch[name].to_pylist() for name in ("uri", "path", "label", "ignored"))
+        for uri, path, label, ignored in zip(*columns, strict=True):
+            if not ignored:
+                yield uri, path, label or ""
+
+
+def read_text(path: UPath) -> pd.DataFrame:
+    """CSV or Parquet, every value as it is written: a class 007 stays that."""
+    with path.open("rb") as file:
+        if path.suffix.lower() == ".parquet":
+            table = pd.read_parquet(file)
+            return table.astype(object).where(table.notna(), "").astype(str)
+        return pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
+
+
+@dataclass(frozen=True)
+class LabelIssues:
+    """`issues` of `images` training labels that are probably wrong. `table` holds every label there is, those
+    first; `sheet` shows them, and is None where no pictures may be made. `worst` are uri, label, suggestion and
+    the confidence in the label of some."""
+
+    dataset: str
+    folder: UPath
+    table: UPath
+    sheet: UPath | None
+    images: int
+    issues: int
+    worst: tuple[tuple[str, str, str, float], ...]
+    mlflow_run_id: str
+
 
 log = logging.getLogger("grayline")
 

@@ -16,7 +16,7 @@ from typing import Any
 from upath import UPath
 
 import resnet_core
-from resnet_core.machine import Machine, this_machine
+from resnet_core.device import Machine, this_machine
 from resnet_core.storage.digest import source_digest
 from resnet_core.storage.files import write_text
 from tasks.dataset import Dataset

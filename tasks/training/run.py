@@ -7,17 +7,23 @@ from prefect.client.schemas.objects import State
 from resnet_core import device
 from resnet_core.device import describe, find_device
 from resnet_core.errors import JobError, UserError
-from resnet_core.model import blocks, heads, pretrained, resnet, sized
 from resnet_core.model import inputs as normalisation
+from resnet_core.model import pretrained, resnet, sized
+from resnet_core.model import resnet as blocks
+from resnet_core.model import resnet as heads
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.resnet import ModelConfig
 from resnet_core.shards import soft_labels
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.training import _learner as learner
+from resnet_core.training import _learner as loss
+from resnet_core.training import _optim as muon
 from resnet_core.training import _optim as optimizers
 from resnet_core.training import _progressive as sizes
-from resnet_core.training import augment, batches, distributed, loss, mix, muon, sampling
+from resnet_core.training import augment, batches, distributed
+from resnet_core.training import augment as mix
+from resnet_core.training import batches as sampling
 from resnet_core.training import config as recipes
 from resnet_core.training import job as training
 from resnet_core.training import loop as fit

@@ -33,7 +33,38 @@ from tasks.training import studies
 from tasks.training.folds import training_images
 from tasks.training.processes import LostProcessError
 from tasks.training.run import job_of, learning_digest, places, run_job
-from tasks.values import Catalog, ShardSet, StudyPlan, Tuning
+from tasks.values import Catalog, ShardSet
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """An Optuna study `name` of `trials` trials, to be or to go on, in Optuna's `storage`. `folder` holds
+    the trials' checkpoints; the trials' runs are nested in `mlflow_run_id`."""
+
+    dataset: str
+    name: str
+    storage: str
+    folder: UPath
+    trials: int
+    epochs: int
+    mlflow_run_id: str
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """A finished study: `trials` in all, `pruned` of which were ended early. `values` are those of the trial
+    `number` with the best validation accuracy, `own_accuracy` what the data set file's own came to;
+    `importance` is each setting's share in what the trials differ by."""
+
+    plan: StudyPlan
+    trials: int
+    pruned: int
+    number: int
+    accuracy: float
+    values: dict[str, Value]
+    own_accuracy: float | None
+    importance: dict[str, float]
+
 
 log = logging.getLogger("grayline")
 

@@ -6,7 +6,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
-from flows.deployments import PREFECT_YAML, deployment_names, run_deployment
+from flows.stack import PREFECT_YAML, deployment_names, run_deployment
 from resnet_core.errors import UserError
 
 DEPLOYMENTS = yaml.safe_load(PREFECT_YAML.read_text())["deployments"]

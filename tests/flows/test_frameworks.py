@@ -18,7 +18,7 @@ from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import UserError
 from resnet_core.export import torch_file as exported_torch
 from resnet_core.export.formats import Backend
-from resnet_core.inference import feature_files
+from resnet_core.model.features import compute
 from tasks.export import backends
 from tasks.export.features import check_wanted
 from tasks.registry.runs import client
@@ -115,7 +115,7 @@ def check_features(dataset: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert len(seen) == 300
     champion = load_classifier(Settings().tracking_uri, first.version, "cpu")
     pixels = np.stack([np.asarray(Image.open(uri.removeprefix("file://"))) for uri in seen])
-    own = feature_files.compute(champion, pixels, "pool")
+    own = compute(champion, pixels, "pool")
     np.testing.assert_allclose(np.stack([found for _, found in seen.values()]), own, atol=1e-5)
     assert json.loads((folder / "_manifest.json").read_text())["images"] == 300
 

@@ -17,8 +17,7 @@ from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import UserError
 from resnet_core.evaluation.comparison import Comparison
 from resnet_core.evaluation.metrics import Interval
-from tasks.registry.champion import make_champion
-from tasks.registry.history import events
+from tasks.registry.champion import events, make_champion
 from tasks.registry.versions import resolve
 from tasks.release.monitor import MonitorError, fewer_right, lower, would_do_better
 from tasks.settings import Settings

@@ -18,9 +18,8 @@ from PIL import Image
 from flows.classify_batch import classify_batch
 from flows.features import features
 from flows.nightly_retrain import nightly_retrain
-from flows.promote import promote
+from flows.promote import promote, rollback
 from flows.reproduce import reproduce
-from flows.rollback import rollback
 from resnet_core.errors import DataCheckError, UserError
 from tasks.registry.versions import resolve
 from tasks.settings import Settings

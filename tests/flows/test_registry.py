@@ -22,19 +22,17 @@ from upath import UPath
 
 from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
-from flows.promote import promote
+from flows.promote import promote, rollback
 from flows.reproduce import reproduce
-from flows.rollback import rollback
 from resnet_core.errors import UserError
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.pretrained import check as check_pretrained
 from resnet_core.model.resnet import ModelConfig
-from resnet_core.storage.integrity import DIGESTS, DamagedVersionError, file_digest, write_digests
+from resnet_core.storage.digest import DIGESTS, DamagedVersionError, file_digest, write_digests
 from tasks.dataset import load_dataset
 from tasks.registry import versions as registry_module
-from tasks.registry.history import events
-from tasks.registry.integrity import check_version, verified_folder
-from tasks.registry.signing import sign
+from tasks.registry.champion import events
+from tasks.registry.integrity import check_version, sign, verified_folder
 from tasks.registry.versions import load_classifier
 from tasks.release.promote import carry_out
 from tasks.release.reproduce import find_shards, recall, train_again

@@ -12,8 +12,7 @@ from PIL import Image
 from flows.label_issues import label_issues
 from tasks.dataset import load_dataset
 from tasks.settings import Settings
-from tasks.training.label_issues import FIRST, table_of
-from tasks.training.labels_table import labels_table
+from tasks.training.label_issues import FIRST, labels_table, table_of
 from tests.conftest import write_folder, write_labels
 
 pytestmark = pytest.mark.usefixtures("prefect")

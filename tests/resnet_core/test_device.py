@@ -11,7 +11,7 @@ pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only 
 # A process of its own: what others have freed in this one would be used first.
 SCRIPT = """
 import psutil, torch
-from resnet_core.heap import freed_memory_stays
+from resnet_core.device import freed_memory_stays
 
 def resident():
     return psutil.Process().memory_info().rss / 2**20

@@ -13,9 +13,9 @@ from upath import UPath
 
 from flows.nightly_retrain import nightly_retrain
 from flows.reproduce import reproduce
-from tasks.night_work import begin_work
 from tasks.prune import Leftover, delete, leftovers
 from tasks.settings import Settings
+from tasks.store import begin_work
 from tests.conftest import write_folder
 
 pytestmark = pytest.mark.usefixtures("prefect")

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from resnet_core.catalog.near_duplicates import HASH_BYTES, NEAREST, candidates, clusters, confirm, perceptual_hash
+from resnet_core.catalog.near_duplicates import NEAREST, candidates, clusters, confirm
 from resnet_core.images.preprocessing import Preprocessing, resize
+from resnet_core.images.statistics import HASH_BYTES, perceptual_hash
 
 SETTINGS = Preprocessing(size=96)
 Change = Callable[[Image.Image], Image.Image]

@@ -11,8 +11,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.stats import chi2_contingency, ks_2samp
 
-from resnet_core.drift.drift import LEAST, Drift, Thresholds, in_tenths, measure_drift, same_shares, stability_index
-from resnet_core.drift.mmd import discrepancy, estimates, gaussian_kernel
+from resnet_core.drift.drift import (
+    LEAST,
+    Drift,
+    Thresholds,
+    discrepancy,
+    estimates,
+    gaussian_kernel,
+    in_tenths,
+    measure_drift,
+    same_shares,
+    stability_index,
+)
 from resnet_core.drift.profiles import EDGES, Profile, profile_from, profile_of
 from resnet_core.drift.reference import Reference, load_reference
 from resnet_core.images.statistics import measure

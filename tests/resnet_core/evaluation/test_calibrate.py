@@ -8,8 +8,7 @@ import pytest
 from resnet_core.errors import UserError
 from resnet_core.evaluation.assess import HeldOut, assess
 from resnet_core.evaluation.calibrate import CROSSWISE, VALIDATION, Wanted, find_parts, find_temperature, fit, halves
-from resnet_core.evaluation.conformal import smallest_that_holds, threshold
-from resnet_core.evaluation.decide import class_costs, class_recalls, find_weights, paid
+from resnet_core.evaluation.decide import class_costs, class_recalls, find_weights, paid, smallest_that_holds, threshold
 from resnet_core.evaluation.metrics import Labels, Probabilities, calibration_error, nll
 from resnet_core.model.calibration import Calibration, load_calibration
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_core.explain.gallery import CLASSES, ERRORS, SAMPLES, UNCERTAIN, choose, heated, picture, webp
+from resnet_core.explain.gallery import CLASSES, ERRORS, SAMPLES, UNCERTAIN, choose
+from resnet_core.plotting.canvas import heated, picture, webp
 from resnet_core.plotting.gallery_sheet import Beside, Shown, gallery_sheet
 from resnet_core.plotting.label_sheet import SHOWN, Suspect, label_sheet
 

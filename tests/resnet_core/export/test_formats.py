@@ -18,15 +18,13 @@ from resnet_core.export import formats as export_formats
 from resnet_core.export import litert_file as exported_litert
 from resnet_core.export import onnx_file as exported_onnx
 from resnet_core.export import torch_file as exported_torch
-from resnet_core.export.agreement import compare
-from resnet_core.export.formats import Backend
+from resnet_core.export.formats import Backend, compare
 from resnet_core.export.graph import ScoringGraph, describe, trace
-from resnet_core.export.tensorflow_graph import rule
+from resnet_core.export.litert_file import rule
 from resnet_core.model.calibration import Calibration
 from resnet_core.model.classifier import Classifier
-from resnet_core.model.inputs import Normalisation
+from resnet_core.model.inputs import Normalisation, resize_batch, resize_matrix
 from resnet_core.shards.format import Images
-from resnet_core.training._progressive import resize_batch, resize_matrix
 from tests.resnet_core.model.test_classifier import a_classifier
 from tests.resnet_core.model.test_resnet import TINY
 

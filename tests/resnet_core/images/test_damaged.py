@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from resnet_core.images import _codecs as jpeg
 from resnet_core.images import _codecs as png
-from resnet_core.images import jpeg
 from resnet_core.images.decode import BadImageError, decode, decode_square
 from resnet_core.images.preprocessing import Preprocessing
 

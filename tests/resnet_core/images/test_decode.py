@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
+from resnet_core.images import _codecs as jpeg
 from resnet_core.images import _codecs as png
-from resnet_core.images import jpeg
 from resnet_core.images.decode import decode, decode_square, luma
 from resnet_core.images.preprocessing import Preprocessing, Resize, resize
 

@@ -7,8 +7,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from resnet_core.images.bilinear import BLOCK, ONE, Bands, bands, bilinear
-from resnet_core.images.preprocessing import Preprocessing, Resize, resize
+from resnet_core.images.preprocessing import BLOCK, ONE, Bands, Preprocessing, Resize, bands, bilinear, resize
 
 
 @settings(max_examples=60, deadline=None)

@@ -30,10 +30,9 @@ from resnet_core.inference.engines import (
 from resnet_core.inference.folded import Step, fold, has_onednn, sides_of
 from resnet_core.model.calibration import Calibration
 from resnet_core.model.classifier import Classifier
-from resnet_core.model.inputs import to_input
+from resnet_core.model.inputs import resize_batch, to_input
 from resnet_core.model.resnet import ModelConfig, build
 from resnet_core.model.sized import sized
-from resnet_core.training._progressive import resize_batch
 from tests.resnet_core.model.test_classifier import a_classifier
 from tests.resnet_core.model.test_resnet import TINY, tiny
 

@@ -10,10 +10,10 @@ import pytest
 import torch
 
 from resnet_core.inference import feature_files
-from resnet_core.inference.feature_files import LAYERS, Kind, Layer, Rows
+from resnet_core.inference.feature_files import Kind, Rows
 from resnet_core.model.classifier import Classifier
+from resnet_core.model.features import LAYERS, Layer, compute, features, shape_of
 from resnet_core.model.inputs import to_input
-from resnet_core.model.resnet import features
 from tests.resnet_core.model.test_classifier import EVERYTHING, a_classifier
 
 COUNT = 40
@@ -32,7 +32,7 @@ def classifier() -> Classifier:
 
 def write(kind: Kind, layer: Layer, classifier: Classifier, pixels: np.ndarray, path: Path) -> np.ndarray:
     """Write the file; give what the network itself says."""
-    found = feature_files.compute(classifier, pixels, layer)
+    found = compute(classifier, pixels, layer)
     facts = {"layer": layer, "shape": list(found.shape[1:]), "classes": list(classifier.classes)}
     feature_files.write(kind, path, found, ROWS, facts)
     with torch.inference_mode():
@@ -55,7 +55,7 @@ def test_pytorch_reads_safetensors(
     with safe_open(path, "pt") as file:
         assert json.loads(file.metadata()["uri"]) == ROWS.uri
         assert json.loads(file.metadata()["grayline"])["layer"] == layer
-        assert feature_files.shape_of(classifier, layer) == own.shape[1:]
+        assert shape_of(classifier, layer) == own.shape[1:]
 
 
 def test_numpy_reads_npz(classifier: Classifier, digits: tuple[np.ndarray, list[str]], tmp_path: Path) -> None:

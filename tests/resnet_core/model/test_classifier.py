@@ -17,11 +17,9 @@ from resnet_core.images.decode import decode
 from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.model.calibration import Calibration
 from resnet_core.model.classifier import Classifier
-from resnet_core.model.inputs import Normalisation, to_input
+from resnet_core.model.inputs import Flips, Normalisation, resize_batch, to_input
 from resnet_core.model.resnet import ModelConfig, build
 from resnet_core.model.sized import sized
-from resnet_core.training._progressive import resize_batch
-from resnet_core.training.augment import Flips
 from tests.resnet_core.model.test_resnet import TINY, randomised
 
 

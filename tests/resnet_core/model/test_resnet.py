@@ -6,7 +6,8 @@ import pytest
 import torch
 import torchvision
 
-from resnet_core.model.resnet import Arch, Head, ModelConfig, ResNet, Stem, build, features
+from resnet_core.model.features import features
+from resnet_core.model.resnet import Arch, Head, ModelConfig, ResNet, Stem, build
 
 TINY = ModelConfig("resnet10", width=16)
 

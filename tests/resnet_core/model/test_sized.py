@@ -14,12 +14,11 @@ from upath import UPath
 
 from resnet_core.explain.grad_cam import grad_cam
 from resnet_core.model.classifier import Classifier
-from resnet_core.model.features import embed
-from resnet_core.model.inputs import Normalisation, to_input
-from resnet_core.model.resnet import ModelConfig, ResNet, build, features
+from resnet_core.model.features import embed, features
+from resnet_core.model.inputs import Normalisation, resize_batch, to_input
+from resnet_core.model.resnet import ModelConfig, ResNet, build
 from resnet_core.model.sized import SizedResNet, averaged_sides, sized
 from resnet_core.shards import format as shards
-from resnet_core.training._progressive import resize_batch
 from resnet_core.training.batches import Resident
 from resnet_core.training.job import network, run
 from resnet_core.training.loop import fit

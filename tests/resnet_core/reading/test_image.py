@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from resnet_core.catalog.near_duplicates import perceptual_hash
 from resnet_core.images.decode import decode_square
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.images.statistics import measure
-from resnet_core.reading.image import Limits, ReadImage, as_table, read_file, read_image, schema
+from resnet_core.images.statistics import measure, perceptual_hash
+from resnet_core.reading.image import Limits, ReadImage, as_table, read_image, schema
+from resnet_core.reading.pool import read_file
 
 SETTINGS = Preprocessing(size=32)
 

@@ -23,8 +23,8 @@ from PIL import Image
 
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading._process import ReaderError
-from resnet_core.reading.image import Limits, as_table, read_file
-from resnet_core.reading.pool import end_idle, iterate_files, read_files
+from resnet_core.reading.image import Limits, as_table
+from resnet_core.reading.pool import end_idle, iterate_files, read_file, read_files
 from resnet_core.sources.source import list_source
 
 SETTINGS = Preprocessing(size=32)

@@ -11,7 +11,8 @@ import pytest
 from PIL import Image
 
 from resnet_core.errors import UserError
-from resnet_core.sources.source import check_source, list_source, open_files, read_bytes, source_kind
+from resnet_core.sources.locate import read_bytes
+from resnet_core.sources.source import check_source, list_source, open_files, source_kind
 from resnet_core.storage import compressed as unpacked
 from tests.listings import contents, ignored, listed, rows
 

@@ -13,7 +13,8 @@ from PIL import Image
 
 from resnet_core.errors import UserError
 from resnet_core.sources import _image_tables as image_tables
-from resnet_core.sources.source import check_source, list_source, open_files, prepare, read_bytes, source_kind
+from resnet_core.sources.locate import read_bytes
+from resnet_core.sources.source import check_source, list_source, open_files, prepare, source_kind
 from resnet_core.storage import compressed as unpacked
 from tests.listings import contents, ignored, listed, rows
 

@@ -10,7 +10,8 @@ import pytest
 
 from resnet_core.errors import UserError
 from resnet_core.sources.listing import BATCH
-from resnet_core.sources.source import check_source, list_source, open_files, read_bytes, source_kind
+from resnet_core.sources.locate import read_bytes
+from resnet_core.sources.source import check_source, list_source, open_files, source_kind
 from tests.listings import contents, ignored, listed, paths, rows
 
 ODD_NAMES = [

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_core.storage.integrity import (
+from resnet_core.storage.digest import (
     DIGESTS,
     MLFLOW_NOTE,
     DamagedVersionError,

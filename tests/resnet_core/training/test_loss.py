@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from resnet_core.training.loss import adjustment, as_targets, class_weights, cross_entropy, image_weights
+from resnet_core.training._learner import adjustment, as_targets, class_weights, cross_entropy, image_weights
 
 
 def test_of_hard_labels_it_is_torchs_weighted_cross_entropy() -> None:

@@ -5,8 +5,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnet_core.training.augment import AugmentConfig
-from resnet_core.training.mix import mix
+from resnet_core.training.augment import AugmentConfig, mix
 
 MIXUP, CUTMIX = AugmentConfig(mixup=0.4), AugmentConfig(cutmix=1.0)
 BOTH = AugmentConfig(mixup=0.4, cutmix=1.0)

@@ -7,9 +7,8 @@ import torch
 from torch import nn
 
 from resnet_core.model.resnet import ModelConfig, build
-from resnet_core.training._optim import make_optimizer, make_schedule
+from resnet_core.training._optim import Muon, make_optimizer, make_schedule, orthogonal
 from resnet_core.training.config import TrainConfig
-from resnet_core.training.muon import Muon, orthogonal
 
 
 @pytest.mark.parametrize("name", ["sgd", "adamw", "muon"])

@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from resnet_core.training._progressive import STEP, resize_batch, sides, strength
+from resnet_core.model.inputs import resize_batch
+from resnet_core.training._progressive import STEP, sides, strength
 
 
 def seeded(seed: int = 0) -> torch.Generator:

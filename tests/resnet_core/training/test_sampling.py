@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnet_core.errors import UserError
-from resnet_core.training.sampling import copies
+from resnet_core.training.batches import copies
 
 LABELS = st.lists(st.integers(0, 5), min_size=1, max_size=200).map(np.array)
 

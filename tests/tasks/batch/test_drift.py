@@ -42,9 +42,9 @@ from resnet_core.shards.encryption import load_keys
 from tasks.batch.drift import check_drift, read_batch
 from tasks.batch.record import metric_name, record_batch
 from tasks.batch.values import DriftReport, Scores
-from tasks.evaluation.reference import make_reference, reference_of
+from tasks.evaluation.reference import make_reference
 from tasks.registry.integrity import verified_folder
-from tasks.registry.versions import REFERENCE, load_classifier
+from tasks.registry.versions import REFERENCE, load_classifier, reference_of
 from tasks.release.register import register
 from tasks.settings import Settings
 from tasks.values import ModelVersion, Night

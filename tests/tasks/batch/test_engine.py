@@ -16,8 +16,9 @@ from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.inference import engines
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
-from resnet_core.storage.integrity import DamagedVersionError
-from tasks.batch import engine_trials, open_engine
+from resnet_core.storage.digest import DamagedVersionError
+from tasks.batch import engine_trials
+from tasks.batch import engine_trials as open_engine
 from tasks.batch.engine import choose_engine
 from tasks.batch.engine_trials import PAYS, TRIALS
 from tasks.batch.values import EngineChoice

@@ -17,8 +17,8 @@ from resnet_core.reading.image import Limits
 from resnet_core.shards import format as shards
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import write_catalog
+from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
-from tasks.ingest.read_part import read_part
 from tasks.ingest.scan import scan
 from tasks.store import versions_folder
 from tasks.values import Catalog, Scan, ShardSet

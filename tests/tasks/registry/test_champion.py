@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
 
-from tasks.registry.history import LONGEST, PREFIX, Event, champions_before, events, record
+from tasks.registry.champion import LONGEST, PREFIX, Event, champions_before, events, record
 
 
 def line(*moves: tuple[str, str]) -> list[Event]:

@@ -14,8 +14,8 @@ from upath import UPath
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import UserError
 from resnet_core.evaluation.comparison import Comparison
-from resnet_core.storage.integrity import DamagedVersionError
-from tasks.batch import open_engine
+from resnet_core.storage.digest import DamagedVersionError
+from tasks.batch import engine_trials as open_engine
 from tasks.batch.engine import choose_engine
 from tasks.batch.values import EngineChoice
 from tasks.dataset import Gate

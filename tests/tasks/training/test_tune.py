@@ -23,7 +23,7 @@ from tasks.dataset import Dataset, load_dataset
 from tasks.settings import Settings
 from tasks.training import tune as stage
 from tasks.training.studies import open_study
-from tasks.values import Tuning
+from tasks.training.tune import Tuning
 from tests.conftest import write_folder
 from tests.tasks.ingest.test_ingest import ingested, sharded
 
