@@ -25,7 +25,7 @@ from tasks.settings import Settings, check_store
 from tasks.sinks.sinks import check_target, write_to
 from tasks.values import ModelVersion
 
-EMBEDDED = 256  # images of a batch whose embeddings drift is measured on
+_EMBEDDED = 256  # images of a batch whose embeddings drift is measured on
 
 
 @flow(name="classify-batch", task_runner=task_runner())
@@ -60,7 +60,7 @@ def classify_batch(
     targets = [target.get_secret_value() for target in to or ()]
     for target in targets:
         check_target(target)
-    version = wanted_version(settings.tracking_uri, output, model, only_failed)
+    version = _wanted_version(settings.tracking_uri, output, model, only_failed)
     classifier = load_classifier(settings.tracking_uri, version, settings.device)
     place = absolute_source(source)
     folder = absolute(UPath(output)) if output else default_folder(settings.root, place, version)
@@ -71,7 +71,7 @@ def classify_batch(
     )  # fmt: skip
     how = Scoring(
         version, chosen, settings.tracking_uri, settings.device, settings.limits, batch.run, batch.known,
-        embedded=1.0 if embeddings else EMBEDDED / max(1, batch.files),
+        embedded=1.0 if embeddings else _EMBEDDED / max(1, batch.files),
     )  # fmt: skip
     with watched(batch, fail_over) as watch, on_gpus():
         run_all(lambda part: score_part.submit(part, how), batch.waiting, watch)
@@ -83,7 +83,7 @@ def classify_batch(
     return Completed(message=next(in_words(scores)), data=scores)  # type: ignore[return-value]  # its data is
 
 
-def wanted_version(tracking_uri: str, output: str | None, model: str | None, only_failed: bool) -> ModelVersion:
+def _wanted_version(tracking_uri: str, output: str | None, model: str | None, only_failed: bool) -> ModelVersion:
     """The version to score by; what failed is tried again by the version that the other rows are by."""
     if only_failed and model is None and output and (found := model_of(absolute(UPath(output)))):
         return found

@@ -13,15 +13,15 @@ from resnet_core.errors import UserError
 from resnet_core.storage.files import is_local
 from tasks.settings import Settings, check_store
 
-LEAST_FREE = 5 * 1024**3  # bytes
-PACKAGES = ("grayline", "prefect", "mlflow", "torch", "torchvision", "pyarrow", "pandas", "pillow")
+_LEAST_FREE = 5 * 1024**3  # bytes
+_PACKAGES = ("grayline", "prefect", "mlflow", "torch", "torchvision", "pyarrow", "pandas", "pillow")
 
 
 def examine() -> bool:
     """Print every check; True when all passed."""
     console = Console(highlight=False, soft_wrap=True)
     passed = True
-    for name, check in CHECKS.items():
+    for name, check in _CHECKS.items():
         try:
             console.print(f"[green]ok[/]    {name:<10} {check()}")
         except UserError as error:
@@ -30,12 +30,12 @@ def examine() -> bool:
     return passed
 
 
-def check_versions() -> str:
-    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in PACKAGES)
+def _check_versions() -> str:
+    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
     return f"Python {sys.version.split()[0]}, {found}"
 
 
-def check_device() -> str:
+def _check_device() -> str:
     wanted = Settings().device
     try:
         return describe(find_device(wanted))
@@ -43,18 +43,18 @@ def check_device() -> str:
         raise UserError(f"GRAYLINE_DEVICE: {wanted!r} is no device here ({error}). Use auto or cpu.") from None
 
 
-def check_files() -> str:
+def _check_files() -> str:
     root = Settings().root
     check_store(root)
     return f"{root} can be written"
 
 
-def check_space() -> str:
+def _check_space() -> str:
     root = Settings().root
     if not is_local(root):
         return "not measured on an object store"
     free = shutil.disk_usage(root.path).free
-    if free < LEAST_FREE:
+    if free < _LEAST_FREE:
         raise UserError(
             f"{free / 1024**3:.1f} GiB free under {root}: make room (`grayline prune`), or move GRAYLINE_STORE."
         )
@@ -85,11 +85,11 @@ def _answers(url: str, server: str, remedy: str) -> str:
         raise UserError(f"{server} does not answer at {url} ({error}). Start it: {remedy}.") from None
 
 
-CHECKS: dict[str, Callable[[], str]] = {
-    "versions": check_versions,
-    "device": check_device,
-    "store": check_files,
-    "disk": check_space,
+_CHECKS: dict[str, Callable[[], str]] = {
+    "versions": _check_versions,
+    "device": _check_device,
+    "store": _check_files,
+    "disk": _check_space,
     "prefect": check_prefect,
     "mlflow": check_mlflow,
 }

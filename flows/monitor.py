@@ -28,8 +28,8 @@ def monitor(labels: str, model: str | None = None, rollback: bool = False) -> Ve
     check_labels(labels)
     version = resolve(settings.tracking_uri, model)
     if rollback:
-        check_champion(settings.tracking_uri, version)
-    before = predecessor(settings.tracking_uri, version)
+        _check_champion(settings.tracking_uri, version)
+    before = _predecessor(settings.tracking_uri, version)
     verdict = stage.monitor(
         labels, version, before, settings.root, settings.tracking_uri, settings.device, settings.limits,
         known_keys(settings),
@@ -39,10 +39,10 @@ def monitor(labels: str, model: str | None = None, rollback: bool = False) -> Ve
     if before and verdict.take_back and rollback:
         reason = "monitor: " + "; ".join(f"{check.name}: {check.found}" for check in verdict.failed)
         take_back(settings.tracking_uri, version.name, before.version, reason)
-    raise stage.MonitorError(verdict, advice(verdict, rollback))
+    raise stage.MonitorError(verdict, _advice(verdict, rollback))
 
 
-def check_champion(tracking_uri: str, version: ModelVersion) -> None:
+def _check_champion(tracking_uri: str, version: ModelVersion) -> None:
     champion = by_alias(tracking_uri, version.name, CHAMPION)
     if champion is None or champion.version != version.version:
         raise UserError(
@@ -50,13 +50,13 @@ def check_champion(tracking_uri: str, version: ModelVersion) -> None:
         )
 
 
-def predecessor(tracking_uri: str, version: ModelVersion) -> ModelVersion | None:
+def _predecessor(tracking_uri: str, version: ModelVersion) -> ModelVersion | None:
     """The champion before this one that was not taken back."""
     number = last_accepted(tracking_uri, version)
     return value_of(find_version(client(tracking_uri), version.name, number)) if number else None
 
 
-def advice(verdict: Verdict, rollback: bool) -> str:
+def _advice(verdict: Verdict, rollback: bool) -> str:
     """What was done, or is to be done."""
     if verdict.predecessor is None:
         return "There is no champion before it to go back to."

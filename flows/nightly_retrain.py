@@ -23,14 +23,14 @@ from tasks.store import checks_folder
 from tasks.training.train import train
 from tasks.values import Night
 
-Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"]
+_Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"]
 
 
 @flow(
     name="nightly-retrain",
     task_runner=task_runner(),
 )
-def nightly_retrain(dataset: str, until: Stage = "gate") -> Night:
+def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
     """Ingest, preprocess, train, evaluate and register; then the gate decides on the promotion.
 
     What is unchanged since an earlier night is not done again.

@@ -23,11 +23,11 @@ def reproduce(model: str) -> Reproduction:
     check_store(settings.root)
     origin = recall(resolve(settings.tracking_uri, model), settings.tracking_uri)
     keys = keys_for(origin.dataset.encrypt, settings)
-    shard_set = find_shards(origin, settings.root) or make_shards(origin, settings, keys)
+    shard_set = find_shards(origin, settings.root) or _make_shards(origin, settings, keys)
     return train_again(origin, shard_set, settings.root, settings.tracking_uri, settings.device, keys, settings.runner)
 
 
-def make_shards(origin: Origin, settings: Settings, keys: Keys | None) -> ShardSet:
+def _make_shards(origin: Origin, settings: Settings, keys: Keys | None) -> ShardSet:
     """The version's shards once more, from the catalog and the cache of pixels."""
     data, store = origin.dataset, settings.root
     catalog = catalog_now(origin, store)

@@ -49,10 +49,10 @@ def run_deployment(name: str, parameters: list[str], watch: bool) -> int:
     return subprocess.call([*command, "--watch"] if watch else command)
 
 
-HOST = "127.0.0.1"
-POOL = "grayline"
-PREFECT_TOML = Path("prefect.toml")
-OURS = "# Written by `make up`, removed by `make down`."
+_HOST = "127.0.0.1"
+_POOL = "grayline"
+_PREFECT_TOML = Path("prefect.toml")
+_OURS = "# Written by `make up`, removed by `make down`."
 PATIENCE = 120.0  # seconds that a server may take to answer
 
 
@@ -74,17 +74,17 @@ def up() -> None:
         raise UserError(f"GRAYLINE_STORE: the local stack wants a local store, not {settings.store}.")
     folder = Path(settings.root.path) / "stack"
     folder.mkdir(exist_ok=True)
-    prefect, mlflow = f"http://{HOST}:{settings.prefect_port}", f"http://{HOST}:{settings.mlflow_port}"
+    prefect, mlflow = f"http://{_HOST}:{settings.prefect_port}", f"http://{_HOST}:{settings.mlflow_port}"
     env = environment(settings, prefect, mlflow)
     python = sys.executable
     servers = {
         "prefect": (
-            [python, "-m", "prefect", "server", "start", "--host", HOST, "--port", str(settings.prefect_port)],
+            [python, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(settings.prefect_port)],
             settings.prefect_port,
             "GRAYLINE_PREFECT_PORT",
         ),
         "mlflow": (
-            [python, "-m", "mlflow", "server", "--host", HOST, "--port", str(settings.mlflow_port),
+            [python, "-m", "mlflow", "server", "--host", _HOST, "--port", str(settings.mlflow_port),
              "--backend-store-uri", f"sqlite:///{settings.root.path}/mlflow.db",
              "--artifacts-destination", f"file://{settings.root.path}/mlartifacts", "--workers", "1"],
             settings.mlflow_port,
@@ -93,11 +93,11 @@ def up() -> None:
     }  # fmt: skip
     for name, (_, port, setting) in servers.items():
         if not running(folder, name):
-            check_port(port, setting)
+            _check_port(port, setting)
     for name, (command, _, _) in servers.items():
         start(folder, name, command, env)
-    wait_for("prefect", folder, lambda: answers(f"{prefect}/api/health"))
-    write_prefect_toml(prefect)
+    _wait_for("prefect", folder, lambda: _answers(f"{prefect}/api/health"))
+    _write_prefect_toml(prefect)
     call(
         "work-pool",
         [
@@ -107,7 +107,7 @@ def up() -> None:
             "--no-prompt",
             "work-pool",
             "create",
-            POOL,
+            _POOL,
             "--type",
             "process",
             "--overwrite",
@@ -124,11 +124,11 @@ def up() -> None:
     start(
         folder,
         "worker",
-        [python, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"],
+        [python, "-m", "prefect", "worker", "start", "--pool", _POOL, "--type", "process"],
         env,
     )
-    wait_for("mlflow", folder, lambda: answers(f"{mlflow}/health"))
-    wait_for("worker", folder, lambda: worker_is_online(prefect))
+    _wait_for("mlflow", folder, lambda: _answers(f"{mlflow}/health"))
+    _wait_for("worker", folder, lambda: _worker_is_online(prefect))
     say(f"Prefect  {prefect}   flows, runs, schedules")
     say(f"MLflow   {mlflow}   runs, models, versions")
 
@@ -138,8 +138,8 @@ def down() -> None:
     folder = Path(Settings().root.path) / "stack"
     for name in ("worker", "prefect", "mlflow"):
         stop(folder, name)
-    if PREFECT_TOML.exists() and PREFECT_TOML.read_text(encoding="utf-8").startswith(OURS):
-        PREFECT_TOML.unlink()
+    if _PREFECT_TOML.exists() and _PREFECT_TOML.read_text(encoding="utf-8").startswith(_OURS):
+        _PREFECT_TOML.unlink()
 
 
 def environment(settings: Settings, prefect: str, mlflow: str) -> dict[str, str]:
@@ -154,21 +154,21 @@ def environment(settings: Settings, prefect: str, mlflow: str) -> dict[str, str]
     }
 
 
-def write_prefect_toml(prefect: str) -> None:
-    if PREFECT_TOML.exists() and not PREFECT_TOML.read_text(encoding="utf-8").startswith(OURS):
-        say(f"{PREFECT_TOML} is your own and stays; for Prefect's commands: export PREFECT_API_URL={prefect}/api")
+def _write_prefect_toml(prefect: str) -> None:
+    if _PREFECT_TOML.exists() and not _PREFECT_TOML.read_text(encoding="utf-8").startswith(_OURS):
+        say(f"{_PREFECT_TOML} is your own and stays; for Prefect's commands: export PREFECT_API_URL={prefect}/api")
         return
-    PREFECT_TOML.write_text(f'{OURS}\n[api]\nurl = "{prefect}/api"\n', encoding="utf-8")
+    _PREFECT_TOML.write_text(f'{_OURS}\n[api]\nurl = "{prefect}/api"\n', encoding="utf-8")
 
 
-def check_port(port: int, setting: str) -> None:
+def _check_port(port: int, setting: str) -> None:
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((HOST, port))
+            probe.bind((_HOST, port))
         except OSError as error:
             raise UserError(
-                f"port {port} on {HOST} is occupied ({error.strerror}). End what uses it, or set {setting}."
+                f"port {port} on {_HOST} is occupied ({error.strerror}). End what uses it, or set {setting}."
             ) from None
 
 
@@ -216,7 +216,7 @@ def call(name: str, command: list[str], folder: Path, env: dict[str, str]) -> No
         raise RuntimeError(f"`{' '.join(command[1:])}` failed; see {folder / f'{name}.log'}")
 
 
-def wait_for(name: str, folder: Path, ready: Callable[[], bool]) -> None:
+def _wait_for(name: str, folder: Path, ready: Callable[[], bool]) -> None:
     """Until it is ready; raises when it dies or takes longer than PATIENCE."""
     deadline = time.monotonic() + PATIENCE
     while not ready():
@@ -227,7 +227,7 @@ def wait_for(name: str, folder: Path, ready: Callable[[], bool]) -> None:
         time.sleep(0.5)
 
 
-def answers(url: str) -> bool:
+def _answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5):
             return True
@@ -235,9 +235,9 @@ def answers(url: str) -> bool:
         return False
 
 
-def worker_is_online(prefect: str) -> bool:
+def _worker_is_online(prefect: str) -> bool:
     request = urllib.request.Request(
-        f"{prefect}/api/work_pools/{POOL}/workers/filter",
+        f"{prefect}/api/work_pools/{_POOL}/workers/filter",
         data=b"{}",
         headers={"Content-Type": "application/json"},
     )

@@ -12,10 +12,10 @@ from threading import Lock
 import torch
 
 # mallopt's parameters, from glibc's malloc.h.
-TRIM_THRESHOLD, MMAP_THRESHOLD, MMAP_MAX = -1, -3, -4
-NEVER_TRIM = -1
+_TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
+_NEVER_TRIM = -1
 # Once told anything, glibc no longer adapts its thresholds to what is freed. These are where that leads at most.
-USUAL = {MMAP_MAX: 2**16, MMAP_THRESHOLD: 2**25, TRIM_THRESHOLD: 2**26}
+_USUAL = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
 
 @contextmanager
@@ -27,12 +27,12 @@ def freed_memory_stays() -> Iterator[None]:
         yield
         return
     glibc = ctypes.CDLL(None)
-    glibc.mallopt(MMAP_MAX, 0)
-    glibc.mallopt(TRIM_THRESHOLD, NEVER_TRIM)
+    glibc.mallopt(_MMAP_MAX, 0)
+    glibc.mallopt(_TRIM_THRESHOLD, _NEVER_TRIM)
     try:
         yield
     finally:
-        for parameter, value in USUAL.items():
+        for parameter, value in _USUAL.items():
             glibc.mallopt(parameter, value)
         glibc.malloc_trim(0)
 

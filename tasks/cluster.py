@@ -15,7 +15,7 @@ from prefect.task_runners import TaskRunner
 from resnet_core.errors import UserError
 from tasks.settings import Settings
 
-SECONDS_TO_CONNECT = 5.0
+_SECONDS_TO_CONNECT = 5.0
 
 
 def ray_runner() -> TaskRunner[PrefectFuture[Any]]:
@@ -94,7 +94,7 @@ def _knock(address: str) -> None:
     """Raises OSError where nobody listens: Ray itself would try for two minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:
-        socket.create_connection((place.hostname, place.port), SECONDS_TO_CONNECT).close()
+        socket.create_connection((place.hostname, place.port), _SECONDS_TO_CONNECT).close()
 
 
 def _is_loopback(host: str) -> bool:

@@ -32,14 +32,14 @@ class CardConfig(BaseModel):
     licence: str = Field("", description="The licence of the images.")
 
 
-GateMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
-Promote = Literal["not_worse", "better"]
+_GateMetric = Literal["accuracy", "balanced_accuracy", "macro_f1", "roc_auc"]
+_Promote = Literal["not_worse", "better"]
 # At 0.7 and the default margin, of 2,000 held-out images, an equal version gets in on two nights of three and
 # one that is 3 points worse on one of a hundred at most, though the two differ on a fifth of the images:
 # `python -m benchmarks gate`.
-CONFIDENCE: dict[Promote, float] = {"not_worse": 0.7, "better": 0.95}
-UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
-assert set(get_args(GateMetric)) < set(METRICS)
+_CONFIDENCE: dict[_Promote, float] = {"not_worse": 0.7, "better": 0.95}
+_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
+assert set(get_args(_GateMetric)) < set(METRICS)
 
 
 class Gate(BaseModel):
@@ -47,11 +47,11 @@ class Gate(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    promote: Promote = Field(
+    promote: _Promote = Field(
         "not_worse",
         description="better: shown to be better than the champion; not_worse: shown to be within the margin.",
     )
-    metric: GateMetric = "accuracy"
+    metric: _GateMetric = "accuracy"
     minimum: float = Field(0.5, ge=0, le=1, description="The floor: below it nothing is promoted.")
     margin: float = Field(
         0.01, ge=0, le=1, description="How far below the champion, on the same images, counts as not worse."
@@ -72,7 +72,7 @@ class Gate(BaseModel):
     @property
     def level(self) -> float:
         """The confidence, whether given or not."""
-        return CONFIDENCE[self.promote] if self.confidence is None else self.confidence
+        return _CONFIDENCE[self.promote] if self.confidence is None else self.confidence
 
 
 class EvaluateConfig(BaseModel):
@@ -223,13 +223,13 @@ def load_dataset(path: str | Path) -> Dataset:
 def explain(error: ValidationError) -> str:
     """The worst problem in one line, and how many more there are: a misspelt key before the key that
     seems to be missing because of it."""
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] not in UNKNOWN_KEY)
+    problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
     first, more = problems[0], len(problems) - 1
     where = ".".join(str(part) for part in first["loc"])
     match first["type"]:
-        case kind if kind in UNKNOWN_KEY:
-            key, known = str(first["loc"][-1]), keys_at(first["loc"][:-1])
-            hint = f" It belongs to {', '.join(homes)}." if (homes := homes_of(key)) else nearest(key, known)
+        case kind if kind in _UNKNOWN_KEY:
+            key, known = str(first["loc"][-1]), _keys_at(first["loc"][:-1])
+            hint = f" It belongs to {', '.join(homes)}." if (homes := _homes_of(key)) else nearest(key, known)
             text = f"{where}: unknown key.{hint or ' Known: ' + ', '.join(known) + '.'}"
         case "missing":
             text = f"{where}: is missing. Add `{where}: ...`."
@@ -240,20 +240,20 @@ def explain(error: ValidationError) -> str:
     return text + (f" ({more} more)" if more else "")
 
 
-def homes_of(key: str, place: tuple[str, ...] = ()) -> list[str]:
+def _homes_of(key: str, place: tuple[str, ...] = ()) -> list[str]:
     """The parts of a data set file, as `train.augment`, that know the key; what is at the top is no part."""
     found: list[str] = []
-    for name in keys_at(place):
+    for name in _keys_at(place):
         try:
-            known = keys_at((*place, name))
+            known = _keys_at((*place, name))
         except AttributeError:  # a value, not a part
             continue
         found += [".".join((*place, name))] if key in known else []
-        found += homes_of(key, (*place, name))
+        found += _homes_of(key, (*place, name))
     return found
 
 
-def keys_at(place: tuple[int | str, ...]) -> list[str]:
+def _keys_at(place: tuple[int | str, ...]) -> list[str]:
     """The keys that a part of the data set file knows."""
     part: Any = Dataset
     for name in place:

@@ -26,7 +26,7 @@ log.setLevel(log.level or logging.INFO)
 # Bars and log lines go through one console: a line appears above the bar instead of inside it.
 console = Console(stderr=True, highlight=False)
 
-SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_BETWEEN_LINES = 15.0
 
 
 class ConsoleHandler(logging.Handler):
@@ -47,10 +47,10 @@ class Speed(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
-        return Text(per_time(speed, task.fields["unit"]) if speed else "", style="cyan")
+        return Text(_per_time(speed, task.fields["unit"]) if speed else "", style="cyan")
 
 
-def per_time(speed: float, unit: str) -> str:
+def _per_time(speed: float, unit: str) -> str:
     """speed: units per second."""
     return f"{speed:,.0f} {unit}/s" if speed >= 1 else f"{60 * speed:,.1f} {unit}/min"
 
@@ -101,15 +101,15 @@ def _lines(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
         nonlocal done, said
         done += images
         now = time.monotonic()
-        if now - said >= SECONDS_BETWEEN_LINES and done:
+        if now - said >= _SECONDS_BETWEEN_LINES and done:
             said = now
             rate = done / (now - started)
             if total is None:
-                log.info("%-11s %s %s so far, %s", stage, f"{done:,}", unit, per_time(rate, unit))
+                log.info("%-11s %s %s so far, %s", stage, f"{done:,}", unit, _per_time(rate, unit))
                 return
             left = (total - done) / rate
             log.info(
-                "%-11s %s of %s, %s, %s%d:%02d left", stage, f"{done:,}", f"{total:,}", per_time(rate, unit),
+                "%-11s %s of %s, %s, %s%d:%02d left", stage, f"{done:,}", f"{total:,}", _per_time(rate, unit),
                 f"{note}, " if note else "", left // 60, left % 60,
             )  # fmt: skip
 

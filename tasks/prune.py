@@ -22,12 +22,12 @@ from tasks.store import at_work, catalog_path
 
 log = logging.getLogger("grayline")
 
-MADE_FOR_VERSIONS = {"shards": SHARDS, "runs": CHECKPOINT}  # folder -> the tag of the versions that need it
+_MADE_FOR_VERSIONS = {"shards": SHARDS, "runs": CHECKPOINT}  # folder -> the tag of the versions that need it
 COMPLETE = ("_manifest.json", "epochs.json")  # written last, and so deleted first
 
 
 @dataclass(frozen=True)
-class StoredFile:
+class _StoredFile:
     """`bytes` is what its deletion frees: of a file of several names, a share."""
 
     path: UPath
@@ -40,7 +40,7 @@ class Leftover:
     """Files of one folder, which are all of it or a part."""
 
     folder: UPath
-    files: tuple[StoredFile, ...]
+    files: tuple[_StoredFile, ...]
     why: str
 
     @property
@@ -56,25 +56,25 @@ def leftovers(store: UPath, tracking_uri: str, before: datetime) -> list[Leftove
     """What nothing refers to and nothing has written to since `before`. A data set whose catalog a night is making is
     left out, with a warning; of a night further on, the shard set and the training are the latest, which stay."""
     found: list[Leftover] = []
-    for name in sorted({path.name for kind in ("pixels", *MADE_FOR_VERSIONS) for path in folders(store / kind)}):
+    for name in sorted({path.name for kind in ("pixels", *_MADE_FOR_VERSIONS) for path in folders(store / kind)}):
         if at_work(store, name):
             log.warning("prune       %s: a night is at work, or was killed this week: left as it is", name)
             continue
-        found += unread_pixels(store, name, before)
+        found += _unread_pixels(store, name, before)
         versions = versions_of(tracking_uri, name).values()
         if not versions:
             log.warning("prune       %s: no version is registered here: its shards and trainings are left", name)
             continue
-        for kind, tag in MADE_FOR_VERSIONS.items():
-            found += unneeded(store / kind / name, {version.tags.get(tag, "") for version in versions})
+        for kind, tag in _MADE_FOR_VERSIONS.items():
+            found += _unneeded(store / kind / name, {version.tags.get(tag, "") for version in versions})
         in_use = {
             version.version for alias in (CHAMPION, CHALLENGER) if (version := by_alias(tracking_uri, name, alias))
         }
-        found += unused_engines(store, name, in_use)
+        found += _unused_engines(store, name, in_use)
     return [one for one in found if one.modified < before]
 
 
-def unread_pixels(store: UPath, name: str, before: datetime) -> Iterator[Leftover]:
+def _unread_pixels(store: UPath, name: str, before: datetime) -> Iterator[Leftover]:
     """Caches that the catalog does not refer to, and in its own one the files, each night having left some. Without
     a catalog, or where some of its own are gone, any of them may be read by the next night."""
     path = catalog_path(store, name)
@@ -82,11 +82,11 @@ def unread_pixels(store: UPath, name: str, before: datetime) -> Iterator[Leftove
         return
     with path.open("rb") as file:
         named = set(pc.unique(pq.read_table(file, columns=["part"])["part"]).drop_null().to_pylist())
-    caches = {folder: files_of(folder) for folder in folders(store / "pixels" / name)}
+    caches = {folder: _files_of(folder) for folder in folders(store / "pixels" / name)}
     whole = [folder for folder, files in caches.items() if named <= {file.path.name for file in files}]
     if not whole:
         return
-    current = max(whole, key=lambda folder: latest(caches[folder]))
+    current = max(whole, key=lambda folder: _latest(caches[folder]))
     for folder, files in caches.items():
         if folder != current and files:
             yield Leftover(folder, tuple(files), "pixels by other settings or another release")
@@ -94,20 +94,20 @@ def unread_pixels(store: UPath, name: str, before: datetime) -> Iterator[Leftove
             yield Leftover(folder, loose, "pixels of files that are gone or were read again")
 
 
-def unneeded(parent: UPath, needed: set[str]) -> Iterator[Leftover]:
+def _unneeded(parent: UPath, needed: set[str]) -> Iterator[Leftover]:
     """Folders that no version was made of, less the latest one."""
-    made = {folder: files for folder in folders(parent) if (files := files_of(folder))}
-    newest = max(made, key=lambda folder: latest(made[folder]), default=None)
+    made = {folder: files for folder in folders(parent) if (files := _files_of(folder))}
+    newest = max(made, key=lambda folder: _latest(made[folder]), default=None)
     for folder, files in made.items():
         if folder.name not in needed and folder != newest:
             yield Leftover(folder, tuple(files), "no registered version was made of it")
 
 
-def unused_engines(store: UPath, name: str, in_use: set[str]) -> Iterator[Leftover]:
+def _unused_engines(store: UPath, name: str, in_use: set[str]) -> Iterator[Leftover]:
     """Files and measurements of the engines of versions that score no longer; another trial makes them again."""
     for folder in folders(store / "engines"):
         found = re.fullmatch(rf"{re.escape(name)}-(\d+)-[0-9a-f]+", folder.name)
-        if found and found[1] not in in_use and (files := files_of(folder)):
+        if found and found[1] not in in_use and (files := _files_of(folder)):
             yield Leftover(folder, tuple(files), f"version {found[1]} is neither champion nor challenger")
 
 
@@ -128,11 +128,11 @@ def folders(parent: UPath) -> list[UPath]:
     return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.exists() else []
 
 
-def files_of(folder: UPath) -> list[StoredFile]:
+def _files_of(folder: UPath) -> list[_StoredFile]:
     """Also those in folders below it."""
     found = folder.fs.find(folder.path, detail=True)
     return [
-        StoredFile(folder / name[len(folder.path) :].lstrip("/"), info["size"] / info.get("nlink", 1), modified(info))
+        _StoredFile(folder / name[len(folder.path) :].lstrip("/"), info["size"] / info.get("nlink", 1), modified(info))
         for name, info in found.items()
     ]
 
@@ -151,5 +151,5 @@ def modified(info: dict[str, object]) -> datetime:
     return found.astimezone(UTC) if isinstance(found, datetime) else datetime.now(UTC) + timedelta(days=1)
 
 
-def latest(files: list[StoredFile]) -> datetime:
+def _latest(files: list[_StoredFile]) -> datetime:
     return max((file.modified for file in files), default=datetime.min.replace(tzinfo=UTC))

@@ -76,7 +76,7 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.root.path}/tune/{dataset}/study.db"
 
 
-def read_settings() -> Settings:
+def _read_settings() -> Settings:
     """Raises UserError for a variable that cannot be meant."""
     try:
         return Settings()
@@ -110,7 +110,7 @@ def prepare_environment() -> None:
     Prefect's database lies in the store too, so that a store is complete and can be deleted whole;
     nothing is sent to anybody; no pickle is loaded.
     """
-    store = read_settings().root
+    store = _read_settings().root
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `deployment run --watch` shows a run's log

@@ -64,8 +64,8 @@ def load_catalog(db: DuckDBPyConnection, store: UPath, name: str, columns: Seque
         return int(pq.read_schema(file).metadata[VERSION.encode()])
 
 
-LONGEST_NIGHT = timedelta(days=7)
-WHEN = "%Y-%m-%dT%H%M%S"
+_LONGEST_NIGHT = timedelta(days=7)
+_WHEN = "%Y-%m-%dT%H%M%S"
 
 
 def begin_work(store: UPath, dataset: str) -> UPath:
@@ -73,17 +73,17 @@ def begin_work(store: UPath, dataset: str) -> UPath:
     that no night can be working with it."""
     folder = store / "work" / dataset
     for path in folder.iterdir() if folder.exists() else ():
-        if is_old(path):
+        if _is_old(path):
             path.fs.rm(path.path, recursive=True)
-    return folder / f"{datetime.now(UTC):{WHEN}}-{uuid4().hex[:8]}"
+    return folder / f"{datetime.now(UTC):{_WHEN}}-{uuid4().hex[:8]}"
 
 
 def at_work(store: UPath, dataset: str) -> bool:
     """Whether a night may be between its scan and its catalog: one that was killed there looks the same until it is
     old."""
     folder = store / "work" / dataset
-    return folder.exists() and not all(is_old(path) for path in folder.iterdir())
+    return folder.exists() and not all(_is_old(path) for path in folder.iterdir())
 
 
-def is_old(path: UPath) -> bool:
-    return path.name < f"{datetime.now(UTC) - LONGEST_NIGHT:{WHEN}}"
+def _is_old(path: UPath) -> bool:
+    return path.name < f"{datetime.now(UTC) - _LONGEST_NIGHT:{_WHEN}}"

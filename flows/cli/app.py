@@ -19,8 +19,8 @@ from resnet_core.errors import JobError, UserError, nearest
 from tasks.progress import ConsoleHandler
 from tasks.settings import prepare_environment
 
-HOME = Path(__file__).resolve().parents[2]
-SAMPLES = HOME / "data" / "samples"
+_HOME = Path(__file__).resolve().parents[2]
+SAMPLES = _HOME / "data" / "samples"
 
 app = typer.Typer(
     name="grayline",
@@ -42,7 +42,7 @@ def main() -> None:
     """Run a command; turn the user's errors into one line and status 2."""
     try:
         prepare_environment()
-        show_log_lines()
+        _show_log_lines()
         app()
     except UserError as error:
         print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
@@ -52,7 +52,7 @@ def main() -> None:
         sys.exit(1)
 
 
-def show_log_lines() -> None:
+def _show_log_lines() -> None:
     """Our own log lines go to the terminal as they are, above the progress bars."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the API still gets all
     log = logging.getLogger("grayline")
@@ -75,7 +75,7 @@ def demo(
     if not (raw / "labels.csv").exists():
         write_sample(dataset, raw)
     with resumable():
-        night = nightly_retrain(str(HOME / "data" / f"{dataset}.yaml"))
+        night = nightly_retrain(str(_HOME / "data" / f"{dataset}.yaml"))
         scores = classify_batch(str(raw), model=f"{dataset}@champion")
     show_night(night)
     show_scores(scores)

@@ -41,13 +41,13 @@ def export(
         ready(fans_out=False)
         from flows.export import export as flow
 
-        show_export(flow(model, wanted, output, allow_difference))
+        _show_export(flow(model, wanted, output, allow_difference))
         return
     check_store(settings.root)  # a server of its own would take as long as all that there is to do
     from tasks.registry.versions import resolve
 
     version = resolve(settings.tracking_uri, model, field="NAME@ALIAS")
-    show_export(
+    _show_export(
         write(version, wanted, to, settings.root, settings.tracking_uri, known_keys(settings), allow_difference)
     )
 
@@ -76,7 +76,7 @@ def features(
     from flows.features import features as flow
 
     with resumable():
-        show_features(flow(dataset, of, wanted, output, model, in_clear))
+        _show_features(flow(dataset, of, wanted, output, model, in_clear))
 
 
 def evaluate_by(dataset: str, backend: str, model: str | None) -> None:
@@ -89,7 +89,7 @@ def evaluate_by(dataset: str, backend: str, model: str | None) -> None:
     from flows.evaluate_backend import evaluate_backend
 
     with resumable():
-        show_backend(evaluate_backend(dataset, wanted, model))
+        _show_backend(evaluate_backend(dataset, wanted, model))
 
 
 def one_of(option: str, word: str, known: tuple[str, ...]) -> str:
@@ -98,7 +98,7 @@ def one_of(option: str, word: str, known: tuple[str, ...]) -> str:
     return word
 
 
-def show_export(made: Export) -> None:
+def _show_export(made: Export) -> None:
     """How far the file is from the model, and where it is."""
     version = made.version
     console.print(f"{version.name} version {version.version} as {made.kind}, on {made.count:,} held-out images:")
@@ -112,7 +112,7 @@ def show_export(made: Export) -> None:
     console.print(f"{made.size / 1e6:,.1f} MB in {made.seconds:,.0f} s\n{made.path}")
 
 
-def show_backend(found: BackendAccuracy) -> None:
+def _show_backend(found: BackendAccuracy) -> None:
     """Both accuracies and speeds, one below the other."""
     version = found.version
     title = f"{version.name} version {version.version} on {found.count:,} held-out images"
@@ -127,7 +127,7 @@ def show_backend(found: BackendAccuracy) -> None:
     console.print()
 
 
-def show_features(made: FeatureSet) -> None:
+def _show_features(made: FeatureSet) -> None:
     version, shape = made.version, " x ".join(str(side) for side in made.shape)
     again = f", {made.reused:,} of them done in an earlier run" if made.reused else ""
     console.print(

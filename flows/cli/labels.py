@@ -29,13 +29,13 @@ def label_issues_command(
     from flows.label_issues import label_issues
 
     with resumable():
-        show_label_issues(label_issues(dataset, folds))
+        _show_label_issues(label_issues(dataset, folds))
 
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
-def show_label_issues(found: LabelIssues) -> None:
+def _show_label_issues(found: LabelIssues) -> None:
     """The worst labels, and where the table and the sheet are."""
     title = f"{found.dataset}: {found.issues:,} of {found.images:,} training labels look wrong"
     table = Table("", "label", "rather", title=title, title_justify="left", box=None, pad_edge=False)

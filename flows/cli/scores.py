@@ -18,7 +18,7 @@ from tasks.settings import Settings
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
-def show_gallery(page: GalleryPage) -> None:
+def _show_gallery(page: GalleryPage) -> None:
     """How much of the batch is on the page, and what to do with it."""
     unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
     console.print(f"{page.batch}: {page.shown:,} of {page.files:,} files, {page.size / 1e6:,.1f} MB{unseen}")
@@ -93,4 +93,4 @@ def gallery(
     to = check_place(output, "gallery.html")
     found = find_batch(batch, Settings().root)
     check_options(found, limit, label or [])
-    show_gallery(write_gallery(found, to, limit, label or [], Settings().limits))
+    _show_gallery(write_gallery(found, to, limit, label or [], Settings().limits))

@@ -62,7 +62,7 @@ def prune(
 
     before = datetime.now(UTC) - timedelta(days=older_than)
     found = prune.leftovers(Settings().root, Settings().tracking_uri, before)
-    show_leftovers(found, Settings().root, older_than, delete)
+    _show_leftovers(found, Settings().root, older_than, delete)
     if delete:
         prune.delete(found)
 
@@ -70,7 +70,7 @@ def prune(
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
-def show_leftovers(found: Sequence[Leftover], store: UPath, days: int, delete: bool) -> None:
+def _show_leftovers(found: Sequence[Leftover], store: UPath, days: int, delete: bool) -> None:
     """A row a folder, the largest first."""
     if not found:
         console.print(f"nothing to prune: whatever is older than {days} days is still needed")

@@ -29,11 +29,11 @@ def show_night(night: Night) -> None:
     console.print(table)
     if night.decision and night.decision.checks:
         console.print()
-        show_checks(night.decision.checks)
+        _show_checks(night.decision.checks)
     console.print()
 
 
-def show_checks(checks: tuple[Check, ...]) -> None:
+def _show_checks(checks: tuple[Check, ...]) -> None:
     table = Table("check", "wanted", "found", "", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for check in checks:
         table.add_row(check.name, check.wanted, check.found, "passed" if check.passed else "failed")
@@ -49,7 +49,7 @@ def show_verdict(verdict: Verdict) -> None:
         f"{verdict.metric} {verdict.found}"
     )
     console.print()
-    show_checks(verdict.checks)
+    _show_checks(verdict.checks)
     console.print()
 
 
@@ -126,14 +126,14 @@ def show_difference(changes: pa.Table, limit: int) -> None:
     console.print(", ".join(f"{counts[change]:,} {change}" for change in ("came", "went", "changed")))
     table = Table("", "file", "what", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     for row in rows[:limit]:
-        table.add_row(row["change"], row["uri"], what_changed(row))
+        table.add_row(row["change"], row["uri"], _what_changed(row))
     if rows:
         console.print(table)
     if len(rows) > limit:
         console.print(f"and {len(rows) - limit:,} more: raise --limit")
 
 
-def what_changed(row: dict[str, str | None]) -> str:
+def _what_changed(row: dict[str, str | None]) -> str:
     """`label 3 -> 8, status ok -> quarantined`; of one that came or went, its label, split and status."""
     if row["change"] != "changed":
         suffix = "" if row["change"] == "came" else "_before"

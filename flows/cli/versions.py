@@ -22,49 +22,49 @@ app = typer.Typer()
 
 Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
 Version = Annotated[int | None, typer.Argument(help="The version's number.")]
-Model = Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")]
+_Model = Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")]
 
 
 @app.command()
-def promote(name: Model, version: Version = None, reason: Reason = "promoted by hand") -> None:
+def promote(name: _Model, version: Version = None, reason: Reason = "promoted by hand") -> None:
     """Make a version (by default the challenger) the champion."""
     if Settings().prefect_api_url:
         ready(fans_out=False)
         from flows.promote import promote as flow
 
-        show_champion(flow(name, version, reason), reason)
+        _show_champion(flow(name, version, reason), reason)
         return
     check_store(Settings().root)  # a server of its own would take longer than all that there is to do
     from tasks.registry.champion import make_champion
 
     number = str(version) if version else None
-    show_champion(make_champion(Settings().tracking_uri, name, number, reason, Settings().verify_key), reason)
+    _show_champion(make_champion(Settings().tracking_uri, name, number, reason, Settings().verify_key), reason)
 
 
 @app.command()
-def rollback(name: Model, version: Version = None, reason: Reason = "rolled back by hand") -> None:
+def rollback(name: _Model, version: Version = None, reason: Reason = "rolled back by hand") -> None:
     """Make the last accepted champion before this one (or a version) the champion again."""
     if Settings().prefect_api_url:
         ready(fans_out=False)
         from flows.promote import rollback as flow
 
-        show_champion(flow(name, version, reason), reason)
+        _show_champion(flow(name, version, reason), reason)
         return
     check_store(Settings().root)
     from tasks.registry.champion import take_back
 
     number = str(version) if version else None
-    show_champion(take_back(Settings().tracking_uri, name, number, reason, Settings().verify_key), reason)
+    _show_champion(take_back(Settings().tracking_uri, name, number, reason, Settings().verify_key), reason)
 
 
 @app.command()
-def history(name: Model) -> None:
+def history(name: _Model) -> None:
     """Who or what moved the champion, when, from which version to which, and why."""
     check_store(Settings().root)
     from tasks.registry.champion import check_model, events
 
     check_model(Settings().tracking_uri, name)
-    show_history(name, events(Settings().tracking_uri, name))
+    _show_history(name, events(Settings().tracking_uri, name))
 
 
 @app.command()
@@ -76,7 +76,7 @@ def reproduce(
     from flows.reproduce import reproduce as flow
 
     with resumable():
-        show_reproduction(flow(model))
+        _show_reproduction(flow(model))
 
 
 @app.command()
@@ -116,18 +116,18 @@ def report(
     check_mlflow()
     to = check_place(output, "report.html")
     version = resolve(Settings().tracking_uri, model, field="NAME@ALIAS")
-    show_report(version, to, write_report(Settings().tracking_uri, version, to))
+    _show_report(version, to, write_report(Settings().tracking_uri, version, to))
 
 
-WIDE = 400  # columns, in a file or a pipe: a line an event
+_WIDE = 400  # columns, in a file or a pipe: a line an event
 console = Console(highlight=False, soft_wrap=True, markup=False)
 
 
-def show_champion(version: ModelVersion, reason: str) -> None:
+def _show_champion(version: ModelVersion, reason: str) -> None:
     console.print(f"{version.name}: version {version.version} is the champion ({reason})")
 
 
-def show_history(name: str, events: Sequence[Event]) -> None:
+def _show_history(name: str, events: Sequence[Event]) -> None:
     """A row an event, the newest last."""
     if not events:
         console.print(f"{name}: nothing has moved its champion yet")
@@ -143,10 +143,10 @@ def show_history(name: str, events: Sequence[Event]) -> None:
     if console.is_terminal:
         console.print(table)
     else:
-        Console(highlight=False, markup=False, width=WIDE).print(table)
+        Console(highlight=False, markup=False, width=_WIDE).print(table)
 
 
-def show_reproduction(found: Reproduction) -> None:
+def _show_reproduction(found: Reproduction) -> None:
     """Whether it is the same, how far it is not, and what may be why."""
     model = found.version
     console.print(f"{model.name} version {model.version}: {found.verdict}")
@@ -161,5 +161,5 @@ def show_reproduction(found: Reproduction) -> None:
         console.print(f"{what:<14}{text}")
 
 
-def show_report(version: ModelVersion, to: UPath, size: int) -> None:
+def _show_report(version: ModelVersion, to: UPath, size: int) -> None:
     console.print(f"{version.name} version {version.version}: {to} ({size / 1e6:.1f} MB)")

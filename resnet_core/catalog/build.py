@@ -79,9 +79,9 @@ FACTS = pa.schema(
 )
 
 # Below it all gray levels are the same, but for the rounding of a mean.
-BLANK = 1e-3
+_BLANK = 1e-3
 
-JUDGE = f"""
+_JUDGE = f"""
 create or replace table rows as
 with read as (
     select e.uri, e.label, e.split as fixed, e."group", e.weight, e.soft_label, e.attributes, e.size,
@@ -90,7 +90,7 @@ with read as (
         coalesce(e.reason, f.reason, case
             when least(f.width, f.height) < $smallest
                 then format('too small: {{}} x {{}} pixels, under the limit of {{}}', f.width, f.height, $smallest)
-            when f.contrast < {BLANK} then format('blank: every pixel is {{}}', round(f.brightness)::int)
+            when f.contrast < {_BLANK} then format('blank: every pixel is {{}}', round(f.brightness)::int)
         end) as reason
     from entries e left join facts f on e.part = f.part and e.uri = f.uri
 ),
@@ -129,7 +129,7 @@ left join same on ranked.image_id = same.image_id
 # Of the same bytes in several places: one image, with all that the labels, an earlier night or, where
 # nothing else does, its own content have decided on it. What corrections alone have brought is learned from: it was
 # picked for being hard, and held-out images have to be a fair sample.
-IMAGES = f"""
+_IMAGES = f"""
 create or replace table images as
 select row_number() over (order by now.image_id) - 1 as place,
     now.* exclude (added) replace (coalesce(fixed, case when added and before is null then 'train' end) as fixed),
@@ -147,14 +147,14 @@ from (
 ) old on now.image_id = old.image_id
 """
 
-ENTANGLED = """
+_ENTANGLED = """
 select * exclude (phash) from images
 where contradiction is not null or place in (select unnest($places::bigint[]))
     or image_id in (select image_id from memberships) or near is not null or image_id in (select near from images)
 order by place
 """
 
-MEMBERSHIPS = """
+_MEMBERSHIPS = """
 create or replace temp table memberships as
 select distinct image_id, "group" from rows where status <> 'quarantined' and "group" is not null
 """
@@ -190,8 +190,8 @@ ORDERED = "select * from finished order by present desc, part nulls last, uri, i
 def judge(db: duckdb.DuckDBPyConnection, smallest: int) -> None:
     """Make `rows`: the entries with their facts, status and reason. smallest: the shorter side, in
     pixels, under which an image is quarantined."""
-    db.execute(JUDGE, {"smallest": smallest})
-    db.execute(IMAGES)
+    db.execute(_JUDGE, {"smallest": smallest})
+    db.execute(_IMAGES)
 
 
 def hashes(db: duckdb.DuckDBPyConnection) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
@@ -207,9 +207,9 @@ def hashes(db: duckdb.DuckDBPyConnection) -> tuple[NDArray[np.uint8], NDArray[np
 def split_rows(db: duckdb.DuckDBPyConnection, config: SplitConfig, pairs: NDArray[np.int64]) -> None:
     """Make `finished`, the new catalog. pairs: int64 [M, 2], places of images that look the same.
     Raises UserError when labels fix one group to two splits."""
-    db.execute(MEMBERSHIPS)
+    db.execute(_MEMBERSHIPS)
     places = np.unique(pairs)
-    images = db.sql(ENTANGLED, params={"places": places.tolist()}).to_arrow_table()
+    images = db.sql(_ENTANGLED, params={"places": places.tolist()}).to_arrow_table()
     groups = db.sql("select * from memberships order by all").to_arrow_table()
     row = np.searchsorted(images["place"].to_numpy(), pairs)
     db.register("decisions", splits.decide(images, groups, row, config))

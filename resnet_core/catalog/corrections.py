@@ -19,7 +19,7 @@ from resnet_core.sources.shard_files import KIND as SHARD
 from resnet_core.storage import database
 from resnet_core.storage.locations import absolute, facts
 
-TABLES = (".csv", ".parquet")
+_TABLES = (".csv", ".parquet")
 ROWS = pa.schema(
     [
         ("uri", pa.string()),
@@ -42,7 +42,7 @@ CORRECTIONS = pa.schema(
     ]
 )
 # ISO 8601 in one time zone sorts by time.
-LOAD = """
+_LOAD = """
 create or replace table corrections as
 with numbered as (
     select *,
@@ -57,7 +57,7 @@ select uri, label, split, "group", weight, soft_label,
     uri not in (select uri from known where label is not null) as alone
 from numbered qualify row_number() over (partition by uri order by place desc) = 1
 """
-ADD = f"""
+_ADD = f"""
 insert into listed by name
 select f.* replace (c.label as label, c.split as split), c."group", c.weight, c.soft_label, c.attributes
 from found f join corrections c using (uri) where f.kind is distinct from '{SHARD}'
@@ -65,7 +65,7 @@ from found f join corrections c using (uri) where f.kind is distinct from '{SHAR
 NAME = "update listed set label = c.label from corrections c where listed.uri = c.uri and c.alone and not c.added"
 
 # What each image is, by whoever saw it last. Where nothing says which bytes were seen, it is those there now.
-VERDICTS = """
+_VERDICTS = """
 create or replace temp table verdicts as
 with now as (
     select e.uri, e.part, f.image_id from entries e join facts f on e.part = f.part and e.uri = f.uri
@@ -80,13 +80,13 @@ select now.uri, last.* from now join (
     from said where image_id is not null group by image_id
 ) last using (image_id)
 """
-APPLY = """
+_APPLY = """
 update entries set label = v.label, soft_label = v.soft_label,
     attributes = coalesce(json_merge_patch(coalesce(entries.attributes, '{}'), v.attributes)::varchar,
         entries.attributes)
 from verdicts v where entries.uri = v.uri
 """
-STALE = """
+_STALE = """
 update entries set label = null, attributes = null, soft_label = null,
     reason = 'changed since it was corrected: its bytes are others than those that the label is of'
 from corrections c join facts f on c.uri = f.uri
@@ -94,12 +94,12 @@ where entries.uri = c.uri and entries.part = f.part and c.alone and c.image_id <
     and entries.uri not in (select uri from verdicts)
 """
 # A file that was moved is found by its bytes.
-MOVED = """
+_MOVED = """
 delete from entries where reason is not null and uri in (
     select uri from corrections where added and image_id in (select image_id from verdicts)
 )
 """
-GONE = """
+_GONE = """
 update entries set reason = 'file missing: a correction names it, and it is not there'
 from corrections c where entries.uri = c.uri and c.added and entries.part is null
 """
@@ -110,7 +110,7 @@ def check_corrections(place: str) -> None:
     next(_files(place), None)
 
 
-def read_corrections(place: str) -> Iterator[pa.RecordBatch]:
+def _read_corrections(place: str) -> Iterator[pa.RecordBatch]:
     """The rows of a table, of all of a folder, or of all that a glob names: ROWS. Raises UserError."""
     for file in sorted(_files(place)):
         table = read_manifest(UPath(file))
@@ -138,24 +138,24 @@ def _files(place: str) -> Iterator[str]:
         return
     for uri, path, size, _ in folders.walk(glob.folder if glob else where, glob):
         name = path.rpartition("/")[2].lower()
-        if size is not None and name[:1] != "." and (glob or name.endswith(TABLES)):
+        if size is not None and name[:1] != "." and (glob or name.endswith(_TABLES)):
             yield uri
 
 
 def list_corrected(db: duckdb.DuckDBPyConnection, place: str) -> None:
     """Make `corrections`, and put the files that they name into `listed` (`manifest.LISTED`) where it has them not."""
-    database.create(db, "raw_corrections", ROWS, read_corrections(place))
-    db.execute(LOAD)
+    database.create(db, "raw_corrections", ROWS, _read_corrections(place))
+    db.execute(_LOAD)
     uris = [uri for (uri,) in db.sql("select uri from corrections where added order by uri").fetchall()]
     database.create(db, "found", FOUND, locate(uris).to_batches())
-    db.execute(ADD)
+    db.execute(_ADD)
     db.execute(NAME)
 
 
 def correct(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     """Give the `entries` the labels that people gave their bytes. Returns how many are `corrected`, how many of them
     are `added` to the source, and how many corrections are `lost`, for their images are not there any more."""
-    for statement in (VERDICTS, APPLY, STALE, MOVED, GONE):
+    for statement in (_VERDICTS, _APPLY, _STALE, _MOVED, _GONE):
         db.execute(statement)
     counts = """
     select (select count(*) from verdicts), (select count(*) from verdicts join corrections using (uri) where added),

@@ -15,10 +15,10 @@ from numpy.typing import NDArray
 from resnet_core.catalog.near_duplicates import clusters
 from resnet_core.errors import UserError
 
-Numbers = NDArray[np.int64]
+_Numbers = NDArray[np.int64]
 
 
-def units(image_ids: pa.Array, ties: pa.Table) -> Numbers:
+def units(image_ids: pa.Array, ties: pa.Table) -> _Numbers:
     """int64 [N]: a number for each image, the same for those that belong together, directly or through
     others.
 
@@ -34,11 +34,11 @@ def units(image_ids: pa.Array, ties: pa.Table) -> Numbers:
     codes = names.indices.to_numpy().astype(np.int64)
     images, count = len(image_ids), sum(map(len, left))
     links = codes[images : images + count], codes[images + count :]
-    found: Numbers = clusters(len(names.dictionary), *links)[codes[:images]]
+    found: _Numbers = clusters(len(names.dictionary), *links)[codes[:images]]
     return found
 
 
-def assign(labels: Numbers, unit: Numbers, folds: int, seed: int) -> Numbers:
+def assign(labels: _Numbers, unit: _Numbers, folds: int, seed: int) -> _Numbers:
     """int64 [N]: the fold of each image, 0 to folds - 1.
 
     labels, unit: int64 [N]. Raises UserError where there are fewer units than folds.

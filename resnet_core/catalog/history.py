@@ -21,7 +21,7 @@ from resnet_core.storage.files import write_whole
 
 MOST = 64
 WATCHED = ("image_id", "label", "soft_label", "split", "status")
-CHANGE = pa.schema(
+_CHANGE = pa.schema(
     [
         ("version", pa.int32()),
         ("uri", pa.string()),
@@ -32,7 +32,7 @@ CHANGE = pa.schema(
 )
 
 # What stood there before, what stands there now, and what that makes of the file.
-DELTA = f"""
+_DELTA = f"""
 select coalesce(a.uri, b.uri) as uri,
     case when a.uri is null then 'came' when b.uri is null then 'went' else 'changed' end as change,
     {", ".join(f"a.{name} as {name}_before" for name in WATCHED)}, {", ".join(f"b.{name}" for name in WATCHED)}
@@ -42,7 +42,7 @@ where a.uri is null or b.uri is null or ({", ".join(f"a.{name}" for name in WATC
 order by uri
 """
 
-BETWEEN = f"""
+_BETWEEN = f"""
 select uri, case when change_first = 'came' and change_last = 'went' then null when change_first = 'came' then 'came'
         when change_last = 'went' then 'went' else 'changed' end as change,
     {", ".join(f"{name}_before" for name in WATCHED)}, {", ".join(WATCHED)}
@@ -59,7 +59,7 @@ order by uri
 
 
 @dataclass(frozen=True)
-class Delta:
+class _Delta:
     """One file of the history: the versions `first` to `last`."""
 
     path: UPath
@@ -67,14 +67,14 @@ class Delta:
     last: int
 
 
-def deltas(folder: UPath) -> list[Delta]:
+def _deltas(folder: UPath) -> list[_Delta]:
     """The history's files in order; those that a longer one has taken the place of are left out."""
     found = []
     for path in folder.glob("*.parquet") if folder.exists() else ():
         if match := re.fullmatch(r"(\d{6})(?:-(\d{6}))?\.parquet", path.name):
-            found.append(Delta(path, int(match[1]), int(match[2] or match[1])))
+            found.append(_Delta(path, int(match[1]), int(match[2] or match[1])))
     found.sort(key=lambda delta: (delta.first, -delta.last))
-    kept: list[Delta] = []
+    kept: list[_Delta] = []
     for delta in found:
         if not kept or delta.first > kept[-1].last:
             kept.append(delta)
@@ -83,18 +83,18 @@ def deltas(folder: UPath) -> list[Delta]:
 
 def last_version(folder: UPath) -> int:
     """0 before the first night."""
-    return max((delta.last for delta in deltas(folder)), default=0)
+    return max((delta.last for delta in _deltas(folder)), default=0)
 
 
 def append(db: duckdb.DuckDBPyConnection, folder: UPath, version: int) -> int:
     """Write what `finished` has that `old`, which is of this version, had not as the next one, unless it
     is nothing. Returns the number of the version that `finished` is. A night that was killed between
     this and the catalog is written over."""
-    changes = db.sql(DELTA).to_arrow_table()
+    changes = db.sql(_DELTA).to_arrow_table()
     if not len(changes) and version:
         return version
     numbers = pa.array([version + 1] * len(changes), pa.int32())
-    table = changes.append_column("version", numbers).select(CHANGE.names).cast(CHANGE)
+    table = changes.append_column("version", numbers).select(_CHANGE.names).cast(_CHANGE)
     with write_whole(folder / f"{version + 1:06}.parquet") as draft:
         pq.write_table(table, draft, compression="zstd")
     return version + 1
@@ -103,13 +103,13 @@ def append(db: duckdb.DuckDBPyConnection, folder: UPath, version: int) -> int:
 def compact(folder: UPath) -> None:
     """Put the files together once there are too many to open. Killed in the middle, nothing is
     lost or counted twice: the long file is whole before the short ones go."""
-    there = deltas(folder)
+    there = _deltas(folder)
     if len(there) > MOST:
         # A file may lack a column that its night did not watch.
         joined = pa.concat_tables([_read(delta) for delta in there], promote_options="default")
         with write_whole(folder / f"{there[0].first:06}-{there[-1].last:06}.parquet") as draft:
             pq.write_table(joined, draft, compression="zstd")
-    kept = {delta.path.name for delta in deltas(folder)}
+    kept = {delta.path.name for delta in _deltas(folder)}
     for path in folder.glob("*.parquet"):
         if path.name not in kept:
             path.unlink()
@@ -126,24 +126,24 @@ def difference(folder: UPath, low: int, high: int) -> pa.Table:
     if low > high:
         raise UserError(f"catalog: version {low} comes after {high}. Give the older one first.")
     with database() as db:
-        _load(db, [delta for delta in deltas(folder) if delta.last > low and delta.first <= high])
-        return db.sql(BETWEEN, params={"low": low, "high": high}).to_arrow_table()
+        _load(db, [delta for delta in _deltas(folder) if delta.last > low and delta.first <= high])
+        return db.sql(_BETWEEN, params={"low": low, "high": high}).to_arrow_table()
 
 
 def versions(folder: UPath) -> pa.Table:
     """version, came, went, changed: how many files, a row a version."""
     with database() as db:
-        _load(db, deltas(folder))
+        _load(db, _deltas(folder))
         return db.sql(
             "select version, count(*) filter (change = 'came') as came, count(*) filter (change = 'went') as went, "
             "count(*) filter (change = 'changed') as changed from changes group by version order by version"
         ).to_arrow_table()
 
 
-def _load(db: duckdb.DuckDBPyConnection, files: list[Delta]) -> None:
-    create(db, "changes", CHANGE, (batch for delta in files for batch in _read(delta).to_batches()))
+def _load(db: duckdb.DuckDBPyConnection, files: list[_Delta]) -> None:
+    create(db, "changes", _CHANGE, (batch for delta in files for batch in _read(delta).to_batches()))
 
 
-def _read(delta: Delta) -> pa.Table:
+def _read(delta: _Delta) -> pa.Table:
     with delta.path.open("rb") as file:
         return pq.read_table(file)

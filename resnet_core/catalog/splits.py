@@ -23,7 +23,7 @@ from resnet_core.shards.format import Split
 NAMES: tuple[Split | None, ...] = (None, "train", "validation", "test")
 EXCLUDED = "near-duplicate of "
 
-Numbers = NDArray[np.int64]
+_Numbers = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def position(key: str, seed: int) -> float:
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
-def decide(images: pa.Table, groups: pa.Table, pairs: Numbers, config: SplitConfig) -> pa.Table:
+def decide(images: pa.Table, groups: pa.Table, pairs: _Numbers, config: SplitConfig) -> pa.Table:
     """The split of images that are tied to others, and which of them must go.
 
     images: image_id, uri; `fixed` by the labels, with a `contradiction` if they name two splits;
@@ -67,14 +67,14 @@ def decide(images: pa.Table, groups: pa.Table, pairs: Numbers, config: SplitConf
     an image that looks like one in another split). Raises UserError when labels fix a group twice.
     """
     ids = images["image_id"].to_pylist()
-    fixed, before = codes(images["fixed"]), codes(images["before"])
-    units, keys = make_units(ids, groups)
+    fixed, before = _codes(images["fixed"]), _codes(images["before"])
+    units, keys = _make_units(ids, groups)
     check_labels(images, units, keys, fixed)
-    decided = by_unit(units, fixed)
-    decided = np.where(decided > 0, decided, by_vote(units, before, len(keys)))
+    decided = _by_unit(units, fixed)
+    decided = np.where(decided > 0, decided, _by_vote(units, before, len(keys)))
     pairs = np.sort(pairs, axis=1).reshape(-1, 2)
-    decided = join_elders(decided, units[pairs], keys, config)
-    unit_fixed = by_unit(units, fixed)[units]
+    decided = _join_elders(decided, units[pairs], keys, config)
+    unit_fixed = _by_unit(units, fixed)[units]
     split = np.where(unit_fixed > 0, unit_fixed, np.where(before > 0, before, decided[units]))
     near, excluded = images["near"].to_pylist(), images["excluded"].to_pylist()
     uris = images["uri"].to_pylist() if len(pairs) else []
@@ -84,7 +84,7 @@ def decide(images: pa.Table, groups: pa.Table, pairs: Numbers, config: SplitConf
         if split[one] != split[other] and not excluded[one] and not excluded[other]:
             excluded[younger] = f"{EXCLUDED}{uris[elder]}, which is in {NAMES[split[elder]]}"
     stay = np.array([reason is None for reason in excluded], dtype=bool)
-    join_all(near, ids, pairs[stay[pairs].all(1)])
+    _join_all(near, ids, pairs[stay[pairs].all(1)])
     return pa.table(
         {
             "image_id": images["image_id"],
@@ -95,7 +95,7 @@ def decide(images: pa.Table, groups: pa.Table, pairs: Numbers, config: SplitConf
     )
 
 
-def codes(column: pa.ChunkedArray) -> Numbers:
+def _codes(column: pa.ChunkedArray) -> _Numbers:
     """Names of splits -> their places in NAMES."""
     found = np.zeros(len(column), dtype=np.int64)
     for code, name in enumerate(NAMES):
@@ -104,7 +104,7 @@ def codes(column: pa.ChunkedArray) -> Numbers:
     return found
 
 
-def make_units(ids: list[str], groups: pa.Table) -> tuple[Numbers, list[str]]:
+def _make_units(ids: list[str], groups: pa.Table) -> tuple[_Numbers, list[str]]:
     """Images that belong together by a group, or by groups that share an image: the unit of every
     image, and each unit's key, the least name in it."""
     if not len(groups):
@@ -115,7 +115,7 @@ def make_units(ids: list[str], groups: pa.Table) -> tuple[Numbers, list[str]]:
     edges = [
         (place[i], number[g]) for i, g in zip(*(groups[c].to_pylist() for c in ("image_id", "group")), strict=True)
     ]
-    units = components(np.array(edges), len(ids) + len(names))
+    units = _components(np.array(edges), len(ids) + len(names))
     keys: list[str] = [""] * (int(units.max()) + 1)
     for name, k in number.items():
         keys[units[k]] = min(keys[units[k]] or name, name)
@@ -124,13 +124,13 @@ def make_units(ids: list[str], groups: pa.Table) -> tuple[Numbers, list[str]]:
     return units[: len(ids)], keys
 
 
-def components(edges: Numbers, nodes: int) -> Numbers:
+def _components(edges: _Numbers, nodes: int) -> _Numbers:
     """int64 [nodes]: the number of the connected component that each is in."""
     _, found = np.unique(clusters(nodes, edges[:, 0], edges[:, 1]), return_inverse=True)
     return found
 
 
-def check_labels(images: pa.Table, units: Numbers, keys: list[str], fixed: Numbers) -> None:
+def check_labels(images: pa.Table, units: _Numbers, keys: list[str], fixed: _Numbers) -> None:
     """Raises UserError when the labels put one image, or images of one group, into two splits."""
     for k, other in enumerate(images["contradiction"].to_pylist()):
         if other:
@@ -148,14 +148,14 @@ def check_labels(images: pa.Table, units: Numbers, keys: list[str], fixed: Numbe
         )
 
 
-def by_unit(units: Numbers, code: Numbers) -> Numbers:
+def _by_unit(units: _Numbers, code: _Numbers) -> _Numbers:
     """What is decided for a unit by any of its images, which agree; 0 where nothing is."""
     found = np.zeros(int(units.max(initial=-1)) + 1, dtype=np.int64)
     np.maximum.at(found, units, code)
     return found
 
 
-def by_vote(place: Numbers, code: Numbers, count: int) -> Numbers:
+def _by_vote(place: _Numbers, code: _Numbers, count: int) -> _Numbers:
     """int64 [count]: the code that most have, 0 where none has any."""
     votes = np.zeros((count, len(NAMES)), dtype=np.int64)
     np.add.at(votes, (place, code), 1)
@@ -163,14 +163,14 @@ def by_vote(place: Numbers, code: Numbers, count: int) -> Numbers:
     return np.where(votes.any(1), votes.argmax(1), 0)
 
 
-def join_elders(decided: Numbers, pairs: Numbers, keys: list[str], config: SplitConfig) -> Numbers:
+def _join_elders(decided: _Numbers, pairs: _Numbers, keys: list[str], config: SplitConfig) -> _Numbers:
     """Decide for the undecided units: all that look alike like their elders, else by the least key."""
     open_pairs = pairs[(decided[pairs] == 0).all(1)] if len(pairs) else pairs
-    alike = components(open_pairs, len(decided)) if len(open_pairs) else np.arange(len(decided))
+    alike = _components(open_pairs, len(decided)) if len(open_pairs) else np.arange(len(decided))
     mixed = pairs[(decided[pairs] == 0).sum(1) == 1] if len(pairs) else pairs
     undecided_side = (decided[mixed] > 0).argmin(1) if len(mixed) else np.empty(0, dtype=np.int64)
     rows = np.arange(len(mixed))
-    votes = by_vote(alike[mixed[rows, undecided_side]], decided[mixed[rows, 1 - undecided_side]], len(decided))
+    votes = _by_vote(alike[mixed[rows, undecided_side]], decided[mixed[rows, 1 - undecided_side]], len(decided))
     result = np.where(decided > 0, decided, votes[alike])
     least: dict[int, str] = {}
     waiting = np.flatnonzero(result == 0).tolist()
@@ -183,7 +183,7 @@ def join_elders(decided: Numbers, pairs: Numbers, keys: list[str], config: Split
     return result
 
 
-def join_all(near: list[str | None], ids: list[str], pairs: Numbers) -> None:
+def _join_all(near: list[str | None], ids: list[str], pairs: _Numbers) -> None:
     """One `near` an image is not enough for one that ties two others together, who do not look the same.
     Where that leaves images apart, point them anew, so that `near` leads from each of them to all."""
     if not len(pairs):
@@ -191,7 +191,7 @@ def join_all(near: list[str | None], ids: list[str], pairs: Numbers) -> None:
     place = {image: k for k, image in enumerate(ids)}
     known = [(k, place[name]) for k, name in enumerate(near) if name in place]
     edges = np.concatenate([np.array(known, dtype=np.int64).reshape(-1, 2), pairs])
-    linked, alike = components(edges[: len(known)], len(ids)), components(edges, len(ids))
+    linked, alike = _components(edges[: len(known)], len(ids)), _components(edges, len(ids))
     apart = np.unique(alike[pairs[linked[pairs[:, 0]] != linked[pairs[:, 1]]]])
     if not len(apart):
         return
@@ -211,7 +211,7 @@ def join_all(near: list[str | None], ids: list[str], pairs: Numbers) -> None:
             near[k] = None
 
 
-def order(one: int, other: int, split: Numbers, before: Numbers) -> tuple[int, int]:
+def order(one: int, other: int, split: _Numbers, before: _Numbers) -> tuple[int, int]:
     """(younger, elder): an image that an earlier night has placed is the elder; else the one that is
     held out, for what is lost then is lost to the training alone; else the first."""
     if bool(before[one]) != bool(before[other]):

@@ -20,13 +20,13 @@ from annotated_types import Ge, Gt, Le
 from resnet_core.drift.summary import UNITS, Histogram, Summary
 from resnet_core.errors import DataCheckError
 
-Action = Literal["ignore", "warn", "fail"]
+_Action = Literal["ignore", "warn", "fail"]
 Outcome = Literal["ok", "warn", "fail"]
-Share = Annotated[float, Ge(0), Le(1)]
+_Share = Annotated[float, Ge(0), Le(1)]
 
-CHANCE = 0.001  # how often a difference that means nothing may be taken for one
-DEVIATIONS = 3.29  # of a normal variable, two-sided: the same chance
-NAMED = 5
+_CHANCE = 0.001  # how often a difference that means nothing may be taken for one
+_DEVIATIONS = 3.29  # of a normal variable, two-sided: the same chance
+_NAMED = 5
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class ImagesCheck:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    drop: Share = 0.1
+    drop: _Share = 0.1
     minimum: Annotated[int, Ge(0)] = 0
-    action: Action = "warn"
+    action: _Action = "warn"
 
 
 @dataclass(frozen=True)
@@ -48,17 +48,17 @@ class ClassShareCheck:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     change: Annotated[float, Gt(0)] = 0.25
-    minimum: Share = 0.0
-    action: Action = "warn"
+    minimum: _Share = 0.0
+    action: _Action = "warn"
 
 
 @dataclass(frozen=True)
-class NewClassesCheck:
+class _NewClassesCheck:
     """A class that the last accepted night did not have."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    action: Action = "warn"
+    action: _Action = "warn"
 
 
 @dataclass(frozen=True)
@@ -67,8 +67,8 @@ class DistributionCheck:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    change: Share = 0.1
-    action: Action = "warn"
+    change: _Share = 0.1
+    action: _Action = "warn"
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class ChecksConfig:
 
     images: ImagesCheck = ImagesCheck()
     class_share: ClassShareCheck = ClassShareCheck()
-    new_classes: NewClassesCheck = NewClassesCheck()
+    new_classes: _NewClassesCheck = _NewClassesCheck()
     brightness: DistributionCheck = DistributionCheck()
     contrast: DistributionCheck = DistributionCheck()
     sharpness: DistributionCheck = DistributionCheck()
@@ -134,7 +134,7 @@ def check_quarantine(now: Summary, limit: float) -> None:
         )
 
 
-def _outcome(bad: bool, action: Action) -> Outcome:
+def _outcome(bad: bool, action: _Action) -> Outcome:
     return action if bad and action != "ignore" else "ok"
 
 
@@ -168,13 +168,13 @@ def _moved_classes(now: Summary, last: Summary, change: float) -> Iterator[str]:
         pooled = (last.classes[name] + now.classes.get(name, 0)) / max(last.ok + now.ok, 1)
         deviation = sqrt(pooled * (1 - pooled) * (1 / last.ok + 1 / max(now.ok, 1)))
         relative = abs(after / before - 1)
-        beyond_chance = abs(after - before) > DEVIATIONS * deviation
+        beyond_chance = abs(after - before) > _DEVIATIONS * deviation
         if not after or (relative > change and beyond_chance):
             moved.append((relative, f"{name!r} {percent(before)} before, {percent(after)} now"))
     return (text for _, text in sorted(moved, reverse=True))
 
 
-def _new_classes(now: Summary, last: Summary, check: NewClassesCheck) -> Finding | None:
+def _new_classes(now: Summary, last: Summary, check: _NewClassesCheck) -> Finding | None:
     if check.action == "ignore":
         return None
     new = [f"{name!r} ({count:,} images)" for name, count in now.classes.items() if name not in last.classes]
@@ -199,7 +199,7 @@ def _distribution(
         return None
     worst = max(known, key=lambda m: distance(now.histograms[m], last.histograms[m]))
     after, before = now.histograms[worst], last.histograms[worst]
-    found, few = distance(after, before), chance_distance(after.count, before.count)
+    found, few = distance(after, before), _chance_distance(after.count, before.count)
     wanted = f"at most {check.change:.2f}" if check.change >= few else f"at most {few:.2f}, as images are few"
     unit = f" {UNITS[worst]}" if UNITS[worst] else ""
     subject = f"{worst}: " if len(measures) > 1 else ""
@@ -217,10 +217,10 @@ def distance(one: Histogram, other: Histogram) -> float:
     return float(np.abs(np.cumsum(one.shares) - np.cumsum(other.shares)).max())
 
 
-def chance_distance(one: int, other: int) -> float:
+def _chance_distance(one: int, other: int) -> float:
     """The distance that two samples of these sizes from the same images exceed with probability CHANCE
     (Smirnov 1948, for large samples)."""
-    return min(1.0, sqrt(-log(CHANCE / 2) / 2) * sqrt(1 / one + 1 / other))
+    return min(1.0, sqrt(-log(_CHANCE / 2) / 2) * sqrt(1 / one + 1 / other))
 
 
 def percent(share: float) -> str:
@@ -229,5 +229,5 @@ def percent(share: float) -> str:
 
 
 def _some(texts: Sequence[str]) -> str:
-    more = f"; and {len(texts) - NAMED:,} more" if len(texts) > NAMED else ""
-    return "; ".join(texts[:NAMED]) + more
+    more = f"; and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
+    return "; ".join(texts[:_NAMED]) + more

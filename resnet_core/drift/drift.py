@@ -23,13 +23,13 @@ from resnet_core.drift.checks import distance, percent
 from resnet_core.drift.profiles import EDGES, Profile
 from resnet_core.drift.summary import UNITS, Histogram
 
-PERMUTATIONS = 1999  # the least p is 1 in 2,000
+_PERMUTATIONS = 1999  # the least p is 1 in 2,000
 AT_ONCE = 500  # permutations whose sums are in memory, 8 bytes for each of them and each vector
 
-Vectors = NDArray[np.floating]
+_Vectors = NDArray[np.floating]
 
 
-def discrepancy(one: Vectors, other: Vectors, seed: int = 0) -> tuple[float, float]:
+def discrepancy(one: _Vectors, other: _Vectors, seed: int = 0) -> tuple[float, float]:
     """Two sets of vectors, float [N, D] and [M, D], N and M from 2 on -> the distance and its p.
 
     The distance is the root of the unbiased estimate (lemma 6 there), 0 where that is negative; the kernel is
@@ -43,11 +43,11 @@ def discrepancy(one: Vectors, other: Vectors, seed: int = 0) -> tuple[float, flo
     first[:n] = 1
     found = float(estimates(kernel, first)[0])
     generator, reached = np.random.default_rng(seed), 0
-    for start in range(0, PERMUTATIONS, AT_ONCE):
-        count = min(AT_ONCE, PERMUTATIONS - start)
+    for start in range(0, _PERMUTATIONS, AT_ONCE):
+        count = min(AT_ONCE, _PERMUTATIONS - start)
         drawn = generator.permuted(np.repeat(first, count, axis=1), axis=0)
         reached += int((estimates(kernel, drawn) >= found).sum())
-    return max(found, 0.0) ** 0.5, (1 + reached) / (1 + PERMUTATIONS)
+    return max(found, 0.0) ** 0.5, (1 + reached) / (1 + _PERMUTATIONS)
 
 
 def gaussian_kernel(vectors: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -73,14 +73,14 @@ def estimates(kernel: NDArray[np.float32], first: NDArray[np.float32]) -> NDArra
 
 
 LEAST = 100  # images: of fewer nothing is said
-CHANCE = 0.001  # the p from which on a distance may be an accident
-NAMED = 3  # classes that a line names
-ENOUGH = 5  # the expected count from which on the chi-squared distribution holds (Cochran 1954)
-DRAWS = 1999
+_CHANCE = 0.001  # the p from which on a distance may be an accident
+_NAMED = 3  # classes that a line names
+_ENOUGH = 5  # the expected count from which on the chi-squared distribution holds (Cochran 1954)
+_DRAWS = 1999
 MOST = 1_000_000  # images that a test counts: of more, any distance over a threshold is certain
 
 Counts = NDArray[np.int64]
-Threshold = Annotated[float, Ge(0)] | None
+_Threshold = Annotated[float, Ge(0)] | None
 
 
 @dataclass(frozen=True)
@@ -89,13 +89,13 @@ class Thresholds:
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    label: Threshold = 0.2
-    review: Threshold = 0.2
-    confidence: Threshold = 0.2
-    brightness: Threshold = 0.2
-    contrast: Threshold = 0.2
-    sharpness: Threshold = 0.2
-    embedding: Threshold = 0.2
+    label: _Threshold = 0.2
+    review: _Threshold = 0.2
+    confidence: _Threshold = 0.2
+    brightness: _Threshold = 0.2
+    contrast: _Threshold = 0.2
+    sharpness: _Threshold = 0.2
+    embedding: _Threshold = 0.2
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Drift:
 
     @property
     def drifted(self) -> bool:
-        return self.threshold is not None and self.distance > self.threshold and self.p < CHANCE
+        return self.threshold is not None and self.distance > self.threshold and self.p < _CHANCE
 
     def __str__(self) -> str:
         limit = (
@@ -163,7 +163,7 @@ def _share(name: str, before: Counts, now: Counts, threshold: float | None, deta
 def _moved(names: Sequence[str], before: Counts, now: Counts) -> str:
     """The classes whose shares differ most."""
     one, other = before / before.sum(), now / now.sum()
-    most = np.argsort(-np.abs(one - other), kind="stable")[:NAMED]
+    most = np.argsort(-np.abs(one - other), kind="stable")[:_NAMED]
     return "; ".join(f"{names[k]!r} {percent(one[k])} in training, {percent(other[k])} now" for k in most)
 
 
@@ -204,12 +204,12 @@ def same_shares(before: Counts, now: Counts, seed: int = 0) -> float:
     totals, sizes = table.sum(0), table.sum(1)
     expected = sizes[:, None] * totals / totals.sum()
     found = float(((table - expected) ** 2 / expected).sum())
-    if expected.min() >= ENOUGH:
+    if expected.min() >= _ENOUGH:
         return float(chdtrc(table.shape[1] - 1, found))
-    drawn = np.random.default_rng(seed).multivariate_hypergeometric(totals, sizes[1], DRAWS)
+    drawn = np.random.default_rng(seed).multivariate_hypergeometric(totals, sizes[1], _DRAWS)
     # What one side has more than expected, the other has less.
     apart = ((drawn - expected[1]) ** 2 * (1 / expected[0] + 1 / expected[1])).sum(1)
-    return float((1 + (apart >= found * (1 - 1e-9)).sum()) / (1 + DRAWS))
+    return float((1 + (apart >= found * (1 - 1e-9)).sum()) / (1 + _DRAWS))
 
 
 def _at_most(counts: Counts) -> Counts:

@@ -18,7 +18,7 @@ from resnet_core.evaluation.metrics import OF_CALIBRATION, Labels, Metrics, Prob
 from resnet_core.evaluation.slices import Slice, find_slices
 from resnet_core.model.calibration import Calibration
 
-LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
+_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Coverage:
 
 
 @dataclass(frozen=True)
-class ClassDecisions:
+class _ClassDecisions:
     """Of the decisions, not of the most probable classes; `wanted` is the recall that was asked for."""
 
     wanted: float | None
@@ -61,7 +61,7 @@ class Decisions:
     default_cost: Interval | None
     accuracy: Interval
     thresholds: Mapping[str, float] | None
-    classes: Mapping[str, ClassDecisions]
+    classes: Mapping[str, _ClassDecisions]
 
 
 @dataclass(frozen=True)
@@ -100,14 +100,14 @@ def assess(
         calibration=calibration,
         judged=judged,
         unseen=unseen,
-        coverage=find_coverage(labels, unseen.sets, wanted.coverage, groups, seed),
-        curve=[find_curve(labels, raw, parts, level) for level in LEVELS],
-        decisions=find_decisions(held_out, unseen, calibration, wanted, classes, seed),
+        coverage=_find_coverage(labels, unseen.sets, wanted.coverage, groups, seed),
+        curve=[_find_curve(labels, raw, parts, level) for level in _LEVELS],
+        decisions=_find_decisions(held_out, unseen, calibration, wanted, classes, seed),
         slices=find_slices(correct, held_out.columns, groups, seed),
     )
 
 
-def find_coverage(
+def _find_coverage(
     labels: Labels, sets: NDArray[np.bool_] | None, wanted: float | None, groups: Groups | None, seed: int
 ) -> Coverage | None:
     if sets is None or wanted is None:
@@ -117,13 +117,13 @@ def find_coverage(
     return Coverage(wanted, found, float(sizes.mean()), float((sizes != 1).mean()))
 
 
-def find_curve(labels: Labels, raw: Probabilities, parts: Sequence[Part], level: float) -> tuple[float, float, float]:
+def _find_curve(labels: Labels, raw: Probabilities, parts: Sequence[Part], level: float) -> tuple[float, float, float]:
     sets = judge_parts([with_coverage(part, level) for part in parts], raw).sets
     assert sets is not None
     return level, float(sets[np.arange(len(labels)), labels].mean()), float(sets.sum(1).mean())
 
 
-def find_decisions(
+def _find_decisions(
     held_out: HeldOut, unseen: Judged, calibration: Calibration, wanted: Wanted, classes: Sequence[str], seed: int
 ) -> Decisions | None:
     if wanted.costs is None and not wanted.recalls:
@@ -141,7 +141,7 @@ def find_decisions(
     recalls = ratios(hits, true.astype(np.float64), groups, seed)
     precisions = ratios(hits, said.astype(np.float64), groups, seed)
     by_class = {
-        name: ClassDecisions(wanted.recalls.get(k), recalls[k], precisions[k]) for k, name in enumerate(classes)
+        name: _ClassDecisions(wanted.recalls.get(k), recalls[k], precisions[k]) for k, name in enumerate(classes)
     }
     weights = calibration.weights
     thresholds = None

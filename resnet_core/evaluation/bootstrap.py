@@ -20,7 +20,7 @@ AT_ONCE = 2_000_000  # images times resamples that are in memory at a time
 
 Counts = NDArray[np.float64]  # [R, N]: how often image n is in resample r
 Groups = NDArray[np.int64]  # [N]: the number of each image's group, from 0 on
-Statistic = Callable[[Counts], NDArray[np.float64]]  # [R, N] -> [R, ...], a value a resample
+_Statistic = Callable[[Counts], NDArray[np.float64]]  # [R, N] -> [R, ...], a value a resample
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ def draw(count: int, groups: Groups | None = None, seed: int = 0) -> Iterator[Co
 
 
 def spread(
-    statistic: Statistic, count: int, groups: Groups | None = None, seed: int = 0
+    statistic: _Statistic, count: int, groups: Groups | None = None, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """The statistic of the images themselves [...], and of each resample [RESAMPLES, ...]."""
     again = np.concatenate([statistic(counts) for counts in draw(count, groups, seed)])

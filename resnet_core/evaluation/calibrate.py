@@ -16,10 +16,10 @@ from resnet_core.evaluation.decide import Weights, find_weights, threshold
 from resnet_core.evaluation.metrics import Labels, Probabilities, nll
 from resnet_core.model.calibration import Calibration
 
-COLDEST, HOTTEST = 0.05, 20.0
+_COLDEST, _HOTTEST = 0.05, 20.0
 # A normal prior on the logarithm of the temperature. Of hundreds of images it is not felt; a few images
 # that are all right would otherwise make a model that is never in doubt.
-PRIOR = 1.0
+_PRIOR = 1.0
 
 VALIDATION, CROSSWISE = "validation", "held-out, crosswise"
 
@@ -76,9 +76,11 @@ def find_temperature(labels: Labels, raw: Probabilities) -> float:
 
     def loss(logarithm: float) -> float:
         shares = Calibration(float(np.exp(logarithm))).calibrated(raw)
-        return nll(labels, shares) + (logarithm / PRIOR) ** 2 / (2 * len(labels))
+        return nll(labels, shares) + (logarithm / _PRIOR) ** 2 / (2 * len(labels))
 
-    found = minimize_scalar(loss, bounds=(np.log(COLDEST), np.log(HOTTEST)), method="bounded", options={"xatol": 1e-4})
+    found = minimize_scalar(
+        loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded", options={"xatol": 1e-4}
+    )
     return float(np.exp(found.x))
 
 

@@ -37,8 +37,8 @@ def aligned(found: Probabilities, classifier: Classifier, classes: Sequence[str]
     return columns
 
 
-PRECISION = 1e-9  # of a bound, far below one image's share
-FEW, FLIPS = 12, 2000  # groups of which every combination is tried; else so many at random
+_PRECISION = 1e-9  # of a bound, far below one image's share
+_FEW, _FLIPS = 12, 2000  # groups of which every combination is tried; else so many at random
 
 Rows = NDArray[np.bool_]  # [N], the images that belong to a slice
 
@@ -60,15 +60,15 @@ class Comparison:
     @property
     def better(self) -> bool:
         """Shown to be better, with `confidence`."""
-        return self.value > 0 and self.p <= 1 - self.confidence + PRECISION
+        return self.value > 0 and self.p <= 1 - self.confidence + _PRECISION
 
     def not_worse(self, margin: float) -> bool:
         """Shown, with `confidence`, not to be worse by more than the margin."""
-        return self.lower >= -margin - PRECISION
+        return self.lower >= -margin - _PRECISION
 
 
 @dataclass(frozen=True)
-class SliceComparison:
+class _SliceComparison:
     """`value`: accuracy of the new less that of the old on a slice's images. `p`: how often chance would
     make one that is worse by just the margin look so bad, corrected for the number of slices (Holm 1979)."""
 
@@ -103,9 +103,9 @@ def compare(
         return Comparison(value, float("nan"), confidence, float("nan"), *counts)
     lower = float(np.quantile(known, 1 - confidence))
     if metric is accuracy and groups is not None:
-        p = by_groups(gained.astype(np.float64) - lost, groups, seed)
+        p = _by_groups(gained.astype(np.float64) - lost, groups, seed)
     else:
-        p = p_value(known <= 0)
+        p = _p_value(known <= 0)
     return Comparison(value, lower, confidence, p, *counts)
 
 
@@ -140,7 +140,7 @@ def score(gained: int, lost: int, images: int, difference: float) -> float:
     return float(excess / np.sqrt(variance)) if variance > 0 else float(np.sign(excess) * np.inf) if excess else 0.0
 
 
-def p_value(against: NDArray[np.bool_]) -> float:
+def _p_value(against: NDArray[np.bool_]) -> float:
     """The share of resamples that speak against a finding; never 0, for there could be one more."""
     return float((against.sum() + 1) / (len(against) + 1))
 
@@ -158,7 +158,7 @@ def compare_slices(
     margin: float,
     groups: Groups | None = None,
     seed: int = 0,
-) -> list[SliceComparison]:
+) -> list[_SliceComparison]:
     """Each slice's accuracy, new less old, and the corrected p of "worse by no more than the margin". Slices
     without images are left out."""
     gained, lost = changed(labels, new, old)
@@ -171,10 +171,10 @@ def compare_slices(
             p = worse(*counts, margin)
         else:
             over = lost[rows].astype(np.float64) - gained[rows] - margin
-            p = by_groups(over, groups[rows], seed)
-        found.append(SliceComparison(name, (counts[0] - counts[1]) / images, p, images))
+            p = _by_groups(over, groups[rows], seed)
+        found.append(_SliceComparison(name, (counts[0] - counts[1]) / images, p, images))
     corrected = holm([each.p for each in found])
-    return [SliceComparison(s.name, s.value, p, s.images) for s, p in zip(found, corrected, strict=True)]
+    return [_SliceComparison(s.name, s.value, p, s.images) for s, p in zip(found, corrected, strict=True)]
 
 
 def worse(gained: int, lost: int, images: int, margin: float) -> float:
@@ -182,17 +182,17 @@ def worse(gained: int, lost: int, images: int, margin: float) -> float:
     return mcnemar(lost, gained) if margin == 0 else float(norm.cdf(score(gained, lost, images, -margin)))
 
 
-def by_groups(excess: NDArray[np.float64], groups: Groups, seed: int) -> float:
+def _by_groups(excess: NDArray[np.float64], groups: Groups, seed: int) -> float:
     """The p of "no more than nothing in all", for what each image adds [N]: a group as a whole could as well have
     gone the other way (sign flips, Fisher 1935). Of k groups it is never below 1 in 2 ** k."""
     each = np.bincount(groups, excess)
     each = each[each != 0]
-    if len(each) <= FEW:
+    if len(each) <= _FEW:
         signs = 1 - 2.0 * ((np.arange(2 ** len(each))[:, None] >> np.arange(len(each))) & 1)
-        return float((signs @ each >= each.sum() - PRECISION).mean())
+        return float((signs @ each >= each.sum() - _PRECISION).mean())
     random = np.random.default_rng(seed)
-    flipped = [(1.0 - 2 * random.integers(0, 2, (FLIPS // 50, len(each)))) @ each for _ in range(50)]
-    return p_value(np.concatenate(flipped) >= each.sum() - PRECISION)
+    flipped = [(1.0 - 2 * random.integers(0, 2, (_FLIPS // 50, len(each)))) @ each for _ in range(50)]
+    return _p_value(np.concatenate(flipped) >= each.sum() - _PRECISION)
 
 
 def below(
@@ -209,7 +209,7 @@ def below(
         right = int((probabilities.argmax(1) == labels).sum())
         return float(binomtest(right, len(labels), limit, alternative="less").pvalue)
     _, again = spread(lambda times: metric.resampled(labels, probabilities, times), len(labels), groups, seed)
-    return p_value(again[~np.isnan(again)] >= limit)
+    return _p_value(again[~np.isnan(again)] >= limit)
 
 
 def numbered(groups: Sequence[str | None]) -> Groups | None:

@@ -15,8 +15,8 @@ from resnet_core.errors import UserError, nearest
 from resnet_core.evaluation.metrics import Labels, Probabilities
 
 MISSED, FALSE_ALARM = "missed_", "false_alarm"
-ROUNDS = 20  # a weight that is raised may take images from a class that had enough
-JUST_ABOVE = 1 + 1e-6
+_ROUNDS = 20  # a weight that is raised may take images from a class that had enough
+_JUST_ABOVE = 1 + 1e-6
 
 Weights = NDArray[np.float64]  # [C]
 
@@ -63,17 +63,17 @@ def find_weights(
     The largest is 1."""
     weights = np.ones(probabilities.shape[1]) if costs is None else costs.copy()
     if costs is not None and len(costs) == 2 and len(labels):
-        weights = cheapest(labels, probabilities, costs)
-    for _ in range(ROUNDS if recalls else 0):
+        weights = _cheapest(labels, probabilities, costs)
+    for _ in range(_ROUNDS if recalls else 0):
         before = weights.copy()
         for k, share in recalls.items():
-            weights[k] = max(weights[k], weight_for_recall(labels, probabilities, weights, k, share))
+            weights[k] = max(weights[k], _weight_for_recall(labels, probabilities, weights, k, share))
         if np.array_equal(before, weights):
             break
     return tuple((weights / weights.max()).tolist())
 
 
-def cheapest(labels: Labels, probabilities: Probabilities, costs: Weights) -> Weights:
+def _cheapest(labels: Labels, probabilities: Probabilities, costs: Weights) -> Weights:
     """Of two classes: the threshold on the second's probability with the least mean cost on these images;
     of several, the one nearest to what the costs alone say."""
     theory = costs[0] / costs.sum()
@@ -89,7 +89,7 @@ def cheapest(labels: Labels, probabilities: Probabilities, costs: Weights) -> We
     return np.array([chosen, 1 - chosen])
 
 
-def weight_for_recall(labels: Labels, probabilities: Probabilities, weights: Weights, k: int, share: float) -> float:
+def _weight_for_recall(labels: Labels, probabilities: Probabilities, weights: Weights, k: int, share: float) -> float:
     """The weight at which the next image of class k is recognised with probability `share` or more; with
     too few images to promise it, the one at which all of them are."""
     weighted = probabilities[labels == k].astype(np.float64) * weights
@@ -97,7 +97,7 @@ def weight_for_recall(labels: Labels, probabilities: Probabilities, weights: Wei
         return float(weights[k])
     others = np.delete(weighted, k, axis=1).max(1)
     needed = others / np.maximum(weighted[:, k] / weights[k], 1e-12)
-    return smallest_that_holds(needed, share, float(needed.max())) * JUST_ABOVE
+    return smallest_that_holds(needed, share, float(needed.max())) * _JUST_ABOVE
 
 
 def paid(labels: Labels, decided: Labels, costs: Weights) -> NDArray[np.float64]:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from resnet_core.evaluation.metrics import Labels, accuracy, macro_f1, roc_auc
 from resnet_core.model.classifier import Classifier
 
-FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
+_FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
 SMALLEST = 4  # pixels
 MOST = 250  # images: a double side is four times the work
 BATCH = 64
@@ -41,7 +41,7 @@ def evenly(count: int, most: int) -> NDArray[np.int64]:
 
 
 def sides(size: int) -> list[int]:
-    return sorted({max(SMALLEST, round(size * factor)) for factor in FACTORS})
+    return sorted({max(SMALLEST, round(size * factor)) for factor in _FACTORS})
 
 
 def by_size(

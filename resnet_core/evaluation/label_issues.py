@@ -19,10 +19,10 @@ Labels = NDArray[np.int64]  # [N], places in the class names
 Probabilities = NDArray[np.float32]  # [N, C]
 
 # Of what cleanlab offers, what finds most planted errors: `python -m benchmarks label_issues`.
-FILTER = "prune_by_class"
+_FILTER = "prune_by_class"
 
 
-class Issues(NamedTuple):
+class _Issues(NamedTuple):
     """Rows whose labels are probably wrong, the worst first."""
 
     rows: NDArray[np.int64]  # [M]
@@ -30,7 +30,7 @@ class Issues(NamedTuple):
     self_confidence: NDArray[np.float32]  # [M], the probability of the classes that the label names
 
 
-def find(labels: Labels, targets: NDArray[np.float32], probabilities: Probabilities) -> Issues:
+def find(labels: Labels, targets: NDArray[np.float32], probabilities: Probabilities) -> _Issues:
     """targets: float32 [N, C], the labels' shares; of a label that is sure, all of it is one class's."""
     named = targets > 0
     sure = np.flatnonzero(named.sum(1) == 1)
@@ -43,7 +43,7 @@ def find(labels: Labels, targets: NDArray[np.float32], probabilities: Probabilit
     rows = np.concatenate(found).astype(np.int64)
     trust = np.where(named, probabilities, 0).sum(1)
     rows = rows[np.argsort(margins(targets, probabilities)[rows], kind="stable")]
-    return Issues(rows, suggested[rows], trust[rows].astype(np.float32))
+    return _Issues(rows, suggested[rows], trust[rows].astype(np.float32))
 
 
 def margins(targets: NDArray[np.float32], probabilities: Probabilities) -> NDArray[np.float32]:
@@ -61,7 +61,7 @@ def _issues(labels: Labels, probabilities: Probabilities) -> NDArray[np.bool_]:
         return wrong
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of classes with few images, which we cannot change
-        wrong = find_label_issues(labels, probabilities, filter_by=FILTER, n_jobs=1)
+        wrong = find_label_issues(labels, probabilities, filter_by=_FILTER, n_jobs=1)
     # What is called an issue and has no better class is none.
     return wrong & (probabilities.argmax(1) != labels)
 

@@ -15,7 +15,7 @@ from resnet_core.evaluation.bootstrap import Interval as Interval
 
 Labels = NDArray[np.int64]  # [N], places in the class names
 Probabilities = NDArray[np.float32]  # [N, C]
-Values = NDArray[np.float64]
+_Values = NDArray[np.float64]
 
 CALIBRATION_BINS = 15
 FLOOR = 1e-12  # the least probability of which a logarithm is taken
@@ -25,7 +25,7 @@ FLOOR = 1e-12  # the least probability of which a logarithm is taken
 class Metric:
     """`resampled` takes labels [N], probabilities [N, C] and counts [R, N], and gives [R]."""
 
-    resampled: Callable[[Labels, Probabilities, Counts], Values]
+    resampled: Callable[[Labels, Probabilities, Counts], _Values]
     higher_is_better: bool = True
 
     def __call__(self, labels: Labels, probabilities: Probabilities) -> float:
@@ -33,7 +33,7 @@ class Metric:
 
 
 @dataclass(frozen=True)
-class ClassMetrics:
+class _ClassMetrics:
     """`support` is the number of held-out images of the class."""
 
     precision: Interval
@@ -47,7 +47,7 @@ class Metrics:
     """`confusion[i, j]` counts images of class i that were given class j."""
 
     overall: dict[str, Interval]
-    per_class: dict[str, ClassMetrics]
+    per_class: dict[str, _ClassMetrics]
     confusion: NDArray[np.int64]  # [C, C]
     count: int
 
@@ -66,7 +66,7 @@ def measure(
     per_class = {}
     for k, name in enumerate(classes):
         precision, recall, f1 = (ends(value[row, k], again[:, row, k]) for row in range(3))
-        per_class[name] = ClassMetrics(precision, recall, f1, support=int(confusion[k].sum()))
+        per_class[name] = _ClassMetrics(precision, recall, f1, support=int(confusion[k].sum()))
     return Metrics(overall, per_class, confusion, len(labels))
 
 
@@ -84,28 +84,28 @@ def intervals(
     return {name: ends(value[k], again[:, k]) for k, name in enumerate(names)}
 
 
-def _accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
+def _accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
     return _mean(probabilities.argmax(1) == labels, counts)
 
 
-def _balanced_accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
+def _balanced_accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
     """Mean recall over the classes that occur."""
     return _known_mean(_class_scores(labels, probabilities, counts)[:, 1])
 
 
-def _macro_f1(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
+def _macro_f1(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
     """Mean F1 over the classes that occur or are predicted."""
     return _known_mean(_class_scores(labels, probabilities, counts)[:, 2])
 
 
-def _roc_auc(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
+def _roc_auc(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
     """Area under the ROC curve; for more than two classes, the mean of one against the rest.
     NaN when fewer than two classes occur."""
     classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     return _known_mean(np.stack([_rank_auc(labels == k, probabilities[:, k], counts) for k in classes], axis=1))
 
 
-def _rank_auc(positive: NDArray[np.bool_], scores: NDArray[np.float32], counts: Counts) -> Values:
+def _rank_auc(positive: NDArray[np.bool_], scores: NDArray[np.float32], counts: Counts) -> _Values:
     """The share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney)."""
     if positive.all() or not positive.any():
         return np.full(len(counts), np.nan)
@@ -120,7 +120,7 @@ def _rank_auc(positive: NDArray[np.bool_], scores: NDArray[np.float32], counts: 
         return np.einsum("rn,rn->r", times, below[:, left] + below[:, right]) / (2 * pairs)
 
 
-def _calibration_error(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
+def _calibration_error(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
     """Expected calibration error: |accuracy - confidence|, averaged over bins of equal width of the
     confidence (Guo et al. 2017, arXiv:1706.04599, section 2)."""
     confidence, correct, bins = _by_confidence(labels, probabilities)
@@ -129,42 +129,42 @@ def _calibration_error(labels: Labels, probabilities: Probabilities, counts: Cou
     return np.abs(counts @ signed).sum(1) / counts.sum(1)
 
 
-def _nll(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
+def _nll(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
     """Mean negative log-likelihood, in nats."""
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return _mean(-np.log(np.maximum(own, FLOOR)), counts)
 
 
-def _brier(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
+def _brier(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
     """Mean squared distance from the true class's unit vector, 0 to 2 (Brier 1950)."""
     errors = probabilities.astype(np.float64)
     errors[np.arange(len(labels)), labels] -= 1
     return _mean(np.square(errors).sum(1), counts)
 
 
-def _mean(values: NDArray[np.float64] | NDArray[np.bool_], counts: Counts) -> Values:
-    found: Values = (counts @ values.astype(np.float64)) / counts.sum(1)
+def _mean(values: NDArray[np.float64] | NDArray[np.bool_], counts: Counts) -> _Values:
+    found: _Values = (counts @ values.astype(np.float64)) / counts.sum(1)
     return found
 
 
-def _known_mean(values: Values) -> Values:
+def _known_mean(values: _Values) -> _Values:
     """[R, K] -> [R]: the mean of what is no NaN."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
         return np.where(known, values, 0).sum(1) / known.sum(1)
 
 
-def calibration_bins(labels: Labels, probabilities: Probabilities) -> tuple[Values, ...]:
+def calibration_bins(labels: Labels, probabilities: Probabilities) -> tuple[_Values, ...]:
     """Three float64 [CALIBRATION_BINS]: images, correct ones, and the sum of confidences of each bin."""
     confidence, correct, bins = _by_confidence(labels, probabilities)
 
-    def total(weights: Values) -> Values:
+    def total(weights: _Values) -> _Values:
         return np.bincount(bins, weights, minlength=CALIBRATION_BINS).astype(np.float64)
 
     return total(np.ones_like(confidence)), total(correct), total(confidence)
 
 
-def _by_confidence(labels: Labels, probabilities: Probabilities) -> tuple[Values, Values, Labels]:
+def _by_confidence(labels: Labels, probabilities: Probabilities) -> tuple[_Values, _Values, Labels]:
     """Confidence, 1 where correct, and the number of the bin of each image."""
     confidence = probabilities.max(1).astype(np.float64)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
@@ -178,7 +178,7 @@ def confusion_matrix(labels: Labels, probabilities: Probabilities) -> NDArray[np
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
-def _class_scores(labels: Labels, probabilities: Probabilities, counts: Counts) -> Values:
+def _class_scores(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
     """[R, 3, C]: precision, recall and F1; NaN for a class without images (precision: without
     predictions of it)."""
     classes, predicted = probabilities.shape[1], probabilities.argmax(1)
@@ -189,7 +189,7 @@ def _class_scores(labels: Labels, probabilities: Probabilities, counts: Counts) 
         return np.stack([hits / said, hits / true, 2 * hits / (true + said)], axis=1)
 
 
-def _sums_by(keys: Labels, size: int, counts: Counts) -> Values:
+def _sums_by(keys: Labels, size: int, counts: Counts) -> _Values:
     """[R, N] -> [R, size]: the counts of the images of each key."""
     found = np.zeros((len(counts), size))
     if len(keys):

@@ -20,14 +20,14 @@ from scipy.stats import t as student
 
 from resnet_core.evaluation.bootstrap import Counts, Groups, Interval, ends, spread
 
-SIGNIFICANT = 0.05
+_SIGNIFICANT = 0.05
 SMALLEST = 10  # images: of fewer, nothing can be said
 MOST_VALUES = 50
-FEW_NUMBERS = 10  # as many different numbers or fewer are values, like text
-DECILES_FROM = 1000  # images; fewer are cut into fifths
+_FEW_NUMBERS = 10  # as many different numbers or fewer are values, like text
+_DECILES_FROM = 1000  # images; fewer are cut into fifths
 OTHERS, NOTHING = "(others)", "(none)"
 
-Correct = NDArray[np.bool_]  # [N]
+_Correct = NDArray[np.bool_]  # [N]
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class Slice:
 
 
 def find_slices(
-    correct: Correct, columns: Mapping[str, Sequence[Any]], groups: Groups | None = None, seed: int = 0
+    correct: _Correct, columns: Mapping[str, Sequence[Any]], groups: Groups | None = None, seed: int = 0
 ) -> list[Slice]:
     """columns: N values each, numbers or text, None where there is none. A column that is the same everywhere
     makes no slice; what is in fewer than SMALLEST images is put together."""
@@ -70,22 +70,22 @@ def find_slices(
     found = []
     for k, (column, name, rows) in enumerate(cuts):
         gap, gaps = value[0, k] - value[1, k], again[:, 0, k] - again[:, 1, k]
-        p = chance(correct, rows) if groups is None else chance_by_groups(float(gap), gaps, rows, groups)
+        p = _chance(correct, rows) if groups is None else _chance_by_groups(float(gap), gaps, rows, groups)
         found.append(
             Slice(column, name, int(rows.sum()), ends(value[0, k], again[:, 0, k]), float(value[1, k]), False, p)
         )
     corrected = holm([each.p for each in found])
-    return [replace(each, p=p, worse=p < SIGNIFICANT) for each, p in zip(found, corrected, strict=True)]
+    return [replace(each, p=p, worse=p < _SIGNIFICANT) for each, p in zip(found, corrected, strict=True)]
 
 
-def chance(correct: Correct, rows: Correct) -> float:
+def _chance(correct: _Correct, rows: _Correct) -> float:
     """Of so few correct ones in the slice, if correctness had nothing to do with it."""
     table = [[int((correct & rows).sum()), int((~correct & rows).sum())],
              [int((correct & ~rows).sum()), int((~correct & ~rows).sum())]]  # fmt: skip
     return float(fisher_exact(table, alternative="less").pvalue)
 
 
-def chance_by_groups(gap: float, gaps: NDArray[np.float64], rows: Correct, groups: Groups) -> float:
+def _chance_by_groups(gap: float, gaps: NDArray[np.float64], rows: _Correct, groups: Groups) -> float:
     """The same from the gap's resamples [R], by Student's distribution: a slice that is in three groups is an
     experience with three. 1 where it is in one, or nothing varies."""
     fewest = min(len(np.unique(groups[rows])), len(np.unique(groups[~rows])))
@@ -104,15 +104,15 @@ def holm(chances: Sequence[float]) -> list[float]:
     return corrected
 
 
-def cut(values: Sequence[Any]) -> list[tuple[str, Correct]]:
+def cut(values: Sequence[Any]) -> list[tuple[str, _Correct]]:
     """The values that make slices, and the rows [N] that are in each."""
-    numbers = as_numbers(values)
-    if numbers is None or len({value for value in values if value is not None}) <= FEW_NUMBERS:
-        return cut_text([None if value is None else shorter(str(value)) for value in values])
-    return cut_numbers(numbers)
+    numbers = _as_numbers(values)
+    if numbers is None or len({value for value in values if value is not None}) <= _FEW_NUMBERS:
+        return _cut_text([None if value is None else _shorter(str(value)) for value in values])
+    return _cut_numbers(numbers)
 
 
-def shorter(text: str) -> str:
+def _shorter(text: str) -> str:
     """Four digits of a fraction do; `007` stays what it is."""
     try:
         return f"{float(text):.4g}" if "." in text else text
@@ -120,7 +120,7 @@ def shorter(text: str) -> str:
         return text
 
 
-def as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
+def _as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
     """float64 [N], NaN where there is none; None for a column of text."""
     try:
         return np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
@@ -128,7 +128,7 @@ def as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
         return None
 
 
-def cut_text(values: Sequence[str | None]) -> list[tuple[str, Correct]]:
+def _cut_text(values: Sequence[str | None]) -> list[tuple[str, _Correct]]:
     """By value, the most frequent first."""
     counts = Counter(NOTHING if value is None else value for value in values)
     frequent = [value for value, count in counts.most_common(MOST_VALUES) if count >= SMALLEST]
@@ -139,10 +139,10 @@ def cut_text(values: Sequence[str | None]) -> list[tuple[str, Correct]]:
     return slices if len(slices) > 1 else []
 
 
-def cut_numbers(numbers: NDArray[np.float64]) -> list[tuple[str, Correct]]:
+def _cut_numbers(numbers: NDArray[np.float64]) -> list[tuple[str, _Correct]]:
     """At the quantiles: as many images in each slice as ties allow."""
     known = np.isfinite(numbers)
-    pieces = 10 if known.sum() >= DECILES_FROM else 5
+    pieces = 10 if known.sum() >= _DECILES_FROM else 5
     edges = np.unique(np.quantile(numbers[known], np.linspace(0, 1, pieces + 1)))
     slices = []
     for k, (low, high) in enumerate(pairwise(edges)):

@@ -19,14 +19,14 @@ from resnet_core.model.inputs import resize_batch, to_input
 from resnet_core.model.resnet import ModelConfig
 from resnet_core.model.sized import Network
 
-STAGES = ("layer4", "layer3", "layer2", "layer1")
+_STAGES = ("layer4", "layer3", "layer2", "layer1")
 # A coarser map says little more than "in this image".
-FEWEST_CELLS = 4
+_FEWEST_CELLS = 4
 AT_ONCE = 32
 
 
 @dataclass(frozen=True)
-class Look:
+class _Look:
     """An image as the network sees it, and how to get back to the image as it is."""
 
     image: Tensor  # float32 [B, 1, s, s]
@@ -67,9 +67,9 @@ def finest(network: Network, side: int) -> str:
     with torch.inference_mode():
         device = next(network.parameters()).device
         stages = at.stages(at.stem(torch.zeros(1, 1, side, side, device=device)))
-    for name, found in zip(reversed(STAGES), stages, strict=True):
+    for name, found in zip(reversed(_STAGES), stages, strict=True):
         cells[name] = found.shape[-1]
-    return next((name for name in STAGES if cells[name] >= FEWEST_CELLS), STAGES[-1])
+    return next((name for name in _STAGES if cells[name] >= _FEWEST_CELLS), _STAGES[-1])
 
 
 def _maps(classifier: Classifier, layer: str, x: Tensor, classes: Tensor) -> NDArray[np.float32]:
@@ -79,28 +79,28 @@ def _maps(classifier: Classifier, layer: str, x: Tensor, classes: Tensor) -> NDA
     classifier.network.eval()
     side = x.shape[-1]
     total = torch.zeros_like(x)
-    for look in looks(x, classifier.config):
+    for look in _looks(x, classifier.config):
         network = classifier.network.at(look.image.shape[-1])
         cam = LayerGradCam(network, getattr(network, layer))
         found = cam.attribute(look.image, target=classes, relu_attributions=True)
         assert isinstance(found, Tensor)
         found = found.detach().float()
         # Looks of different sizes have sums of different sizes; each counts as much as the others.
-        total += look.undo(functional.interpolate(scaled(found), (side, side), mode="bicubic").clamp_min(0))
-    return scaled(total)[:, 0].cpu().numpy()
+        total += look.undo(functional.interpolate(_scaled(found), (side, side), mode="bicubic").clamp_min(0))
+    return _scaled(total)[:, 0].cpu().numpy()
 
 
-def scaled(maps: Tensor) -> Tensor:
+def _scaled(maps: Tensor) -> Tensor:
     """float32 [B, 1, h, w], each map divided by its largest value; one without any stays 0."""
     most = maps.amax((1, 2, 3), keepdim=True)
     return maps / torch.where(most > 0, most, torch.ones_like(most))
 
 
-def looks(x: Tensor, config: ModelConfig) -> Iterator[Look]:
+def _looks(x: Tensor, config: ModelConfig) -> Iterator[_Look]:
     """The sizes and mirror images of float32 [B, 1, S, S] that a score is the mean over."""
     for side in config.score_scales or (x.shape[-1],):
         resized = resize_batch(x, side)
         for transposed in (False, True) if config.score_flips == "dihedral" else (False,):
             image = resized.transpose(-1, -2) if transposed else resized
             for axes in MIRRORED[config.score_flips]:
-                yield Look(image.flip(axes) if axes else image, transposed, axes)
+                yield _Look(image.flip(axes) if axes else image, transposed, axes)

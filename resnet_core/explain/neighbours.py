@@ -17,7 +17,7 @@ from resnet_core.model import features as embedding
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards.format import Images
 
-Embeddings = NDArray[np.float32]  # [N, D], each of length 1
+_Embeddings = NDArray[np.float32]  # [N, D], each of length 1
 
 # Of more training images so many are looked at: a pass over a million would cost more than the rest of a night's pages.
 MOST_IMAGES = 20_000
@@ -34,9 +34,9 @@ class Neighbour:
     pixels: Gray = field(compare=False)  # uint8 [S, S]
 
 
-def embed(classifier: Classifier, pixels: NDArray[np.uint8]) -> Embeddings:
+def embed(classifier: Classifier, pixels: NDArray[np.uint8]) -> _Embeddings:
     """uint8 [N, S, S] -> float32 [N, D], of the images as they are: one look each."""
-    found: Embeddings = normalize(torch.from_numpy(embedding.embed(classifier, pixels, AT_ONCE))).numpy()
+    found: _Embeddings = normalize(torch.from_numpy(embedding.embed(classifier, pixels, AT_ONCE))).numpy()
     return found
 
 
@@ -65,9 +65,9 @@ def sampled(pieces: Iterable[Images], of: int, most: int = MOST_IMAGES) -> Itera
     """About `most` of `of` images, the same ones every time: those whose ids, digests of their bytes, are
     lowest. All of them where there are no more."""
     for images in pieces:
-        yield images if of <= most else chosen(images, most / of)
+        yield images if of <= most else _chosen(images, most / of)
 
 
-def chosen(images: Images, share: float) -> Images:
+def _chosen(images: Images, share: float) -> Images:
     low = np.array([int(image[:8], 16) < share * 2**32 for image in images.image_ids], dtype=bool)
     return Images(images.image_ids[low], images.labels[low], images.weights[low], images.pixels[low])

@@ -89,11 +89,11 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "litert": ".tflite", "torch": ".pt2", "int8": ".onnx"}
 RUNS: dict[Backend, Format] = {"tensorflow": "litert", "onnx": "onnx", "openvino": "onnx", "torch": "torch"}
 # What has to be installed beside PyTorch, and the extra that brings it.
-ONNX = ("onnx", "onnxscript", "onnxruntime")
-NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "onnx": (ONNX, "onnx"),
-    "int8": (ONNX, "onnx"),
-    "openvino": ((*ONNX, "openvino"), "onnx"),
+_ONNX = ("onnx", "onnxscript", "onnxruntime")
+_NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "onnx": (_ONNX, "onnx"),
+    "int8": (_ONNX, "onnx"),
+    "openvino": ((*_ONNX, "openvino"), "onnx"),
     "litert": (("tensorflow",), "tensorflow"),
     "tensorflow": (("tensorflow",), "tensorflow"),
     "tfrecord": (("tensorflow",), "tensorflow"),
@@ -102,7 +102,7 @@ NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
 
 def check_installed(option: str, wanted: str) -> None:
     """option: as the user wrote it, for the text of the UserError that is raised where a package is missing."""
-    packages, extra = NEEDS.get(wanted, ((), ""))
+    packages, extra = _NEEDS.get(wanted, ((), ""))
     for package in packages:
         if find_spec(package) is None:
             raise UserError(f"{option} {wanted}: needs {package}. Run `pip install 'grayline[{extra}]'`.")

@@ -97,7 +97,7 @@ def accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> f
         return float(metric.result())
 
 
-LAST = (0, 3, 1, 2)  # where torch's dimensions of [N, C, H, W] lie in [N, H, W, C]
+_LAST = (0, 3, 1, 2)  # where torch's dimensions of [N, C, H, W] lie in [N, H, W, C]
 FIRST = (0, 2, 3, 1)  # and the other way round
 NOTHING = ("_assert_tensor_metadata", "sym_constrain_range_for_size", "_assert_scalar")
 
@@ -129,22 +129,22 @@ def rule(node: fx.Node) -> Callable[..., Any]:
         return node.target
     if name in NOTHING:
         return lambda *args, **kwargs: None
-    if name not in RULES:
+    if name not in _RULES:
         raise NotImplementedError(f"no rule for {node.target}")
-    return RULES[name]
+    return _RULES[name]
 
 
 def axis(x: Any, dim: int) -> int:
     """Torch's dimension of a value -> TensorFlow's."""
     dim %= x.shape.rank
-    return LAST[dim] if x.shape.rank == 4 else dim
+    return _LAST[dim] if x.shape.rank == 4 else dim
 
 
 def axes(x: Any, dims: Sequence[int]) -> list[int]:
     return [axis(x, dim) for dim in dims]
 
 
-def convolution(
+def _convolution(
     x: Any, weight: NDArray[np.float32], bias: Any, stride: list[int], padding: list[int], dilation: list[int],
     transposed: bool, _: list[int], groups: int,
 ) -> Any:  # fmt: skip
@@ -176,7 +176,7 @@ def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, _: floa
     return (x * scale.astype(np.float32) + shift.astype(np.float32),)  # channels are last in all ranks
 
 
-def max_pool(x: Any, size: list[int], stride: list[int], padding: list[int] = [0, 0]) -> tuple[Any]:  # noqa: B006
+def _max_pool(x: Any, size: list[int], stride: list[int], padding: list[int] = [0, 0]) -> tuple[Any]:  # noqa: B006
     import tensorflow as tf
 
     lowest = float(np.finfo(np.float32).min)
@@ -197,7 +197,7 @@ def permute(x: Any, dims: Sequence[int]) -> Any:
 
     if isinstance(x, np.ndarray):
         return x.transpose(dims)
-    order = [LAST[dims[dim]] for dim in FIRST] if x.shape.rank == 4 else list(dims)
+    order = [_LAST[dims[dim]] for dim in FIRST] if x.shape.rank == 4 else list(dims)
     return tf.transpose(x, order)
 
 
@@ -217,7 +217,7 @@ def flip(x: Any, dims: Sequence[int]) -> Any:
     return x
 
 
-def resized(x: Any, size: Sequence[int], *_: Any) -> Any:
+def _resized(x: Any, size: Sequence[int], *_: Any) -> Any:
     """Bilinear [N, S, S, 1] -> [N, side, side, 1], as two products with the matrix that torch multiplies
     each side by."""
     import tensorflow as tf
@@ -268,16 +268,16 @@ def _clamp(tf: Any, x: Any, low: float | None, high: float | None) -> Any:
     return x if high is None else tf.minimum(x, high)
 
 
-RULES: dict[str, Callable[..., Any]] = {
+_RULES: dict[str, Callable[..., Any]] = {
     **_simple(),
-    "clamp_min": lambda x, low: RULES["clamp"](x, low),
-    "convolution": convolution,
+    "clamp_min": lambda x, low: _RULES["clamp"](x, low),
+    "convolution": _convolution,
     "_native_batch_norm_legit_no_training": batch_norm,
-    "max_pool2d_with_indices": max_pool,
+    "max_pool2d_with_indices": _max_pool,
     "view": view,
     "permute": permute,
     "unsqueeze": unsqueeze,
     "flip": flip,
-    "upsample_bilinear2d": resized,
-    "_upsample_bilinear2d_aa": resized,
+    "upsample_bilinear2d": _resized,
+    "_upsample_bilinear2d_aa": _resized,
 }

@@ -14,9 +14,9 @@ from resnet_core.export.graph import INPUT, METADATA, OUTPUT, Run
 from resnet_core.export.quiet import quiet
 from resnet_core.model.inputs import resize_matrix
 
-OPSET = 18  # the oldest that torch writes
+_OPSET = 18  # the oldest that torch writes
 # What is computed in int8; what is around it stays as it is: gray levels come and probabilities go in full.
-QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "GlobalAveragePool"]
+_QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "GlobalAveragePool"]
 BATCH = 32  # images that int8 is calibrated on at a time
 
 
@@ -28,10 +28,10 @@ def write(program: ExportedProgram, metadata: str, path: Path) -> None:
         made = torch.onnx.export(
             program,
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=_OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
-            custom_translation_table={torch.ops.aten._upsample_bilinear2d_aa.default: resized},
+            custom_translation_table={torch.ops.aten._upsample_bilinear2d_aa.default: _resized},
             verbose=False,
         )
     assert made is not None
@@ -39,7 +39,7 @@ def write(program: ExportedProgram, metadata: str, path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
 
 
-def resized(x: Any, size: Sequence[int], *_: Any) -> Any:
+def _resized(x: Any, size: Sequence[int], *_: Any) -> Any:
     """An ONNX value [N, 1, S, S] -> [N, 1, side, side]. ONNX can say of its own resizing that it averages
     when it shrinks (`antialias`), which OpenVINO does not do; products all runtimes do alike."""
     import onnx
@@ -78,7 +78,7 @@ def write_int8(program: ExportedProgram, metadata: str, path: Path, pixels: NDAr
                 str(made),
                 _reader(pixels),
                 quant_format=quantization.QuantFormat.QDQ,
-                op_types_to_quantize=QUANTIZED,
+                op_types_to_quantize=_QUANTIZED,
                 per_channel=True,
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
@@ -127,7 +127,7 @@ def load(path: Path, threads: int | None = None) -> Run:
 
 def load_openvino(path: Path) -> Run:
     """OpenVINO on the CPU, a call computing on as many threads as torch does."""
-    compiled = compile_openvino(path, {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
+    compiled = _compile_openvino(path, {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
     return lambda images: compiled([images])[OUTPUT]
 
 
@@ -135,7 +135,7 @@ def openvino_requests(path: Path, workers: int) -> Callable[[], Run]:
     """What makes a `Run` for each of that many threads, which compute side by side, one core each."""
     # Pinned, the first threads of all processes would share the first core.
     hints = {"INFERENCE_NUM_THREADS": workers, "NUM_STREAMS": workers, "ENABLE_CPU_PINNING": False}
-    compiled = compile_openvino(path, hints)
+    compiled = _compile_openvino(path, hints)
 
     def request() -> Run:
         one = compiled.create_infer_request()
@@ -144,7 +144,7 @@ def openvino_requests(path: Path, workers: int) -> Callable[[], Run]:
     return request
 
 
-def compile_openvino(path: Path, hints: dict[str, Any]) -> Any:
+def _compile_openvino(path: Path, hints: dict[str, Any]) -> Any:
     """In float32: by default it would choose a precision by the machine."""
     with quiet():
         import openvino

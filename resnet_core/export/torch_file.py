@@ -15,7 +15,7 @@ from resnet_core.errors import UserError
 from resnet_core.export.graph import METADATA, Run
 
 # What an archive of torch.export may hold: raw tensors, JSON, and the marks of its own format.
-HARMLESS = re.compile(
+_HARMLESS = re.compile(
     r"(data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/\w+_config\.json"
     r"|models/\w+\.json|extra/\w+\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
 )
@@ -44,7 +44,7 @@ def check_no_pickle(path: Path) -> None:
             pickled = name.endswith("_config.json") and any(
                 entry["use_pickle"] for entry in json.loads(archive.read(item))["config"].values()
             )
-            if pickled or not (empty or HARMLESS.fullmatch(name)):
+            if pickled or not (empty or _HARMLESS.fullmatch(name)):
                 raise UserError(f"{path}: {item.filename} may be a pickle, and is not loaded. Export the model again.")
 
 

@@ -23,7 +23,7 @@ except ImportError:  # no wheel for this platform: Pillow gives the same pixels
     simplejpeg = None
 
 # Where luma is stored as such. In RGB, CMYK and YCCK it is not.
-WITH_LUMA = ("YCbCr", "Gray")
+_WITH_LUMA = ("YCbCr", "Gray")
 
 
 def decode_luma(data: bytes, shrink: int) -> Gray | None:
@@ -33,7 +33,7 @@ def decode_luma(data: bytes, shrink: int) -> Gray | None:
         return None
     try:
         height, width, space, _ = simplejpeg.decode_jpeg_header(data)
-        if space not in WITH_LUMA:
+        if space not in _WITH_LUMA:
             return None
         rows, columns = -(-height // shrink), -(-width // shrink)
         return simplejpeg.decode_jpeg(data, "GRAY", min_height=rows, min_width=columns, strict=True)[..., 0]
@@ -49,9 +49,9 @@ except ImportError:  # no wheel for this platform: Pillow gives the same pixels
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks that change no level. Orientation hides in eXIf, iTXt and some kinds of text; tRNS is transparency.
-HARMLESS = frozenset([b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"bKGD", b"hIST", b"pHYs", b"tIME"])
-MODES = {0: "mono", 2: "rgb"}  # by colour type
-MAX_CHUNKS = 100_000
+_HARMLESS = frozenset([b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"bKGD", b"hIST", b"pHYs", b"tIME"])
+_MODES = {0: "mono", 2: "rgb"}  # by colour type
+_MAX_CHUNKS = 100_000
 
 
 def decode_png(data: bytes, max_pixels: int) -> Gray | None:
@@ -62,13 +62,13 @@ def decode_png(data: bytes, max_pixels: int) -> Gray | None:
     width, height, depth, colour, *ways = struct.unpack_from(">IIBBBBB", data, 16)
     check_size(width, height, max_pixels)
     plain = not any(ways)  # the only compression, the only filtering, not interlaced
-    if kornia is None or depth != 8 or colour not in MODES or not plain or width * height == 0:
+    if kornia is None or depth != 8 or colour not in _MODES or not plain or width * height == 0:
         return None
-    image = image_chunks(data)
+    image = _image_chunks(data)
     if image is None:
         return None
     try:
-        levels = kornia.decode_image_png_u8(SIGNATURE + b"".join(image), (height, width), MODES[colour])
+        levels = kornia.decode_image_png_u8(SIGNATURE + b"".join(image), (height, width), _MODES[colour])
     except Exception:  # noqa: BLE001 it knows no finer one; Pillow says what is wrong
         return None
     except BaseException as error:  # a panic in Rust is no Exception
@@ -78,11 +78,11 @@ def decode_png(data: bytes, max_pixels: int) -> Gray | None:
     return levels[..., 0] if colour == 0 else np.asarray(Image.fromarray(levels).convert("L"))
 
 
-def image_chunks(data: bytes) -> list[memoryview] | None:
+def _image_chunks(data: bytes) -> list[memoryview] | None:
     """The header, the compressed levels and the end, or None if a checksum is wrong or another chunk matters."""
     chunks = []
     view, start = memoryview(data), len(SIGNATURE)
-    for _ in range(MAX_CHUNKS):
+    for _ in range(_MAX_CHUNKS):
         if start + 12 > len(data):
             return None
         length, kind = struct.unpack_from(">I4s", data, start)
@@ -93,7 +93,7 @@ def image_chunks(data: bytes) -> list[memoryview] | None:
             chunks.append(view[start:end])
             if kind == b"IEND":
                 return chunks
-        elif kind not in HARMLESS and not (kind == b"tEXt" and data[start + 8 : start + 19] != b"Raw profile"):
+        elif kind not in _HARMLESS and not (kind == b"tEXt" and data[start + 8 : start + 19] != b"Raw profile"):
             return None
         start = end
     return None

@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from pydicom.dataset import Dataset
 
 
-PREAMBLE = 128  # bytes before the magic word
-MAGIC = b"DICM"
-PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+_PREAMBLE = 128  # bytes before the magic word
+_MAGIC = b"DICM"
+_PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-JP2 = b"\0\0\0\x0cjP  "  # how a JPEG 2000 file begins
-BYTES_A_PIXEL = 4  # of a file that is compressed as a whole, with all that is in it beside the first frame
+_JP2 = b"\0\0\0\x0cjP  "  # how a JPEG 2000 file begins
+_BYTES_A_PIXEL = 4  # of a file that is compressed as a whole, with all that is in it beside the first frame
 
 
 def is_dicom(data: bytes) -> bool:
-    return data[PREAMBLE : PREAMBLE + len(MAGIC)] == MAGIC
+    return data[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC
 
 
 def decode_dicom(data: bytes, max_pixels: int) -> Gray:
@@ -37,28 +37,28 @@ def decode_dicom(data: bytes, max_pixels: int) -> Gray:
         from pydicom.pixels.utils import pixel_array
     except ImportError:
         raise BadImageError("unsupported", "a DICOM file; it needs `pip install 'grayline[dicom]'`") from None
-    check_inflated(data, max_pixels)
+    _check_inflated(data, max_pixels)
     dataset = pydicom.dcmread(io.BytesIO(data))
-    if not any(word in dataset for word in PIXELS) or "Rows" not in dataset or "Columns" not in dataset:
+    if not any(word in dataset for word in _PIXELS) or "Rows" not in dataset or "Columns" not in dataset:
         raise BadImageError("unsupported", "a DICOM file without an image")
     check_size(int(dataset.Columns), int(dataset.Rows), max_pixels)
-    check_boxes(dataset.get("PixelData", b""))
+    _check_boxes(dataset.get("PixelData", b""))
     try:
         stored = pixel_array(dataset, index=0)
     except (RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())
-        raise BadImageError(reason_of(words), words) from None
-    return to_gray(stored, dataset)
+        raise BadImageError(_reason_of(words), words) from None
+    return _to_gray(stored, dataset)
 
 
-def reason_of(words: str) -> Reason:
+def _reason_of(words: str) -> Reason:
     """From pydicom's words: it has one kind of exception for everything."""
     if "less than expected" in words:
         return "truncated"
     return "unsupported" if "missing dependencies" in words or "does not support" in words else "unreadable"
 
 
-def to_gray(stored: NDArray[Any], dataset: "Dataset") -> Gray:
+def _to_gray(stored: NDArray[Any], dataset: "Dataset") -> Gray:
     """Stored values [H, W] or RGB [H, W, 3] -> uint8 [H, W]."""
     from pydicom.pixels.processing import apply_color_lut
 
@@ -68,11 +68,11 @@ def to_gray(stored: NDArray[Any], dataset: "Dataset") -> Gray:
         return scale(luma(stored), 0, 2 ** (8 * stored.dtype.itemsize) - 1)
     if stored.ndim == 3:
         return scale(luma(stored), 0, 2 ** int(dataset.BitsStored) - 1)
-    gray = scale_range(stored) if stored.dtype.kind == "f" else windowed(stored, dataset)
+    gray = scale_range(stored) if stored.dtype.kind == "f" else _windowed(stored, dataset)
     return 255 - gray if kind == "MONOCHROME1" else gray
 
 
-def windowed(stored: NDArray[Any], dataset: "Dataset") -> Gray:
+def _windowed(stored: NDArray[Any], dataset: "Dataset") -> Gray:
     """Stored values [H, W] -> uint8 [H, W] through the modality and the first window. Without one, 8 bits are
     taken as they are and more are stretched to the image's own range, as viewers do: 16 bits often hold
     a few hundred different values."""
@@ -105,12 +105,12 @@ def window(values: NDArray[Any], centre: float, width: float, function: str) -> 
     return scale(values, centre - width / 2, centre + width / 2)
 
 
-def check_inflated(data: bytes, max_pixels: int) -> None:
+def _check_inflated(data: bytes, max_pixels: int) -> None:
     """A file may be compressed as a whole, and pydicom would unpack it to any size."""
     syntax, start = transfer_syntax(data)
     if syntax != DEFLATED:
         return
-    limit = BYTES_A_PIXEL * max_pixels
+    limit = _BYTES_A_PIXEL * max_pixels
     inflate, rest, size = zlib.decompressobj(-zlib.MAX_WBITS), data[start:], 0
     while rest and size <= limit:
         size += len(inflate.decompress(rest, 2**20))
@@ -119,9 +119,9 @@ def check_inflated(data: bytes, max_pixels: int) -> None:
         raise BadImageError("too large", f"unpacks to more than {limit:,} bytes")
 
 
-def check_boxes(pixels: bytes) -> None:
+def _check_boxes(pixels: bytes) -> None:
     """A box that says it is 0 bytes long would make pydicom 3.0 look for the codestream behind it for ever."""
-    place = pixels.find(JP2)
+    place = pixels.find(_JP2)
     while 0 <= place < len(pixels) and pixels[place + 4 : place + 8] != b"jp2c":
         length = int.from_bytes(pixels[place : place + 4], "big")
         if length == 0:
@@ -131,7 +131,7 @@ def check_boxes(pixels: bytes) -> None:
 
 def transfer_syntax(data: bytes) -> tuple[bytes, int]:
     """How the file is encoded, and where the elements of its own description, group 2, end (PS3.10, 7.1)."""
-    syntax, place = b"", PREAMBLE + len(MAGIC)
+    syntax, place = b"", _PREAMBLE + len(_MAGIC)
     while data[place : place + 2] == b"\x02\x00":
         element, kind = data[place + 2 : place + 4], data[place + 4 : place + 6]
         long = kind in (b"OB", b"OW", b"SQ", b"UN", b"UT")

@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 
 Gray = NDArray[np.uint8]
 
-BT601 = (0.299, 0.587, 0.114)
+_BT601 = (0.299, 0.587, 0.114)
 BLOCK = 2**20  # levels that are scaled at a time: the float copies of a large image would be eight times its size
 
 
 def luma(rgb: NDArray[Any]) -> NDArray[np.float64]:
     """Levels [..., 3 or more], red, green and blue first -> float64 [...] on the same scale, not rounded."""
-    return rgb[..., :3].astype(np.float64) @ np.array(BT601)
+    return rgb[..., :3].astype(np.float64) @ np.array(_BT601)
 
 
 def scale(levels: NDArray[Any], black: float, white: float) -> Gray:

@@ -32,17 +32,17 @@ from resnet_core.images.preprocessing import Box, Preprocessing, resize
 
 # No plugin that runs another program (EPS), or that takes anything for an image (TGA).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM")
-JPEGS = ("JPEG", "MPO")
+_JPEGS = ("JPEG", "MPO")
 # What Pillow's plugins and struct say of a file that ends too early.
-TOO_SHORT = ("truncated", "incomplete", "requires a buffer", "but only got", "eof", "not enough image data")
+_TOO_SHORT = ("truncated", "incomplete", "requires a buffer", "but only got", "eof", "not enough image data")
 # Without a handler of the application's, Python would print what Pillow logs of damaged files to stderr.
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
-FINER = 2  # `fast` decodes a JPEG no coarser than to this many times the wanted size
+_FINER = 2  # `fast` decodes a JPEG no coarser than to this many times the wanted size
 
 
 @dataclass(frozen=True)
-class Square:
+class _Square:
     """`pixels`: uint8 [size, size]; `width` and `height` are those of the whole image, upright."""
 
     pixels: Gray
@@ -51,7 +51,7 @@ class Square:
 
 
 @dataclass(frozen=True)
-class Decoded:
+class _Decoded:
     """`levels`: uint8 [H, W], upright. A JPEG decoded smaller than it is covers `box` of them, which may
     end within a pixel; else `box` is all of them. `width` and `height` are the whole image's."""
 
@@ -61,19 +61,19 @@ class Decoded:
     height: int
 
 
-def decode_square(data: bytes, settings: Preprocessing, max_pixels: int = MAX_PIXELS) -> Square:
+def decode_square(data: bytes, settings: Preprocessing, max_pixels: int = MAX_PIXELS) -> _Square:
     """A file's bytes -> the square that the model sees. Raises BadImageError, and nothing else."""
-    found = decode_any(data, settings.background, max_pixels, settings if settings.decode == "fast" else None)
+    found = _decode_any(data, settings.background, max_pixels, settings if settings.decode == "fast" else None)
     pixels = resize(found.levels, settings, found.box)
-    return Square(pixels, found.width, found.height)
+    return _Square(pixels, found.width, found.height)
 
 
 def decode(data: bytes, *, background: int = 0, max_pixels: int = MAX_PIXELS) -> Gray:
     """A file's bytes -> uint8 [H, W], every pixel. Raises BadImageError, and nothing else."""
-    return np.array(decode_any(data, background, max_pixels, None).levels, order="C")
+    return np.array(_decode_any(data, background, max_pixels, None).levels, order="C")
 
 
-def decode_any(data: bytes, background: int, max_pixels: int, target: Preprocessing | None) -> Decoded:
+def _decode_any(data: bytes, background: int, max_pixels: int, target: Preprocessing | None) -> _Decoded:
     """`target`: what a JPEG may be decoded smaller for; None: every pixel counts."""
     if not data:
         raise BadImageError("empty", "the file has 0 bytes")
@@ -82,21 +82,21 @@ def decode_any(data: bytes, background: int, max_pixels: int, target: Preprocess
             return whole(dicom.decode_dicom(data, max_pixels))
         if data.startswith(png.SIGNATURE) and (gray := png.decode_png(data, max_pixels)) is not None:
             return whole(gray)
-        return decode_by_pillow(data, background, max_pixels, target)
+        return _decode_by_pillow(data, background, max_pixels, target)
     except BadImageError:
         raise
     except UnidentifiedImageError:
-        raise unidentified(data) from None
+        raise _unidentified(data) from None
     except Image.DecompressionBombError as error:
         raise BadImageError("too large", str(error)) from None
     except MemoryError:
         raise BadImageError("too large", "decoding needs more memory than there is") from None
     except Exception as error:  # noqa: BLE001 a decoder fed with damaged bytes may raise anything
         words = str(error) or type(error).__name__
-        raise BadImageError(reason_of(words), words) from None
+        raise BadImageError(_reason_of(words), words) from None
 
 
-def unidentified(data: bytes) -> BadImageError:
+def _unidentified(data: bytes) -> BadImageError:
     """What the plugin says whose format the file begins like: Pillow itself only says that none took it."""
     prefix = data[:16].ljust(16, b"\0")
     for name in FORMATS:
@@ -106,49 +106,49 @@ def unidentified(data: bytes) -> BadImageError:
                 factory(io.BytesIO(data), "")
             except Exception as error:  # noqa: BLE001 any of those that made Pillow try the next format
                 words = f"{name}: {str(error) or type(error).__name__}"
-                return BadImageError("unsupported" if "unknown" in words else reason_of(words), words)
+                return BadImageError("unsupported" if "unknown" in words else _reason_of(words), words)
     return BadImageError("unsupported", "no image format that is known begins like this")
 
 
-def reason_of(words: str) -> Reason:
+def _reason_of(words: str) -> Reason:
     """From a decoder's words."""
-    return "truncated" if any(sign in words.lower() for sign in TOO_SHORT) else "unreadable"
+    return "truncated" if any(sign in words.lower() for sign in _TOO_SHORT) else "unreadable"
 
 
-def whole(levels: Gray) -> Decoded:
+def whole(levels: Gray) -> _Decoded:
     height, width = levels.shape
-    return Decoded(levels, (0, 0, width, height), width, height)
+    return _Decoded(levels, (0, 0, width, height), width, height)
 
 
-def decode_by_pillow(data: bytes, background: int, max_pixels: int, target: Preprocessing | None) -> Decoded:
-    silence_libtiff()
+def _decode_by_pillow(data: bytes, background: int, max_pixels: int, target: Preprocessing | None) -> _Decoded:
+    _silence_libtiff()
     if data[8:12] == b"WEBP":
-        check_size(*webp_size(data), max_pixels)
+        check_size(*_webp_size(data), max_pixels)
     with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         width, height = image.size
         check_size(width, height, max_pixels)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            check_tiles(image, max_pixels)
-        shrink = shrinkage(width, height, target) if target and image.format in JPEGS else 1
-        levels = jpeg.decode_luma(data, shrink) if image.format in JPEGS else None
+            _check_tiles(image, max_pixels)
+        shrink = _shrinkage(width, height, target) if target and image.format in _JPEGS else 1
+        levels = jpeg.decode_luma(data, shrink) if image.format in _JPEGS else None
         if levels is None:
             image.draft("L", (max(1, width // shrink), max(1, height // shrink)))
             image.load()
-            levels = to_gray(image, background)
+            levels = _to_gray(image, background)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    turned, box = upright(levels, (0, 0, width / shrink, height / shrink), orientation)
+    turned, box = _upright(levels, (0, 0, width / shrink, height / shrink), orientation)
     if orientation in (5, 6, 7, 8):
         width, height = height, width
-    return Decoded(turned, box, width, height)
+    return _Decoded(turned, box, width, height)
 
 
-def shrinkage(width: int, height: int, target: Preprocessing) -> int:
+def _shrinkage(width: int, height: int, target: Preprocessing) -> int:
     """The power of two that both sides of an image can be divided by and still be FINER times what is wanted."""
     side = max(width, height) if target.resize == "fit" else min(width, height)
-    return 2 ** min(3, max(0, math.floor(math.log2(side / (FINER * target.size)))))
+    return 2 ** min(3, max(0, math.floor(math.log2(side / (_FINER * target.size)))))
 
 
-def upright(levels: Gray, box: Box, orientation: int) -> tuple[Gray, Box]:
+def _upright(levels: Gray, box: Box, orientation: int) -> tuple[Gray, Box]:
     """A view of uint8 [H, W] as EXIF's orientation (1 to 8) wants it, and where in it the box then lies."""
     left, top, right, bottom = box
     if orientation in (5, 6, 7, 8):
@@ -161,12 +161,12 @@ def upright(levels: Gray, box: Box, orientation: int) -> tuple[Gray, Box]:
     return levels, (left, top, right, bottom)
 
 
-def to_gray(image: Image.Image, background: int) -> Gray:
+def _to_gray(image: Image.Image, background: int) -> Gray:
     """A loaded image of any mode -> uint8 [H, W]."""
     if image.mode == "L" and not image.has_transparency_data:
         return np.asarray(image)
     if image.mode.startswith("I;16"):
-        return deep(image, background)
+        return _deep(image, background)
     if image.mode == "I" and image.format == "PPM":  # whose levels Pillow has brought to 16 bits
         return scale(np.asarray(image), 0, 65535)
     if image.mode in ("I", "F"):
@@ -180,7 +180,7 @@ def to_gray(image: Image.Image, background: int) -> Gray:
     return np.asarray(image.convert("L"))
 
 
-def deep(image: Image.Image, background: int) -> Gray:
+def _deep(image: Image.Image, background: int) -> Gray:
     """12 or 16 bits a pixel -> uint8 [H, W]; Pillow hands out the levels as they are stored."""
     levels = np.asarray(image)
     black, white = 0, 65535
@@ -193,13 +193,13 @@ def deep(image: Image.Image, background: int) -> Gray:
     return gray if transparent is None else np.where(levels == transparent, np.uint8(background), gray)
 
 
-def check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
+def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
     """A small image may be cut out of a tile that is none: libtiff would make room for all of it."""
     width, length = (image.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
     check_size(int(width), int(length), max_pixels)
 
 
-def webp_size(data: bytes) -> tuple[int, int]:
+def _webp_size(data: bytes) -> tuple[int, int]:
     """Width and height of the canvas. Pillow makes room for it twice before it tells."""
     kind, start = data[12:16], 20
     if kind == b"VP8X":
@@ -215,7 +215,7 @@ def little(data: bytes, start: int, length: int) -> int:
 
 
 @cache
-def silence_libtiff() -> None:
+def _silence_libtiff() -> None:
     """Damaged TIFFs make libtiff print to the process's stderr, thousands of lines, past Python. What
     matters is in the exception anyway. Only the library that Pillow's wheels bundle is reached."""
     packages = Path(PIL.__file__).parents[1]

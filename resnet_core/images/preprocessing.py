@@ -17,7 +17,7 @@ Gray = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in source pixels
 
 # Below that, Pillow is as fast.
-LARGE = 2**15  # source pixels
+_LARGE = 2**15  # source pixels
 BLOCK = 8  # target pixels
 # Multiplications in one product: OpenBLAS starts threads above 2**18, and slower ones above 2**20.
 WORK = 2**18
@@ -36,7 +36,7 @@ def bilinear(levels: Gray, width: int, height: int, box: Box | None = None) -> G
     """uint8 [H, W], or the part of it in `box`, -> uint8 [height, width]."""
     rows, columns = levels.shape
     left, top, right, bottom = box or (0, 0, columns, rows)
-    if (right - left) * (bottom - top) < LARGE or right - left < 2 * width or bottom - top < 2 * height:
+    if (right - left) * (bottom - top) < _LARGE or right - left < 2 * width or bottom - top < 2 * height:
         image = Image.fromarray(levels).resize((width, height), Image.Resampling.BILINEAR, box=box)
         return np.asarray(image)
     (first, last), (upper, lower) = around(left, right, width, columns), around(top, bottom, height, rows)
@@ -44,8 +44,8 @@ def bilinear(levels: Gray, width: int, height: int, box: Box | None = None) -> G
     across = bands(last - first, width, left - first, right - first)
     down = bands(lower - upper, height, top - upper, bottom - upper)
     if rows - height > 2 * (columns - width):  # as Pillow does since version 13: the rounding between shows
-        return shrink_rows(shrink_rows(levels.T, down).T, across)
-    return np.ascontiguousarray(shrink_rows(shrink_rows(levels, across).T, down).T)
+        return _shrink_rows(_shrink_rows(levels.T, down).T, across)
+    return np.ascontiguousarray(_shrink_rows(_shrink_rows(levels, across).T, down).T)
 
 
 def around(start: float, stop: float, target: int, source: int) -> tuple[int, int]:
@@ -54,7 +54,7 @@ def around(start: float, stop: float, target: int, source: int) -> tuple[int, in
     return max(int(start - seen), 0), min(int(stop + seen) + 1, source)
 
 
-def shrink_rows(levels: Gray, across: Bands) -> Gray:
+def _shrink_rows(levels: Gray, across: Bands) -> Gray:
     """uint8 [R, N] -> uint8 [R, target], each row on its own."""
     blocks, source, _ = across.weights.shape
     at_once = max(1, WORK // (source * BLOCK))

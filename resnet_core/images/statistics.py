@@ -11,20 +11,20 @@ Pixels = NDArray[np.uint8]
 # frequency over, so the half of lowest frequency is kept, the lowest first. The authors' library has to be
 # compiled, and takes ten times as long; a test holds these bits to what it gives.
 HASH_BYTES = 16
-PDQ_SIDE = 64
-COSINES = (
-    np.sqrt(2 / PDQ_SIDE) * np.cos(np.pi / 128 * np.arange(1, 17)[:, None] * (2 * np.arange(PDQ_SIDE) + 1))
+_PDQ_SIDE = 64
+_COSINES = (
+    np.sqrt(2 / _PDQ_SIDE) * np.cos(np.pi / 128 * np.arange(1, 17)[:, None] * (2 * np.arange(_PDQ_SIDE) + 1))
 ).astype(np.float32)  # [16, 64]
-LOWEST = np.argsort(np.add.outer(np.arange(16), np.arange(16)).ravel(), kind="stable")[: 8 * HASH_BYTES]
+_LOWEST = np.argsort(np.add.outer(np.arange(16), np.arange(16)).ravel(), kind="stable")[: 8 * HASH_BYTES]
 
 
 def perceptual_hash(pixels: Pixels) -> bytes:
     """uint8 [size, size] -> HASH_BYTES bytes. Where the image is flat they say nothing: rounding noise."""
-    if pixels.shape != (PDQ_SIDE, PDQ_SIDE):
-        pixels = np.asarray(Image.fromarray(pixels).resize((PDQ_SIDE, PDQ_SIDE), Image.Resampling.BILINEAR))
-    coefficients = (COSINES @ pixels.astype(np.float32) @ COSINES.T).ravel()
+    if pixels.shape != (_PDQ_SIDE, _PDQ_SIDE):
+        pixels = np.asarray(Image.fromarray(pixels).resize((_PDQ_SIDE, _PDQ_SIDE), Image.Resampling.BILINEAR))
+    coefficients = (_COSINES @ pixels.astype(np.float32) @ _COSINES.T).ravel()
     median = np.partition(coefficients, 127)[127]
-    return np.packbits(coefficients[LOWEST] > median).tobytes()
+    return np.packbits(coefficients[_LOWEST] > median).tobytes()
 
 
 # Levels worked on at a time: their copies stay in the processor's cache.

@@ -6,14 +6,12 @@ from threading import Lock
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from resnet_core.device import full_precision
 from resnet_core.model.classifier import Classifier
 
 LARGEST = 1024  # images of a batch; more do not make a GPU faster
 
-Shares = Callable[[Tensor], Tensor]  # uint8 [B, S, S] -> float32 [B, C], both on the GPU
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
 
 
@@ -22,7 +20,7 @@ def open_engine(classifier: Classifier, batch_size: int = LARGEST) -> tuple[Run,
     most the given one. Calls of several threads take turns: the network is there once. Raises
     torch.OutOfMemoryError where there is no room for a single image."""
     lock, size = Lock(), classifier.preprocessing.size
-    batch = fitting(lambda n: streamed(classifier, np.zeros((n, size, size), np.uint8), n), batch_size)
+    batch = fitting(lambda n: _streamed(classifier, np.zeros((n, size, size), np.uint8), n), batch_size)
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         nonlocal batch
@@ -31,7 +29,7 @@ def open_engine(classifier: Classifier, batch_size: int = LARGEST) -> tuple[Run,
         with lock:
             found: list[NDArray[np.float32]] = []
             # Others use the GPU too: what fitted when it was opened may not any more.
-            batch = fitting(lambda n: found.append(streamed(classifier, pixels, n)), batch)
+            batch = fitting(lambda n: found.append(_streamed(classifier, pixels, n)), batch)
         return classifier.calibration.calibrated(found[0])
 
     return run, batch
@@ -53,7 +51,7 @@ def fitting(work: Callable[[int], object], batch: int) -> int:
         torch.cuda.empty_cache()
 
 
-def streamed(classifier: Classifier, pixels: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
+def _streamed(classifier: Classifier, pixels: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
     """uint8 [N, S, S] -> float32 [N, C], not calibrated. Two page-locked buffers take turns: one is filled
     and copied on a stream of its own while the GPU computes on what the other has brought."""
     device = classifier.device

@@ -34,7 +34,7 @@ from resnet_core.model.classifier import Classifier
 EngineName = Literal["torch", "compile", "onnx", "openvino", "int8"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
 FROM_FILE: tuple[EngineName, ...] = ("onnx", "openvino", "int8")
-COMPILERS = ("g++", "clang++", "c++")
+_COMPILERS = ("g++", "clang++", "c++")
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def can_run(name: EngineName, device: torch.device) -> bool:
 
 
 def compiler() -> str | None:
-    return next((found for name in COMPILERS if (found := which(name))), None)
+    return next((found for name in _COMPILERS if (found := which(name))), None)
 
 
 def usual_batch(classifier: Classifier) -> int:
@@ -89,7 +89,7 @@ def open_torch(classifier: Classifier, batch_size: int, plain: bool = False) -> 
         return Engine("torch", *engine_cuda.open_engine(own, batch_size))
     if device.type == "cpu":
         return Engine("torch", alone(lambda pixels: own.probabilities(pixels, batch_size)), batch_size)
-    return Engine("torch", one_by_one(lambda pixels: own.probabilities(pixels, batch_size)), batch_size)
+    return Engine("torch", _one_by_one(lambda pixels: own.probabilities(pixels, batch_size)), batch_size)
 
 
 def open_compiled(classifier: Classifier, batch_size: int) -> Engine:
@@ -106,17 +106,17 @@ def open_compiled(classifier: Classifier, batch_size: int) -> Engine:
     run_alone = alone(run)
     with quiet():
         run_alone(np.zeros((batch_size, size, size), dtype=np.uint8))
-    return Engine("compile", in_pieces(run_alone, batch_size, len(classifier.classes), whole=True), batch_size)
+    return Engine("compile", _in_pieces(run_alone, batch_size, len(classifier.classes), whole=True), batch_size)
 
 
 def open_file(name: EngineName, path: Path, classes: int, workers: int, batch_size: int) -> Engine:
     """name: one of FROM_FILE. path: what `write_file`, or for int8 an export, has written. workers: threads that
     will call it at once."""
-    run = openvino_run(path, workers) if name == "openvino" else exported_onnx.load(path, threads=1)
-    return Engine(name, in_pieces(run, batch_size, classes), batch_size)
+    run = _openvino_run(path, workers) if name == "openvino" else exported_onnx.load(path, threads=1)
+    return Engine(name, _in_pieces(run, batch_size, classes), batch_size)
 
 
-def openvino_run(path: Path, workers: int) -> Run:
+def _openvino_run(path: Path, workers: int) -> Run:
     """Each thread has a request of its own."""
     request, own = exported_onnx.openvino_requests(path, workers), local()
 
@@ -148,7 +148,7 @@ def alone(run: Run) -> Run:
     return one
 
 
-def one_by_one(run: Run) -> Run:
+def _one_by_one(run: Run) -> Run:
     """One call at a time."""
     lock = Lock()
 
@@ -159,7 +159,7 @@ def one_by_one(run: Run) -> Run:
     return one
 
 
-def in_pieces(run: Run, batch_size: int, classes: int, whole: bool = False) -> Run:
+def _in_pieces(run: Run, batch_size: int, classes: int, whole: bool = False) -> Run:
     """Batches of that many images. whole: of just that many, the last one filled up with black images."""
 
     def every(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

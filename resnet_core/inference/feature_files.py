@@ -41,7 +41,7 @@ def write(kind: Kind, path: Path, found: NDArray[np.float32], rows: Rows, facts:
     text = json.dumps(facts, ensure_ascii=False, sort_keys=True)
     match kind:
         case "safetensors":
-            write_safetensors(path, found, rows, facts["classes"], text)
+            _write_safetensors(path, found, rows, facts["classes"], text)
         case "npz":
             columns = {name: np.array(values, dtype=np.str_) for name, values in rows._asdict().items()}
             with path.open("wb") as file:
@@ -52,17 +52,17 @@ def write(kind: Kind, path: Path, found: NDArray[np.float32], rows: Rows, facts:
             table = pa.table({**known, "features": tensors})
             pq.write_table(table.replace_schema_metadata({METADATA_KEY: text}), path, compression="zstd")
         case "tfrecord":
-            write_tfrecord(path, found, rows)
+            _write_tfrecord(path, found, rows)
 
 
-def write_safetensors(path: Path, found: NDArray[np.float32], rows: Rows, classes: list[str], facts: str) -> None:
+def _write_safetensors(path: Path, found: NDArray[np.float32], rows: Rows, classes: list[str], facts: str) -> None:
     place = {name: k for k, name in enumerate(classes)}
     labels = np.array([place[label] for label in rows.label], dtype=np.int64)
     listed = {name: json.dumps(values, ensure_ascii=False) for name, values in rows._asdict().items()}
     save_file({"features": np.ascontiguousarray(found), "label": labels}, path, {**listed, "grayline": facts})
 
 
-def write_tfrecord(path: Path, found: NDArray[np.float32], rows: Rows) -> None:
+def _write_tfrecord(path: Path, found: NDArray[np.float32], rows: Rows) -> None:
     with quiet():
         import tensorflow as tf
 

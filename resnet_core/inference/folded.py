@@ -23,10 +23,10 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 from resnet_core.model.resnet import BasicBlock, Bottleneck, ResNet
 from resnet_core.model.sized import Network, by_side
 
-SMALL_SIDE = 2  # pixels up to which a convolution is done as a product
-MOST_INPUTS = 2048  # of such a product: its matrix takes 16 MiB
+_SMALL_SIDE = 2  # pixels up to which a convolution is done as a product
+_MOST_INPUTS = 2048  # of such a product: its matrix takes 16 MiB
 
-Sides = dict[nn.Module, set[int]]  # of the images that each convolution is given
+_Sides = dict[nn.Module, set[int]]  # of the images that each convolution is given
 
 
 def fold(network: Network, sides: Sequence[int], onednn: int | None = None) -> Network:
@@ -36,10 +36,10 @@ def fold(network: Network, sides: Sequence[int], onednn: int | None = None) -> N
     onednn: use torch's oneDNN operations, with weights laid out for batches of that many images; others are slower.
         They cannot be exported, compiled or moved to another device.
     """
-    return by_side(network, sides, partial(fold_one, onednn=onednn))
+    return by_side(network, sides, partial(_fold_one, onednn=onednn))
 
 
-def fold_one(network: ResNet, sides: Sequence[int], onednn: int | None) -> ResNet:
+def _fold_one(network: ResNet, sides: Sequence[int], onednn: int | None) -> ResNet:
     made = copy.deepcopy(network).eval().requires_grad_(False)
     # Before anything is replaced: it is the convolutions themselves that are looked at.
     seen = sides_of(made, sides)
@@ -47,7 +47,7 @@ def fold_one(network: ResNet, sides: Sequence[int], onednn: int | None) -> ResNe
     made.conv1 = step(made.conv1, made.bn1, seen, onednn)  # type: ignore[assignment]
     made.bn1 = made.relu = nn.Identity()  # type: ignore[assignment]
     for name in ("layer1", "layer2", "layer3", "layer4"):
-        blocks = [Block(block, seen, onednn) for block in getattr(made, name)]
+        blocks = [_Block(block, seen, onednn) for block in getattr(made, name)]
         setattr(made, name, nn.Sequential(*blocks))
     if made.head is not None:
         for project in made.head.projections:
@@ -67,9 +67,9 @@ def has_onednn() -> bool:
     return known and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
-def sides_of(network: ResNet, sides: Sequence[int]) -> Sides:
+def sides_of(network: ResNet, sides: Sequence[int]) -> _Sides:
     """By a pass of one black image of each side."""
-    found: Sides = defaultdict(set)
+    found: _Sides = defaultdict(set)
     hooks = [
         module.register_forward_pre_hook(lambda module, inputs: found[module].add(inputs[0].shape[-1]))
         for module in network.modules()
@@ -91,17 +91,17 @@ class Step(nn.Module):
     def __init__(self, conv: nn.Conv2d, sides: set[int]) -> None:
         super().__init__()
         self.conv = conv
-        self.products = nn.ModuleDict({str(side): product(conv, side) for side in sides if is_small(conv, side)})
+        self.products = nn.ModuleDict({str(side): product(conv, side) for side in sides if _is_small(conv, side)})
 
     def forward(self, x: Tensor, other: Tensor | None = None, relu: bool = True) -> Tensor:
         name = str(x.shape[-1])
-        y = multiplied(self.products[name], x) if name in self.products else self.conv(x)
+        y = _multiplied(self.products[name], x) if name in self.products else self.conv(x)
         if other is not None:
             y = y + other
         return F.relu(y, inplace=True) if relu else y
 
 
-class OneDnnStep(Step):
+class _OneDnnStep(Step):
     """The same in one operation; `other` is overwritten."""
 
     def __init__(self, conv: nn.Conv2d, sides: set[int], batch: int) -> None:
@@ -127,11 +127,11 @@ class OneDnnStep(Step):
         )  # fmt: skip
 
 
-class Block(nn.Module):
+class _Block(nn.Module):
     """A residual block of either kind, folded. Its input is overwritten where it has no shortcut of its own:
     no stage ends with such an input, so nobody else looks at it again."""
 
-    def __init__(self, block: BasicBlock | Bottleneck, sides: Sides, onednn: int | None) -> None:
+    def __init__(self, block: BasicBlock | Bottleneck, sides: _Sides, onednn: int | None) -> None:
         super().__init__()
         pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2)]
         if isinstance(block, Bottleneck):
@@ -148,14 +148,14 @@ class Block(nn.Module):
         return self.steps[-1](y, x if self.shortcut is None else self.shortcut(x, relu=False))
 
 
-def step(conv: nn.Conv2d, norm: nn.BatchNorm2d, sides: Sides, onednn: int | None) -> Step:
+def step(conv: nn.Conv2d, norm: nn.BatchNorm2d, sides: _Sides, onednn: int | None) -> Step:
     folded = fuse_conv_bn_eval(conv, norm)
-    return Step(folded, sides[conv]) if onednn is None else OneDnnStep(folded, sides[conv], onednn)
+    return Step(folded, sides[conv]) if onednn is None else _OneDnnStep(folded, sides[conv], onednn)
 
 
-def is_small(conv: nn.Conv2d, side: int) -> bool:
+def _is_small(conv: nn.Conv2d, side: int) -> bool:
     same = (conv.kernel_size, conv.stride, conv.padding) == ((3, 3), (1, 1), (1, 1))
-    return same and side <= SMALL_SIDE and conv.in_channels * side**2 <= MOST_INPUTS
+    return same and side <= _SMALL_SIDE and conv.in_channels * side**2 <= _MOST_INPUTS
 
 
 def product(conv: nn.Conv2d, side: int) -> nn.Linear:
@@ -172,7 +172,7 @@ def product(conv: nn.Conv2d, side: int) -> nn.Linear:
     return linear
 
 
-def multiplied(linear: nn.Module, x: Tensor) -> Tensor:
+def _multiplied(linear: nn.Module, x: Tensor) -> Tensor:
     """[B, I, s, s] -> [B, O, s, s]; channels last on both sides, nothing is copied."""
     made = linear(x.permute(0, 2, 3, 1).flatten(1))
     return made.unflatten(1, (x.shape[2], x.shape[3], -1)).permute(0, 3, 1, 2)

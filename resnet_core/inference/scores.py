@@ -20,8 +20,8 @@ from resnet_core.shards.format import METADATA_KEY
 
 # Of the rows that are picked, so many at most are bad files, and so many drawn from each label whatever its confidence:
 # they show what the model is sure of and wrong about.
-FAILED, SAMPLED = 0.1, 0.2
-PICK = pa.schema(
+FAILED, _SAMPLED = 0.1, 0.2
+_PICK = pa.schema(
     [
         ("uri", pa.string()),
         ("image_id", pa.string()),
@@ -36,25 +36,25 @@ PICK = pa.schema(
         ("height", pa.int32()),
     ]
 )
-WANTED = "status = 'ok' and (len($labels) = 0 or label in (select unnest($labels::varchar[])))"
-COUNT = f"""
-select count(*) filter ({WANTED}), count(distinct label) filter ({WANTED}),
-    count(*) filter (status <> 'ok' and len($labels) = 0), count(*) filter ({WANTED} and needs_review)
+_WANTED = "status = 'ok' and (len($labels) = 0 or label in (select unnest($labels::varchar[])))"
+_COUNT = f"""
+select count(*) filter ({_WANTED}), count(distinct label) filter ({_WANTED}),
+    count(*) filter (status <> 'ok' and len($labels) = 0), count(*) filter ({_WANTED} and needs_review)
 from scores
 """
 # Both need memory for what they give, not for what they look at.
-DRAWN = """
+_DRAWN = """
 select unnest(arg_min(uri, hash(uri), {each})) as uri, 'drawn' as why from scores where {wanted} group by label
 limit {most}
 """
-WORST = """
+_WORST = """
 select uri, case when needs_review then 'review' else 'unsure' end as why from scores
 where {wanted} and uri not in (select uri from picked)
 order by coalesce(needs_review, false) desc, confidence, uri limit {most}
 """
-BAD = "select uri, 'failed' as why from scores where status <> 'ok' order by hash(uri) limit {most}"
+_BAD = "select uri, 'failed' as why from scores where status <> 'ok' order by hash(uri) limit {most}"
 ROWS = f"""
-select {", ".join(PICK.names)} from scores join picked using (uri)
+select {", ".join(_PICK.names)} from scores join picked using (uri)
 order by status <> 'ok', coalesce(needs_review, false) desc, confidence, uri
 """
 
@@ -76,24 +76,24 @@ def pick(db: duckdb.DuckDBPyConnection, files: Sequence[str], limit: int, labels
     label; some are bad files."""
     there = db.execute("select * from read_parquet($files) limit 0", {"files": list(files)}).description or []
     known = {column[0] for column in there}
-    columns = ", ".join(name if name in known else f"null as {name}" for name in PICK.names)
+    columns = ", ".join(name if name in known else f"null as {name}" for name in _PICK.names)
     listed = ", ".join(f"'{file.replace(chr(39), 2 * chr(39))}'" for file in files)
     db.execute(f"create or replace temp view scores as select {columns} from read_parquet([{listed}])")
-    counts = db.execute(COUNT, {"labels": list(labels)}).fetchall()[0]
+    counts = db.execute(_COUNT, {"labels": list(labels)}).fetchall()[0]
     good, classes, bad, review = map(int, counts)
     failed = min(bad, max(int(limit * FAILED), limit - good))
-    each = max(1, int(limit * SAMPLED) // max(1, classes))
-    drawn = min(int(limit * SAMPLED) if limit < good + failed else 0, classes * each)
+    each = max(1, int(limit * _SAMPLED) // max(1, classes))
+    drawn = min(int(limit * _SAMPLED) if limit < good + failed else 0, classes * each)
     db.execute("create or replace temp table picked (uri varchar, why varchar)")
-    for query, most in ((DRAWN, drawn), (WORST, limit - failed - drawn)):
-        text = query.format(each=each, most=most, wanted=WANTED)
+    for query, most in ((_DRAWN, drawn), (_WORST, limit - failed - drawn)):
+        text = query.format(each=each, most=most, wanted=_WANTED)
         db.execute(f"insert into picked {text}", {"labels": list(labels)})
-    db.execute(f"insert into picked {BAD.format(most=failed)}")
+    db.execute(f"insert into picked {_BAD.format(most=failed)}")
     why = dict(db.sql("select why, count(*) from picked group by why").fetchall())
-    return Picks(db.sql(ROWS).to_arrow_table().cast(PICK), good + bad, review, why)
+    return Picks(db.sql(ROWS).to_arrow_table().cast(_PICK), good + bad, review, why)
 
 
-TOP = 5  # classes in `top_labels`
+_TOP = 5  # classes in `top_labels`
 
 PREDICTED = pa.schema(
     [
@@ -102,12 +102,12 @@ PREDICTED = pa.schema(
         ("probabilities", pa.list_(pa.float32())),
         ("prediction_set", pa.list_(pa.string())),  # the classes it may well be of; null: the version knows no sets
         ("needs_review", pa.bool_()),  # whether they are not exactly one
-        ("top_labels", pa.list_(pa.string())),  # the most probable ones, TOP at most, the first one first
+        ("top_labels", pa.list_(pa.string())),  # the most probable ones, _TOP at most, the first one first
         ("top_probabilities", pa.list_(pa.float32())),
         ("embedding", pa.list_(pa.float32())),  # what the classifier's last layer sees; null where not asked for
     ]
 )
-READ = pa.schema(
+_READ = pa.schema(
     [
         ("width", pa.int32()),
         ("height", pa.int32()),
@@ -116,7 +116,7 @@ READ = pa.schema(
         ("sharpness", pa.float32()),
     ]
 )
-KNOWN_BY = pa.schema([("size", pa.int64()), ("modified", pa.string())])  # a file that has others is another file
+_KNOWN_BY = pa.schema([("size", pa.int64()), ("modified", pa.string())])  # a file that has others is another file
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -124,8 +124,8 @@ SCHEMA = pa.schema(
         ("status", pa.string()),
         ("reason", pa.string()),
         *PREDICTED,
-        *READ,
-        *KNOWN_BY,
+        *_READ,
+        *_KNOWN_BY,
         ("model_name", pa.string()),
         ("model_version", pa.string()),
         ("scored_at", pa.timestamp("us", tz="UTC")),
@@ -137,7 +137,7 @@ def predictions(classifier: Classifier, probabilities: NDArray[np.float32]) -> p
     """Calibrated float32 [N, C] -> a row an image, in the columns of PREDICTED; no embeddings."""
     count, names = len(probabilities), pa.array(classifier.classes, pa.string())
     chosen = classifier.calibration.decided(probabilities)
-    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :TOP]
+    best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
     sets = classifier.calibration.sets(probabilities)
     columns = {
         "label": names.take(pa.array(chosen)),
@@ -192,8 +192,8 @@ def score_table(
         "status": pc.if_else(pc.is_null(reason), "ok", "failed"),
         "reason": reason,
         **{name: predicted[name] for name in PREDICTED.names},
-        **{name: images[name] for name in READ.names},
-        **{name: files[name] for name in KNOWN_BY.names},
+        **{name: images[name] for name in _READ.names},
+        **{name: files[name] for name in _KNOWN_BY.names},
         "model_name": pa.array([model[0]] * count, pa.string()),
         "model_version": pa.array([model[1]] * count, pa.string()),
         "scored_at": pa.array([at] * count, SCHEMA.field("scored_at").type),

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from resnet_core.export.graph import Run
 
-SECONDS = 0.3  # that a turn takes at least
-ROUNDS = 3
+_SECONDS = 0.3  # that a turn takes at least
+_ROUNDS = 3
 MOST = 128  # images of a call
 
 
@@ -28,23 +28,23 @@ def rates(runs: Sequence[Run], pixels: NDArray[np.uint8], workers: int) -> list[
     all; every other round goes backwards. pixels: uint8 [M, S, S], taken again and again."""
     found: list[list[float]] = [[] for _ in runs]
     with ThreadPoolExecutor(workers) as threads:
-        some = enough(runs[0], pixels)
+        some = _enough(runs[0], pixels)
         for run in runs:
             list(threads.map(run, [some] * workers))  # what is made at the first call is not timed
-        for number in range(ROUNDS):
+        for number in range(_ROUNDS):
             for k in range(len(runs))[:: -1 if number % 2 else 1]:
                 found[k].append(turn(runs[k], some, workers, threads))
     return found
 
 
-def enough(run: Run, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _enough(run: Run, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """So many images that a call of a slow network does not take much longer than a turn."""
     few = pixels[np.arange(8) % len(pixels)]
     run(few)
     started = time.perf_counter()
     run(few)
     speed = len(few) / (time.perf_counter() - started)
-    return pixels[np.arange(min(max(round(speed * SECONDS), len(few)), MOST)) % len(pixels)]
+    return pixels[np.arange(min(max(round(speed * _SECONDS), len(few)), MOST)) % len(pixels)]
 
 
 def turn(run: Run, pixels: NDArray[np.uint8], workers: int, threads: ThreadPoolExecutor) -> float:
@@ -53,7 +53,7 @@ def turn(run: Run, pixels: NDArray[np.uint8], workers: int, threads: ThreadPoolE
 
     def work(_: int) -> int:
         done = 0
-        while time.perf_counter() - started < SECONDS:
+        while time.perf_counter() - started < _SECONDS:
             run(pixels)
             done += len(pixels)
         return done

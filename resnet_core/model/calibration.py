@@ -66,8 +66,8 @@ class Calibration:
 def load_calibration(folder: Path) -> Calibration:
     """What `save` wrote; where it wrote nothing, the calibration that changes nothing."""
     path = folder / CALIBRATION
-    return calibration_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Calibration()
+    return _calibration_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Calibration()
 
 
-def calibration_of(values: dict[str, Any]) -> Calibration:
+def _calibration_of(values: dict[str, Any]) -> Calibration:
     return Calibration(**values | {"weights": tuple(values["weights"])})

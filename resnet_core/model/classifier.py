@@ -25,11 +25,11 @@ from resnet_core.model.resnet import ModelConfig, build, find_stem
 from resnet_core.model.sized import Network, averaged_sides, sized
 
 WEIGHTS = "model.safetensors"
-DESCRIPTION = "model.json"
+_DESCRIPTION = "model.json"
 
 # Images of a batch on a CPU: so many that the stem's output, the largest there is, takes about so many bytes. From
 # 32 MiB on, the allocator asks the system for every tensor anew; a few images leave late layers too little to do.
-STEM_BYTES, BATCHES = 16 * 2**20, (8, 128)
+_STEM_BYTES, _BATCHES = 16 * 2**20, (8, 128)
 
 # The axes to reverse for each mirror image; `dihedral` has the same ones of the transposed image too.
 MIRRORED: dict[Flips, tuple[tuple[int, ...], ...]] = {
@@ -42,7 +42,7 @@ MIRRORED: dict[Flips, tuple[tuple[int, ...], ...]] = {
 
 
 @dataclass(frozen=True)
-class Prediction:
+class _Prediction:
     """One image's outcome; `probabilities` in the order of the classifier's `classes`. `confidence` is that of
     `label`. `prediction_set` has the classes that the image may well be of, and `needs_review` is whether they
     are not exactly one; None where the classifier knows no sets."""
@@ -76,12 +76,12 @@ class Classifier:
 
     def usual_batch(self, side: int | None = None) -> int:
         """How many images of that side, by default the largest of `sides`, to give to the network at once."""
-        least, most = BATCHES
+        least, most = _BATCHES
         if self.device.type != "cpu":
             return most
         stride = 1 if find_stem(self.config, self.preprocessing.size) == "small" else 2
         values = self.config.width * ((side or max(self.sides)) // stride) ** 2
-        return min(max(STEM_BYTES // (4 * values), least), most)
+        return min(max(_STEM_BYTES // (4 * values), least), most)
 
     def probabilities(
         self, pixels: NDArray[np.uint8], batch_size: int | None = None, side: int | None = None
@@ -104,12 +104,12 @@ class Classifier:
         x = x if side is None else resize_batch(x, side)
         return torch.stack([self.network(view).softmax(1) for view in views(x, self.config)]).mean(0)
 
-    def predict(self, images: Sequence[Gray]) -> list[Prediction]:
+    def predict(self, images: Sequence[Gray]) -> list[_Prediction]:
         """Raw uint8 [H, W] images, each of any size, in order."""
         pixels = [resize(image, self.preprocessing) for image in images]
         return self.decide(self.probabilities(np.stack(pixels))) if pixels else []
 
-    def decide(self, probabilities: NDArray[np.float32]) -> list[Prediction]:
+    def decide(self, probabilities: NDArray[np.float32]) -> list[_Prediction]:
         """Calibrated float32 [N, C] -> the class to decide on for each row: the most probable one, unless
         mistakes have costs."""
         sets = self.calibration.sets(probabilities)
@@ -117,7 +117,7 @@ class Classifier:
         for row, (k, shares) in enumerate(zip(self.calibration.decided(probabilities), probabilities, strict=True)):
             plausible = None if sets is None else tuple(self.classes[j] for j in np.flatnonzero(sets[row]))
             review = None if plausible is None else len(plausible) != 1
-            found.append(Prediction(self.classes[k], float(shares[k]), shares, plausible, review))
+            found.append(_Prediction(self.classes[k], float(shares[k]), shares, plausible, review))
         return found
 
     def save(self, folder: Path) -> None:
@@ -125,7 +125,7 @@ class Classifier:
         state = {name: value.contiguous().cpu() for name, value in self.network.state_dict().items()}
         save_file(state, folder / WEIGHTS)
         text = json.dumps(self.description(), indent=2, ensure_ascii=False)
-        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        (folder / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if self.calibration != Calibration():
             self.calibration.save(folder)
 
@@ -141,7 +141,7 @@ class Classifier:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "auto") -> "Classifier":
         """Read what `save` wrote, ready to predict on the device (`auto`: the best there is)."""
-        text = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
+        text = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         config, preprocessing = model_config(text["model"]), Preprocessing(**text["preprocessing"])
         # Stochastic depth has no weights and is over: without it there need be no torchvision here.
         plain = build(replace(config, drop_path=0.0), size=preprocessing.size, classes=len(text["classes"]))

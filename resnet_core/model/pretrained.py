@@ -31,13 +31,13 @@ IMAGENET = {
     "resnet34": ("timm/resnet34.tv_in1k", "1b7b21cca82ff974d341713f777bf740c2db38c4"),
     "resnet50": ("timm/resnet50.tv_in1k", "78f3ecfdb38e06d9b8397f662e7ab8fee96026fa"),
 }
-IMAGENET_WIDTH = 64
-PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
+_IMAGENET_WIDTH = 64
+_PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 
 # Batch norm's counters: they change nothing, and old files lack them.
-COUNTER = "num_batches_tracked"
+_COUNTER = "num_batches_tracked"
 # What may differ from the file: how many classes, and what is classified.
-FRESH = ("fc.", "head.")
+_FRESH = ("fc.", "head.")
 
 
 def check(config: ModelConfig, stem: Stem) -> None:
@@ -50,13 +50,13 @@ def check(config: ModelConfig, stem: Stem) -> None:
                 f"model.pretrained: there are no ImageNet weights of {config.arch}. Write model.arch: "
                 f"{', '.join(IMAGENET)}, or the path of a .safetensors file."
             )
-        if config.width != IMAGENET_WIDTH:
-            raise UserError(f"model.width: ImageNet weights are of width {IMAGENET_WIDTH}, not {config.width}.")
+        if config.width != _IMAGENET_WIDTH:
+            raise UserError(f"model.width: ImageNet weights are of width {_IMAGENET_WIDTH}, not {config.width}.")
         if stem != "imagenet":
             raise UserError(
                 f"model.stem: ImageNet weights need `imagenet`; up to {SMALL_IMAGE} px it is `small` unless set."
             )
-    elif wanted.lower().endswith(PICKLES):
+    elif wanted.lower().endswith(_PICKLES):
         new = str(Path(wanted).with_suffix(".safetensors"))
         raise UserError(
             f"model.pretrained: {wanted} is a pickle, which can run code when it is read. Write {new}, made by: python "
@@ -76,7 +76,7 @@ def identity(config: ModelConfig) -> str | None:
         return None
     if config.pretrained == "imagenet":
         return IMAGENET[config.arch][1]
-    with located(config) as file, file.open("rb") as content:
+    with _located(config) as file, file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
@@ -90,13 +90,13 @@ def load_pretrained(model: ResNet, config: ModelConfig) -> list[str]:
     check(config, "imagenet" if model.conv1.kernel_size == (7, 7) else "small")
     if config.pretrained == "none":
         return load_matching(model, {})
-    with located(config) as file:
+    with _located(config) as file:
         try:
             state = load_file(file)
         except (OSError, SafetensorError) as error:
             raise UserError(f"model.pretrained: {config.pretrained} cannot be read ({line(error)}).") from None
-    state = one_channel(state)
-    same_trunk(model, state, config)
+    state = _one_channel(state)
+    _same_trunk(model, state, config)
     if state.get("fc.weight", Tensor()).shape != model.fc.weight.shape:
         state.pop("fc.bias", None)  # of another classifier, even where its classes are as many
     return load_matching(model, state)
@@ -108,10 +108,10 @@ def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
     own = model.state_dict()
     found = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     model.load_state_dict(found, strict=False)
-    return [name for name in own if name not in found and not name.endswith(COUNTER)]
+    return [name for name in own if name not in found and not name.endswith(_COUNTER)]
 
 
-def one_channel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _one_channel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The state with a first convolution over one channel, the sum of three."""
     first = state.get("conv1.weight")
     if first is None or first.shape[1] != 3:
@@ -119,10 +119,10 @@ def one_channel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {**state, "conv1.weight": first.sum(dim=1, keepdim=True)}
 
 
-def same_trunk(model: ResNet, state: Mapping[str, Tensor], config: ModelConfig) -> None:
+def _same_trunk(model: ResNet, state: Mapping[str, Tensor], config: ModelConfig) -> None:
     """Raises UserError unless the stem and the stages have the same tensors: half of another network's
     weights are worse than none."""
-    ours, theirs = trunk(model.state_dict()), trunk(state)
+    ours, theirs = _trunk(model.state_dict()), _trunk(state)
     differing = [name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name)]
     if not differing:
         return
@@ -133,12 +133,12 @@ def same_trunk(model: ResNet, state: Mapping[str, Tensor], config: ModelConfig) 
     )
 
 
-def trunk(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+def _trunk(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """The shapes of all that is neither classifier nor head."""
     return {
         name: tuple(value.shape)
         for name, value in state.items()
-        if not name.startswith(FRESH) and not name.endswith(COUNTER)
+        if not name.startswith(_FRESH) and not name.endswith(_COUNTER)
     }
 
 
@@ -147,10 +147,10 @@ def shape(found: tuple[int, ...] | None) -> str:
 
 
 @contextmanager
-def located(config: ModelConfig) -> Iterator[Path]:
+def _located(config: ModelConfig) -> Iterator[Path]:
     """The file of the weights, downloaded where that is needed."""
     if config.pretrained == "imagenet":
-        yield download(*IMAGENET[config.arch])
+        yield _download(*IMAGENET[config.arch])
         return
     path = UPath(config.pretrained)
     if not path.is_file():
@@ -159,7 +159,7 @@ def located(config: ModelConfig) -> Iterator[Path]:
         yield file
 
 
-def download(repository: str, commit: str) -> Path:
+def _download(repository: str, commit: str) -> Path:
     """The hub's `model.safetensors`, from huggingface_hub's cache or else from the network."""
     try:
         from huggingface_hub import hf_hub_download

@@ -35,10 +35,10 @@ if TYPE_CHECKING:
 
 
 # Channels that the multi-scale head projects each stage to, in widths of the first stage.
-PROJECTED_WIDTHS = 2
+_PROJECTED_WIDTHS = 2
 
 
-class MultiScaleHead(nn.Module):
+class _MultiScaleHead(nn.Module):
     """Feature maps [B, C_k, H_k, W_k] of every stage -> [B, width], whatever the size of the image.
 
     Small and faint things are seen best by the early stages and are averaged away by the last one. Each
@@ -53,31 +53,31 @@ class MultiScaleHead(nn.Module):
         )
 
     def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        projected = [project(mean_and_maximum(x)) for project, x in zip(self.projections, stages, strict=True)]
+        projected = [project(_mean_and_maximum(x)) for project, x in zip(self.projections, stages, strict=True)]
         return F.relu(torch.stack(projected).sum(0))
 
 
-def mean_and_maximum(x: Tensor) -> Tensor:
+def _mean_and_maximum(x: Tensor) -> Tensor:
     """[B, C, H, W] -> [B, 2 C], over rows and columns."""
     return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
 
-def conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 3, stride, padding=1, bias=False)
 
 
-def conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
+def _conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
     return nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
 
-def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
+def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
     """The shortcut's 1x1 convolution, needed only where the block changes the shape."""
     if stride == 1 and inputs == outputs:
         return None
-    return nn.Sequential(conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
+    return nn.Sequential(_conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
-def stochastic_depth(rate: float) -> nn.Module | None:
+def _stochastic_depth(rate: float) -> nn.Module | None:
     """What leaves out a block's convolutions for an image with probability `rate`, in training (Huang et
     al. 2016, arXiv:1603.09382, with the survivors scaled up in training instead of down afterwards).
 
@@ -98,13 +98,13 @@ class BasicBlock(nn.Module):
 
     def __init__(self, inputs: int, planes: int, stride: int, drop_path: float = 0.0) -> None:
         super().__init__()
-        self.conv1 = conv3x3(inputs, planes, stride)
+        self.conv1 = _conv3x3(inputs, planes, stride)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv3x3(planes, planes)
+        self.conv2 = _conv3x3(planes, planes)
         self.bn2 = nn.BatchNorm2d(planes)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = projection(inputs, planes, stride)
-        self.drop_path = stochastic_depth(drop_path)
+        self.downsample = _projection(inputs, planes, stride)
+        self.drop_path = _stochastic_depth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -122,15 +122,15 @@ class Bottleneck(nn.Module):
     def __init__(self, inputs: int, planes: int, stride: int, drop_path: float = 0.0) -> None:
         super().__init__()
         outputs = planes * self.expansion
-        self.conv1 = conv1x1(inputs, planes)
+        self.conv1 = _conv1x1(inputs, planes)
         self.bn1 = nn.BatchNorm2d(planes)
-        self.conv2 = conv3x3(planes, planes, stride)
+        self.conv2 = _conv3x3(planes, planes, stride)
         self.bn2 = nn.BatchNorm2d(planes)
-        self.conv3 = conv1x1(planes, outputs)
+        self.conv3 = _conv1x1(planes, outputs)
         self.bn3 = nn.BatchNorm2d(outputs)
         self.relu = nn.ReLU(inplace=True)
-        self.downsample = projection(inputs, outputs, stride)
-        self.drop_path = stochastic_depth(drop_path)
+        self.downsample = _projection(inputs, outputs, stride)
+        self.drop_path = _stochastic_depth(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
@@ -150,7 +150,7 @@ def stage(
     return nn.Sequential(block(inputs, planes, stride, drop_paths[0]), *rest)
 
 
-def initialise(model: nn.Module) -> None:
+def _initialise(model: nn.Module) -> None:
     """He et al. 2015 (arXiv:1502.01852) for convolutions; each block starts as the identity, its
     last batch norm at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1)."""
     for module in model.modules():
@@ -168,7 +168,7 @@ Stem = Literal["small", "imagenet"]
 Head = Literal["plain", "multiscale"]
 
 # Blocks in each stage. The paper begins with 18 layers; 10 and 14 are those of pytorchcv.
-BLOCKS: dict[str, tuple[int, int, int, int]] = {
+_BLOCKS: dict[str, tuple[int, int, int, int]] = {
     "resnet10": (1, 1, 1, 1),
     "resnet14": (2, 2, 1, 1),
     "resnet18": (2, 2, 2, 2),
@@ -218,7 +218,7 @@ class ResNet(nn.Module):
             self.conv1 = nn.Conv2d(1, w, 7, stride=2, padding=3, bias=False)
             self.maxpool: nn.Module = nn.MaxPool2d(3, stride=2, padding=1)
         else:
-            self.conv1 = conv3x3(1, w)
+            self.conv1 = _conv3x3(1, w)
             self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(w)
         self.relu = nn.ReLU(inplace=True)
@@ -228,13 +228,13 @@ class ResNet(nn.Module):
         self.layer3 = stage(block, 2 * out, 4 * w, 2, drop[2])
         self.layer4 = stage(block, 4 * out, 8 * w, 2, drop[3])
         self.avgpool = nn.AdaptiveAvgPool2d(1)
-        self.head: MultiScaleHead | None = None
+        self.head: _MultiScaleHead | None = None
         pooled = 8 * out
         if config.head == "multiscale":
-            pooled = PROJECTED_WIDTHS * w
-            self.head = MultiScaleHead([out, 2 * out, 4 * out, 8 * out], pooled)
+            pooled = _PROJECTED_WIDTHS * w
+            self.head = _MultiScaleHead([out, 2 * out, 4 * out, 8 * out], pooled)
         self.fc = nn.Linear(pooled, classes)
-        initialise(self)
+        _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.pool(self.stages(self.stem(x))))
@@ -261,7 +261,7 @@ class ResNet(nn.Module):
 
 def drop_paths(config: ModelConfig) -> list[list[float]]:
     """Each block's probability of being skipped, stage by stage: block l of L has l/L of the largest."""
-    blocks, depth, rates = BLOCKS[config.arch], 0, []
+    blocks, depth, rates = _BLOCKS[config.arch], 0, []
     for count in blocks:
         rates.append([config.drop_path * (depth + k) / sum(blocks) for k in range(1, count + 1)])
         depth += count

@@ -15,8 +15,8 @@ from resnet_core.images.preprocessing import Gray
 # Sides in pixels: what is smaller is enlarged, so that a browser need not blur it.
 SMALLEST, LARGEST = 160, 256
 # Two bright colours, for images may be dark or light.
-COOL, HOT, LINE = (np.array(c, dtype=np.float32) for c in ((255, 190, 40), (235, 30, 60), (255, 255, 255)))
-OPACITY = 0.75
+_COOL, _HOT, _LINE = (np.array(c, dtype=np.float32) for c in ((255, 190, 40), (235, 30, 60), (255, 255, 255)))
+_OPACITY = 0.75
 
 
 def picture(pixels: Gray) -> Image.Image:
@@ -38,14 +38,14 @@ def heated(pixels: Gray, heat: NDArray[np.float32]) -> Image.Image:
     image = picture(pixels)
     smooth = Image.fromarray(heat).resize(image.size, Image.Resampling.BICUBIC)
     h = np.clip(np.asarray(smooth), 0, 1)[..., None]
-    colour = COOL + h * (HOT - COOL)
-    opacity = OPACITY * h
+    colour = _COOL + h * (_HOT - _COOL)
+    opacity = _OPACITY * h
     mixed = np.asarray(image, dtype=np.float32)[..., None] * (1 - opacity) + colour * opacity
-    mixed[outline(h[..., 0] > 0.5)] = LINE
+    mixed[_outline(h[..., 0] > 0.5)] = _LINE
     return Image.fromarray((mixed + 0.5).astype(np.uint8))
 
 
-def outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
+def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The places, bool [H, W], that are inside and touch one that is not; the picture's border is none."""
     padded = np.pad(inside, 1, mode="edge")
     around = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
@@ -59,15 +59,15 @@ def webp(image: Image.Image, *, lossless: bool = False) -> bytes:
     return buffer.getvalue()
 
 
-Shade = int | tuple[int, int, int]
+_Shade = int | tuple[int, int, int]
 
 PAPER, INK, GRAY, FRAME = 255, 31, 107, 200
 
 # DejaVu comes with matplotlib; Pillow's own font has ASCII only.
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
-def shade(sheet: Image.Image, level: int) -> Shade:
+def shade(sheet: Image.Image, level: int) -> _Shade:
     """A gray level as the sheet's mode wants it."""
     return level if sheet.mode == "L" else (level, level, level)
 
@@ -92,16 +92,16 @@ def _code(letter: str) -> str:
 
 @cache
 def _characters() -> frozenset[int]:
-    return frozenset(FT2Font(str(FONT)).get_charmap())
+    return frozenset(FT2Font(str(_FONT)).get_charmap())
 
 
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(FONT), size)
+    return ImageFont.truetype(str(_FONT), size)
 
 
 def write(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, *, width: int, fill: Shade = INK
+    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, *, width: int, fill: _Shade = INK
 ) -> None:
     """One line; what is too long loses its middle, as the end of a path tells most."""
     font, shown = _font(size), drawable(text)

@@ -11,12 +11,12 @@ from resnet_core.plotting.canvas import FRAME, GRAY, INK, PAPER, paste, png, wri
 SAMPLES = 16  # a class
 CLASSES = 50
 PAIRS = 20
-ACROSS = 8  # thumbnails in a line
+_ACROSS = 8  # thumbnails in a line
 
 CELL, GAP, MARGIN = 72, 6, 16  # pixels
-WIDTH = 2 * MARGIN + ACROSS * CELL + (ACROSS - 1) * GAP
-PAIR_CELL = 200
-HALF = (WIDTH - 3 * MARGIN) // 2
+WIDTH = 2 * MARGIN + _ACROSS * CELL + (_ACROSS - 1) * GAP
+_PAIR_CELL = 200
+_HALF = (WIDTH - 3 * MARGIN) // 2
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class ConflictPair:
 def contact_sheet(images_by_class: Mapping[str, Sequence[Gray]], title: str) -> bytes:
     """A PNG with up to SAMPLES uint8 [H, W] of each of up to CLASSES classes, under the class's name."""
     shown = dict(list(images_by_class.items())[:CLASSES])
-    lines = {name: -(-min(len(images), SAMPLES) // ACROSS) for name, images in shown.items()}
+    lines = {name: -(-min(len(images), SAMPLES) // _ACROSS) for name, images in shown.items()}
     heading, row = 30, CELL + GAP
     cut = len(images_by_class) - len(shown)
     height = MARGIN + 34 + sum(heading + count * row for count in lines.values()) + (26 if cut else 0) + MARGIN
@@ -45,7 +45,7 @@ def contact_sheet(images_by_class: Mapping[str, Sequence[Gray]], title: str) -> 
         _text(draw, (MARGIN, y + 7), name if images else f"{name} (no samples)", 14)
         y += heading
         for place, pixels in enumerate(images[:SAMPLES]):
-            line, column = divmod(place, ACROSS)
+            line, column = divmod(place, _ACROSS)
             paste(sheet, Image.fromarray(pixels), (MARGIN + column * (CELL + GAP), y + line * row), CELL)
         y += lines[name] * row
     if cut:
@@ -58,15 +58,15 @@ def side_by_side(pairs: Sequence[ConflictPair]) -> bytes:
     and where it lies."""
     shown = pairs[:PAIRS]
     cut = len(pairs) - len(shown)
-    row = PAIR_CELL + 64
+    row = _PAIR_CELL + 64
     sheet, draw = _paper(MARGIN + len(shown) * row + (26 if cut else 0) + MARGIN)
     y = MARGIN
     for pair in shown:
         sides = ((pair.pixels_a, pair.label_a, pair.uri_a), (pair.pixels_b, pair.label_b, pair.uri_b))
-        for x, (pixels, label, uri) in zip((MARGIN, 2 * MARGIN + HALF), sides, strict=True):
-            _text(draw, (x, y), label, 15, width=HALF)
-            paste(sheet, Image.fromarray(pixels), (x, y + 24), PAIR_CELL)
-            _text(draw, (x, y + 28 + PAIR_CELL), uri, 11, GRAY, HALF)
+        for x, (pixels, label, uri) in zip((MARGIN, 2 * MARGIN + _HALF), sides, strict=True):
+            _text(draw, (x, y), label, 15, width=_HALF)
+            paste(sheet, Image.fromarray(pixels), (x, y + 24), _PAIR_CELL)
+            _text(draw, (x, y + 28 + _PAIR_CELL), uri, 11, GRAY, _HALF)
         y += row
         if pair is not shown[-1] or cut:
             draw.line((MARGIN, y - 10, WIDTH - MARGIN, y - 10), fill=FRAME)

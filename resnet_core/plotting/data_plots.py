@@ -13,18 +13,18 @@ from resnet_core.plotting.canvas import drawable
 from resnet_core.plotting.plots import ACCENT, INK, PALE
 
 CLASSES = 20
-STEPS = 32  # bars across a histogram
+_STEPS = 32  # bars across a histogram
 LOGARITHMIC = ("sharpness", "width", "height")
 
 
 def comparison(now: Summary, last: Summary | None, new: Summary | None = None) -> Figure:
     """Class shares and the distributions of brightness, contrast, sharpness, width and height: tonight's,
     the last accepted night's, and those of the images that came since."""
-    names = shown_classes(now, last)
+    names = _shown_classes(now, last)
     heights = [0.9 + 0.26 * len(names), 1.7, 1.7, 1.7]
     figure = Figure(figsize=(7.2, sum(heights)), layout="constrained", dpi=150)
     grid = figure.add_gridspec(4, 2, height_ratios=heights)
-    class_shares(figure.add_subplot(grid[0, :]), names, now, last)
+    _class_shares(figure.add_subplot(grid[0, :]), names, now, last)
     places = [figure.add_subplot(grid[1 + k // 2, k % 2]) for k in range(len(EDGES))]
     for axes, name in zip(places, EDGES, strict=True):
         distribution(axes, name, now, last, new)
@@ -34,7 +34,7 @@ def comparison(now: Summary, last: Summary | None, new: Summary | None = None) -
     return figure
 
 
-def shown_classes(now: Summary, last: Summary | None) -> list[str]:
+def _shown_classes(now: Summary, last: Summary | None) -> list[str]:
     """All of them or, of many, those whose share has changed most."""
     names = sorted({*now.classes, *(last.classes if last else ())})
     if len(names) <= CLASSES:
@@ -46,7 +46,7 @@ def shown_classes(now: Summary, last: Summary | None) -> list[str]:
     return sorted(sorted(names, key=weight, reverse=True)[:CLASSES])
 
 
-def class_shares(axes: Axes, names: list[str], now: Summary, last: Summary | None) -> None:
+def _class_shares(axes: Axes, names: list[str], now: Summary, last: Summary | None) -> None:
     rows = np.arange(len(names))
     thick, shift = (0.4, 0.2) if last else (0.6, 0.0)
     if last:
@@ -87,7 +87,7 @@ def together(
     used = np.flatnonzero(np.sum(shares, axis=0))
     bins = len(edges) - 1
     first, final = (int(used[0]), int(used[-1]) + 1) if len(used) else (0, bins)
-    step = max(1, (final - first) // STEPS)
+    step = max(1, (final - first) // _STEPS)
     starts = np.arange(max(first - step, 0), min(final + step, bins), step)
     end = min(int(starts[-1]) + step, bins)
     return edges[np.append(starts, end)], [np.add.reduceat(one[:end], starts) for one in shares]

@@ -14,11 +14,11 @@ from resnet_core.plotting.canvas import drawable
 from resnet_core.plotting.data_plots import CLASSES, LOGARITHMIC, logarithmic, shorten, together
 from resnet_core.plotting.plots import ACCENT, PALE, WORSE
 
-Embeddings = tuple[NDArray[np.floating], NDArray[np.floating]]
-POINTS = 300  # of each side in the map of embeddings
+_Embeddings = tuple[NDArray[np.floating], NDArray[np.floating]]
+_POINTS = 300  # of each side in the map of embeddings
 
 
-def comparison(before: Profile, now: Profile, findings: Sequence[Drift], embeddings: Embeddings | None) -> Figure:
+def comparison(before: Profile, now: Profile, findings: Sequence[Drift], embeddings: _Embeddings | None) -> Figure:
     """Shares of the labels, distributions, and where the embeddings lie: the training data's, and the batch's. What
     has drifted has its title in red."""
     by_name = {each.measure: each for each in findings}
@@ -28,20 +28,20 @@ def comparison(before: Profile, now: Profile, findings: Sequence[Drift], embeddi
     grid = figure.add_gridspec(len(heights), 2, height_ratios=heights)
     axes = figure.add_subplot(grid[0, :])
     shares(axes, names, before.labels, now.labels)
-    titled(axes, "label", by_name)
+    _titled(axes, "label", by_name)
     axes.legend(frameon=False)
     for k, name in enumerate(EDGES):
         axes = figure.add_subplot(grid[1 + k // 2, k % 2])
         distribution(axes, name, before.histograms[name], now.histograms[name])
-        titled(axes, name, by_name)
+        _titled(axes, name, by_name)
     if embeddings is not None:
         axes = figure.add_subplot(grid[3, :])
-        plane(axes, *embeddings)
-        titled(axes, "embedding", by_name)
+        _plane(axes, *embeddings)
+        _titled(axes, "embedding", by_name)
     return figure
 
 
-def titled(axes: Axes, name: str, findings: Mapping[str, Drift]) -> None:
+def _titled(axes: Axes, name: str, findings: Mapping[str, Drift]) -> None:
     if found := findings.get(name):
         text = f"{name}: {found.method} {found.distance:.2f}" + (", drift" if found.drifted else "")
         axes.set_title(text, fontsize="medium", color=WORSE if found.drifted else "black")
@@ -79,12 +79,12 @@ def distribution(axes: Axes, name: str, before: Histogram, now: Histogram) -> No
     axes.yaxis.set_major_formatter(lambda value, _: f"{value * 100:g}%")
 
 
-def plane(axes: Axes, before: NDArray[np.floating], now: NDArray[np.floating]) -> None:
+def _plane(axes: Axes, before: NDArray[np.floating], now: NDArray[np.floating]) -> None:
     """Both in the plane in which all of them together are spread most."""
     every = np.concatenate([before, now]).astype(np.float64)
     centred = every - every.mean(0)
     flat = centred @ np.linalg.svd(centred, full_matrices=False)[2][:2].T
     for side, colour in ((flat[: len(before)], PALE), (flat[len(before) :], ACCENT)):
-        some = side[:: max(1, len(side) // POINTS)]
+        some = side[:: max(1, len(side) // _POINTS)]
         axes.plot(some[:, 0], some[:, -1], ".", color=colour, markersize=4)
     axes.set(xticks=[], yticks=[], xlabel="embeddings, in their two main directions")

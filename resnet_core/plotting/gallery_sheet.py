@@ -12,15 +12,15 @@ from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.canvas import FRAME, GRAY, INK, PAPER, heated, paste, picture, png, shade, write
 
 MARGIN, GAP = 20, 8  # pixels
-LARGE, NEIGHBOUR = 150, 96
-TEXT = 200  # the width of what stands beside an error
+_LARGE, _NEIGHBOUR = 150, 96
+_TEXT = 200  # the width of what stands beside an error
 NEIGHBOURS = 5
-WIDTH = 2 * MARGIN + 2 * LARGE + TEXT + NEIGHBOURS * (NEIGHBOUR + GAP) + 3 * GAP
-ACROSS = 4  # of what is no error
-CARD = (WIDTH - 2 * MARGIN + GAP) // ACROSS
-SIDE = (CARD - 2 * GAP) // 2
+WIDTH = 2 * MARGIN + 2 * _LARGE + _TEXT + NEIGHBOURS * (_NEIGHBOUR + GAP) + 3 * GAP
+_ACROSS = 4  # of what is no error
+_CARD = (WIDTH - 2 * MARGIN + GAP) // _ACROSS
+SIDE = (_CARD - 2 * GAP) // 2
 
-TITLES: dict[Kind, str] = {
+_TITLES: dict[Kind, str] = {
     "confident error": "The most confident errors",
     "most uncertain": "The most uncertain",
     "sample": "Samples of each class",
@@ -52,8 +52,8 @@ class Shown:
 
 def gallery_sheet(shown: Sequence[Shown], title: str, note: str) -> bytes:
     """A PNG: each error with its heat and its nearest training images, the others with their heat."""
-    groups = {kind: [one for one in shown if one.kind == kind] for kind in TITLES}
-    heights = {kind: height_of(kind, len(group)) for kind, group in groups.items()}
+    groups = {kind: [one for one in shown if one.kind == kind] for kind in _TITLES}
+    heights = {kind: _height_of(kind, len(group)) for kind, group in groups.items()}
     sheet = Image.new("RGB", (WIDTH, 2 * MARGIN + 52 + sum(heights.values())), (PAPER,) * 3)
     draw = ImageDraw.Draw(sheet)
     write(draw, (MARGIN, MARGIN), title, 20, width=WIDTH - 2 * MARGIN, fill=shade(sheet, INK))
@@ -62,31 +62,31 @@ def gallery_sheet(shown: Sequence[Shown], title: str, note: str) -> bytes:
     for kind, group in groups.items():
         if not group:
             continue
-        write(draw, (MARGIN, y + 12), TITLES[kind], 16, width=WIDTH - 2 * MARGIN, fill=shade(sheet, INK))
+        write(draw, (MARGIN, y + 12), _TITLES[kind], 16, width=WIDTH - 2 * MARGIN, fill=shade(sheet, INK))
         for place, one in enumerate(group):
             if kind == "confident error":
-                error(sheet, one, (MARGIN, y + 42 + place * (LARGE + 14)))
+                error(sheet, one, (MARGIN, y + 42 + place * (_LARGE + 14)))
             else:
-                line, column = divmod(place, ACROSS)
-                card(sheet, one, (MARGIN + column * CARD, y + 42 + line * (SIDE + 46)))
+                line, column = divmod(place, _ACROSS)
+                card(sheet, one, (MARGIN + column * _CARD, y + 42 + line * (SIDE + 46)))
         y += heights[kind]
     return png(sheet)
 
 
-def height_of(kind: Kind, count: int) -> int:
+def _height_of(kind: Kind, count: int) -> int:
     """Of a group with its title, in pixels."""
     if not count:
         return 0
-    return 42 + (count * (LARGE + 14) if kind == "confident error" else -(-count // ACROSS) * (SIDE + 46))
+    return 42 + (count * (_LARGE + 14) if kind == "confident error" else -(-count // _ACROSS) * (SIDE + 46))
 
 
 def error(sheet: Image.Image, one: Shown, corner: tuple[int, int]) -> None:
     """A line: image, heat, what is known of it, and its neighbours."""
     x, y = corner
     draw = ImageDraw.Draw(sheet)
-    paste(sheet, picture(one.pixels).convert("RGB"), (x, y), LARGE)
-    paste(sheet, heated(one.pixels, one.heat), (x + LARGE + GAP, y), LARGE)
-    x += 2 * (LARGE + GAP) + GAP
+    paste(sheet, picture(one.pixels).convert("RGB"), (x, y), _LARGE)
+    paste(sheet, heated(one.pixels, one.heat), (x + _LARGE + GAP, y), _LARGE)
+    x += 2 * (_LARGE + GAP) + GAP
     lines = [
         (f"labelled {one.label}", 14, INK),
         (f"predicted {one.predicted}", 14, INK),
@@ -94,15 +94,15 @@ def error(sheet: Image.Image, one: Shown, corner: tuple[int, int]) -> None:
         (one.uri, 11, GRAY),
     ]
     for number, (text, size, level) in enumerate(lines):
-        write(draw, (x, y + 8 + 26 * number), text, size, width=TEXT - GAP, fill=shade(sheet, level))
-    x += TEXT
+        write(draw, (x, y + 8 + 26 * number), text, size, width=_TEXT - GAP, fill=shade(sheet, level))
+    x += _TEXT
     for number, other in enumerate(one.neighbours[:NEIGHBOURS]):
-        left = x + number * (NEIGHBOUR + GAP)
-        paste(sheet, picture(other.pixels).convert("RGB"), (left, y + 8), NEIGHBOUR)
-        write(draw, (left, y + NEIGHBOUR + 13), other.label, 12, width=NEIGHBOUR, fill=shade(sheet, INK))
+        left = x + number * (_NEIGHBOUR + GAP)
+        paste(sheet, picture(other.pixels).convert("RGB"), (left, y + 8), _NEIGHBOUR)
+        write(draw, (left, y + _NEIGHBOUR + 13), other.label, 12, width=_NEIGHBOUR, fill=shade(sheet, INK))
         likeness = f"{other.similarity:.2f} alike"
-        write(draw, (left, y + NEIGHBOUR + 30), likeness, 11, width=NEIGHBOUR, fill=shade(sheet, GRAY))
-    draw.line((corner[0], y + LARGE + 7, WIDTH - MARGIN, y + LARGE + 7), fill=shade(sheet, FRAME))
+        write(draw, (left, y + _NEIGHBOUR + 30), likeness, 11, width=_NEIGHBOUR, fill=shade(sheet, GRAY))
+    draw.line((corner[0], y + _LARGE + 7, WIDTH - MARGIN, y + _LARGE + 7), fill=shade(sheet, FRAME))
 
 
 def card(sheet: Image.Image, one: Shown, corner: tuple[int, int]) -> None:

@@ -12,8 +12,8 @@ from resnet_core.plotting.canvas import drawable
 from resnet_core.training.loop import Epoch
 
 INK, ACCENT, PALE = "#1f2937", "#2563eb", "#d1d5db"
-SOFT, WORSE = "#6b7280", "#b91c1c"
-MOST_SLICES = 40
+_SOFT, WORSE = "#6b7280", "#b91c1c"
+_MOST_SLICES = 40
 LONGEST = 48  # characters of a name
 
 
@@ -82,7 +82,7 @@ def reliability(labels: Labels, before: Probabilities, after: Probabilities) -> 
     figure = Figure(figsize=(4.4, 4.4), layout="constrained")
     axes, below = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     axes.plot([0, 1], [0, 1], color=PALE, linewidth=1)
-    for name, shares, line in (("before", before, {"color": SOFT, "marker": "s", "linestyle": "--"}),
+    for name, shares, line in (("before", before, {"color": _SOFT, "marker": "s", "linestyle": "--"}),
                                ("after", after, {"color": ACCENT, "marker": "o"})):  # fmt: skip
         counts, right, confident = calibration_bins(labels, shares)
         used = counts > 0
@@ -110,7 +110,7 @@ def coverage(curve: Sequence[tuple[float, float, float]]) -> Figure:
 
 def slices(found: Sequence[Slice], overall: float) -> Figure:
     """Accuracy and its interval in each slice, the first MOST_SLICES of them; a line at that of all images."""
-    shown = [each for each in found if np.isfinite([each.accuracy.low, each.accuracy.high]).all()][:MOST_SLICES]
+    shown = [each for each in found if np.isfinite([each.accuracy.low, each.accuracy.high]).all()][:_MOST_SLICES]
     figure = Figure(figsize=(6.4, 0.28 * len(shown) + 1), layout="constrained")
     axes = figure.subplots()
     axes.axvline(overall, color=PALE, linewidth=1)
@@ -132,7 +132,7 @@ def sizes(found: Sequence[AtSize]) -> Figure:
     sides = [each.side for each in found]
     axes.plot(sides, [each.accuracy for each in found], "o-", color=ACCENT, label="accuracy")
     axes.plot(sides, [each.macro_f1 for each in found], "s--", color=INK, label="macro F1")
-    axes.plot(sides, [each.roc_auc for each in found], "^:", color=SOFT, label="ROC AUC")
+    axes.plot(sides, [each.roc_auc for each in found], "^:", color=_SOFT, label="ROC AUC")
     axes.set(xlabel="side of the input, pixels", ylim=(0, 1.02))
     axes.set_xticks(sides, [str(side) for side in sides])
     axes.legend(frameon=False, loc="lower right")

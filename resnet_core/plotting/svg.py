@@ -13,12 +13,12 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-WIDTH, HEIGHT = 360, 230
-LEFT, RIGHT, TOP, BOTTOM = 44, 10, 34, 40
-DOT = 2.8
-BARS = 40  # height of the histogram below a reliability diagram
+WIDTH, _HEIGHT = 360, 230
+_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 34, 40
+_DOT = 2.8
+_BARS = 40  # height of the histogram below a reliability diagram
 
-Point = tuple[float, float]
+_Point = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class Series:
     `weights`, if any, size the dots by their square root."""
 
     name: str
-    points: Sequence[Point]
+    points: Sequence[_Point]
     style: str = "first"
     dots: bool = False
     weights: Sequence[float] = ()
@@ -56,16 +56,16 @@ class Axis:
 
 
 @dataclass(frozen=True)
-class Frame:
+class _Frame:
     """Where the axes lie in the drawing."""
 
     x: Axis
     y: Axis
-    bottom: float = HEIGHT - BOTTOM
-    top: float = TOP
+    bottom: float = _HEIGHT - _BOTTOM
+    top: float = _TOP
 
     def across(self, value: float) -> float:
-        return LEFT + (value - self.x.low) / ((self.x.high - self.x.low) or 1) * (WIDTH - LEFT - RIGHT)
+        return _LEFT + (value - self.x.low) / ((self.x.high - self.x.low) or 1) * (WIDTH - _LEFT - _RIGHT)
 
     def up(self, value: float) -> float:
         return self.bottom - (value - self.y.low) / ((self.y.high - self.y.low) or 1) * (self.bottom - self.top)
@@ -74,35 +74,35 @@ class Frame:
 def line_chart(title: str, series: Sequence[Series], x: Axis, y: Axis, diagonal: bool = False) -> str:
     """Lines over a grid. `title` is what a screen reader says; the page's caption stands beside it."""
     named = [one for one in series if one.name]
-    frame = Frame(x, y, top=TOP if named else 10)
-    parts = [grid(frame)]
+    frame = _Frame(x, y, top=_TOP if named else 10)
+    parts = [_grid(frame)]
     if diagonal:
         parts.append(line(frame, [(x.low, y.low), (x.high, y.high)], "diagonal"))
     parts += [drawn(frame, one) for one in series]
     parts.append(legend(named))
-    return picture(title, "".join(parts), HEIGHT)
+    return picture(title, "".join(parts), _HEIGHT)
 
 
 def reliability_chart(title: str, series: Sequence[Series], counts: Sequence[float]) -> str:
     """Accuracy against confidence, on the diagonal where a confidence means what it says; below, how many
     images have each confidence. `counts` are those of bins of equal width from 0 to 1."""
-    frame = Frame(Axis(0, 1, percent=True), Axis(0, 1, percent=True))
-    parts = [grid(frame, labels=False), line(frame, [(0, 0), (1, 1)], "diagonal")]
+    frame = _Frame(Axis(0, 1, percent=True), Axis(0, 1, percent=True))
+    parts = [_grid(frame, labels=False), line(frame, [(0, 0), (1, 1)], "diagonal")]
     parts += [drawn(frame, one) for one in series]
     parts.append(legend(series))
-    floor, most = frame.bottom + 8 + BARS, max(counts) or 1
+    floor, most = frame.bottom + 8 + _BARS, max(counts) or 1
     step = 1 / len(counts)
     for place, count in enumerate(counts):
         left, right = frame.across(place * step), frame.across((place + 1) * step)
-        tall = BARS * count / most
+        tall = _BARS * count / most
         parts.append(
             f'<rect class="bar" x="{left + 0.75:.1f}" y="{floor - tall:.1f}" width="{right - left - 1.5:.1f}" '
             f'height="{tall:.1f}"><title>{count:,.0f} images at {100 * place * step:.0f} to '
             f"{100 * (place + 1) * step:.0f}% confidence</title></rect>"
         )
-    parts.append(f'<line class="edge" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{floor}" y2="{floor}"/>')
-    parts.append(bottom_labels(frame, floor, "confidence, and images below"))
-    return picture(title, "".join(parts), HEIGHT + BARS + 8)
+    parts.append(f'<line class="edge" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{floor}" y2="{floor}"/>')
+    parts.append(_bottom_labels(frame, floor, "confidence, and images below"))
+    return picture(title, "".join(parts), _HEIGHT + _BARS + 8)
 
 
 def interval_mark(value: float, low: float, high: float, scale: Axis, reference: float | None = None) -> str:
@@ -128,7 +128,7 @@ def interval_mark(value: float, low: float, high: float, scale: Axis, reference:
     return f'<svg class="interval" viewBox="0 0 {width} {height}" aria-hidden="true">{"".join(parts)}</svg>'
 
 
-def roc_points(positive: NDArray[np.bool_], scores: NDArray[np.float32], most: int = 160) -> list[Point]:
+def roc_points(positive: NDArray[np.bool_], scores: NDArray[np.float32], most: int = 160) -> list[_Point]:
     """(false positive rate, true positive rate) from (0, 0) to (1, 1); of more than `most`, those that are
     evenly apart along the curve. positive, scores: [N]."""
     order = np.argsort(-scores, kind="stable")
@@ -147,45 +147,45 @@ def picture(title: str, inside: str, height: float) -> str:
     return f'<svg class="chart" viewBox="0 0 {WIDTH} {height:g}" role="img" aria-label="{escape(title)}">{inside}</svg>'
 
 
-def grid(frame: Frame, labels: bool = True) -> str:
+def _grid(frame: _Frame, labels: bool = True) -> str:
     parts = []
     for value in frame.y.ticks():
         height = frame.up(value)
         parts.append(
-            f'<line class="grid" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
-            f'<text class="tick" x="{LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{frame.y.text(value)}</text>'
+            f'<line class="grid" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{height:.1f}" y2="{height:.1f}"/>'
+            f'<text class="tick" x="{_LEFT - 8}" y="{height + 4:.1f}" text-anchor="end">{frame.y.text(value)}</text>'
         )
-    parts.append(f'<line class="edge" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{frame.bottom}" y2="{frame.bottom}"/>')
+    parts.append(f'<line class="edge" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{frame.bottom}" y2="{frame.bottom}"/>')
     if labels:
-        parts.append(bottom_labels(frame, frame.bottom, frame.x.label))
+        parts.append(_bottom_labels(frame, frame.bottom, frame.x.label))
     return "".join(parts)
 
 
-def bottom_labels(frame: Frame, height: float, label: str) -> str:
+def _bottom_labels(frame: _Frame, height: float, label: str) -> str:
     ticks = frame.x.ticks(6)
     parts = [
         f'<text class="tick" x="{frame.across(value):.1f}" y="{height + 16:.1f}" '
-        f'text-anchor="{"end" if frame.across(value) > WIDTH - RIGHT - 12 else "middle"}">{frame.x.text(value)}</text>'
+        f'text-anchor="{"end" if frame.across(value) > WIDTH - _RIGHT - 12 else "middle"}">{frame.x.text(value)}</text>'
         for value in ticks
     ]
-    middle = (LEFT + WIDTH - RIGHT) / 2
+    middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="axis" x="{middle}" y="{height + 32:.1f}" text-anchor="middle">{escape(label)}</text>')
     return "".join(parts)
 
 
-def line(frame: Frame, points: Sequence[Point], style: str) -> str:
+def line(frame: _Frame, points: Sequence[_Point], style: str) -> str:
     path = " ".join(f"{frame.across(x):.1f},{frame.up(y):.1f}" for x, y in points)
     return f'<polyline class="{style}" points="{path}"/>'
 
 
-def drawn(frame: Frame, series: Series) -> str:
+def drawn(frame: _Frame, series: Series) -> str:
     known = [(x, y) for x, y in series.points if math.isfinite(x) and math.isfinite(y)]
     thin = " thin" if series.weights else ""  # a bin of one image is no trend
     parts = [line(frame, known, f"line {series.style}{thin}")]
     if series.dots or len(known) == 1:
         most = max(series.weights, default=0)
         for place, (x, y) in enumerate(known):
-            radius = DOT + 4 * math.sqrt(series.weights[place] / most) if most else DOT
+            radius = _DOT + 4 * math.sqrt(series.weights[place] / most) if most else _DOT
             parts.append(
                 f'<circle class="mark {series.style}" cx="{frame.across(x):.1f}" cy="{frame.up(y):.1f}" '
                 f'r="{radius:.1f}"><title>{escape(series.name)}: {frame.y.text(y)} at {frame.x.text(x)}</title>'
@@ -196,7 +196,7 @@ def drawn(frame: Frame, series: Series) -> str:
 
 def legend(series: Sequence[Series]) -> str:
     """Along the top: how each line is drawn, and its name."""
-    parts, x = [], float(LEFT)
+    parts, x = [], float(_LEFT)
     for one in series:
         parts.append(
             f'<line class="line {one.style}" x1="{x:.0f}" x2="{x + 20:.0f}" y1="14" y2="14"/>'

@@ -68,7 +68,7 @@ def _numbered(numbers: list[int], tables: Iterator[pa.Table], side: int) -> Iter
             if reason is not None:
                 yield number, Thumbnail(image_id, reason)
             else:
-                yield number, encoded(without_bars(pixels[place], width or side, height or side), image_id)
+                yield number, _encoded(without_bars(pixels[place], width or side, height or side), image_id)
         start += len(table)
 
 
@@ -81,7 +81,7 @@ def without_bars(square: Gray, width: int, height: int) -> Gray:
     return square[top : top + rows, left : left + columns]
 
 
-def encoded(pixels: Gray, image_id: str | None) -> Thumbnail:
+def _encoded(pixels: Gray, image_id: str | None) -> Thumbnail:
     """uint8 [H, W] as WebP."""
     buffer, lossless = io.BytesIO(), max(pixels.shape) < LOSSLESS
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=4)

@@ -18,14 +18,14 @@ import pyarrow as pa
 from resnet_core.reading.image import NO_MEMORY, from_columns
 from resnet_core.reading.worker import DEFECT, LENGTHS, OUT_OF_MEMORY, ROW
 
-START_SECONDS = 60.0  # from a request to its first image; a new reader takes about 0.15
-END_SECONDS = 5.0
-CHUNK = 2**16  # bytes: what a pipe holds
-TAIL = 4096  # bytes of stderr that are kept
+_START_SECONDS = 60.0  # from a request to its first image; a new reader takes about 0.15
+_END_SECONDS = 5.0
+_CHUNK = 2**16  # bytes: what a pipe holds
+_TAIL = 4096  # bytes of stderr that are kept
 
 # One thread; and memory that an image has used stays for the next: to give it back to the system and
 # fetch it again costs a third of the time of a photograph. The last two are glibc's, in bytes.
-VARIABLES = {
+_VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
     "ARROW_DEFAULT_MEMORY_POOL": "system",
@@ -101,7 +101,7 @@ class ReaderProcess:
                         selector.unregister(self._stdin)
                 if self._stdout in ready:
                     received += self._receive()
-                    for table in take_tables(received):
+                    for table in _take_tables(received):
                         rows -= table.num_rows
                         yield table
                 self._look()
@@ -110,7 +110,7 @@ class ReaderProcess:
                 else:
                     # A machine or a terminal that was asleep has not waited longer than two ticks.
                     waited += min(time.monotonic() - since, 2 * tick)
-                if waited > (START_SECONDS if row is None else seconds):
+                if waited > (_START_SECONDS if row is None else seconds):
                     self.end()
                     raise self._lost(f"over time: no result after {seconds:g} s", over_time=True)
 
@@ -119,7 +119,7 @@ class ReaderProcess:
         network drive that hangs."""
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
+            self._process.wait(_END_SECONDS)
         for pipe in (self._process.stdin, self._process.stdout, self._process.stderr):
             if pipe:
                 pipe.close()
@@ -135,21 +135,21 @@ class ReaderProcess:
             return len(data)  # it has ended: its stdout tells
 
     def _receive(self) -> bytes:
-        if data := os.read(self._stdout, CHUNK):
+        if data := os.read(self._stdout, _CHUNK):
             return data
         with suppress(subprocess.TimeoutExpired):
-            self._process.wait(END_SECONDS)
+            self._process.wait(_END_SECONDS)
         self._look()
         status = self.end()
         if status == DEFECT:
             raise ReaderError(f"a defect in the reader of images:\n{self._text()}")
-        raise self._lost(NO_MEMORY if status == OUT_OF_MEMORY else f"crashed the decoder: {name_status(status)}")
+        raise self._lost(NO_MEMORY if status == OUT_OF_MEMORY else f"crashed the decoder: {_name_status(status)}")
 
     def _look(self) -> None:
         """Take in which row it is on and what it has printed."""
-        if rows := drain(self._progress):
+        if rows := _drain(self._progress):
             self._row = ROW.unpack(rows[-ROW.size :])[0]
-        self._printed = (self._printed + drain(self._stderr))[-TAIL:]
+        self._printed = (self._printed + _drain(self._stderr))[-_TAIL:]
 
     def _text(self) -> str:
         return self._printed.decode(errors="replace").strip()
@@ -161,14 +161,14 @@ class ReaderProcess:
 def environment() -> dict[str, str]:
     """This process's, so that credentials and settings of the sources hold, with what a reader needs
     more, and resnet_core from the same place as here."""
-    variables = {**os.environ, **VARIABLES}
+    variables = {**os.environ, **_VARIABLES}
     root = str(Path(__file__).parents[2])
     if root != sysconfig.get_path("purelib"):  # that is on its path anyway, after the standard library
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return variables
 
 
-def take_tables(received: bytearray) -> Iterator[pa.Table]:
+def _take_tables(received: bytearray) -> Iterator[pa.Table]:
     """Take the frames that are complete off the front."""
     while len(received) >= LENGTHS.size:
         head, body = LENGTHS.unpack_from(received)
@@ -183,15 +183,15 @@ def take_tables(received: bytearray) -> Iterator[pa.Table]:
         yield from_columns(columns, pixels)
 
 
-def drain(pipe: int) -> bytes:
+def _drain(pipe: int) -> bytes:
     """What a pipe holds now: all of it, but not what somebody keeps adding."""
     try:
-        return os.read(pipe, CHUNK)
+        return os.read(pipe, _CHUNK)
     except BlockingIOError:
         return b""
 
 
-def name_status(status: int | None) -> str:
+def _name_status(status: int | None) -> str:
     if status is None or status >= 0:
         return f"exit status {status}"
     with suppress(ValueError):

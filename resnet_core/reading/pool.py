@@ -24,15 +24,15 @@ from resnet_core.sources.fetch import COLUMNS, prepare
 
 log = logging.getLogger("grayline")
 
-COMMAND = (sys.executable, "-P", "-m", "resnet_core.reading.worker")
-STARTS = 3  # readers in a row that may end before their first image
+_COMMAND = (sys.executable, "-P", "-m", "resnet_core.reading.worker")
+_STARTS = 3  # readers in a row that may end before their first image
 
 # Those that wait for work. Taking from a list and adding to it need no lock.
 _idle: dict[tuple[str, ...], list[ReaderProcess]] = {}
 
 
 def read_files(
-    files: pa.Table, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS, command: Sequence[str] = COMMAND
+    files: pa.Table, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS, command: Sequence[str] = _COMMAND
 ) -> pa.Table:
     """Rows of a listing -> one row each, in the same order, in the columns of `resnet_core.reading.image.schema`.
 
@@ -44,7 +44,7 @@ def read_files(
 
 
 def iterate_files(
-    files: pa.Table, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS, command: Sequence[str] = COMMAND
+    files: pa.Table, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS, command: Sequence[str] = _COMMAND
 ) -> Iterator[pa.Table]:
     """The same as it comes: tables of 128 rows or less, about one a second or more. The next are read
     while the caller works on one. `command` starts a reader."""
@@ -54,21 +54,21 @@ def iterate_files(
     done = starts = 0
     while done < files.num_rows:
         if done in condemned:
-            yield hash_only(files.slice(done, 1), settings, limits, condemned[done], command)
+            yield _hash_only(files.slice(done, 1), settings, limits, condemned[done], command)
             done += 1
             continue
         first, alone = done, done in suspects
         stop = first + 1 if alone else min((row for row in {*suspects, *condemned} if row > first), default=len(files))
         request = make_request(rows_of(files.slice(first, stop - first)), settings, limits)
         try:
-            with borrow(command, fresh=alone or starts > 0) as reader:
+            with _borrow(command, fresh=alone or starts > 0) as reader:
                 for table in reader.ask(request, stop - first, limits.seconds):
                     done, starts = done + len(table), 0
                     yield table
         except LostError as lost:
             if lost.row is None:
                 starts += 1
-                if starts == STARTS:
+                if starts == _STARTS:
                     raise ReaderError(f"readers of images end before they begin: {lost}\n{lost.printed}") from None
                 continue
             row = first + lost.row
@@ -79,10 +79,12 @@ def iterate_files(
                 suspects.add(row)
 
 
-def hash_only(file: pa.Table, settings: Preprocessing, limits: Limits, reason: str, command: Sequence[str]) -> pa.Table:
+def _hash_only(
+    file: pa.Table, settings: Preprocessing, limits: Limits, reason: str, command: Sequence[str]
+) -> pa.Table:
     """The row of an image that is not to be decoded again: its bytes still give it a name."""
     try:
-        with borrow(command) as reader:
+        with _borrow(command) as reader:
             (table,) = reader.ask(make_request(rows_of(file), settings, limits, reason), 1, limits.seconds)
             return table
     except LostError:
@@ -94,7 +96,7 @@ def rows_of(files: pa.Table) -> list[dict[str, Any]]:
 
 
 @contextmanager
-def borrow(command: Sequence[str], *, fresh: bool = False) -> Iterator[ReaderProcess]:
+def _borrow(command: Sequence[str], *, fresh: bool = False) -> Iterator[ReaderProcess]:
     """A reader that nobody else has, a new one if `fresh`. When anything is raised meanwhile it is
     ended, not kept: there may be answers in its pipe."""
     waiting = _idle.setdefault(tuple(command), [])
@@ -123,7 +125,7 @@ def take(waiting: list[ReaderProcess]) -> ReaderProcess | None:
     return None
 
 
-def start(command: Sequence[str] = COMMAND) -> None:
+def start(command: Sequence[str] = _COMMAND) -> None:
     """Start a reader for whoever asks first: it will be ready when the files are found."""
     _idle.setdefault(tuple(command), []).append(ReaderProcess(command))
 

@@ -30,10 +30,10 @@ def iterate_rows(files: pa.Table, size: int, most: int) -> Iterator[pa.Table]:
                 ids = table["image_id"].combine_chunks()
                 for first in range(0, len(here), most):
                     taken = here[first : first + most]
-                    yield as_read(ids.take(pa.array(taken)), pixels[taken], size)
+                    yield _as_read(ids.take(pa.array(taken)), pixels[taken], size)
 
 
-def as_read(image_ids: pa.Array, pixels: np.ndarray, size: int) -> pa.Table:
+def _as_read(image_ids: pa.Array, pixels: np.ndarray, size: int) -> pa.Table:
     """The columns of `read.schema`: of an image in a shard neither the original's sides nor a reason are known."""
     wanted = schema(size)
     brightness, contrast, sharpness = (pa.array(values, pa.float32()) for values in measure(pixels))

@@ -33,7 +33,7 @@ from resnet_core.reading.image import Limits, ReadImage, as_columns, read_image,
 from resnet_core.storage.locations import read_whole
 
 ROWS = 128
-SECONDS = 1.0
+_SECONDS = 1.0
 LENGTHS = struct.Struct("<QQ")
 ROW = struct.Struct("<I")
 
@@ -49,11 +49,11 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the thread that started this may have blocked some
-    set_limit(resource.RLIMIT_CORE, 0)
+    _set_limit(resource.RLIMIT_CORE, 0)
     try:
-        while request := receive(sys.stdin.buffer):
+        while request := _receive(sys.stdin.buffer):
             for images, size in answer(request, progress):
-                answers.writelines(frame(*as_columns(images, size)))
+                answers.writelines(_frame(*as_columns(images, size)))
                 answers.flush()
     except BrokenPipeError:
         os._exit(0)  # the parent is gone; flushing at exit would fail again
@@ -68,9 +68,9 @@ def main() -> None:
 def answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadImage], int]]:
     """Some read images and the side of their pixels, again and again, in the order of the request's rows."""
     settings, limits, reason = Preprocessing(**request["settings"]), Limits(**request["limits"]), request["reason"]
-    set_limit(resource.RLIMIT_DATA, memory_limit(limits))
+    _set_limit(resource.RLIMIT_DATA, memory_limit(limits))
     rows = request["rows"]
-    contents = open_rows([row for row in rows if row["size"] <= limits.bytes])
+    contents = _open_rows([row for row in rows if row["size"] <= limits.bytes])
     images: list[ReadImage] = []
     flushed = time.monotonic()
     for number, row in enumerate(rows):
@@ -82,7 +82,7 @@ def answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadIm
             images.append(read(next(contents), settings, limits, reason))
         else:
             images.append(too_many_bytes(row["size"], limits))
-        if len(images) == ROWS or time.monotonic() - flushed > SECONDS:
+        if len(images) == ROWS or time.monotonic() - flushed > _SECONDS:
             signal.setitimer(signal.ITIMER_REAL, 0)  # the parent may take its time
             yield images, settings.size
             images, flushed = [], time.monotonic()
@@ -91,7 +91,7 @@ def answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadIm
         yield images, settings.size
 
 
-def open_rows(rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
+def _open_rows(rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
     """As `resnet_core.sources.fetch` does, whose imports take as long as all others."""
     if any(row["container"] for row in rows):
         from resnet_core.sources import fetch as containers
@@ -115,7 +115,7 @@ def memory_limit(limits: Limits) -> int:
     return 2**29 + 2 * limits.bytes + 32 * limits.pixels
 
 
-def set_limit(which: int, value: int) -> None:
+def _set_limit(which: int, value: int) -> None:
     """Lower this process's soft limit; never past the hard one."""
     hard = resource.getrlimit(which)[1]
     resource.setrlimit(which, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
@@ -126,16 +126,16 @@ def make_request(
 ) -> bytes:
     """`rows`: of a listing, as `resnet_core.sources.fetch.open_rows` wants them."""
     how = {"settings": asdict(settings), "limits": asdict(limits), "reason": reason}
-    return b"".join(frame({"rows": rows, **how}, np.empty(0, np.uint8)))
+    return b"".join(_frame({"rows": rows, **how}, np.empty(0, np.uint8)))
 
 
-def frame(content: dict[str, Any], pixels: NDArray[np.uint8]) -> tuple[bytes, bytes, memoryview]:
+def _frame(content: dict[str, Any], pixels: NDArray[np.uint8]) -> tuple[bytes, bytes, memoryview]:
     """In pieces, of which the last is not copied."""
     head = json.dumps(content).encode()
     return LENGTHS.pack(len(head), pixels.nbytes), head, pixels.data
 
 
-def receive(stream: BinaryIO) -> Any:
+def _receive(stream: BinaryIO) -> Any:
     """The next frame's JSON; None at the end of the stream."""
     lengths = stream.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:

@@ -33,7 +33,7 @@ from pyarrow.parquet import encryption as pe
 
 from resnet_core.errors import UserError
 
-NONCE = 12  # bytes: the length that GCM is made for (NIST SP 800-38D, section 8.2)
+_NONCE = 12  # bytes: the length that GCM is made for (NIST SP 800-38D, section 8.2)
 LENGTHS = (16, 32)  # bytes: AES-128, AES-256
 WHERE = "GRAYLINE_KEY_FILE or GRAYLINE_KEYS"
 EXAMPLE = '(umask 077; echo "2026-11 = $(openssl rand -base64 32)" >> FILE)'
@@ -112,7 +112,7 @@ class _Wrapping(pe.KmsClient):  # type: ignore[misc]  # pyarrow has no types
         self.keys = dict(keys.named)
 
     def wrap_key(self, key_bytes: bytes, master_key_identifier: str) -> bytes:
-        nonce = os.urandom(NONCE)
+        nonce = os.urandom(_NONCE)
         cipher = AESGCM(self.keys[master_key_identifier])
         return base64.b64encode(nonce + cipher.encrypt(nonce, key_bytes, master_key_identifier.encode()))
 
@@ -121,7 +121,7 @@ class _Wrapping(pe.KmsClient):  # type: ignore[misc]  # pyarrow has no types
         if name not in self.keys:
             raise UserError(f"the key {name!r}, with which it was written, is not among the keys. Add it to {WHERE}")
         try:
-            return AESGCM(self.keys[name]).decrypt(wrapped[:NONCE], wrapped[NONCE:], name.encode())
+            return AESGCM(self.keys[name]).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], name.encode())
         except InvalidTag:
             raise UserError(
                 f"the key {name!r} is not the one of that name with which it was written. Correct it in {WHERE}"

@@ -40,7 +40,7 @@ ROW_GROUP = 1024
 METADATA_KEY = b"grayline"
 FACTS = ["label", "split", "weight", "soft_label"]
 # Bytes of the smallest header that a Parquet data page can have; encryption adds 32 and more to each.
-SHORTEST_HEADER = 17
+_SHORTEST_HEADER = 17
 
 
 @dataclass(frozen=True)
@@ -171,12 +171,12 @@ def open_file(path: UPath, keys: Keys | None = None) -> pq.ParquetFile:
     except UserError as error:
         raise UserError(f"{path}: {error}.") from None
     except OSError:
-        if keys is None and is_encrypted(path):
+        if keys is None and _is_encrypted(path):
             raise UserError(f"{path}: is encrypted. Set {WHERE} to the keys it was written with.") from None
         raise
 
 
-def is_encrypted(path: UPath) -> bool:
+def _is_encrypted(path: UPath) -> bool:
     """Whether its last bytes are those of an encrypted footer (Parquet modular encryption, section 5.3)."""
     with path.open("rb") as file:
         file.seek(max(0, file.seek(0, 2) - 4))
@@ -203,7 +203,7 @@ def _start_of_levels(file: pq.ParquetFile, number: int) -> int | None:
     header = chunk.total_compressed_size - chunk.num_values * column.length
     if chunk.compression != "UNCOMPRESSED" or chunk.has_dictionary_page or column.max_definition_level:
         return None
-    return chunk.data_page_offset + header if 0 < header < 2 * SHORTEST_HEADER else None
+    return chunk.data_page_offset + header if 0 < header < 2 * _SHORTEST_HEADER else None
 
 
 def read_levels(group: RowGroup, out: NDArray[np.uint8], keys: Keys | None = None) -> None:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 EXAMPLE = "defective=0.67; functional=0.33"
 # What rounded shares may miss, as 0.333 of each of three classes does.
-TOLERANCE = 1e-3
+_TOLERANCE = 1e-3
 
 
 def parse(text: str) -> dict[str, float]:
@@ -29,7 +29,7 @@ def parse(text: str) -> dict[str, float]:
             raise ValueError(f"names {name!r} twice")
         shares[name] = _share(number)
     total = sum(shares.values())
-    if not abs(total - 1) <= TOLERANCE + 1e-9:
+    if not abs(total - 1) <= _TOLERANCE + 1e-9:
         raise ValueError(f"its shares sum to {total:.4g}, not to 1")
     return {name: share / total for name, share in shares.items()}
 

@@ -17,8 +17,8 @@ from resnet_core.storage.compressed import open_unpacked
 from resnet_core.storage.locations import facts, is_url, open_stream, printable
 
 # While an archive is read: also the path of the member whose bytes a hard link means.
-SPILLED = pa.schema([*LISTING, ("target", pa.string())])
-SpilledRow = tuple[Any, ...]  # a row of LISTING, and the target
+_SPILLED = pa.schema([*LISTING, ("target", pa.string())])
+_SpilledRow = tuple[Any, ...]  # a row of LISTING, and the target
 
 
 def list_tar(archive: str) -> Iterator[pa.RecordBatch]:
@@ -46,12 +46,12 @@ def holds_files(archive: str, kind: Literal["tar", "zip"]) -> bool:
         return next(zip_files.read_directory(file, archive), None) is not None
 
 
-def member_uri(protocol: str, name: str, archive: str) -> str:
+def _member_uri(protocol: str, name: str, archive: str) -> str:
     """As fsspec writes the file `name` in an archive."""
     return f"{protocol}://{name}::{archive if is_url(archive) else 'file://' + archive}"
 
 
-def _tar_rows(members: Iterable[tar_files.Member], archive: str, times: set[str]) -> Iterator[SpilledRow]:
+def _tar_rows(members: Iterable[tar_files.Member], archive: str, times: set[str]) -> Iterator[_SpilledRow]:
     place = printable(archive)
     for member in members:
         if len(times) < 2:
@@ -60,18 +60,18 @@ def _tar_rows(members: Iterable[tar_files.Member], archive: str, times: set[str]
         link = member.type != b"0"
         target = member_path(member.link) if member.type == tar_files.HARD_LINK and member.link else None
         yield (
-            printable(member_uri("tar", member.name, place)), path, member.size, f"{member.modified}-{member.offset}",
+            printable(_member_uri("tar", member.name, place)), path, member.size, f"{member.modified}-{member.offset}",
             top_folder(path), None, place, "tar" if member.sparse else "raw", member.offset, member.length,
             (link and target is None) or is_ignored(path), target,
         )  # fmt: skip
 
 
-def _zip_rows(members: Iterable[zip_files.Member], archive: str) -> Iterator[SpilledRow]:
+def _zip_rows(members: Iterable[zip_files.Member], archive: str) -> Iterator[_SpilledRow]:
     place = printable(archive)
     for member in members:
         path = member_path(member.name)
         yield (
-            printable(member_uri("zip", member.name, place)), path, member.size, f"{member.crc:08x}",
+            printable(_member_uri("zip", member.name, place)), path, member.size, f"{member.crc:08x}",
             top_folder(path), None, place, "zip", member.offset, member.length,
             member.symbolic_link or is_ignored(path), None,
         )  # fmt: skip
@@ -86,15 +86,15 @@ def _mark(archive: str, times: set[str]) -> str:
     return "-" + facts(archive)["modified"] if len(times) < 2 else ""
 
 
-def _settled(rows: Iterable[SpilledRow], mark: Callable[[], str]) -> Iterator[pa.RecordBatch]:
+def _settled(rows: Iterable[_SpilledRow], mark: Callable[[], str]) -> Iterator[pa.RecordBatch]:
     """The rows with what only the whole archive tells: of members of the same name the last counts, as
     when it is unpacked, and the others are ignored; hard links get the bytes that they mean. Meanwhile
     the rows lie in a file. mark: called at the end, goes behind every `modified`."""
     names = array("q")
     targets: set[str] = set()
     with tempfile.TemporaryFile(prefix="grayline-") as spill:
-        with pa.ipc.new_stream(spill, SPILLED, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
-            for batch in batches(_noted(rows, names, targets), SPILLED):
+        with pa.ipc.new_stream(spill, _SPILLED, options=pa.ipc.IpcWriteOptions(compression="lz4")) as writer:
+            for batch in batches(_noted(rows, names, targets), _SPILLED):
                 writer.write_batch(batch)
         ending = mark()
         hashes, counts = np.unique(np.frombuffer(names, dtype=np.int64), return_counts=True)
@@ -112,7 +112,7 @@ def _settled(rows: Iterable[SpilledRow], mark: Callable[[], str]) -> Iterator[pa
             yield _marked(batch.select(LISTING.names), ending).cast(LISTING)
 
 
-def _noted(rows: Iterable[SpilledRow], names: "array[int]", targets: set[str]) -> Iterator[SpilledRow]:
+def _noted(rows: Iterable[_SpilledRow], names: "array[int]", targets: set[str]) -> Iterator[_SpilledRow]:
     for row in rows:
         _, path, *_, ignored, target = row
         # One that is ignored anyway takes nobody's place.
@@ -148,7 +148,7 @@ def _corrected(
             known[row["path"]] = {name: row[name] for name in ("size", "modified", "kind", "offset", "length")}
         if last.get(row["path"], number) != number:
             row["ignored"] = True
-    return pa.RecordBatch.from_pylist(rows, SPILLED)
+    return pa.RecordBatch.from_pylist(rows, _SPILLED)
 
 
 def _marked(batch: pa.RecordBatch, ending: str) -> pa.RecordBatch:

@@ -15,8 +15,8 @@ from resnet_core.sources.listing import batches
 from resnet_core.storage.compressed import open_unpacked, unpacked
 from resnet_core.storage.locations import facts, printable, read_ranges
 
-IMAGES, LABELS = 0x00000803, 0x00000801
-IMAGES_HEADER, LABELS_HEADER = struct.Struct(">4L"), struct.Struct(">2L")
+_IMAGES, _LABELS = 0x00000803, 0x00000801
+_IMAGES_HEADER, _LABELS_HEADER = struct.Struct(">4L"), struct.Struct(">2L")
 _IMAGES_NAME = re.compile(r"(.*images[-.])idx3-ubyte(\.gz)?", re.DOTALL)
 _LABELS_NAME = re.compile(r"(.*labels[-.])idx1-ubyte(\.gz)?", re.DOTALL)
 
@@ -42,7 +42,7 @@ def list_images(place: str, path: str) -> Iterator[pa.RecordBatch]:
         (
             f"{uri}#image={number}", f"{path}#image={number}", size, modified,
             str(labels[number]) if labels is not None else None, split, uri, "idx",
-            IMAGES_HEADER.size + number * length, length, False,
+            _IMAGES_HEADER.size + number * length, length, False,
         )
         for number in range(count)
     )  # fmt: skip
@@ -52,10 +52,10 @@ def read_images(place: str, offsets: Sequence[int], lengths: Sequence[int]) -> I
     """The images whose bytes begin at these places, as PGM files."""
     try:
         file = unpacked(place)
-        (head,) = read_ranges(file, [(0, IMAGES_HEADER.size)])
+        (head,) = read_ranges(file, [(0, _IMAGES_HEADER.size)])
         if isinstance(head, OSError):
             raise head
-        _, _, height, width = IMAGES_HEADER.unpack(head)
+        _, _, height, width = _IMAGES_HEADER.unpack(head)
     except (OSError, struct.error) as error:
         yield from (error if isinstance(error, OSError) else OSError("is cut short") for _ in offsets)
         return
@@ -75,7 +75,7 @@ def image_place(place: str, number: int) -> tuple[int, int]:
         _, height, width = _open_images(place)
     except UserError as error:
         raise OSError(str(error)) from None
-    return IMAGES_HEADER.size + number * height * width, height * width
+    return _IMAGES_HEADER.size + number * height * width, height * width
 
 
 def _pgm_header(width: int, height: int) -> bytes:
@@ -85,11 +85,11 @@ def _pgm_header(width: int, height: int) -> bytes:
 def _open_images(place: str) -> tuple[int, int, int]:
     """Images, height, width."""
     with open_unpacked(place) as file:
-        head = file.read(IMAGES_HEADER.size)
-        if len(head) < IMAGES_HEADER.size or IMAGES_HEADER.unpack(head)[0] != IMAGES:
+        head = file.read(_IMAGES_HEADER.size)
+        if len(head) < _IMAGES_HEADER.size or _IMAGES_HEADER.unpack(head)[0] != _IMAGES:
             raise UserError(f"{place}: is no IDX file of images (idx3-ubyte). Fetch it again, or correct `source:`.")
-        _, count, height, width = IMAGES_HEADER.unpack(head)
-        end = IMAGES_HEADER.size + count * height * width
+        _, count, height, width = _IMAGES_HEADER.unpack(head)
+        end = _IMAGES_HEADER.size + count * height * width
         if count:
             file.seek(end - 1)
             if not file.read(1):
@@ -108,9 +108,9 @@ def _read_labels(images: str, count: int) -> bytes | None:
         except FileNotFoundError:
             continue
         with open_unpacked(place) as file:
-            head = file.read(LABELS_HEADER.size)
+            head = file.read(_LABELS_HEADER.size)
             labels = file.read(count)
-        if len(head) < LABELS_HEADER.size or LABELS_HEADER.unpack(head) != (LABELS, count) or len(labels) < count:
+        if len(head) < _LABELS_HEADER.size or _LABELS_HEADER.unpack(head) != (_LABELS, count) or len(labels) < count:
             raise UserError(f"{place}: does not hold the labels of the {count:,} images beside it. Fetch it again.")
         return labels
     return None

@@ -57,7 +57,7 @@ def list_table(place: str, path: str) -> Iterator[pa.RecordBatch]:
                 f"{place}: no column of it holds the bytes of images. Its columns: {', '.join(schema.names)}."
             )
         row = 0
-        for labels in _labels(table, class_names(schema)):
+        for labels in _labels(table, _class_names(schema)):
             yield _rows(place, path, modified, split[1] if split else None, labels, row)
             row += len(labels)
 
@@ -66,13 +66,13 @@ def _labels(table: pq.ParquetFile, names: list[str] | None) -> Iterator[pa.Array
     """The labels of all rows, null where there is no such column."""
     if "label" in table.schema_arrow.names:
         for batch in table.iter_batches(BATCH, columns=["label"]):
-            yield as_labels(batch["label"], names)
+            yield _as_labels(batch["label"], names)
     else:
         for start in range(0, table.metadata.num_rows, BATCH):
             yield pa.nulls(min(BATCH, table.metadata.num_rows - start), pa.string())
 
 
-def class_names(schema: pa.Schema) -> list[str] | None:
+def _class_names(schema: pa.Schema) -> list[str] | None:
     """What the numbers of the column `label` mean, where `datasets` wrote it."""
     text = (schema.metadata or {}).get(b"huggingface")
     try:
@@ -81,7 +81,7 @@ def class_names(schema: pa.Schema) -> list[str] | None:
         return None
 
 
-def as_labels(column: pa.Array, names: list[str] | None) -> pa.Array:
+def _as_labels(column: pa.Array, names: list[str] | None) -> pa.Array:
     """Labels as text; null for none, and for numbers that have no name (-1 in `datasets`)."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()

@@ -13,9 +13,9 @@ from resnet_core.errors import UserError
 
 BLOCK = tarfile.BLOCKSIZE
 # Extended headers hold names and times; one that is longer is no such thing.
-LONGEST_HEADER = 16 * 1024**2
+_LONGEST_HEADER = 16 * 1024**2
 _ZEROS = bytes(BLOCK)
-FILES, HARD_LINK, SYMBOLIC_LINK = b"0\0" + b"7", b"1", b"2"
+FILES, HARD_LINK, _SYMBOLIC_LINK = b"0\0" + b"7", b"1", b"2"
 
 
 class Member(NamedTuple):
@@ -124,7 +124,7 @@ def _plain(header: bytes, extra: dict[bytes, bytes], at: int, archive: str) -> t
     if kind in FILES:
         folder = text.endswith("/") and (kind == b"\0" or not size)
         return None if folder else Member(text, b"0", size, time, data, size), data + _padded(size)
-    if kind in (HARD_LINK, SYMBOLIC_LINK):
+    if kind in (HARD_LINK, _SYMBOLIC_LINK):
         target = extra.get(b"linkpath") or header[157:257].partition(b"\0")[0]
         return Member(text, kind, 0, time, data, 0, target.decode("utf-8", "surrogateescape")), data
     return None, data if kind in b"3456" else data + _padded(size)
@@ -143,7 +143,7 @@ def _sparse(file: IO[bytes], begin: int, archive: str) -> tuple[Member, int]:
 
 
 def _content(file: IO[bytes], at: int, size: int, archive: str) -> bytes:
-    if not 0 <= size <= LONGEST_HEADER:
+    if not 0 <= size <= _LONGEST_HEADER:
         raise _damaged(archive, at)
     file.seek(at)
     content = file.read(size)

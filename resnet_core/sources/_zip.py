@@ -14,11 +14,11 @@ from typing import IO, NamedTuple
 
 from resnet_core.errors import UserError
 
-DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")
-LOCAL_HEADER = struct.Struct("<4s5H3L2H")
-END, END_64, LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
-STORED, DEFLATED, BZIP2 = 0, 8, 12
-ENCRYPTED, UTF8 = 0x1, 0x800
+_DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")
+_LOCAL_HEADER = struct.Struct("<4s5H3L2H")
+_END, _END_64, _LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
+_STORED, _DEFLATED = 0, 8
+_ENCRYPTED, UTF8 = 0x1, 0x800
 # What a member's bytes have before them: the local header, the name again, times and rights. Where
 # that is more, it costs a second read.
 USUAL_PREFIX = 1024
@@ -41,16 +41,16 @@ def read_directory(file: IO[bytes], archive: str) -> Iterator[Member]:
     file.seek(begin)
     read = 0
     while read < length:
-        entry = file.read(DIRECTORY_ENTRY.size)
-        if len(entry) < DIRECTORY_ENTRY.size or entry[:4] != b"PK\1\2":
+        entry = file.read(_DIRECTORY_ENTRY.size)
+        if len(entry) < _DIRECTORY_ENTRY.size or entry[:4] != b"PK\1\2":
             raise _damaged(archive, f"its directory is no directory at byte {begin + read:,}")
-        (_, version, _, flags, _, _, _, crc, packed, size, *lengths, _, _, rights, offset) = DIRECTORY_ENTRY.unpack(
+        (_, version, _, flags, _, _, _, crc, packed, size, *lengths, _, _, rights, offset) = _DIRECTORY_ENTRY.unpack(
             entry
         )
         rest = file.read(sum(lengths))
         name = rest[: lengths[0]].partition(b"\0")[0]
         extra = rest[lengths[0] : lengths[0] + lengths[1]]
-        read += DIRECTORY_ENTRY.size + sum(lengths)
+        read += _DIRECTORY_ENTRY.size + sum(lengths)
         if 0xFFFFFFFF in (size, packed, offset):
             size, packed, offset = _wide(extra, size, packed, offset, archive)
         text = name.decode("utf-8", "surrogateescape") if flags & UTF8 else name.decode("cp437")
@@ -61,16 +61,16 @@ def read_directory(file: IO[bytes], archive: str) -> Iterator[Member]:
 
 def data_begin(head: bytes) -> int:
     """Where the packed bytes begin, counted from the local header at whose start `head` is. Raises OSError."""
-    if len(head) < LOCAL_HEADER.size or head[:4] != b"PK\3\4":
+    if len(head) < _LOCAL_HEADER.size or head[:4] != b"PK\3\4":
         raise OSError("the archive has no file there")
-    *_, name, extra = LOCAL_HEADER.unpack_from(head)
-    return LOCAL_HEADER.size + int(name) + int(extra)
+    *_, name, extra = _LOCAL_HEADER.unpack_from(head)
+    return _LOCAL_HEADER.size + int(name) + int(extra)
 
 
 def unpack(head: bytes, packed: bytes, size: int) -> bytes:
     """The bytes of a member, never more than `size`. head: its local header. Raises OSError."""
-    _, _, flags, method, _, _, _, _, _, _, _ = LOCAL_HEADER.unpack_from(head)
-    if flags & ENCRYPTED:
+    _, _, flags, method, _, _, _, _, _, _, _ = _LOCAL_HEADER.unpack_from(head)
+    if flags & _ENCRYPTED:
         raise OSError("is encrypted: decrypt the archive")
     try:
         match method:
@@ -93,19 +93,19 @@ def unpack(head: bytes, packed: bytes, size: int) -> bytes:
 def _find_directory(file: IO[bytes], archive: str) -> tuple[int, int, int]:
     """Where the directory begins, how long it is, and how many bytes stand before the archive itself."""
     whole = file.seek(0, 2)
-    tail_at = max(0, whole - END.size - 0xFFFF - LOCATOR_64.size)
+    tail_at = max(0, whole - _END.size - 0xFFFF - _LOCATOR_64.size)
     file.seek(tail_at)
     tail = file.read()
     end = _find_end(tail)
     if end is None:
         raise _damaged(archive, "it has no directory at its end")
-    _, disk, _, _, _, length, offset, _ = END.unpack_from(tail, end)
+    _, disk, _, _, _, length, offset, _ = _END.unpack_from(tail, end)
     after = tail_at + end
-    locator = tail[max(0, end - LOCATOR_64.size) : end]
+    locator = tail[max(0, end - _LOCATOR_64.size) : end]
     if locator[:4] == b"PK\6\7":
-        after = _find_end_64(file, tail_at + end - LOCATOR_64.size, LOCATOR_64.unpack(locator)[2], archive)
+        after = _find_end_64(file, tail_at + end - _LOCATOR_64.size, _LOCATOR_64.unpack(locator)[2], archive)
         file.seek(after)
-        _, _, _, _, disk, _, _, _, length, offset = END_64.unpack(file.read(END_64.size))
+        _, _, _, _, disk, _, _, _, length, offset = _END_64.unpack(file.read(_END_64.size))
     if disk not in (0, 0xFFFF):
         raise _damaged(archive, "it is one of several volumes")
     if length > after:
@@ -115,15 +115,15 @@ def _find_directory(file: IO[bytes], archive: str) -> tuple[int, int, int]:
 
 def _find_end(tail: bytes) -> int | None:
     """The record whose comment is the rest of the file; where something stands behind it, the last."""
-    found = [match.start() for match in re.finditer(b"PK\5\6", tail) if match.start() + END.size <= len(tail)]
-    whole = [place for place in found if place + END.size + END.unpack_from(tail, place)[-1] == len(tail)]
+    found = [match.start() for match in re.finditer(b"PK\5\6", tail) if match.start() + _END.size <= len(tail)]
+    whole = [place for place in found if place + _END.size + _END.unpack_from(tail, place)[-1] == len(tail)]
     return next(iter(whole or found[::-1]), None)
 
 
 def _find_end_64(file: IO[bytes], locator_at: int, stated: int, archive: str) -> int:
     """Where it says, or right before its locator when something stands before the archive."""
-    for place in (stated, locator_at - END_64.size):
-        if 0 <= place <= locator_at - END_64.size:
+    for place in (stated, locator_at - _END_64.size):
+        if 0 <= place <= locator_at - _END_64.size:
             file.seek(place)
             if file.read(4) == b"PK\6\6":
                 return place

@@ -25,13 +25,13 @@ log = logging.getLogger("grayline")
 
 # Keys in a page of an object store's listing; S3 gives no more.
 PAGE = 1000
-WILD = re.compile(r"[*?\[]")
+_WILD = re.compile(r"[*?\[]")
 # Which parts of the glob the next name may be; None: no glob, any name will do.
 State = frozenset[int] | None
 
 
 @dataclass(frozen=True)
-class Glob:
+class _Glob:
     """`folder` is what stands before the first part with a wildcard, `parts` the rest. As in a shell:
     `*` and `?` stay within a name, `**` is any number of folders."""
 
@@ -63,20 +63,20 @@ class Glob:
 
 
 def is_glob(source: str) -> bool:
-    return WILD.search(source) is not None and not source.startswith(("http://", "https://"))
+    return _WILD.search(source) is not None and not source.startswith(("http://", "https://"))
 
 
-def parse_glob(source: str) -> Glob:
+def parse_glob(source: str) -> _Glob:
     """The glob of an absolute path or URL."""
     scheme, mark, rest = source.rpartition("://")
     parts = rest.split("/")
-    first = next(place for place, part in enumerate(parts) if WILD.search(part))
+    first = next(place for place, part in enumerate(parts) if _WILD.search(part))
     folder = "/".join(parts[:first])
-    return Glob(scheme + mark + folder or "/", tuple(part for part in parts[first:] if part))
+    return _Glob(scheme + mark + folder or "/", tuple(part for part in parts[first:] if part))
 
 
 # The URI and the path of a file, its size and tag; a size of None: a folder that cannot be read.
-Found = tuple[str, str, int | None, str]
+_Found = tuple[str, str, int | None, str]
 
 
 def list_folder(folder: str) -> Iterator[pa.RecordBatch]:
@@ -86,14 +86,14 @@ def list_folder(folder: str) -> Iterator[pa.RecordBatch]:
     return _batches(walk(folder), top_folder)
 
 
-def list_glob(glob: Glob) -> Iterator[pa.RecordBatch]:
+def list_glob(glob: _Glob) -> Iterator[pa.RecordBatch]:
     """Every regular file that it names; the label is the folder that holds the file. Links to folders
     are followed where a part of the glob names them, and not by `**`."""
     root = _last(absolute(glob.folder))
     return _batches(walk(glob.folder, glob), lambda path: _last(path.rpartition("/")[0]) or root)
 
 
-def _batches(files: Iterator[Found], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
+def _batches(files: Iterator[_Found], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
     while True:
         uris, paths, sizes, tags, labels, ignored = (list[Any]() for _ in range(6))
         # Columns, not rows: a million tuples would keep the garbage collector busy.
@@ -117,7 +117,7 @@ def _last(path: str) -> str:
     return printable(path.rpartition("/")[2])
 
 
-def walk(root: str, glob: Glob | None = None) -> Iterator[Found]:
+def walk(root: str, glob: _Glob | None = None) -> Iterator[_Found]:
     """Every regular file below a folder, or those that the glob names, as they are found."""
     root = absolute(root)
     if not is_url(root):
@@ -128,7 +128,7 @@ def walk(root: str, glob: Glob | None = None) -> Iterator[Found]:
     return _walk_remote(fs, root, name, glob)
 
 
-def _walk_local(root: str, glob: Glob | None) -> Iterator[Found]:
+def _walk_local(root: str, glob: _Glob | None) -> Iterator[_Found]:
     waiting: list[tuple[str, str, State]] = [(root, "", glob.begin() if glob else None)]
     while waiting:
         folder, above, state = waiting.pop()
@@ -148,14 +148,14 @@ def _walk_local(root: str, glob: Glob | None) -> Iterator[Found]:
                     yield found
 
 
-def _is_folder(entry: "os.DirEntry[str]", glob: Glob | None) -> bool:
+def _is_folder(entry: "os.DirEntry[str]", glob: _Glob | None) -> bool:
     try:
         return entry.is_dir(follow_symlinks=glob is not None)
     except OSError:
         return False
 
 
-def _local_file(entry: "os.DirEntry[str]", path: str) -> Found | None:
+def _local_file(entry: "os.DirEntry[str]", path: str) -> _Found | None:
     try:
         facts = entry.stat()
     except PermissionError:
@@ -167,7 +167,7 @@ def _local_file(entry: "os.DirEntry[str]", path: str) -> Found | None:
     return entry.path, path, facts.st_size, str(facts.st_mtime_ns)
 
 
-def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: Glob | None) -> Iterator[Found]:
+def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: _Glob | None) -> Iterator[_Found]:
     waiting: list[tuple[str, str, State]] = [(name, "", glob.begin() if glob else None)]
     while waiting:
         folder, above, state = waiting.pop()
@@ -189,11 +189,11 @@ def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: Glob | No
                 yield f"{root}/{above}{last}", above + last, found["size"], found["modified"]
 
 
-def _walk_s3(fs: Any, root: str, name: str, glob: Glob | None) -> Iterator[Found]:
+def _walk_s3(fs: Any, root: str, name: str, glob: _Glob | None) -> Iterator[_Found]:
     """All keys below, a page at a time: fsspec's own listing holds them all at once."""
     bucket, key, _ = fs.split_path(name)
     begin = f"{key}/" if key else ""
-    wanted = {"Bucket": bucket, "MaxKeys": PAGE, "Prefix": begin + (WILD.split(glob.parts[0])[0] if glob else "")}
+    wanted = {"Bucket": bucket, "MaxKeys": PAGE, "Prefix": begin + (_WILD.split(glob.parts[0])[0] if glob else "")}
     page: dict[str, Any] = {"IsTruncated": True}
     while page["IsTruncated"]:
         token = {"ContinuationToken": page["NextContinuationToken"]} if "NextContinuationToken" in page else {}
@@ -204,7 +204,7 @@ def _walk_s3(fs: Any, root: str, name: str, glob: Glob | None) -> Iterator[Found
                 yield f"{root}/{path}", path, item["Size"], item["ETag"]
 
 
-def _matches(glob: Glob, path: str) -> bool:
+def _matches(glob: _Glob, path: str) -> bool:
     *folders, name = path.split("/")
     state = glob.begin()
     for folder in folders:
@@ -212,7 +212,7 @@ def _matches(glob: Glob, path: str) -> bool:
     return glob.takes(state, name)
 
 
-def _unreadable(folder: str, above: str, error: OSError) -> Iterator[Found]:
+def _unreadable(folder: str, above: str, error: OSError) -> Iterator[_Found]:
     if isinstance(error, FileNotFoundError | NotADirectoryError):  # it has just gone
         return
     if not above:

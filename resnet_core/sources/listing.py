@@ -37,7 +37,7 @@ def batches(rows: Iterable[tuple[Any, ...]], schema: pa.Schema = LISTING) -> Ite
 
 
 # What accompanies images and is none itself.
-SIDECARS = frozenset({".csv", ".json", ".txt", ".xml", ".yaml", ".yml", ".md"})
+_SIDECARS = frozenset({".csv", ".json", ".txt", ".xml", ".yaml", ".yml", ".md"})
 
 
 def is_ignored(path: str) -> bool:
@@ -46,7 +46,7 @@ def is_ignored(path: str) -> bool:
         return True
     name = path[path.rfind("/") + 1 :]
     dot = name.rfind(".")
-    return dot > 0 and name[dot:].lower() in SIDECARS
+    return dot > 0 and name[dot:].lower() in _SIDECARS
 
 
 def _is_hidden(part: str) -> bool:

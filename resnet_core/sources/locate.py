@@ -32,7 +32,7 @@ def read_bytes(uri: str) -> bytes:
     """The bytes of a file of any listing. Goes through an archive's whole list: `open_files` is for
     many. Raises OSError."""
     try:
-        row = row_of(uri)
+        row = _row_of(uri)
     except UserError as error:
         raise OSError(str(error)) from None
     (data,) = open_files(pa.Table.from_pylist([row], LISTING))
@@ -41,11 +41,11 @@ def read_bytes(uri: str) -> bytes:
     return data
 
 
-def row_of(uri: str) -> dict[str, Any]:
+def _row_of(uri: str) -> dict[str, Any]:
     """The row of a listing, as far as it takes to open the file; `resnet_core.sources.locate` is for many. Raises
     OSError, UserError."""
     row: dict[str, Any] = dict.fromkeys(LISTING.names) | {"uri": uri, "size": UNKNOWN_SIZE, "modified": ""}
-    if is_member(uri):
+    if _is_member(uri):
         return _member_row(uri)
     found = _FRAGMENT.fullmatch(uri)
     kind = _suffix_kind(found[1]) if found else None
@@ -56,12 +56,12 @@ def row_of(uri: str) -> dict[str, Any]:
     return row
 
 
-def is_member(uri: str) -> bool:
+def _is_member(uri: str) -> bool:
     """Whether it leads into an archive."""
     return uri.startswith(("tar://", "zip://")) and _MEMBER.search(uri) is not None
 
 
-def member_places(uri: str) -> Iterator[tuple[str, str, str]]:
+def _member_places(uri: str) -> Iterator[tuple[str, str, str]]:
     """Protocol, archive and path in it, of the archives that are there. The last `::` before a place is the
     archive's, unless the archive's own name has such a thing."""
     for mark in reversed(list(_MEMBER.finditer(uri))):
@@ -71,7 +71,7 @@ def member_places(uri: str) -> Iterator[tuple[str, str, str]]:
 
 
 def _member_row(uri: str) -> dict[str, Any]:
-    for protocol, archive, path in member_places(uri):
+    for protocol, archive, path in _member_places(uri):
         found: dict[str, Any] = {}
         for batch in (list_tar if protocol == "tar" else list_zip)(archive):
             rows = batch.filter(pc.equal(batch["path"], path)).to_pylist()
@@ -99,7 +99,7 @@ def locate(uris: Iterable[str]) -> pa.Table:
     """A row a URI, in order: FOUND. Of a file that is not there, size and modified are null. An archive is
     listed once, however many of its members are wanted."""
     uris = list(uris)
-    found = dict(_members([uri for uri in uris if is_member(uri)]))
+    found = dict(_members([uri for uri in uris if _is_member(uri)]))
     look, is_shard = cache(facts), cache(_is_shard)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         rows = pool.map(lambda uri: found.get(uri) or _row(uri, look, is_shard), uris)
@@ -109,10 +109,10 @@ def locate(uris: Iterable[str]) -> pa.Table:
 def _row(uri: str, look: Any, is_shard: Any) -> Row:
     """look, is_shard: remember what they have said, for many rows lie in one file."""
     nothing: Row = dict.fromkeys(FOUND.names) | {"uri": uri, "path": uri, "ignored": False}
-    if is_member(uri):
+    if _is_member(uri):
         return nothing
     try:
-        row = row_of(uri)
+        row = _row_of(uri)
         holder = look(row["container"] or uri)
         kind = shard_source.KIND if row["kind"] == "parquet" and is_shard(row["container"]) else row["kind"]
     except (OSError, UserError, ValueError):
@@ -132,7 +132,7 @@ def _members(uris: list[str]) -> Iterator[tuple[str, Row]]:
     """The rows of members of archives; those that are not found are left out."""
     wanted: dict[tuple[str, str], dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for uri in uris:
-        for protocol, archive, path in member_places(uri):
+        for protocol, archive, path in _member_places(uri):
             wanted[protocol, archive][path].append(uri)
     for (protocol, archive), paths in wanted.items():
         names = pa.array(paths, pa.string())

@@ -23,7 +23,7 @@ from resnet_core.sources.listing import BATCH, LISTING
 from resnet_core.storage.locations import absolute, facts, is_url, printable
 
 
-def encoded(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> pa.Array:
+def _encoded(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> pa.Array:
     """For each row the JSON object of what is not empty, null where nothing is: string [N]."""
     known: dict[tuple[str | None, ...], str | None] = {}  # many images say the same
     found = []
@@ -43,7 +43,7 @@ def decoded(texts: Sequence[str | None], name: str) -> list[str | None]:
     return [json.loads(text).get(name) if text else None for text in texts]
 
 
-def is_attribute(field: pa.Field) -> bool:
+def _is_attribute(field: pa.Field) -> bool:
     """Whether a Parquet column can be said in a word: vectors and bytes cannot, and pandas' index says nothing."""
     kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
     spoken = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer,
@@ -51,15 +51,15 @@ def is_attribute(field: pa.Field) -> bool:
     return not field.name.startswith("__index_level_") and any(test(kind) for test in spoken)
 
 
-REQUIRED = ("path", "label")
-OPTIONAL = ("split", "group", "soft_label", "weight")
-SPLITS = ("train", "validation", "test")
-COLUMNS = (*REQUIRED, *OPTIONAL)
-ATTRIBUTES = "attributes"  # what the other columns say: see `attributes`
+_REQUIRED = ("path", "label")
+_OPTIONAL = ("split", "group", "soft_label", "weight")
+_SPLITS = ("train", "validation", "test")
+COLUMNS = (*_REQUIRED, *_OPTIONAL)
+_ATTRIBUTES = "attributes"  # what the other columns say: see `attributes`
 MANIFEST = pa.schema(
-    [*((name, pa.string()) for name in COLUMNS[:-1]), ("weight", pa.float32()), (ATTRIBUTES, pa.string())]
+    [*((name, pa.string()) for name in COLUMNS[:-1]), ("weight", pa.float32()), (_ATTRIBUTES, pa.string())]
 )
-TEXT = pa.schema([(name, pa.string()) for name in (*COLUMNS, ATTRIBUTES)])
+_TEXT = pa.schema([(name, pa.string()) for name in (*COLUMNS, _ATTRIBUTES)])
 # A file that is not there has neither size nor tag.
 LISTED = pa.schema(
     [
@@ -67,7 +67,7 @@ LISTED = pa.schema(
         MANIFEST.field("group"),
         MANIFEST.field("weight"),
         MANIFEST.field("soft_label"),
-        MANIFEST.field(ATTRIBUTES),
+        MANIFEST.field(_ATTRIBUTES),
     ]
 )
 # Requests at a time for the facts of files in an object store.
@@ -81,7 +81,7 @@ def read_manifest(path: UPath) -> pa.Table:
     try:
         with path.open("rb") as file:
             read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
-            table = pa.Table.from_batches(read(file, str(path)), TEXT)
+            table = pa.Table.from_batches(read(file, str(path)), _TEXT)
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file. Correct `labels:` or `source:`.") from None
     except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
@@ -146,7 +146,7 @@ def _read_csv(file: Any, name: str) -> Iterator[pa.RecordBatch]:
             for place in places.values()
         ]
         said = ([row[place] if place < len(row) else None for place in others.values()] for row in some)
-        columns.append(encoded(said, list(others)) if others else pa.nulls(len(some), pa.string()))
+        columns.append(_encoded(said, list(others)) if others else pa.nulls(len(some), pa.string()))
         yield _tidy(columns)
 
 
@@ -164,7 +164,7 @@ def _whole_rows(rows: Any, width: int, path: int, name: str) -> Iterator[list[st
 def _read_parquet(file: Any, name: str) -> Iterator[pa.RecordBatch]:
     table = pq.ParquetFile(file)
     places = _places(table.schema_arrow.names, name)
-    others = [field.name for field in table.schema_arrow if field.name not in COLUMNS and is_attribute(field)]
+    others = [field.name for field in table.schema_arrow if field.name not in COLUMNS and _is_attribute(field)]
     wanted = [*(column for column in COLUMNS if places[column] is not None), *others]
     row = 0
     for batch in table.iter_batches(BATCH, columns=wanted):
@@ -173,7 +173,7 @@ def _read_parquet(file: Any, name: str) -> Iterator[pa.RecordBatch]:
             for column, place in places.items()
         ]
         said = zip(*(_text(batch[column]).to_pylist() for column in others), strict=True)
-        columns.append(encoded(said, others) if others else pa.nulls(len(batch), pa.string()))
+        columns.append(_encoded(said, others) if others else pa.nulls(len(batch), pa.string()))
         tidy = _tidy(columns)
         if tidy["path"].null_count:
             raise UserError(f"{name}: row {row + tidy['path'].to_pylist().index(None) + 1:,}: `path` is empty.")
@@ -188,7 +188,7 @@ def _text(column: pa.Array) -> pa.Array:
 
 def _places(names: list[str], manifest: str) -> dict[str, int | None]:
     """Where each of COLUMNS stands. Raises UserError for one that has to be there and is not."""
-    for column in REQUIRED:
+    for column in _REQUIRED:
         if column not in names:
             hint = nearest(column, names)
             raise UserError(f"{manifest}: has no column {column!r}.{hint} Its columns: {', '.join(names)}.")
@@ -197,7 +197,7 @@ def _places(names: list[str], manifest: str) -> dict[str, int | None]:
 
 def _tidy(columns: list[pa.Array]) -> pa.RecordBatch:
     columns[0] = pc.replace_substring_regex(columns[0], r"^\./", "")
-    return pa.RecordBatch.from_arrays(columns, schema=TEXT)
+    return pa.RecordBatch.from_arrays(columns, schema=_TEXT)
 
 
 def _check(path: UPath, table: pa.Table) -> None:
@@ -206,8 +206,8 @@ def _check(path: UPath, table: pa.Table) -> None:
         first = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()
         raise UserError(f"{path}: {first['values']!r} stands in it {first['counts']} times; keep one row.")
     for value in pc.unique(table["split"]).to_pylist():
-        if value is not None and value not in SPLITS:
-            raise UserError(f"{path}: split {value!r} is none of {', '.join(SPLITS)}.{nearest(value, list(SPLITS))}")
+        if value is not None and value not in _SPLITS:
+            raise UserError(f"{path}: split {value!r} is none of {', '.join(_SPLITS)}.{nearest(value, list(_SPLITS))}")
     _check_soft_labels(path, table)
 
 

@@ -28,7 +28,7 @@ def is_shard(file: pq.ParquetFile) -> bool:
 
 
 @contextmanager
-def open_shard(place: str) -> Iterator[pq.ParquetFile]:
+def _open_shard(place: str) -> Iterator[pq.ParquetFile]:
     """Raises UserError for another Parquet file."""
     with open_table(place) as table:
         if not is_shard(table):
@@ -39,7 +39,7 @@ def open_shard(place: str) -> Iterator[pq.ParquetFile]:
 def list_shard(place: str, path: str) -> Iterator[pa.RecordBatch]:
     """A row an image: LISTING. path: of the file, relative to the source."""
     modified = facts(place)["modified"]
-    with open_shard(place) as table:
+    with _open_shard(place) as table:
         size, start = shards.image_size(table) ** 2, 0
         for batch in table.iter_batches(BATCH, columns=["label", "split"]):
             labels, splits = batch["label"].to_pylist(), batch["split"].to_pylist()
@@ -53,7 +53,7 @@ def list_shard(place: str, path: str) -> Iterator[pa.RecordBatch]:
 def check(source: str, preprocessing: Preprocessing) -> None:
     """Raises UserError unless the pixels were made as the version wants them."""
     for place in places(source):
-        with open_shard(place) as table:
+        with _open_shard(place) as table:
             made = Preprocessing(**json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
         if made != preprocessing:
             raise UserError(

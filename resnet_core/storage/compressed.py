@@ -29,8 +29,8 @@ import pyarrow as pa
 from resnet_core.errors import UserError
 from resnet_core.storage.locations import facts, open_stream, read_ranges
 
-Packing = Literal["gzip", "bzip2", "xz", "zstd"]
-_MAGIC: dict[bytes, Packing] = {
+_Packing = Literal["gzip", "bzip2", "xz", "zstd"]
+_MAGIC: dict[bytes, _Packing] = {
     b"\x1f\x8b\x08": "gzip",
     b"BZh": "bzip2",
     b"\xfd7zXZ\x00": "xz",
@@ -40,7 +40,7 @@ _A_DAY = 86_400.0
 _made: set[Path] = set()
 
 
-def packing(place: str) -> Packing | None:
+def _packing(place: str) -> _Packing | None:
     """How a file is compressed, as its first bytes say. Raises OSError."""
     (head,) = read_ranges(place, [(0, 10)])
     if isinstance(head, OSError):
@@ -54,7 +54,7 @@ def packing(place: str) -> Packing | None:
 def open_unpacked(place: str) -> Iterator[IO[bytes]]:
     """The unpacked content from front to back; a file that is not compressed as it is. Reading raises
     UserError for one that does not unpack."""
-    kind = packing(place)
+    kind = _packing(place)
     with open_stream(place) if kind is None else io.BufferedReader(_Unpacking(place, kind), 1024**2) as file:
         yield file
 
@@ -62,7 +62,7 @@ def open_unpacked(place: str) -> Iterator[IO[bytes]]:
 def unpacked(place: str) -> str:
     """Where the unpacked content can be read at any place: the file itself, where it is not compressed.
     Raises OSError."""
-    return place if packing(place) is None else kept(place, "unpacked", _unpack)
+    return place if _packing(place) is None else kept(place, "unpacked", _unpack)
 
 
 def kept(place: str, form: str, write: Callable[[str, Path], None]) -> str:
@@ -120,7 +120,7 @@ def _remove_made() -> None:
 class _Unpacking(io.RawIOBase):
     """The unpacked bytes of a compressed file. Going back means to begin again."""
 
-    def __init__(self, place: str, kind: Packing) -> None:
+    def __init__(self, place: str, kind: _Packing) -> None:
         self._place, self._kind = place, kind
         self._begin()
 
@@ -165,7 +165,7 @@ class _Unpacking(io.RawIOBase):
             raise UserError(f"{self._place}: does not unpack ({error}). Fetch or make it again.") from None
 
 
-def _decoder(file: IO[bytes], kind: Packing) -> Any:
+def _decoder(file: IO[bytes], kind: _Packing) -> Any:
     match kind:
         case "gzip":
             return gzip.GzipFile(fileobj=file)

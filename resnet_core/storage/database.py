@@ -18,7 +18,7 @@ from upath import UPath
 from resnet_core.storage.files import write_whole
 
 # Enough for the hash tables of a million images; beyond it DuckDB goes on in files.
-MEMORY = "256MB"
+_MEMORY = "256MB"
 ROW_GROUP = 4096
 AT_ONCE = 8192
 _numbers = numbers()
@@ -46,7 +46,7 @@ def _engine(process: int) -> duckdb.DuckDBPyConnection:
     folder = tempfile.mkdtemp(prefix="grayline-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     config: Config = {
-        "memory_limit": MEMORY,
+        "memory_limit": _MEMORY,
         "threads": 2,
         "temp_directory": folder,
         "preserve_insertion_order": False,

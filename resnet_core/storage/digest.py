@@ -4,13 +4,14 @@ A file named by the digest of what went into it is its own cache: if it is there
 if an input changed, the name changed with it.
 """
 
+import ast
 import dataclasses
 import hashlib
-import inspect
 import io
 import json
 import shutil
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -23,7 +24,7 @@ from resnet_core.errors import JobError
 DIGESTS = "digests.json"
 SIGNATURE_FILE = "model.sig"  # of all files, DIGESTS too; it cannot be in the list that it signs
 MLFLOW_NOTE = "registered_model_meta"  # name and version, which MLflow writes beside what it loads
-UNLISTED = (DIGESTS, SIGNATURE_FILE, MLFLOW_NOTE)
+_UNLISTED = (DIGESTS, SIGNATURE_FILE, MLFLOW_NOTE)
 
 
 class DamagedVersionError(JobError):
@@ -39,7 +40,7 @@ def file_digest(path: Path) -> str:
 def digests_of(folder: Path) -> dict[str, str]:
     """The digest of each file below the folder, by its path with slashes; without those of UNLISTED."""
     found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    return {name: file_digest(found[name]) for name in sorted(found) if name not in UNLISTED}
+    return {name: file_digest(found[name]) for name in sorted(found) if name not in _UNLISTED}
 
 
 def remove_bytecode(folder: Path) -> None:
@@ -100,9 +101,28 @@ def table_digest(pieces: Iterable[pa.Table]) -> str:
     return text.hexdigest()[:16]
 
 
-def source_digest(*modules: ModuleType) -> str:
-    """The digest of the modules' source text: work done by other code is not reused."""
-    return digest_of([inspect.getsource(module) for module in modules])
+def source_digest(*wings: ModuleType) -> str:
+    """Return the digest of the code of wings (packages) and modules: work done by other code is not reused.
+
+    Comments, docstrings and layout do not count, so that a reworded comment does not retrain a model.
+    """
+    return digest_of([_code(file) for wing in wings for file in _files_of(wing)])
+
+
+def _files_of(wing: ModuleType) -> list[Path]:
+    assert wing.__file__ is not None
+    file = Path(wing.__file__)
+    return sorted(file.parent.rglob("*.py")) if file.name == "__init__.py" else [file]
+
+
+@cache
+def _code(file: Path) -> str:
+    """Return the code of a file without docstrings, comments and layout."""
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return ast.unparse(tree)
 
 
 def _plain(value: Any) -> Any:

@@ -17,7 +17,7 @@ def printable(name: str) -> str:
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
-def unprintable(name: str) -> str:
+def _unprintable(name: str) -> str:
     """The name that `printable` was given."""
     return re.sub(r"\\udc([89a-f][0-9a-f])", lambda match: os.fsdecode(bytes([int(match[1], 16)])), name)
 
@@ -25,9 +25,9 @@ def unprintable(name: str) -> str:
 UNKNOWN_SIZE = -1  # until it is read
 BLOCK = 4 * 1024**2
 # Neighbours in a container are fetched in one go: so much at once, with no wider gaps than this.
-RUN, GAP = 4 * 1024**2, 64 * 1024
+_RUN, GAP = 4 * 1024**2, 64 * 1024
 # Files of an object store that are fetched at the same time: requests, and bytes.
-AT_ONCE, AT_ONCE_BYTES = 32, 64 * 1024**2
+AT_ONCE, _AT_ONCE_BYTES = 32, 64 * 1024**2
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 _TAGS = ("ETag", "etag", "md5Hash", "md5", "LastModified", "last_modified", "mtime", "created")
@@ -95,7 +95,7 @@ def read_whole(uris: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | OS
     for uri, size in zip(uris, sizes, strict=True):
         fs, name = file_system(uri) if is_url(uri) else (None, uri)
         held = sum(abs(size) for _, _, size in waiting)
-        if waiting and (fs is not waiting[0][0] or len(waiting) == AT_ONCE or held + size > AT_ONCE_BYTES):
+        if waiting and (fs is not waiting[0][0] or len(waiting) == AT_ONCE or held + size > _AT_ONCE_BYTES):
             yield from _fetch(waiting)
             waiting = []
         if fs:
@@ -124,7 +124,7 @@ def read_ranges(place: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes
 def _runs(ranges: Iterable[tuple[int, int]]) -> Iterator[list[tuple[int, int]]]:
     run: list[tuple[int, int]] = []
     for start, end in ranges:
-        if run and (not run[-1][0] <= start <= run[-1][1] + GAP or end - run[0][0] > RUN):
+        if run and (not run[-1][0] <= start <= run[-1][1] + GAP or end - run[0][0] > _RUN):
             yield run
             run = []
         run.append((start, end))
@@ -186,7 +186,7 @@ def _existing(path: str) -> str:
     """A local name, also where `printable` has changed it."""
     if "\\udc" not in path or os.path.lexists(path):
         return path
-    return unprintable(path)
+    return _unprintable(path)
 
 
 @contextmanager

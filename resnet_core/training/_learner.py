@@ -52,9 +52,9 @@ def cross_entropy(logits: Tensor, targets: Tensor, weights: Tensor, smoothing: f
 log = logging.getLogger("grayline")
 
 # Steps from one update of the average to the next: it costs as much as the optimizer's step does.
-AVERAGE_EVERY = 4
+_AVERAGE_EVERY = 4
 # Batch norm has no variance of one image.
-SMALLEST_BATCH = 2
+_SMALLEST_BATCH = 2
 
 
 @dataclass
@@ -95,7 +95,7 @@ class Learner:
         self.schedule.step()
         self.optimizer.zero_grad(set_to_none=True)
         self.steps += 1
-        if self.steps % AVERAGE_EVERY == 0:
+        if self.steps % _AVERAGE_EVERY == 0:
             self.update_average()
         return sums
 
@@ -107,7 +107,7 @@ class Learner:
                 return self.accumulate(x, targets, weights, labels)
             except torch.OutOfMemoryError:
                 # Processes meet in each forward pass: one of them alone cannot make more of them.
-                if self.world.size > 1 or len(x) // (2 * self.pieces) < SMALLEST_BATCH:
+                if self.world.size > 1 or len(x) // (2 * self.pieces) < _SMALLEST_BATCH:
                     raise
             self.pieces *= 2
             self.optimizer.zero_grad(set_to_none=True)
@@ -134,7 +134,7 @@ class Learner:
         TensorFlow's ExponentialMovingAverage with `num_updates`)."""
         updates = int(self.average.n_averaged)  # a buffer on the CPU
         rising = (1 + updates) / (10 + updates)
-        self.average.multi_avg_fn = get_ema_multi_avg_fn(min(self.config.ema_decay**AVERAGE_EVERY, rising))
+        self.average.multi_avg_fn = get_ema_multi_avg_fn(min(self.config.ema_decay**_AVERAGE_EVERY, rising))
         self.average.update_parameters(self.model)
 
     def end_epoch(self) -> nn.Module:

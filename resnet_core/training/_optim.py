@@ -13,10 +13,10 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 from resnet_core.training.config import TrainConfig
 
 # Newton-Schulz: five rounds of a polynomial whose slope at zero is steep bring every singular value near 1.
-ROUNDS = 5
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+_ROUNDS = 5
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # A step of rate 1 changes a matrix by as much as AdamW's would (Liu et al. 2025, arXiv:2502.16982, section 2.2).
-LIKE_ADAMW = 0.2
+_LIKE_ADAMW = 0.2
 
 
 class Muon(Optimizer):
@@ -49,7 +49,7 @@ class Muon(Optimizer):
         state["momentum"].mul_(group["momentum"]).add_(gradient)
         direction = gradient.add(state["momentum"], alpha=group["momentum"]).flatten(1)
         update = orthogonal(direction.to(self.precision)).to(direction.dtype)
-        scale = LIKE_ADAMW * max(update.shape) ** 0.5
+        scale = _LIKE_ADAMW * max(update.shape) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
         parameter.add_(update.view(parameter.shape), alpha=-group["lr"] * scale)
 
@@ -71,11 +71,11 @@ class Muon(Optimizer):
 
 def orthogonal(matrix: Tensor) -> Tensor:
     """[M, N] -> the nearest matrix whose singular values are 1, roughly: they end between 0.7 and 1.2."""
-    a, b, c = COEFFICIENTS
+    a, b, c = _COEFFICIENTS
     x = matrix / (matrix.norm() + 1e-7)
     tall = x.shape[0] > x.shape[1]
     x = x.T if tall else x
-    for _ in range(ROUNDS):
+    for _ in range(_ROUNDS):
         square = x @ x.T
         x = torch.addmm(x, torch.addmm(square, square, square, beta=b, alpha=c), x, beta=a)
     return x.T if tall else x

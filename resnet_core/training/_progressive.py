@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 
 STEP = 8  # pixels: every new shape costs an allocation, a choice of kernels, a compilation
-WEAKEST = 0.5  # regularisation at the smallest size
+_WEAKEST = 0.5  # regularisation at the smallest size
 
 
 def sides(
@@ -39,7 +39,7 @@ def sides(
 
 def strength(epoch: int, epochs: int, progressive: float) -> float:
     """How much regularisation the epoch's size wants: from WEAKEST to 1, as the size grows."""
-    return 1.0 if progressive == 0 else WEAKEST + (1 - WEAKEST) * growth(epoch, epochs)
+    return 1.0 if progressive == 0 else _WEAKEST + (1 - _WEAKEST) * growth(epoch, epochs)
 
 
 def growth(epoch: int, epochs: int) -> float:

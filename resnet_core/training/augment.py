@@ -17,7 +17,7 @@ from torch import Tensor
 from resnet_core.model.inputs import Flips
 
 ERASED_AREA = (0.02, 0.33)  # shares of the image (Zhong et al. 2020, section 4.2)
-ERASED_ASPECT = (0.3, 1 / 0.3)  # height over width
+_ERASED_ASPECT = (0.3, 1 / 0.3)  # height over width
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator, s
     if config.rotate or config.zoom:
         x = turn(x, config.rotate, config.zoom, generator)
     if config.brightness or config.contrast:
-        x = relight(x, config.brightness, config.contrast, generator)
+        x = _relight(x, config.brightness, config.contrast, generator)
     if config.noise:
         drawn = torch.randn(x.shape, generator=generator).mul_(255 * config.noise)
         x = drawn.to(x.device).add_(x).clamp_(0, 255)
@@ -135,7 +135,7 @@ def turn(x: Tensor, rotate: float, zoom: float, generator: torch.Generator) -> T
     return F.grid_sample(x.unsqueeze(1).float(), grid, padding_mode="reflection", align_corners=False).squeeze(1)
 
 
-def relight(x: Tensor, brightness: float, contrast: float, generator: torch.Generator) -> Tensor:
+def _relight(x: Tensor, brightness: float, contrast: float, generator: torch.Generator) -> Tensor:
     """Stretch each image's levels about their mean, and add to them; float32 [B, H, W]."""
     factor = (1 + uniform(len(x), contrast, generator)).to(x.device)[:, None, None]
     offset = uniform(len(x), 255 * brightness, generator).to(x.device)[:, None, None]
@@ -152,7 +152,7 @@ def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     count, height, width = x.shape
     chosen, area, aspect, top, left = torch.rand(5, count, 1, generator=generator)
     area = height * width * (ERASED_AREA[0] + area * (ERASED_AREA[1] - ERASED_AREA[0]))
-    low, high = math.log(ERASED_ASPECT[0]), math.log(ERASED_ASPECT[1])
+    low, high = math.log(_ERASED_ASPECT[0]), math.log(_ERASED_ASPECT[1])
     aspect = torch.exp(low + aspect * (high - low))
     tall = (area * aspect).sqrt().round().clamp(1, height) * (chosen < share)
     wide = (area / aspect).sqrt().round().clamp(1, width)
@@ -194,7 +194,7 @@ def mix(
         x, share = cutmix(x, partner, share, numbers)
     else:
         x = mixup(x, partner, share)
-    return x, *mix_targets(targets, weights, partner, share)
+    return x, *_mix_targets(targets, weights, partner, share)
 
 
 def mixup(x: Tensor, partner: Tensor, share: float) -> Tensor:
@@ -219,7 +219,7 @@ def cut(length: int, share: float, numbers: np.random.Generator) -> tuple[int, i
     return max(0, math.ceil(centre - half)), min(length, math.ceil(centre + half))
 
 
-def mix_targets(targets: Tensor, weights: Tensor, partner: Tensor, share: float) -> tuple[Tensor, Tensor]:
+def _mix_targets(targets: Tensor, weights: Tensor, partner: Tensor, share: float) -> tuple[Tensor, Tensor]:
     """Targets and weights whose loss is `share` of the image's own weighted loss and the rest of its
     partner's: an image of weight 0 says nothing in a pair either."""
     mixed = share * weights + (1 - share) * weights[partner]

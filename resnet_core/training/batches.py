@@ -27,10 +27,10 @@ from resnet_core.shards.format import Images, RowGroup
 from resnet_core.shards.soft_labels import SoftLabels, joined
 from resnet_core.storage.files import is_local
 
-Copies = NDArray[np.uint16]
+_Copies = NDArray[np.uint16]
 
 
-def copies(labels: NDArray[np.int64], seed: int, balanced: bool, include: NDArray[np.bool_] | None) -> Copies | None:
+def copies(labels: NDArray[np.int64], seed: int, balanced: bool, include: NDArray[np.bool_] | None) -> _Copies | None:
     """uint16 [N], which sums to the images included; None where every image comes once.
 
     labels: int64 [N]. include: bool [N], the images to train on; None: all.
@@ -63,7 +63,7 @@ def copies(labels: NDArray[np.int64], seed: int, balanced: bool, include: NDArra
 
 
 # Threads that fetch or decrypt. A local file in the clear is only copied: one is enough, more are slower.
-READERS = 4
+_READERS = 4
 
 
 class Batch(NamedTuple):
@@ -90,7 +90,7 @@ class Batches(Protocol):
 
     def image_ids(self, rows: Sequence[int]) -> list[str]: ...
 
-    def epoch(self, batch_size: int, seed: int, copies: Copies | None = None) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, seed: int, copies: _Copies | None = None) -> Iterator[Batch]:
         """copies: uint16 [N], how often each row comes; None: once."""
 
 
@@ -137,7 +137,7 @@ class Resident:
     def image_ids(self, rows: Sequence[int]) -> list[str]:
         return [self.ids[row] for row in rows]
 
-    def epoch(self, batch_size: int, seed: int, copies: Copies | None = None) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, seed: int, copies: _Copies | None = None) -> Iterator[Batch]:
         wanted = self.count if copies is None else np.repeat(np.arange(self.count), copies)
         order = torch.from_numpy(np.random.default_rng(seed).permutation(wanted))
         for rows in order.to(self.pixels.device).split(batch_sizes(len(order), batch_size)):
@@ -147,7 +147,7 @@ class Resident:
             yield Batch(pixels, labels, weights, targets, rows)
 
 
-class Window(NamedTuple):
+class _Window(NamedTuple):
     """Room for images that are read together, used again and again."""
 
     pixels: NDArray[np.uint8]  # [N, H, W]
@@ -156,19 +156,19 @@ class Window(NamedTuple):
     rows: NDArray[np.int64]  # [N], among all training images
 
     @classmethod
-    def of(cls, images: int, side: int) -> "Window":
+    def of(cls, images: int, side: int) -> "_Window":
         pixels = np.empty((images, side, side), np.uint8)
         return cls(pixels, np.empty(images, np.int64), np.empty(images, np.float32), np.empty(images, np.int64))
 
-    def put(self, start: int, other: "Window") -> NDArray[np.int64]:
+    def put(self, start: int, other: "_Window") -> NDArray[np.int64]:
         """Copy `other` to the places from `start` on, and say which these are."""
         end = start + len(other.labels)
         self.pixels[start:end], self.labels[start:end], self.weights[start:end], self.rows[start:end] = other
         return np.arange(start, end)
 
-    def take(self, places: NDArray[np.int64]) -> "Window":
+    def take(self, places: NDArray[np.int64]) -> "_Window":
         """A copy of the images at these places."""
-        return Window(self.pixels[places], self.labels[places], self.weights[places], self.rows[places])
+        return _Window(self.pixels[places], self.labels[places], self.weights[places], self.rows[places])
 
 
 @dataclass(frozen=True)
@@ -191,7 +191,7 @@ class Streamed:
     @cached_property
     def _known(self) -> tuple[list[RowGroup], SoftLabels | None]:
         """What is read once, for all epochs."""
-        with ThreadPoolExecutor(READERS) as pool:
+        with ThreadPoolExecutor(_READERS) as pool:
             found = pool.map(lambda path: shards.row_groups(path, "train", self.classes, self.keys), self.files)
             groups = [group for groups in found for group in groups]
         firsts = accumulate((len(group.rows.places) for group in groups[:-1]), initial=0)
@@ -217,7 +217,7 @@ class Streamed:
             found[here] = shards.image_ids(group, group.rows.places[wanted[here] - group.first], self.keys)
         return list(found)
 
-    def epoch(self, batch_size: int, seed: int, copies: Copies | None = None) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, seed: int, copies: _Copies | None = None) -> Iterator[Batch]:
         rng = np.random.default_rng(seed)
         sizes = batch_sizes(self.count if copies is None else int(copies.sum()), batch_size)
         order = [self.groups[number] for number in rng.permutation(len(self.groups))]
@@ -236,25 +236,25 @@ class Streamed:
                 places = places[size:]
             left = window.take(places)
 
-    def _batch(self, images: Window) -> Batch:
+    def _batch(self, images: _Window) -> Batch:
         soft = self._known[1]
         targets = soft and moved(soft.targets(images.rows, images.labels), self.device)
         pixels, labels, weights, rows = (moved(column, self.device) for column in images)
         return Batch(pixels, labels, weights, targets, rows)
 
     @cached_property
-    def _rooms(self) -> list[Window]:
+    def _rooms(self) -> list[_Window]:
         """Windows that no epoch is using: fresh memory costs as much as reading into it."""
         return []
 
-    def _windows(self, plans: list[list[RowGroup]], spare: int) -> Iterator[tuple[Window, NDArray[np.int64]]]:
+    def _windows(self, plans: list[list[RowGroup]], spare: int) -> Iterator[tuple[_Window, NDArray[np.int64]]]:
         """Each plan's images and the places of those to train on, the last `spare` places left empty."""
         if not plans:
             return
         most = max(sum(group.size for group in plan) for plan in plans) + spare
         windows = [self._room(most) for _ in plans[:2]]
         copied = self.groups[0].start is not None and is_local(self.files[0])
-        with ThreadPoolExecutor(1 if copied else READERS) as pool:
+        with ThreadPoolExecutor(1 if copied else _READERS) as pool:
             try:
                 ahead = self._start(pool, plans[0], windows[0])
                 for number in range(len(plans)):
@@ -266,20 +266,20 @@ class Streamed:
                 pool.shutdown(cancel_futures=True)
                 self._rooms.extend(windows)
 
-    def _room(self, images: int) -> Window:
+    def _room(self, images: int) -> _Window:
         while self._rooms:
             room = self._rooms.pop()
             if len(room.labels) >= images:
                 return room
-        return Window.of(images, self.groups[0].side)
+        return _Window.of(images, self.groups[0].side)
 
     def _start(
-        self, pool: ThreadPoolExecutor, plan: list[RowGroup], window: Window
+        self, pool: ThreadPoolExecutor, plan: list[RowGroup], window: _Window
     ) -> list["Future[NDArray[np.int64]]"]:
         starts = accumulate((group.size for group in plan[:-1]), initial=0)
         return [pool.submit(self._read, group, window, start) for group, start in zip(plan, starts, strict=True)]
 
-    def _read(self, group: RowGroup, window: Window, start: int) -> NDArray[np.int64]:
+    def _read(self, group: RowGroup, window: _Window, start: int) -> NDArray[np.int64]:
         """Read a row group into the window, from place `start` on; the places of the training images."""
         shards.read_levels(group, window.pixels[start : start + group.size], self.keys)
         places = start + group.rows.places.astype(np.int64)

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import torch
 
-POWERCAP = Path("/sys/class/powercap")
+_POWERCAP = Path("/sys/class/powercap")
 # Per busy core, memory and losses included: server processors are rated at 6 to 10 W a core.
 WATTS_PER_CORE = 10.0
 # Of a busy GPU; data-centre cards are rated at 250 to 700 W.
-WATTS_PER_GPU = 400.0
+_WATTS_PER_GPU = 400.0
 
 
 @dataclass(frozen=True)
-class Energy:
+class _Energy:
     """watt_hours: of `seconds` of work. how: what was measured, and what assumed."""
 
     watt_hours: float
@@ -32,13 +32,13 @@ class Energy:
 class EnergyMeter:
     """Counts from when it is made."""
 
-    def __init__(self, device: torch.device, devices: int = 1, powercap: Path = POWERCAP) -> None:
+    def __init__(self, device: torch.device, devices: int = 1, powercap: Path = _POWERCAP) -> None:
         self.device, self.devices, self.powercap = device, devices, powercap
         self.started = time.monotonic()
         self.packages = read_packages(powercap)
-        self.gpu = read_gpus(device, devices)
+        self.gpu = _read_gpus(device, devices)
 
-    def stop(self) -> Energy:
+    def stop(self) -> _Energy:
         """The energy since then."""
         seconds = time.monotonic() - self.started
         joules, said = self._processor(seconds)
@@ -47,7 +47,7 @@ class EnergyMeter:
             joules, said = joules + of_gpu, f"{said}; {how}"
         elif self.device.type != "cpu":
             said = f"{said}; {self.device.type} is not counted"
-        return Energy(round(joules / 3600, 3), round(seconds, 1), said)
+        return _Energy(round(joules / 3600, 3), round(seconds, 1), said)
 
     def _processor(self, seconds: float) -> tuple[float, str]:
         now = read_packages(self.powercap)
@@ -58,14 +58,14 @@ class EnergyMeter:
         return seconds * watts, f"processor assumed to take {watts:.0f} W"
 
     def _gpus(self, seconds: float) -> tuple[float, str]:
-        now = read_gpus(self.device, self.devices)
+        now = _read_gpus(self.device, self.devices)
         if now is not None and self.gpu is not None and now >= self.gpu:
             return now - self.gpu, "GPU measured (NVML)"
-        watts = self.devices * WATTS_PER_GPU
+        watts = self.devices * _WATTS_PER_GPU
         return seconds * watts, f"GPU assumed to take {watts:.0f} W"
 
 
-def read_packages(powercap: Path = POWERCAP) -> dict[str, tuple[int, int]]:
+def read_packages(powercap: Path = _POWERCAP) -> dict[str, tuple[int, int]]:
     """Each package's counter and where it starts over, both in microjoules; none where it may not be read."""
     found: dict[str, tuple[int, int]] = {}
     try:
@@ -84,7 +84,7 @@ def used(before: tuple[int, int], after: tuple[int, int]) -> float:
     return (gone if gone >= 0 else gone + after[1]) / 1e6
 
 
-def read_gpus(device: torch.device, devices: int) -> float | None:
+def _read_gpus(device: torch.device, devices: int) -> float | None:
     """Joules that the GPUs have taken since their driver was loaded; None where nobody tells."""
     if device.type != "cuda":
         return None

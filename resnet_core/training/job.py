@@ -69,7 +69,7 @@ def run(
             "train.early_stopping: there are no validation images to judge by. Set `split.validation: 0.1`, or 0 here."
         )
     moments = Normalisation(*shards.pixel_moments(job.files, job.classes, job.keys))
-    data = training_batches(job, device)
+    data = _training_batches(job, device)
     include = None if job.held_out is None else ~job.held_out
     learned = data.labels if include is None else data.labels[include]
 
@@ -87,7 +87,7 @@ def run(
         normalisation=moments,
         device=device,
         include=include,
-        validate=validator(job, classifier),
+        validate=_validator(job, classifier),
         state=job.state,
         world=world,
         on_step=on_step,
@@ -102,7 +102,7 @@ def network(job: Job) -> Network:
     made = resnet.build(job.model, size=job.preprocessing.size, classes=len(job.classes), seed=job.config.seed)
     fresh: list[str] = []
     if job.start:
-        fresh = load_matching(made, weights_of(job.start, job.classes))
+        fresh = load_matching(made, _weights_of(job.start, job.classes))
     elif job.model.pretrained != "none":
         fresh = load_pretrained(made, job.model)
     if fresh:
@@ -111,7 +111,7 @@ def network(job: Job) -> Network:
     return sized(made, scales if len(scales) > 1 else ())
 
 
-def weights_of(start: UPath, classes: tuple[str, ...]) -> dict[str, Tensor]:
+def _weights_of(start: UPath, classes: tuple[str, ...]) -> dict[str, Tensor]:
     """Of a saved classifier; without the last layer, whose rows are classes, when it has other ones."""
     with as_local(start) as folder:
         found = Classifier.load(folder, "cpu")
@@ -119,7 +119,7 @@ def weights_of(start: UPath, classes: tuple[str, ...]) -> dict[str, Tensor]:
     return {name: w for name, w in weights.items() if found.classes == classes or not name.startswith("fc.")}
 
 
-def training_batches(job: Job, device: torch.device) -> Batches:
+def _training_batches(job: Job, device: torch.device) -> Batches:
     """The whole set on the device when its pixels fit into `resident_bytes`, else a stream of it."""
     size = job.preprocessing.size
     if job.train * size * size <= job.resident_bytes:
@@ -128,7 +128,7 @@ def training_batches(job: Job, device: torch.device) -> Batches:
     return Streamed(job.files, job.classes, job.train, device, window, job.keys)
 
 
-def validator(job: Job, classifier: Callable[[nn.Module], Classifier]) -> Callable[[nn.Module], float] | None:
+def _validator(job: Job, classifier: Callable[[nn.Module], Classifier]) -> Callable[[nn.Module], float] | None:
     """Accuracy on the images kept aside, or on the validation images; None where there are neither. The
     test images are not looked at before the training has ended."""
     if job.held_out is None and not job.validation:

@@ -29,7 +29,7 @@ from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import ALONE, World
 
 # Steps after which a GPU's sums are read: reading them makes the CPU wait for the GPU.
-LOOK_EVERY = 16
+_LOOK_EVERY = 16
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,9 @@ def fit(
     model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     training = learner.start(model, steps, config, class_counts, device, world)
     epochs = [Epoch(**values) for values in training_state.load(state, training)] if state else []
-    while len(epochs) < config.epochs and not out_of_patience(epochs, config.early_stopping):
+    while len(epochs) < config.epochs and not _out_of_patience(epochs, config.early_stopping):
         with repeatable(config.deterministic):
-            epoch = run_epoch(training, train, len(epochs) + 1, normalisation, include, on_step)
+            epoch = _run_epoch(training, train, len(epochs) + 1, normalisation, include, on_step)
         averaged = training.end_epoch()
         if validate:  # all processes decide by the first one's
             epoch = replace(epoch, validation_accuracy=world.agreed(validate(averaged), device))
@@ -98,7 +98,7 @@ def fit(
     return training.result(), epochs
 
 
-def run_epoch(
+def _run_epoch(
     training: Learner,
     train: Batches,
     number: int,
@@ -115,7 +115,7 @@ def run_epoch(
     steps = len(batch_sizes(images, config.batch_size))
     sides = sizes.sides(config.scales, config.progressive, train.side, number, config.epochs, steps, generator)
     changes = weaker(config.augment, sizes.strength(number, config.epochs, config.progressive))
-    totals = Totals(training, number, train, on_step)
+    totals = _Totals(training, number, train, on_step)
     training.model.train()
     device = training.class_weights.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
@@ -131,7 +131,7 @@ def run_epoch(
 
 
 @dataclass
-class Totals:
+class _Totals:
     """The epoch's sums of loss, right answers and images, looked at after a few steps: that is when the
     progress moves, and when a loss that is no number is found."""
 
@@ -145,7 +145,7 @@ class Totals:
     def add(self, sums: Tensor, batch: Batch) -> None:
         self.sums = sums if self.sums is None else self.sums + sums
         self.unseen.append((sums, batch))
-        if sums.device.type == "cpu" or len(self.unseen) == LOOK_EVERY:
+        if sums.device.type == "cpu" or len(self.unseen) == _LOOK_EVERY:
             loss, accuracy, images = self.read()
             self.on_step(Step(self.epoch, images, loss, accuracy))
 
@@ -175,5 +175,5 @@ def best(epochs: list[Epoch]) -> int:
     return found.epoch if found and found.validation_accuracy is not None else 0
 
 
-def out_of_patience(epochs: list[Epoch], patience: int) -> bool:
+def _out_of_patience(epochs: list[Epoch], patience: int) -> bool:
     return bool(patience and best(epochs) and len(epochs) - best(epochs) >= patience)

@@ -18,10 +18,10 @@ from resnet_core.training.config import TrainConfig
 Value = bool | int | float | str
 
 # Trials are compared epoch by epoch and over one seed; where they run is the machine's matter.
-NOT_TUNED = ("epochs", "early_stopping", "seed", "devices", "compile", "start", "augment", "scales", "score_scales")
-PLACES: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "augment": AugmentConfig}
+_NOT_TUNED = ("epochs", "early_stopping", "seed", "devices", "compile", "start", "augment", "scales", "score_scales")
+_PLACES: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "augment": AugmentConfig}
 # A range whose ends are so many times apart is searched by orders of magnitude.
-LOG = 10
+_LOG = 10
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ def number(value: Value) -> Value:
 
 
 def _parse(key: str, values: Sequence[Value]) -> Between | OneOf:
-    known = {field.name: field for kind in PLACES.values() for field in fields(kind) if field.name not in NOT_TUNED}
+    known = {field.name: field for kind in _PLACES.values() for field in fields(kind) if field.name not in _NOT_TUNED}
     if key not in known:
         hint = nearest(key, list(known)) or f" Known: {', '.join(known)}."
         raise ValueError(f"tune.{key}: is no key that can be tuned.{hint}".removesuffix("."))
@@ -86,11 +86,11 @@ def _parse(key: str, values: Sequence[Value]) -> Between | OneOf:
     low, high = (float(value) for value in values)
     if not low < high:
         raise ValueError(f"tune.{key}: {list(values)} is no range. Write the smaller number first")
-    kind = PLACES[place(key)]
+    kind = _PLACES[place(key)]
     whole = type(known[key].default) is int
     hints = getattr(get_type_hints(kind, include_extras=True)[key], "__metadata__", ())
     step = next((int(hint.multiple_of) for hint in hints if isinstance(hint, MultipleOf)), 1)  # type: ignore[call-overload]
-    return Between(low, high, log=low > 0 and high >= LOG * low and step == 1, step=step if whole else None)
+    return Between(low, high, log=low > 0 and high >= _LOG * low and step == 1, step=step if whole else None)
 
 
 def ends(part: Between | OneOf) -> tuple[Value, ...]:
@@ -102,12 +102,12 @@ def ends(part: Between | OneOf) -> tuple[Value, ...]:
 
 def place(key: str) -> str:
     """The part of a data set file that it is a key of."""
-    return next(part for part, kind in PLACES.items() if key in {field.name for field in fields(kind)})
+    return next(part for part, kind in _PLACES.items() if key in {field.name for field in fields(kind)})
 
 
 def apply(model: ModelConfig, train: TrainConfig, values: Mapping[str, Value]) -> tuple[ModelConfig, TrainConfig]:
     """The settings with these values in place of their own."""
-    parts: dict[str, dict[str, Any]] = {part: {k: v for k, v in values.items() if place(k) == part} for part in PLACES}
+    parts: dict[str, dict[str, Any]] = {part: {k: v for k, v in values.items() if place(k) == part} for part in _PLACES}
     augment = replace(train.augment, **parts["augment"])
     return replace(model, **parts["model"]), replace(train, augment=augment, **parts["train"])
 
@@ -116,10 +116,10 @@ def own(model: ModelConfig, train: TrainConfig, space: Space) -> dict[str, Value
     """The settings' own values; None where one of them is not in the space."""
     parts = {"model": model, "train": train, "augment": train.augment}
     values: dict[str, Value] = {key: getattr(parts[place(key)], key) for key in space}
-    return values if all(contains(space[key], value) for key, value in values.items()) else None
+    return values if all(_contains(space[key], value) for key, value in values.items()) else None
 
 
-def contains(part: Between | OneOf, value: Value) -> bool:
+def _contains(part: Between | OneOf, value: Value) -> bool:
     if isinstance(part, OneOf):
         return value in part.values
     number = float(value)

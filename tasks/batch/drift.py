@@ -33,11 +33,11 @@ from tasks.registry.versions import reference_of
 
 log = logging.getLogger("grayline")
 
-EVENT = "grayline.drift"
-REPORT, PLOTS = "_drift.json", "_drift.png"
+_EVENT = "grayline.drift"
+_REPORT, _PLOTS = "_drift.json", "_drift.png"
 AT_ONCE = 8192  # rows in memory
 
-Pair = tuple[NDArray[np.float32], NDArray[np.float32]]  # embeddings, of before and now
+_Pair = tuple[NDArray[np.float32], NDArray[np.float32]]  # embeddings, of before and now
 
 
 @task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for
@@ -54,22 +54,22 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     now, embeddings = read_batch(scores.parts)
     pair = None if kept.embeddings is None or not len(embeddings) else (kept.embeddings, embeddings)
     findings = measure_drift(kept.profile, now, kept.thresholds, pair)
-    report = DriftReport(scores.model, now.images, findings, plot=scores.output / PLOTS)
+    report = DriftReport(scores.model, now.images, findings, plot=scores.output / _PLOTS)
     png = drawn(kept.profile, now, findings, pair)
-    with write_whole(scores.output / PLOTS) as draft:
+    with write_whole(scores.output / _PLOTS) as draft:
         draft.write_bytes(png)
     write_report(scores, report)
     create_markdown_artifact(markdown(scores, report, png), key="drift", description=report.in_words())
     for each in report.drifted:
         log.warning("drift       %s", each)
     if report.drifted:
-        emit(scores, report)
+        _emit(scores, report)
     else:
         log.info("drift       %s", report.in_words())
     return report
 
 
-def drawn(before: Profile, now: Profile, findings: tuple[Drift, ...], pair: Pair | None) -> bytes:
+def drawn(before: Profile, now: Profile, findings: tuple[Drift, ...], pair: _Pair | None) -> bytes:
     """A PNG."""
     from resnet_core.plotting.drift_plots import (
         comparison,  # a batch that is too small for it need not wait for Matplotlib
@@ -82,7 +82,7 @@ def drawn(before: Profile, now: Profile, findings: tuple[Drift, ...], pair: Pair
 
 def not_measured(scores: Scores, why: str) -> DriftReport:
     report = DriftReport(scores.model, scores.scored, (), why)
-    if (old := scores.output / PLOTS).exists():  # of another version, or of more images
+    if (old := scores.output / _PLOTS).exists():  # of another version, or of more images
         old.unlink()
     write_report(scores, report)
     log.info("drift       %s", report.in_words())
@@ -91,7 +91,7 @@ def not_measured(scores: Scores, why: str) -> DriftReport:
 
 def write_report(scores: Scores, report: DriftReport) -> None:
     text = json.dumps(described(scores, report), indent=2, ensure_ascii=False)
-    write_text(scores.output / REPORT, text + "\n")
+    write_text(scores.output / _REPORT, text + "\n")
 
 
 def described(scores: Scores, report: DriftReport) -> dict[str, Any]:
@@ -107,10 +107,10 @@ def described(scores: Scores, report: DriftReport) -> dict[str, Any]:
     }
 
 
-def emit(scores: Scores, report: DriftReport) -> None:
+def _emit(scores: Scores, report: DriftReport) -> None:
     """The event's resource is the model, so that one automation hears of all its versions and batches."""
     emit_event(
-        EVENT,
+        _EVENT,
         resource={
             "prefect.resource.id": f"grayline.model.{report.version.name}",
             "prefect.resource.name": report.version.name,
@@ -131,14 +131,14 @@ def emit(scores: Scores, report: DriftReport) -> None:
 def read_batch(parts: Iterable[UPath]) -> tuple[Profile, NDArray[np.float32]]:
     """The profile of the good rows, and embeddings float32 [M, D] of at most MOST of them: those that have one and
     whose URIs have the least hashes, so that neither the order of the rows nor their parts matter."""
-    profile, sample = Profile(), Sample()
-    for rows in good_rows(parts):
+    profile, sample = Profile(), _Sample()
+    for rows in _good_rows(parts):
         profile += profile_of(rows)
         sample.add(rows["uri"], rows["embedding"])
     return profile, sample.embeddings
 
 
-def good_rows(parts: Iterable[UPath]) -> Iterator[pa.Table]:
+def _good_rows(parts: Iterable[UPath]) -> Iterator[pa.Table]:
     for path in parts:
         with path.open("rb") as file:
             for batch in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=["status", "uri", "embedding", *COLUMNS]):
@@ -146,7 +146,7 @@ def good_rows(parts: Iterable[UPath]) -> Iterator[pa.Table]:
                 yield rows.filter(pc.equal(rows["status"], "ok"))
 
 
-class Sample:
+class _Sample:
     """MOST vectors of those that were added, in the order of their keys' hashes; no more are kept at any time."""
 
     def __init__(self) -> None:

@@ -16,29 +16,26 @@ from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
-from resnet_core import device
-from resnet_core.device import this_machine
+import resnet_core.device
+import resnet_core.export
+import resnet_core.inference
+import resnet_core.model
+from resnet_core.device import describe, this_machine
 from resnet_core.errors import UserError
-from resnet_core.export import graph as scoring_graph
-from resnet_core.export import onnx_file as exported_onnx
-from resnet_core.inference import _cuda as engine_cuda
-from resnet_core.inference import engines, folded
-from resnet_core.inference import trials as engine_trial
 from resnet_core.inference.engines import check_engine
 from resnet_core.model.classifier import Classifier
 from resnet_core.storage.digest import digest_of, source_digest
 from tasks.batch.engine_trials import Surroundings, all_trials, fastest
 from tasks.batch.engine_trials import open_engine as open_engine
 from tasks.batch.values import EngineChoice
-from tasks.evaluation.held_out import SCORING
 from tasks.registry.int8_file import why_not
 from tasks.settings import Settings
 from tasks.values import ModelVersion
 
 log = logging.getLogger("grayline")
 
-PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "openvino")
-CODE = (*SCORING, engines, engine_cuda, engine_trial, exported_onnx, folded, scoring_graph)
+_PACKAGES = ("torch", "numpy", "onnx", "onnxruntime", "openvino")
+_CODE = (resnet_core.device, resnet_core.export, resnet_core.inference, resnet_core.model)
 
 
 @task(cache_policy=NO_CACHE)
@@ -63,7 +60,7 @@ def choose_engine(
     named = settings.engine if wanted is None else wanted
     option = "GRAYLINE_ENGINE" if wanted is None else "--engine"
     name = None if named == "auto" else check_engine(option, named, classifier.device)
-    folder = store / "engines" / f"{model.name}-{model.version}-{surroundings_digest(model, classifier, workers)}"
+    folder = store / "engines" / f"{model.name}-{model.version}-{_surroundings_digest(model, classifier, workers)}"
     around = Surroundings(model, classifier, tracking_uri or settings.tracking_uri, sample, workers, folder)
     if name == "int8" and around.int8 is None:
         raise UserError(f"{option} int8: {why_not(around.tracking_uri, model)}")
@@ -76,14 +73,14 @@ def choose_engine(
     return choice
 
 
-def surroundings_digest(model: ModelVersion, classifier: Classifier, workers: int) -> str:
+def _surroundings_digest(model: ModelVersion, classifier: Classifier, workers: int) -> str:
     """Of all that may change how fast an engine is, or what it says."""
     machine = this_machine()
-    where = (machine.processor, machine.instructions, machine.cores, device.describe(classifier.device), workers)
-    return digest_of(model, where, [installed(name) for name in PACKAGES], source_digest(*CODE))
+    where = (machine.processor, machine.instructions, machine.cores, describe(classifier.device), workers)
+    return digest_of(model, where, [_installed(name) for name in _PACKAGES], source_digest(*_CODE))
 
 
-def installed(package: str) -> str:
+def _installed(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError:

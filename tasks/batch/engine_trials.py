@@ -59,12 +59,12 @@ def _open(choice: EngineChoice, model: ModelVersion, tracking_uri: str, classifi
             return open_torch(classifier, choice.batch_size, choice.plain)
         case "compile":
             return open_compiled(classifier, choice.batch_size)
-    with engine_file(choice, model, tracking_uri) as path:
+    with _engine_file(choice, model, tracking_uri) as path:
         return open_file(choice.name, path, len(classifier.classes), choice.workers, choice.batch_size)
 
 
 @contextmanager
-def engine_file(choice: EngineChoice, model: ModelVersion, tracking_uri: str) -> Iterator[Path]:
+def _engine_file(choice: EngineChoice, model: ModelVersion, tracking_uri: str) -> Iterator[Path]:
     """A local file of the digest that was chosen."""
     if choice.file is None:
         with int8_file(tracking_uri, model, choice.digest) as path:
@@ -80,17 +80,17 @@ def engine_file(choice: EngineChoice, model: ModelVersion, tracking_uri: str) ->
 
 log = logging.getLogger("grayline")
 
-AGREES = 1e-4  # of the differences between two probabilities that are let through
-FASTER = 1.05  # times torch's speed that another engine must reach; less is chance
-COMPARED = 64  # images
-BRIEF = 20.0  # seconds of a batch below which not even torch is measured
+_AGREES = 1e-4  # of the differences between two probabilities that are let through
+_FASTER = 1.05  # times torch's speed that another engine must reach; less is chance
+_COMPARED = 64  # images
+_BRIEF = 20.0  # seconds of a batch below which not even torch is measured
 # Seconds that a batch must take for a trial to pay, in the order of the trials.
 PAYS: dict[EngineName, float] = {"onnx": 60, "openvino": 60, "int8": 60, "compile": 900}
-TRIALS, ONNX = "trials.json", "model.onnx"
-WRITTEN: tuple[EngineName, ...] = ("onnx", "openvino")  # what runs the file in the store
-BROKEN = "does not work"  # how the reason begins that may be gone the next time
+TRIALS, _ONNX = "trials.json", "model.onnx"
+_WRITTEN: tuple[EngineName, ...] = ("onnx", "openvino")  # what runs the file in the store
+_BROKEN = "does not work"  # how the reason begins that may be gone the next time
 
-Trials = dict[EngineName, EngineTrial]
+_Trials = dict[EngineName, EngineTrial]
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Surroundings:
     @cached_property
     def own(self) -> NDArray[np.float32]:
         """The classifier's own probabilities for the first of them, [N, C]."""
-        return self.classifier.probabilities(self.pixels[:COMPARED])
+        return self.classifier.probabilities(self.pixels[:_COMPARED])
 
     @cached_property
     def int8(self) -> str | None:
@@ -124,101 +124,101 @@ class Surroundings:
         return open_engine(self.choice(trial), self.model, self.tracking_uri, self.classifier)
 
     def choice(self, trial: EngineTrial, trials: tuple[EngineTrial, ...] = ()) -> EngineChoice:
-        file = self.folder / ONNX if trial.name in WRITTEN else None
+        file = self.folder / _ONNX if trial.name in _WRITTEN else None
         plain = trial.name == "torch" and bool(trial.wrong)
         return EngineChoice(trial.name, trial.batch_size, self.workers, trial.speed, file, trial.digest, plain, trials)
 
     def difference(self, engine: Engine) -> float:
-        return engine_trial.difference(engine.run, self.pixels[:COMPARED], self.own)
+        return engine_trial.difference(engine.run, self.pixels[:_COMPARED], self.own)
 
 
-def all_trials(around: Surroundings, wanted: EngineName | None, files: int) -> Trials:
+def all_trials(around: Surroundings, wanted: EngineName | None, files: int) -> _Trials:
     """What is known from earlier batches, and what is worth to be tried for this one, or asked for."""
-    known = read_trials(around)
+    known = _read_trials(around)
     found = dict(known)
     if "torch" not in found:
-        found["torch"] = try_torch(around, files)
+        found["torch"] = _try_torch(around, files)
     own = found["torch"]
     for name, pays in PAYS.items():
-        asked = name == wanted or (wanted is None and files / own.speed >= pays and may_run(around, name))
+        asked = name == wanted or (wanted is None and files / own.speed >= pays and _may_run(around, name))
         if asked and name not in found:
-            found[name] = try_engine(around, name, own, found)
-    if found != known and (len(found) > 1 or files / own.speed >= BRIEF):
-        rows = [asdict(trial) for trial in found.values() if not trial.wrong.startswith(BROKEN)]
+            found[name] = _try_engine(around, name, own, found)
+    if found != known and (len(found) > 1 or files / own.speed >= _BRIEF):
+        rows = [asdict(trial) for trial in found.values() if not trial.wrong.startswith(_BROKEN)]
         write_text(around.folder / TRIALS, json.dumps(rows, indent=2) + "\n")
     return found
 
 
-def read_trials(around: Surroundings) -> Trials:
+def _read_trials(around: Surroundings) -> _Trials:
     """Without those of files that are gone, or are not the ones that would be run now."""
     path = around.folder / TRIALS
     if not path.exists():
         return {}
     rows = [EngineTrial(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    written = (around.folder / ONNX).exists()
+    written = (around.folder / _ONNX).exists()
     return {
         row.name: row
         for row in rows
-        if (row.name not in WRITTEN or written) and (row.name != "int8" or row.digest == around.int8)
+        if (row.name not in _WRITTEN or written) and (row.name != "int8" or row.digest == around.int8)
     }
 
 
-def may_run(around: Surroundings, name: EngineName) -> bool:
+def _may_run(around: Surroundings, name: EngineName) -> bool:
     return can_run(name, around.classifier.device) and (name != "int8" or around.int8 is not None)
 
 
-def try_torch(around: Surroundings, files: int) -> EngineTrial:
+def _try_torch(around: Surroundings, files: int) -> EngineTrial:
     """Against the classifier itself. Of a short batch the speed is taken from a single call."""
     trial = EngineTrial("torch", 0.0, 1.0, 0.0, usual_batch(around.classifier))
     engine = around.open(trial)
     apart = around.difference(engine)
-    if apart > AGREES:
+    if apart > _AGREES:
         trial = replace(trial, wrong=f"folded, a probability differs by {apart:.2g}")
         log.warning("engine      torch: %s; the network is used as it is", trial.wrong)
         engine = around.open(trial)
-    few = around.pixels[:COMPARED]
+    few = around.pixels[:_COMPARED]
     started = time.perf_counter()
     engine.run(few)
     speed = around.workers * len(few) / (time.perf_counter() - started)
-    if files / speed >= BRIEF:
+    if files / speed >= _BRIEF:
         speed = statistics.median(engine_trial.rates([engine.run], around.pixels, around.workers)[0])
     return replace(trial, speed=speed, difference=apart, batch_size=engine.batch_size)
 
 
-def try_engine(around: Surroundings, name: EngineName, own: EngineTrial, known: Trials) -> EngineTrial:
+def _try_engine(around: Surroundings, name: EngineName, own: EngineTrial, known: _Trials) -> EngineTrial:
     """Against torch's engine. What another library does not manage is no reason for a batch to fail."""
     log.info("engine      trying %s", name)
     trial = EngineTrial(name, 0.0, 0.0, float("nan"), own.batch_size)
     try:
-        trial = replace(trial, digest=file_for(around, name, known))
+        trial = replace(trial, digest=_file_for(around, name, known))
         engine = around.open(trial)
         trial = replace(trial, difference=around.difference(engine))
-        if trial.difference > AGREES and name != "int8":
+        if trial.difference > _AGREES and name != "int8":
             return replace(
-                trial, wrong=f"a probability differs by {trial.difference:.2g} from torch's, over {AGREES:g}"
+                trial, wrong=f"a probability differs by {trial.difference:.2g} from torch's, over {_AGREES:g}"
             )
         ratio = engine_trial.ratio(engine.run, around.open(own).run, around.pixels, around.workers)
     except Exception as error:  # noqa: BLE001  of whatever library
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        return replace(trial, wrong=f"{BROKEN} here ({reason})")
+        return replace(trial, wrong=f"{_BROKEN} here ({reason})")
     return replace(trial, speed=ratio * own.speed, ratio=ratio)
 
 
-def file_for(around: Surroundings, name: EngineName, known: Trials) -> str:
+def _file_for(around: Surroundings, name: EngineName, known: _Trials) -> str:
     """The digest of the file that the engine runs, which is written unless another engine runs it too."""
     if name == "int8":
         return str(around.int8)
-    if name not in WRITTEN:
+    if name not in _WRITTEN:
         return ""
-    there = next((known[other].digest for other in WRITTEN if other in known and known[other].digest), "")
+    there = next((known[other].digest for other in _WRITTEN if other in known and known[other].digest), "")
     if there:
         return there
-    with write_whole(around.folder / ONNX) as draft:
+    with write_whole(around.folder / _ONNX) as draft:
         write_file(around.classifier, around.model.name, around.model.version, draft)
         return file_digest(draft)
 
 
-def fastest(around: Surroundings, trials: Trials) -> EngineTrial:
+def fastest(around: Surroundings, trials: _Trials) -> EngineTrial:
     """Torch, unless another one is faster by more than chance."""
-    able = [t for t in trials.values() if not t.wrong and t.ratio >= FASTER and may_run(around, t.name)]
+    able = [t for t in trials.values() if not t.wrong and t.ratio >= _FASTER and _may_run(around, t.name)]
     return max(able, key=lambda trial: trial.ratio, default=trials["torch"])

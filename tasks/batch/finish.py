@@ -28,11 +28,11 @@ log = logging.getLogger("grayline")
 
 LISTED = 20  # bad files that are named
 COLUMNS = ["uri", "status", "reason", "label", "confidence", "needs_review"]
-CHECK = "select count(*), coalesce(sum(hash(uri)::hugeint), 0) from rows"
+_CHECK = "select count(*), coalesce(sum(hash(uri)::hugeint), 0) from rows"
 
 
 @dataclass
-class Tally:
+class _Tally:
     """What the rows of a batch come to. `review` is None where the version does not say; `bad` has uri and reason
     of the first bad files."""
 
@@ -78,11 +78,11 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
         again=again,
         reasons=dict(found.reasons.most_common()),
     )
-    write_manifest(batch.folder / MANIFEST, manifest(batch, scores, found.parts), batch.ignored)
+    _write_manifest(batch.folder / MANIFEST, manifest(batch, scores, found.parts), batch.ignored)
     if (work := batch.folder / WORK).exists():
         remove(work)
     if batch.folder != batch.final:
-        remove_drafts(batch.final)
+        _remove_drafts(batch.final)
         replace(batch.final)
     for line in in_words(scores):
         log.info("score       %s", line)
@@ -90,10 +90,10 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
     return scores
 
 
-def tally(parts: Iterable[UPath]) -> Tally:
+def tally(parts: Iterable[UPath]) -> _Tally:
     """Count the rows of all parts, one after the other."""
     parts = list(parts)
-    found = Tally()
+    found = _Tally()
     with database.database() as db, progress("check", len(parts), "parts") as advance:
         waiting: list[pa.Table] = []
         for path in parts:
@@ -102,10 +102,10 @@ def tally(parts: Iterable[UPath]) -> Tally:
             add(found, rows)
             waiting.append(pa.table({"uri": rows["uri"].cast(pa.string())}))
             if sum(map(len, waiting)) >= database.AT_ONCE:
-                found.check = added(found.check, check_of(db, waiting))
+                found.check = added(found.check, _check_of(db, waiting))
                 waiting = []
             advance(1)
-        found.check = added(found.check, check_of(db, waiting))
+        found.check = added(found.check, _check_of(db, waiting))
     return found
 
 
@@ -114,7 +114,7 @@ def read_rows(path: UPath) -> pa.Table:
         return pq.read_table(file, columns=COLUMNS)
 
 
-def add(found: Tally, rows: pa.Table) -> None:
+def add(found: _Tally, rows: pa.Table) -> None:
     good = rows.filter(pc.field("status") == "ok").group_by("label")
     for row in good.aggregate([("confidence", "sum"), ([], "count_all")]).to_pylist():
         found.counts[row["label"]] += row["count_all"]
@@ -128,12 +128,12 @@ def add(found: Tally, rows: pa.Table) -> None:
         found.bad += zip(some["uri"].to_pylist(), some["reason"].to_pylist(), strict=True)
 
 
-def check_of(db: Any, tables: list[pa.Table]) -> tuple[int, int]:
+def _check_of(db: Any, tables: list[pa.Table]) -> tuple[int, int]:
     """What URIs add up to: as good as comparing them one by one, in the memory of one number."""
     if not tables:
         return 0, 0
     db.register("rows", pa.concat_tables(tables))
-    count, total = db.execute(CHECK).fetchall()[0]
+    count, total = db.execute(_CHECK).fetchall()[0]
     db.unregister("rows")
     return int(count), int(total)
 
@@ -147,10 +147,10 @@ def clean(folder: UPath, names: set[str]) -> None:
     for old in folder.glob("*.parquet"):
         if old.name not in names:
             old.unlink()
-    remove_drafts(folder)
+    _remove_drafts(folder)
 
 
-def remove_drafts(folder: UPath) -> None:
+def _remove_drafts(folder: UPath) -> None:
     """What killed runs had begun to write. Elsewhere than on a disk there is no such thing (see `write_whole`)."""
     if is_local(folder):
         for name in ("*.parquet", BEGUN, MANIFEST):
@@ -177,7 +177,7 @@ def manifest(batch: Batch, scores: Scores, parts: dict[str, int]) -> dict[str, A
     }
 
 
-def write_manifest(path: UPath, content: dict[str, Any], ignored: UPath) -> None:
+def _write_manifest(path: UPath, content: dict[str, Any], ignored: UPath) -> None:
     """As JSON, with `ignored` as its last key: one name after the other, however many there are."""
     head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("\n}")
     with write_whole(path) as draft, draft.open("w", encoding="utf-8") as file, ignored.open("rb") as names:
@@ -194,7 +194,7 @@ def in_words(scores: Scores) -> Iterator[str]:
     """The lines that a log ends with: what a person who waited for the batch wants to know."""
     yield (
         f"{scores.files:,} files by {scores.model.name} version {scores.model.version}: {scores.scored:,} scored, "
-        f"{scores.failed:,} failed, {scores.reused:,} known from an earlier run{to_see(scores)}"
+        f"{scores.failed:,} failed, {scores.reused:,} known from an earlier run{_to_see(scores)}"
     )
     if scores.labels:
         yield "; ".join(f"{name} {count:,} ({mean:.3f})" for name, (count, mean) in scores.labels.items())
@@ -211,7 +211,7 @@ def speed(scores: Scores) -> str:
     return f"{scores.images_per_second:,.1f} images/s by {scores.engine}{earlier}"
 
 
-def to_see(scores: Scores) -> str:
+def _to_see(scores: Scores) -> str:
     return "" if scores.review is None else f"; {scores.review:,} need a person's eyes"
 
 
@@ -221,7 +221,7 @@ def markdown(scores: Scores, bad: list[tuple[str, str]]) -> str:
     listed = "\n".join(f"| {plain(uri)} | {plain(reason)} |" for uri, reason in bad)
     text = (
         f"# {scores.files:,} files scored by {scores.model.name} version {scores.model.version}\n\n"
-        f"{scores.scored:,} scored, {scores.failed:,} failed; {speed(scores)}{to_see(scores)}\n\n"
+        f"{scores.scored:,} scored, {scores.failed:,} failed; {speed(scores)}{_to_see(scores)}\n\n"
         f"from `{scores.source}` to `{scores.output}`\n\n"
         f"| label | images | mean confidence |\n| --- | ---: | ---: |\n{labels}\n"
     )

@@ -22,7 +22,7 @@ from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import absolute, write_text
 from tasks.values import ModelVersion
 
-BEGUN, MANIFEST, WORK, NEXT = "_batch.json", "_manifest.json", "_work", "_next"
+BEGUN, MANIFEST, WORK, _NEXT = "_batch.json", "_manifest.json", "_work", "_next"
 
 
 class SupersededError(JobError):
@@ -66,7 +66,7 @@ def check_places(source: str, output: UPath | None) -> None:
 
 def claim(output: UPath, job: Job) -> Claim:
     """Take the folder for this job. Raises UserError where it holds something else."""
-    if (output / NEXT / MANIFEST).exists():
+    if (output / _NEXT / MANIFEST).exists():
         replace(output)  # a run was killed in the middle of it
     found = read_job(output)
     if found is None and output.exists() and any(output.glob("*.parquet")):
@@ -76,7 +76,7 @@ def claim(output: UPath, job: Job) -> Claim:
             f"--output: {output} holds a batch of {found['source']} by {found['model']['name']} "
             f"version {found['model']['version']}. Choose another folder."
         )
-    begun, folder = output / NEXT, output
+    begun, folder = output / _NEXT, output
     if found is not None and found.get("key") != job.key:
         folder = begun
         begun_job = read_job(begun)
@@ -119,7 +119,7 @@ def score_files(folder: UPath, key: str) -> list[UPath]:
 
 def replace(output: UPath) -> None:
     """Put the complete rows in _next in the place of the old ones. Ended in the middle it can be done again."""
-    begun = output / NEXT
+    begun = output / _NEXT
     text = (begun / MANIFEST).read_text(encoding="utf-8")
     names = set(json.loads(text)["parts"])
     (output / MANIFEST).unlink(missing_ok=True)

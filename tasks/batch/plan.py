@@ -7,7 +7,6 @@ parts, each of which becomes one file, whole or not there. Nothing of this needs
 
 from collections.abc import Iterator
 from itertools import groupby
-from types import ModuleType
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -17,11 +16,13 @@ from prefect import task
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
+import resnet_core.images
+import resnet_core.inference
+import resnet_core.model
+import resnet_core.reading
 from resnet_core.errors import UserError
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.inference import scores as score_rows
 from resnet_core.inference.scores import PREDICTED
-from resnet_core.model import features as embedding
 from resnet_core.sources import shard_files as shard_source
 from resnet_core.sources.manifest import LISTED
 from resnet_core.sources.source import list_manifest, list_source, source_kind
@@ -30,16 +31,14 @@ from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import write_whole
 from tasks.batch.folder import WORK, Claim, Job, absolute_source, check_places, claim, read_job, score_files
 from tasks.batch.values import Batch
-from tasks.evaluation.held_out import SCORING
-from tasks.ingest.pixels import READING
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.progress import counted, progress
 from tasks.values import ModelVersion
 
 # What decides a row, beside the file and the version.
-CODE: tuple[ModuleType, ...] = (*READING, *SCORING, embedding, score_rows)
+_CODE = (resnet_core.images, resnet_core.inference, resnet_core.model, resnet_core.reading)
 MOST_PARTS = 10_000  # beyond ten million files parts are larger: to each of them Prefect takes some 20 ms
-MOST_KNOWN = 100_000  # rows whose predictions a worker looks up by content: 50 MB of memory
+_MOST_KNOWN = 100_000  # rows whose predictions a worker looks up by content: 50 MB of memory
 
 ENTRIES = f"""
 create or replace table entries as
@@ -47,34 +46,34 @@ select {", ".join(f'"{name}"' for name in COLUMNS)}
 from (select * replace (coalesce(size, 0) as size, coalesce(modified, '') as modified) from listed)
 where not coalesce(ignored, false)
 """
-DONE = pa.schema([(name, pa.string()) for name in ("uri", "modified", "part")] + [("size", pa.int64())])
-DONE = DONE.append(pa.field("state", pa.string()))  # scored; failed; lost: it could not even be opened
+_DONE = pa.schema([(name, pa.string()) for name in ("uri", "modified", "part")] + [("size", pa.int64())])
+_DONE = _DONE.append(pa.field("state", pa.string()))  # scored; failed; lost: it could not even be opened
 # A file that could not be opened is tried again: permissions and networks recover, and neither shows in its time.
-CHOSEN = """
+_CHOSEN = """
 create or replace table chosen as
 select uri, min(part) as part from done join entries using (uri, size, modified)
 where state != 'lost' group by uri
 """
 # Of those that failed once more: no file is looked at but theirs, whatever else the source has now.
-CHOSEN_UNLESS_FAILED = """
+_CHOSEN_UNLESS_FAILED = """
 delete from entries where uri not in (select uri from done where state != 'scored');
 create or replace table chosen as
 select uri, min(part) as part from done where uri not in (select uri from entries) group by uri
 """
 # What lies in an archive side by side is read side by side.
-WAITING = """
+_WAITING = """
 select entries.* from entries anti join chosen using (uri) order by container nulls first, "offset", entries.uri
 """
-HOW_MANY = "select count(*), coalesce(avg(size), 0) from entries anti join chosen using (uri)"
+_HOW_MANY = "select count(*), coalesce(avg(size), 0) from entries anti join chosen using (uri)"
 PARTS = """
 select part, count(*), count(chosen.uri) from done left join chosen using (uri, part) group by part order by part
 """
-CHECK = """
+_CHECK = """
 select count(*), coalesce(sum(hash(uri)::hugeint), 0) from
 (select uri from chosen union all select uri from entries anti join chosen using (uri))
 """
-CHOSEN_OF = "select part, uri from chosen where part in (select unnest($names::varchar[])) order by part"
-TWICE = "select uri from entries group by uri having count(*) > 1 limit 1"
+_CHOSEN_OF = "select part, uri from chosen where part in (select unnest($names::varchar[])) order by part"
+_TWICE = "select uri from entries group by uri having count(*) > 1 limit 1"
 
 
 @task(cache_policy=NO_CACHE)
@@ -95,21 +94,21 @@ def plan_batch(
     place = absolute_source(source)
     if source_kind(place) == "shards":
         shard_source.check(place, preprocessing)
-    job = Job(place, model, digest_of(model.name, model.version, embeddings, source_digest(*CODE))[:12])
+    job = Job(place, model, digest_of(model.name, model.version, embeddings, source_digest(*_CODE))[:12])
     if only_failed:
-        check_known(output, job)
+        _check_known(output, job)
     with database.database() as db:
         database.create(db, "listed", LISTED, counted("list", list_files(place)))
         db.execute(ENTRIES)
-        check_entries(db, source)
+        _check_entries(db, source)
         mine = claim(output, job)
-        old = load_done(db, score_files(mine.folder, job.key))
-        db.execute(CHOSEN_UNLESS_FAILED if only_failed else CHOSEN)
-        kept, stale = carry(db, old, mine.folder, job.key)
+        old = _load_done(db, score_files(mine.folder, job.key))
+        db.execute(_CHOSEN_UNLESS_FAILED if only_failed else _CHOSEN)
+        kept, stale = _carry(db, old, mine.folder, job.key)
         waiting = cut(db, mine, job.key)
-        known = write_known(stale, mine.folder) if waiting else None
-        files, total = db.execute(CHECK).fetchall()[0]
-        ignored = write_ignored(db, mine)
+        known = _write_known(stale, mine.folder) if waiting else None
+        files, total = db.execute(_CHECK).fetchall()[0]
+        ignored = _write_ignored(db, mine)
     return Batch(
         source=place,
         model=model,
@@ -129,7 +128,7 @@ def list_files(source: str) -> Iterator[pa.RecordBatch]:
     return list_manifest(UPath(source)) if source_kind(source) == "manifest" else list_source(source)
 
 
-def check_known(output: UPath, job: Job) -> None:
+def _check_known(output: UPath, job: Job) -> None:
     """Raises UserError unless there is a batch of this job whose failed files may be tried again."""
     found = read_job(output)
     if found is None:
@@ -141,26 +140,26 @@ def check_known(output: UPath, job: Job) -> None:
         )
 
 
-def check_entries(db: DuckDBPyConnection, source: str) -> None:
+def _check_entries(db: DuckDBPyConnection, source: str) -> None:
     if not database.count(db, "select count(*) from entries"):
         raise UserError(f"--source: {source} holds no images. Give a folder of images.")
-    if twice := db.execute(TWICE).fetchall():
+    if twice := db.execute(_TWICE).fetchall():
         raise UserError(f"--source: {source}: {twice[0][0]} is named twice. Keep one row.")
 
 
-def load_done(db: DuckDBPyConnection, parts: list[UPath]) -> dict[str, UPath]:
+def _load_done(db: DuckDBPyConnection, parts: list[UPath]) -> dict[str, UPath]:
     """Make `done`, the rows of earlier runs. Returns the files by their names."""
-    database.create(db, "done", DONE, (done_rows(path) for path in parts))
+    database.create(db, "done", _DONE, (_done_rows(path) for path in parts))
     return {path.name: path for path in parts}
 
 
-def done_rows(path: UPath) -> pa.RecordBatch:
+def _done_rows(path: UPath) -> pa.RecordBatch:
     table = read(path, ["uri", "modified", "size", "status", "reason"])
     lost = pc.fill_null(pc.starts_with(table["reason"], "unreadable"), fill_value=False)
     state = pc.if_else(pc.equal(table["status"], "ok"), "scored", pc.if_else(lost, "lost", "failed"))
     table = table.append_column("state", state)
     table = table.append_column("part", pa.array([path.name] * len(table), pa.string()))
-    return table.select(DONE.names).cast(DONE).combine_chunks().to_batches()[0]
+    return table.select(_DONE.names).cast(_DONE).combine_chunks().to_batches()[0]
 
 
 def read(path: UPath, columns: list[str] | None = None) -> pa.Table:
@@ -168,7 +167,7 @@ def read(path: UPath, columns: list[str] | None = None) -> pa.Table:
         return pq.read_table(file, columns=columns)
 
 
-def carry(
+def _carry(
     db: DuckDBPyConnection, old: dict[str, UPath], folder: UPath, key: str
 ) -> tuple[tuple[UPath, ...], list[UPath]]:
     """The files whose rows stay, those that hold only some that do being written anew; and the files that have
@@ -179,22 +178,22 @@ def carry(
     mixed = {name: chosen for name, rows, chosen in counts if 0 < chosen < rows}
     if mixed:
         with progress("keep", sum(mixed.values()), "rows") as advance:
-            for name, uris in chosen_of(db, list(mixed)):
-                kept.append(carried(old[name], uris, folder, key))
+            for name, uris in _chosen_of(db, list(mixed)):
+                kept.append(_carried(old[name], uris, folder, key))
                 advance(len(uris))
     return tuple(kept), stale
 
 
-def chosen_of(db: DuckDBPyConnection, names: list[str]) -> Iterator[tuple[str, list[str]]]:
+def _chosen_of(db: DuckDBPyConnection, names: list[str]) -> Iterator[tuple[str, list[str]]]:
     """The chosen URIs of each of these files, in one pass over all: a pass for each would take as long as there are
     files, times rows."""
-    rows = db.sql(CHOSEN_OF, params={"names": names}).to_arrow_reader(database.AT_ONCE)
+    rows = db.sql(_CHOSEN_OF, params={"names": names}).to_arrow_reader(database.AT_ONCE)
     pairs = (pair for batch in rows for pair in zip(batch["part"].to_pylist(), batch["uri"].to_pylist(), strict=True))
     for name, some in groupby(pairs, key=lambda pair: pair[0]):
         yield name, [uri for _, uri in some]
 
 
-def carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
+def _carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
     """A new file with the rows of these URIs."""
     table = read(path)
     table = table.filter(pc.is_in(table["uri"], value_set=pa.array(uris, pa.string())))
@@ -206,15 +205,15 @@ def carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
 
 def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
     """The files without a row, as parts."""
-    count, size = db.execute(HOW_MANY).fetchall()[0]
+    count, size = db.execute(_HOW_MANY).fetchall()[0]
     listing = mine.folder / WORK / f"{mine.run}.parquet"
     return make_parts(
-        lambda rows: database.pieces(db, WAITING, rows),
+        lambda rows: database.pieces(db, _WAITING, rows),
         count, listing, mine.folder, key, prefix=f"{key}-", size=int(size), most_parts=MOST_PARTS,
     )  # fmt: skip
 
 
-def write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
+def _write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
     """The names of sidecars and hidden files: there may be one beside each image."""
     path = mine.folder / WORK / f"{mine.run}-ignored.parquet"
     with write_whole(path) as draft:
@@ -222,7 +221,7 @@ def write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
     return path
 
 
-def write_known(stale: list[UPath], folder: UPath) -> UPath | None:
+def _write_known(stale: list[UPath], folder: UPath) -> UPath | None:
     """The scored rows of files that were changed, moved or touched: what has the same bytes is not computed again.
     None where there are none, or too many to look up."""
     tables, count = [], 0
@@ -230,7 +229,7 @@ def write_known(stale: list[UPath], folder: UPath) -> UPath | None:
         table = read(path)
         tables.append(table.filter(pc.field("status") == "ok"))
         count += len(tables[-1])
-        if count > MOST_KNOWN:
+        if count > _MOST_KNOWN:
             return None
     if not count:
         return None

@@ -18,7 +18,7 @@ from resnet_core.errors import JobError
 from tasks.batch.values import Batch, PartOutcome
 from tasks.progress import Speed, console, progress
 
-SECONDS_BETWEEN_ARTIFACTS = 5.0
+_SECONDS_BETWEEN_ARTIFACTS = 5.0
 SHOWN = 12  # labels in the table
 LEAST = 1000  # files that a share of bad ones is judged by, or all where there are fewer
 
@@ -28,14 +28,14 @@ class TooManyBadError(JobError):
 
 
 @dataclass
-class Watch:
+class _Watch:
     """What every finished part is told to: it adds up, shows, and raises TooManyBadError once the share of bad files is
     over `fail_over`."""
 
     batch: Batch
     fail_over: float | None
     show: Callable[[int, int, Counter[str]], None]
-    artifact: "Artifact"
+    artifact: "_Artifact"
     done: int = 0
     failed: int = 0
     again: int = 0  # known by their content
@@ -57,11 +57,11 @@ class Watch:
 
 
 @contextmanager
-def watched(batch: Batch, fail_over: float | None) -> Iterator[Watch]:
+def watched(batch: Batch, fail_over: float | None) -> Iterator[_Watch]:
     """fail_over: the share of bad files, of those that are scored now, above which the batch stops; None: there is
     none."""
     with _shown(batch.to_score) as show:
-        yield Watch(batch, fail_over, show, Artifact(batch))
+        yield _Watch(batch, fail_over, show, _Artifact(batch))
 
 
 @contextmanager
@@ -93,12 +93,12 @@ def _live(total: int) -> Iterator[Callable[[int, int, Counter[str]], None]]:
 
         def show(images: int, failed: int, labels: Counter[str]) -> None:
             bar.update(task, advance=images, bad=f"[red]{failed:,} bad" if failed else "")
-            live.update(Group(bar, label_table(labels)))
+            live.update(Group(bar, _label_table(labels)))
 
         yield show
 
 
-def label_table(labels: Counter[str]) -> Table:
+def _label_table(labels: Counter[str]) -> Table:
     table = Table("label", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("images", justify="right")
     table.add_column("share", justify="right")
@@ -109,7 +109,7 @@ def label_table(labels: Counter[str]) -> Table:
     return table
 
 
-class Artifact:
+class _Artifact:
     """Prefect's progress artifact, made once there is something to wait for."""
 
     def __init__(self, batch: Batch) -> None:
@@ -119,7 +119,7 @@ class Artifact:
 
     def update(self, share: float) -> None:
         now = time.monotonic()
-        if now - self._said < SECONDS_BETWEEN_ARTIFACTS and not (share == 1 and self._id):
+        if now - self._said < _SECONDS_BETWEEN_ARTIFACTS and not (share == 1 and self._id):
             return
         self._said = now
         if self._id is None:

@@ -22,10 +22,10 @@ from tasks.batch.values import DriftReport, Scores
 from tasks.registry.runs import client, experiment_id
 
 SCORED = "grayline.scored"  # tag: the digest of the batch's folder, its source and its version
-ENGINE = "grayline.engine"  # tag: what computed it the last time
-DRIFTED = "grayline.drifted"  # tag: the measures over their thresholds, `none`, or why nothing was measured
-LOGGED = "models:/m-"  # where a version lies that is one of MLflow's logged models
-MOST_LABELS = 500  # whose shares are metrics, the most frequent ones
+_ENGINE = "grayline.engine"  # tag: what computed it the last time
+_DRIFTED = "grayline.drifted"  # tag: the measures over their thresholds, `none`, or why nothing was measured
+_LOGGED = "models:/m-"  # where a version lies that is one of MLflow's logged models
+_MOST_LABELS = 500  # whose shares are metrics, the most frequent ones
 
 
 @task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for
@@ -35,8 +35,8 @@ def record_batch(scores: Scores, drift: DriftReport, tracking_uri: str, store: U
     run_id, step = open_run(mlflow, scores, store)
     now = int(time.time() * 1000)
     tags = {
-        ENGINE: scores.engine,
-        DRIFTED: drift.why or " ".join(each.measure for each in drift.drifted) or "none",
+        _ENGINE: scores.engine,
+        _DRIFTED: drift.why or " ".join(each.measure for each in drift.drifted) or "none",
         MLFLOW_RUN_NOTE: note(scores, drift),
     }
     metrics = [Metric(name, value, now, step) for name, value in measured(scores, drift).items()]
@@ -68,7 +68,7 @@ def open_run(mlflow: MlflowClient, scores: Scores, store: UPath) -> tuple[str, i
     }
     mlflow.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
     place = mlflow.get_model_version(model.name, model.version).source or ""
-    if place.startswith(LOGGED):  # one that others have registered may lie anywhere
+    if place.startswith(_LOGGED):  # one that others have registered may lie anywhere
         mlflow.log_inputs(run_id, models=[LoggedModelInput(place.removeprefix("models:/"))])
     return run_id, 1
 
@@ -87,7 +87,7 @@ def measured(scores: Scores, drift: DriftReport) -> dict[str, float]:
     if scores.review is not None:
         values["needs_review"] = float(scores.review)
     frequent = sorted(scores.labels.items(), key=lambda item: (-item[1][0], item[0]))
-    for name, (count, _) in frequent[:MOST_LABELS]:
+    for name, (count, _) in frequent[:_MOST_LABELS]:
         values[f"share.{metric_name(name)}"] = count / scores.scored
     for each in drift.findings:
         values[f"drift.{each.measure}"] = each.distance

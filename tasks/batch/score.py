@@ -37,7 +37,7 @@ from tasks.parts import Part
 from tasks.registry.versions import load_classifier
 from tasks.values import ModelVersion
 
-SAMPLE = 256  # images
+_SAMPLE = 256  # images
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def score_part(part: Part, how: Scoring) -> PartOutcome:
     taken the batch over."""
     trained = load_classifier(how.tracking_uri, how.model, how.device)
     engine = open_engine(how.engine, how.model, how.tracking_uri, how.device)
-    known = read_known(how.known) if how.known else None
+    known = _read_known(how.known) if how.known else None
     files, done, tables, again = part.files(), 0, [], 0
     for images in read_images(files, trained.preprocessing, how.limits, engine.batch_size):
         predicted, looked_up = predict(trained, engine, images, known, how.embedded)
@@ -90,8 +90,8 @@ def sample(batch: Batch, settings: Preprocessing, limits: Limits) -> NDArray[np.
     """uint8 [N, S, S]: up to SAMPLE real images of the batch, to try engines on."""
     if not batch.waiting:
         return np.empty((0, settings.size, settings.size), np.uint8)
-    files = batch.waiting[len(batch.waiting) // 2].files().slice(0, SAMPLE)
-    images = pa.concat_tables(read_images(files, settings, limits, SAMPLE))
+    files = batch.waiting[len(batch.waiting) // 2].files().slice(0, _SAMPLE)
+    images = pa.concat_tables(read_images(files, settings, limits, _SAMPLE))
     good = np.flatnonzero(images["reason"].is_null().to_numpy())
     return shards.unpacked(images["pixels"], settings.size)[good]
 
@@ -124,7 +124,7 @@ def predict(
     """PREDICTED, a row an image, null where there is none; each prediction stands in the row whose pixels it was
     made from. And how many of them were known by the image's content."""
     good = np.flatnonzero(images["reason"].is_null().to_numpy())
-    looked_up = find_known(images["image_id"], known, good)
+    looked_up = _find_known(images["image_id"], known, good)
     fresh = good[looked_up < 0]
     pixels = shards.unpacked(images["pixels"], trained.preprocessing.size)[fresh]
     made = predictions(trained, engine.run(pixels))
@@ -139,7 +139,7 @@ def predict(
     return made.take(pa.array(index, mask=index < 0)), len(good) - len(fresh)
 
 
-def find_known(image_ids: pa.ChunkedArray, known: pa.Table | None, good: NDArray[np.int64]) -> NDArray[np.int64]:
+def _find_known(image_ids: pa.ChunkedArray, known: pa.Table | None, good: NDArray[np.int64]) -> NDArray[np.int64]:
     """The row in `known` of each good image, -1 where there is none."""
     if known is None:
         return np.full(len(good), -1, np.int64)
@@ -155,6 +155,6 @@ def sampled(image_ids: pa.ChunkedArray, share: float) -> NDArray[np.int64]:
 
 
 @lru_cache(maxsize=2)
-def read_known(path: UPath) -> pa.Table:
+def _read_known(path: UPath) -> pa.Table:
     with path.open("rb") as file:
         return pq.read_table(file)

@@ -8,9 +8,14 @@ from pathlib import Path
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
+import resnet_core.device
+import resnet_core.drift
+import resnet_core.evaluation
+import resnet_core.model
+import resnet_core.plotting
+import tasks.evaluation
 from resnet_core.drift.drift import Thresholds
-from resnet_core.evaluation import assess, bootstrap, calibrate, decide, metrics, slices
-from resnet_core.evaluation import decide as conformal
+from resnet_core.evaluation import assess
 from resnet_core.evaluation import input_sizes as by_size
 from resnet_core.evaluation.assess import Assessment, HeldOut
 from resnet_core.evaluation.calibrate import Wanted
@@ -18,29 +23,25 @@ from resnet_core.evaluation.decide import class_costs, class_recalls
 from resnet_core.evaluation.input_sizes import AtSize, sample, sides
 from resnet_core.evaluation.metrics import Interval, Labels
 from resnet_core.model.classifier import Classifier
-from resnet_core.plotting import plots
 from resnet_core.shards.encryption import Keys
-from resnet_core.sources import manifest as attributes
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import as_local, write_folder
 from tasks.dataset import EvaluateConfig
-from tasks.evaluation import files as evaluation_files
-from tasks.evaluation import held_out, reference
 from tasks.evaluation.files import METRICS_FILE, described, write_metrics, write_plots, write_predictions, write_slices
-from tasks.evaluation.held_out import SCORING, columns_of, facts, groups_of, in_order, pixels_at, score_split
+from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, pixels_at, score_split
 from tasks.evaluation.page import markdown
-from tasks.evaluation.reference import REFERRING, make_reference
+from tasks.evaluation.reference import make_reference
 from tasks.progress import Advance, progress
 from tasks.registry import runs as tracking
 from tasks.values import Catalog, Checkpoint, Evaluation, ShardSet
 
 log = logging.getLogger("grayline")
 
-MEASURING = (
-    *SCORING, *REFERRING, assess, attributes, bootstrap, by_size, calibrate, conformal, decide, metrics, plots, slices,
-    evaluation_files, held_out, reference,
+_MEASURING = (
+    resnet_core.device, resnet_core.drift, resnet_core.evaluation, resnet_core.model, resnet_core.plotting,
+    tasks.evaluation,
 )  # fmt: skip
-WORSE_SLICES = "grayline.worse_slices"  # tag of a training's run
+_WORSE_SLICES = "grayline.worse_slices"  # tag of a training's run
 
 
 @task
@@ -63,11 +64,11 @@ def evaluate(
     """
     config, thresholds, known = config or EvaluateConfig(), thresholds or Thresholds(), facts(catalog)
     key = {
-        "code": source_digest(*MEASURING),
+        "code": source_digest(*_MEASURING),
         "settings": digest_of(config.model_dump(), asdict(thresholds)),
         "facts": table_digest([known]),
     }
-    if checkpoint.reused and (found := read_evaluation(checkpoint, key)):
+    if checkpoint.reused and (found := _read_evaluation(checkpoint, key)):
         return found
     with as_local(checkpoint.folder / "model") as folder:
         classifier = Classifier.load(folder, device)
@@ -75,7 +76,7 @@ def evaluate(
     with progress("evaluate", shard_set.test + shard_set.validation + size_work) as advance:
         image_ids, labels, raw = score_split(classifier, shard_set, "test", keys, advance)
         validation = score_split(classifier, shard_set, "validation", keys, advance)[1:]
-        sizes = measure_sizes(classifier, shard_set, labels, keys, advance)
+        sizes = _measure_sizes(classifier, shard_set, labels, keys, advance)
     rows = in_order(known, image_ids)
     images = HeldOut(labels, raw, groups_of(rows), dict(columns_of(rows, config.slices)) if catalog else {})
     wanted = Wanted(
@@ -90,7 +91,7 @@ def evaluate(
         write_predictions(draft, image_ids, rows["uri"], labels, assessed, shard_set.classes)
         write_slices(draft, assessed.slices)
         write_plots(draft, checkpoint.folder, assessed, sizes, labels, raw, shard_set.classes)
-        log_to_mlflow(tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
+        _log_to_mlflow(tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
     page = markdown(assessed, sizes, checkpoint, groups)
     create_markdown_artifact(page, key="evaluation", description="Held-out metrics")
     say(assessed)
@@ -98,7 +99,7 @@ def evaluate(
     return Evaluation(checkpoint.folder / "evaluation", assessed.metrics.overall, assessed.metrics.count, worse)
 
 
-def read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation | None:
+def _read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation | None:
     """What `evaluate` has written of this checkpoint, unless its key was another."""
     path = checkpoint.folder / "evaluation" / METRICS_FILE
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
@@ -113,14 +114,14 @@ def read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation |
     return Evaluation(checkpoint.folder / "evaluation", intervals, found["images"], worse)
 
 
-def measure_sizes(
+def _measure_sizes(
     classifier: Classifier, shard_set: ShardSet, labels: Labels, keys: Keys | None, advance: Advance
 ) -> list[AtSize]:
     places = sample(len(labels))
     return by_size.by_size(classifier, pixels_at(shard_set, places, keys), labels[places], advance)
 
 
-def log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessment) -> None:
+def _log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessment) -> None:
     """Each metric as `test_NAME`, its interval as `test_NAME_low` and `_high`, what calibration changes also as
     `test_NAME_uncalibrated`; all files; the slices that are worse as a tag."""
     mlflow = tracking.client(tracking_uri)
@@ -142,7 +143,7 @@ def log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessmen
         values["test_cost"] = found.decisions.cost.value
     tracking.log_metrics(tracking_uri, run_id, values)
     worse = ", ".join(each.name for each in found.slices if each.worse)
-    mlflow.set_tag(run_id, WORSE_SLICES, worse or "none")
+    mlflow.set_tag(run_id, _WORSE_SLICES, worse or "none")
     mlflow.log_artifacts(run_id, str(folder), "evaluation")
 
 

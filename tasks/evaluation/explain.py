@@ -19,16 +19,14 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
-from resnet_core.explain import gallery, neighbours
-from resnet_core.explain import grad_cam as grad_cam_module
-from resnet_core.explain.gallery import Chosen, choose
+import resnet_core.explain
+import resnet_core.model
+import resnet_core.plotting
+from resnet_core.explain.gallery import Chosen, Kind, choose
 from resnet_core.explain.grad_cam import Maps, grad_cam
 from resnet_core.explain.neighbours import MOST_IMAGES, Neighbour, nearest, sampled
 from resnet_core.images.preprocessing import Gray
-from resnet_core.model import classifier as classifier_module
-from resnet_core.model import features as embedding
 from resnet_core.model.classifier import Classifier
-from resnet_core.plotting import canvas as paper
 from resnet_core.plotting import gallery_sheet
 from resnet_core.plotting.canvas import SMALLEST, heated, picture, webp
 from resnet_core.plotting.gallery_sheet import NEIGHBOURS, Beside, Shown
@@ -43,12 +41,12 @@ from tasks.values import Catalog, Checkpoint, Evaluation, Explanation, ShardSet
 
 log = logging.getLogger("grayline")
 
-FOLDER, GALLERY, SHEET = "explanation", "gallery.json", "gallery.png"
-MADE_BY = (classifier_module, embedding, grad_cam_module, gallery, gallery_sheet, neighbours, paper)
+_FOLDER, _GALLERY, _SHEET = "explanation", "gallery.json", "gallery.png"
+_MADE_BY = (resnet_core.explain, resnet_core.model, resnet_core.plotting)
 
 
 @dataclass(frozen=True)
-class Predictions:
+class _Predictions:
     """What the evaluation has said of the held-out images."""
 
     image_ids: list[str]
@@ -61,7 +59,7 @@ class Predictions:
 class Item:
     """One image of the gallery; `neighbours` only where the prediction is wrong."""
 
-    kind: gallery.Kind
+    kind: Kind
     image_id: str
     label: str
     predicted: str
@@ -86,31 +84,31 @@ def explain(
         log.info("explain     %s is encrypted: no pictures are made of it", checkpoint.dataset)
         return Explanation(None, "", 0, 0)
     predictions = evaluation.folder / "predictions.parquet"
-    made_of = digest_of(hashlib.sha256(predictions.read_bytes()).hexdigest(), source_digest(*MADE_BY))
-    folder = checkpoint.folder / FOLDER
-    known = read_gallery(folder)
+    made_of = digest_of(hashlib.sha256(predictions.read_bytes()).hexdigest(), source_digest(*_MADE_BY))
+    folder = checkpoint.folder / _FOLDER
+    known = _read_gallery(folder)
     if known.get("made_of") != made_of:
         with as_local(checkpoint.folder / "model") as model:
             classifier = Classifier.load(model, device)
-        layer, items = look(classifier, read_predictions(predictions, shard_set.classes), shard_set)
-        uris = read_uris(catalog, [one for item in items for one in ids_of(item)])
+        layer, items = _look(classifier, _read_predictions(predictions, shard_set.classes), shard_set)
+        uris = _read_uris(catalog, [one for item in items for one in _ids_of(item)])
         with write_folder(folder) as draft:
             known = {"made_of": made_of, "layer": layer, "looked_at": min(shard_set.train, MOST_IMAGES)}
-            known["items"] = [write_item(draft, item, shard_set.classes, uris) for item in items]
-            (draft / SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
-            (draft / GALLERY).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            tracking.client(tracking_uri).log_artifacts(checkpoint.mlflow_run_id, str(draft), FOLDER)
+            known["items"] = [_write_item(draft, item, shard_set.classes, uris) for item in items]
+            (draft / _SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
+            (draft / _GALLERY).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            tracking.client(tracking_uri).log_artifacts(checkpoint.mlflow_run_id, str(draft), _FOLDER)
         create_markdown_artifact(page(checkpoint.dataset, folder, known), key="explanation", description="Gallery")
     errors = sum(item["label"] != item["predicted"] for item in known["items"])
     return Explanation(folder, known["layer"], len(known["items"]), errors)
 
 
-def read_gallery(folder: UPath) -> dict[str, Any]:
-    path = folder / GALLERY
+def _read_gallery(folder: UPath) -> dict[str, Any]:
+    path = folder / _GALLERY
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
-def read_predictions(path: UPath, classes: Sequence[str]) -> Predictions:
+def _read_predictions(path: UPath, classes: Sequence[str]) -> _Predictions:
     with path.open("rb") as file:
         table = pq.read_table(file, columns=["image_id", "label", "predicted", "confidence"])
     place = {name: k for k, name in enumerate(classes)}
@@ -118,16 +116,16 @@ def read_predictions(path: UPath, classes: Sequence[str]) -> Predictions:
         np.array([place[name] for name in table[column].to_pylist()], dtype=np.int64)
         for column in ("label", "predicted")
     )
-    return Predictions(table["image_id"].to_pylist(), labels, predicted, table["confidence"].to_numpy())
+    return _Predictions(table["image_id"].to_pylist(), labels, predicted, table["confidence"].to_numpy())
 
 
-def look(classifier: Classifier, found: Predictions, shard_set: ShardSet) -> tuple[str, list[Item]]:
+def _look(classifier: Classifier, found: _Predictions, shard_set: ShardSet) -> tuple[str, list[Item]]:
     """The stage that was looked into, and the gallery."""
     chosen = choose(found.image_ids, found.labels, found.predicted, found.confidence)
     rows = np.array([one.row for one in chosen])
     looked_at = min(shard_set.train, MOST_IMAGES)
     with progress("explain", looked_at + len(chosen)) as advance:
-        pixels = pixels_of([found.image_ids[row] for row in rows], shard_set)
+        pixels = _pixels_of([found.image_ids[row] for row in rows], shard_set)
         maps = grad_cam(classifier, pixels, found.predicted[rows])
         advance(len(chosen))
 
@@ -139,15 +137,15 @@ def look(classifier: Classifier, found: Predictions, shard_set: ShardSet) -> tup
         wrong = found.labels[rows] != found.predicted[rows]
         alike = iter(nearest(classifier, pixels[wrong], pieces(), NEIGHBOURS))
     items = [
-        item_of(one, found, maps, pixels[k], k, shard_set.classes, tuple(next(alike)) if wrong[k] else ())
+        _item_of(one, found, maps, pixels[k], k, shard_set.classes, tuple(next(alike)) if wrong[k] else ())
         for k, one in enumerate(chosen)
     ]
     return maps.layer, items
 
 
-def item_of(
+def _item_of(
     chosen: Chosen,
-    found: Predictions,
+    found: _Predictions,
     maps: Maps,
     pixels: Gray,
     place: int,
@@ -160,7 +158,7 @@ def item_of(
     return Item(chosen.kind, found.image_ids[row], label, predicted, confidence, pixels, maps.heat[place], alike)
 
 
-def pixels_of(image_ids: list[str], shard_set: ShardSet) -> NDArray[np.uint8]:
+def _pixels_of(image_ids: list[str], shard_set: ShardSet) -> NDArray[np.uint8]:
     """uint8 [N, S, S], of held-out images."""
     found: dict[str, Gray] = {}
     wanted = set(image_ids)
@@ -171,7 +169,7 @@ def pixels_of(image_ids: list[str], shard_set: ShardSet) -> NDArray[np.uint8]:
     return np.stack([found[image_id] for image_id in image_ids])
 
 
-def read_uris(catalog: Catalog, image_ids: list[str]) -> dict[str, str]:
+def _read_uris(catalog: Catalog, image_ids: list[str]) -> dict[str, str]:
     """Where the images lie; of several places of the same bytes, the one that was learned from."""
     wanted = [("image_id", "in", sorted(set(image_ids))), ("status", "==", "ok")]
     with catalog.path.open("rb") as file:
@@ -179,13 +177,13 @@ def read_uris(catalog: Catalog, image_ids: list[str]) -> dict[str, str]:
     return dict(zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
 
 
-def ids_of(item: Item) -> list[str]:
+def _ids_of(item: Item) -> list[str]:
     return [item.image_id, *(one.image_id for one in item.neighbours)]
 
 
-def write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str, str]) -> dict[str, Any]:
+def _write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str, str]) -> dict[str, Any]:
     """Write its pictures; what gallery.json says of it."""
-    write_picture(draft, item.image_id, item.pixels)
+    _write_picture(draft, item.image_id, item.pixels)
     heat = f"images/{item.image_id[:16]}-cam.webp"
     (draft / heat).write_bytes(webp(heated(item.pixels, item.heat)))
     beside = []
@@ -196,7 +194,7 @@ def write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str, 
                 "uri": uris.get(one.image_id, ""),
                 "label": classes[one.label],
                 "similarity": round(one.similarity, 4),
-                "image": write_picture(draft, one.image_id, one.pixels),
+                "image": _write_picture(draft, one.image_id, one.pixels),
             }
         )
     return {
@@ -212,7 +210,7 @@ def write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str, 
     }
 
 
-def write_picture(draft: Path, image_id: str, pixels: Gray) -> str:
+def _write_picture(draft: Path, image_id: str, pixels: Gray) -> str:
     """Its name in the folder. An image that is a neighbour twice is written once."""
     name = f"images/{image_id[:16]}.webp"
     (draft / "images").mkdir(exist_ok=True)
@@ -248,6 +246,6 @@ def page(dataset: str, folder: UPath, known: dict[str, Any]) -> str:
     )
     return (
         f"# {dataset}: held-out images to look at\n\n"
-        f"{markdown.picture('Held-out images with what the classifier looked at', (folder / SHEET).read_bytes())}\n\n"
+        f"{markdown.picture('Held-out images with what the classifier looked at', (folder / _SHEET).read_bytes())}\n\n"
         f"| | label | predicted | confidence | image |\n| --- | --- | --- | ---: | --- |\n{rows}\n"
     )

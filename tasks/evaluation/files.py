@@ -20,7 +20,7 @@ from resnet_core.plotting import plots
 from resnet_core.shards import format as shards
 from resnet_core.training.loop import Epoch
 
-METRICS_FILE, PREDICTIONS, SLICES = "metrics.json", "predictions.parquet", "slices.parquet"
+METRICS_FILE, _PREDICTIONS, _SLICES = "metrics.json", "predictions.parquet", "slices.parquet"
 
 
 def described(
@@ -91,7 +91,7 @@ def write_predictions(
         "needs_review": pa.array([None] * len(labels) if sets is None else sets.sum(1) != 1, pa.bool_()),
     }
     metadata = {shards.METADATA_KEY: json.dumps({"classes": list(classes)})}
-    pq.write_table(pa.table(table).replace_schema_metadata(metadata), folder / PREDICTIONS)
+    pq.write_table(pa.table(table).replace_schema_metadata(metadata), folder / _PREDICTIONS)
 
 
 def write_slices(folder: Path, slices: Sequence[Slice]) -> None:
@@ -113,7 +113,7 @@ def write_slices(folder: Path, slices: Sequence[Slice]) -> None:
         }
         for each in slices
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema), folder / SLICES)
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / _SLICES)
 
 
 def write_plots(

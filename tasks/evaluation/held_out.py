@@ -1,7 +1,6 @@
 """The held-out images: what a classifier says of them, and what the catalog knows of them."""
 
 from collections.abc import Callable, Iterator, Sequence
-from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -10,27 +9,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from resnet_core import device
 from resnet_core.catalog.build import SLICED
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.metrics import Labels, Probabilities
-from resnet_core.model import calibration, classifier, resnet, sized
-from resnet_core.model import inputs as normalisation
-from resnet_core.model import resnet as blocks
-from resnet_core.model import resnet as heads
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.format import Split
 from resnet_core.sources.manifest import decoded
-from resnet_core.training import _progressive as sizes
-from resnet_core.training import augment
 from tasks.values import Catalog, ShardSet
-
-# What decides a score, beside the pixels and the version.
-SCORING: tuple[ModuleType, ...] = (
-    augment, blocks, calibration, classifier, device, heads, normalisation, resnet, sized, sizes,
-)  # fmt: skip
 
 
 def score_split(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,25 +10,21 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from resnet_core.drift import drift, profiles, reference
-from resnet_core.drift import drift as mmd
 from resnet_core.drift.drift import Thresholds
 from resnet_core.drift.profiles import Profile, profile_of
-from resnet_core.drift.reference import MOST, REFERENCE, Reference
+from resnet_core.drift.reference import MOST, Reference
 from resnet_core.evaluation.input_sizes import evenly
 from resnet_core.model import features as embedding
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from resnet_core.storage.digest import file_digest
 from tasks.values import Catalog, ShardSet
 
 if TYPE_CHECKING:  # SciPy's optimizers take their time to import, and a batch has no use for them
     from resnet_core.evaluation.calibrate import Judged
 
 
-REFERRING = (drift, embedding, mmd, profiles, reference)
-LOOKS = ["brightness", "contrast", "sharpness"]
+_LOOKS = ["brightness", "contrast", "sharpness"]
 
 
 def make_reference(
@@ -42,7 +37,7 @@ def make_reference(
 ) -> Reference:
     """judged: what the version says of the held-out images. Of confidential images nothing is kept that an image
     could be guessed from: no embeddings. catalog: has the training images' looks; without it there are none."""
-    profile = of_judged(judged, shard_set.classes) + of_training(catalog)
+    profile = of_judged(judged, shard_set.classes) + _of_training(catalog)
     found = None if keys is not None or not shard_set.test else embeddings(classifier, shard_set)
     return Reference(profile, thresholds, found)
 
@@ -59,15 +54,15 @@ def of_judged(judged: Judged, classes: tuple[str, ...]) -> Profile:
     return Profile(dict.fromkeys(classes, 0)) + profile_of(pa.table(table))
 
 
-def of_training(catalog: Catalog | None) -> Profile:
+def _of_training(catalog: Catalog | None) -> Profile:
     """How the images look that were learned from, a row group of the catalog at a time."""
     found = Profile()
     if catalog is None:
         return found
     learned = (pc.field("split") == "train") & (pc.field("status") == "ok") & pc.field("present")
     with catalog.path.open("rb") as file:
-        for batch in pq.ParquetFile(file).iter_batches(columns=["split", "status", "present", *LOOKS]):
-            found += profile_of(pa.Table.from_batches([batch]).filter(learned).select(LOOKS))
+        for batch in pq.ParquetFile(file).iter_batches(columns=["split", "status", "present", *_LOOKS]):
+            found += profile_of(pa.Table.from_batches([batch]).filter(learned).select(_LOOKS))
     return found
 
 
@@ -79,9 +74,3 @@ def embeddings(classifier: Classifier, shard_set: ShardSet) -> NDArray[np.float3
         found.append(embedding.embed(classifier, images.pixels[here]))
         start += len(images)
     return np.concatenate(found)
-
-
-def reference_digest(folder: Path) -> str:
-    """Of the reference in a folder; `none` where there is none."""
-    path = folder / REFERENCE
-    return file_digest(path) if path.exists() else "none"

@@ -36,8 +36,8 @@ class BackendAccuracy:
     own_speed: float
 
 
-ROUNDING = 1e-6  # of an accuracy: TensorFlow counts in float32
-MOST_APART = 0.001  # of accuracy: what rounding may cost on images that lie between two classes
+_ROUNDING = 1e-6  # of an accuracy: TensorFlow counts in float32
+_MOST_APART = 0.001  # of accuracy: what rounding may cost on images that lie between two classes
 
 
 class BackendError(JobError):
@@ -76,7 +76,7 @@ def measure(
         key="backend",
         description=f"{model.name} version {model.version} on {found.count:,} held-out images",
     )
-    if abs(accuracy - own) > MOST_APART + ROUNDING:
+    if abs(accuracy - own) > _MOST_APART + _ROUNDING:
         raise BackendError(
             f"{backend} measures an accuracy of {accuracy:.4f} where PyTorch measures {own:.4f}, on "
             f"{found.count:,} images; a probability differs by up to {found.difference:.2g}. Compare the versions of "

@@ -41,10 +41,10 @@ class Export:
 log = logging.getLogger("grayline")
 
 LARGEST = 1e-4  # of the differences between two probabilities that are let through
-LOSS = 0.005  # of accuracy that int8 may cost
-ROUNDING = 1e-9  # of a difference of two shares
-CHECKED = 4096  # held-out images that a file is checked on
-CALIBRATED = 512  # training images that the scales of int8 are measured on
+_LOSS = 0.005  # of accuracy that int8 may cost
+_ROUNDING = 1e-9  # of a difference of two shares
+_CHECKED = 4096  # held-out images that a file is checked on
+_CALIBRATED = 512  # training images that the scales of int8 are measured on
 
 
 class ExportError(JobError):
@@ -76,12 +76,12 @@ def export(
     classifier = load_classifier(tracking_uri, model, "cpu")
     known = images_of(model, store, tracking_uri, keys)
     log.info("export      %s version %s to %s", model.name, model.version, kind)
-    pixels = known.sample(CALIBRATED) if kind == "int8" else None
+    pixels = known.sample(_CALIBRATED) if kind == "int8" else None
     with write_whole(output) as draft:
         export_formats.write(kind, trace(classifier), describe(classifier, model.name, model.version), draft, pixels)
         run = export_formats.load(export_formats.runtime_of(kind), draft)
-        with progress("verify", min(known.test, CHECKED)) as advance:
-            found = compare(classifier, run, known.split("test"), CHECKED, advance)
+        with progress("verify", min(known.test, _CHECKED)) as advance:
+            found = compare(classifier, run, known.split("test"), _CHECKED, advance)
         wrong = what_is_wrong(kind, found)
         if wrong and not allow_difference:
             raise ExportError(f"{wrong}; {output} was not written. --allow-difference writes it all the same.")
@@ -100,9 +100,9 @@ def what_is_wrong(kind: Format, found: Agreement) -> str:
             return ""
         return f"a probability differs by {found.difference:.2g}, over the {LARGEST:g} that rounding explains"
     loss = found.own_accuracy - found.accuracy
-    if loss <= LOSS + ROUNDING:
+    if loss <= _LOSS + _ROUNDING:
         return ""
-    return f"accuracy falls by {100 * loss:.2f} points, over the {100 * LOSS:g} that int8 may cost"
+    return f"accuracy falls by {100 * loss:.2f} points, over the {100 * _LOSS:g} that int8 may cost"
 
 
 @task(name="export")

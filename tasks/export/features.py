@@ -17,14 +17,12 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from upath import UPath
 
+import resnet_core.inference
+import resnet_core.model
 from resnet_core.errors import UserError
 from resnet_core.export.formats import check_installed
 from resnet_core.inference import feature_files
 from resnet_core.inference.feature_files import Kind, Rows
-from resnet_core.model import inputs as normalisation
-from resnet_core.model import resnet, sized
-from resnet_core.model import resnet as blocks
-from resnet_core.model import resnet as heads
 from resnet_core.model.features import Layer, compute, shape_of
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
@@ -55,12 +53,12 @@ log = logging.getLogger("grayline")
 BEGUN, MANIFEST, WORK = "_features.json", "_manifest.json", "_work"
 PART_BYTES = 64 * 1024**2  # of features in a file, and in the memory of a task
 MOST_IN_A_PART = 1024  # images
-KNOWN = ["image_id", "label", "split"]
-CODE = (blocks, feature_files, heads, normalisation, resnet, sized)
+_KNOWN = ["image_id", "label", "split"]
+_CODE = (resnet_core.inference, resnet_core.model)
 
 
 @dataclass(frozen=True)
-class FeaturePart:
+class _FeaturePart:
     """`count` images of a shard from row `start` on, whose features become `path`; row group `group` of
     `listing` has what is known of them."""
 
@@ -73,7 +71,7 @@ class FeaturePart:
 
 
 @dataclass(frozen=True)
-class FeatureJob:
+class _FeatureJob:
     """What all parts have in common; the facts are written into every file."""
 
     version: ModelVersion
@@ -83,13 +81,13 @@ class FeatureJob:
 
 
 @dataclass(frozen=True)
-class FeaturePlan:
+class _FeaturePlan:
     """All parts; those in `waiting` are not done yet."""
 
-    job: FeatureJob
+    job: _FeatureJob
     folder: UPath
-    parts: tuple[FeaturePart, ...]
-    waiting: tuple[FeaturePart, ...]
+    parts: tuple[_FeaturePart, ...]
+    waiting: tuple[_FeaturePart, ...]
 
 
 def check_wanted(kind: str, output: UPath, encrypted: bool, in_clear: bool) -> None:
@@ -116,7 +114,7 @@ def plan_features(
     tracking_uri: str,
     device: str,
     keys: Keys | None = None,
-) -> FeaturePlan:
+) -> _FeaturePlan:
     """Cut the shards into parts, and find those that are done. Raises UserError for a version that does
     not fit the data set, and an output that is taken."""
     classifier = load_classifier(tracking_uri, model, device)
@@ -133,9 +131,9 @@ def plan_features(
     begin(output, facts | {"format": kind})
     size = 4 * int(pc.product(pa.array(shape, pa.int64())).as_py())
     most = min(MOST_IN_A_PART, max(1, PART_BYTES // size))
-    parts = make_parts(shard_set, catalog, output, most, kind, (facts, source_digest(*CODE)), keys)
+    parts = make_parts(shard_set, catalog, output, most, kind, (facts, source_digest(*_CODE)), keys)
     waiting = tuple(part for part in parts if not part.path.exists())
-    return FeaturePlan(FeatureJob(model, layer, kind, facts), output, parts, waiting)
+    return _FeaturePlan(_FeatureJob(model, layer, kind, facts), output, parts, waiting)
 
 
 def begin(output: UPath, job: dict[str, Any]) -> None:
@@ -156,16 +154,16 @@ def begin(output: UPath, job: dict[str, Any]) -> None:
 
 def make_parts(
     shard_set: ShardSet, catalog: Catalog, output: UPath, most: int, kind: Kind, context: Any, keys: Keys | None
-) -> tuple[FeaturePart, ...]:
+) -> tuple[_FeaturePart, ...]:
     """At most `most` images each, in the order of the shards; their listing is written."""
-    parts: list[FeaturePart] = []
+    parts: list[_FeaturePart] = []
     listing = output / WORK / "listing.parquet"
     with write_whole(listing) as draft, pq.ParquetWriter(draft, LISTING) as writer:
         for shard, start, rows in pieces(shard_set, catalog, most, keys):
             writer.write_table(rows, row_group_size=len(rows))
             group = len(parts)
             name = f"{group:06}-{digest_of(table_digest([rows]), shard.name, start, kind, context)}.{kind}"
-            parts.append(FeaturePart(output / name, shard, start, len(rows), listing, group))
+            parts.append(_FeaturePart(output / name, shard, start, len(rows), listing, group))
     return tuple(parts)
 
 
@@ -182,7 +180,7 @@ def pieces(
         there = pq.read_table(file, columns=["image_id", "uri"], filters=good).combine_chunks()
     ids = there["image_id"].combine_chunks()
     for shard in shard_set.files:
-        rows = shards.open_file(shard, keys).read(columns=KNOWN)
+        rows = shards.open_file(shard, keys).read(columns=_KNOWN)
         uris = there["uri"].take(pc.index_in(rows["image_id"], value_set=ids))
         rows = rows.append_column("uri", uris).select(LISTING.names).replace_schema_metadata().cast(LISTING)
         for start in range(0, len(rows), most):
@@ -190,7 +188,9 @@ def pieces(
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="features {part.path.name}")
-def write_features(part: FeaturePart, job: FeatureJob, tracking_uri: str, device: str, keys: Keys | None = None) -> int:
+def write_features(
+    part: _FeaturePart, job: _FeatureJob, tracking_uri: str, device: str, keys: Keys | None = None
+) -> int:
     """Compute and write the features of one part. Returns how many images they are of."""
     classifier = load_classifier(tracking_uri, job.version, device)
     with part.listing.open("rb") as file:
@@ -205,7 +205,7 @@ def write_features(part: FeaturePart, job: FeatureJob, tracking_uri: str, device
 
 
 @task
-def finish_features(plan: FeaturePlan) -> FeatureSet:
+def finish_features(plan: _FeaturePlan) -> FeatureSet:
     """Take away files of images that are gone, write `_manifest.json`."""
     job = plan.job
     names = {part.path.name: part.count for part in plan.parts}

@@ -27,16 +27,16 @@ from tasks.values import Catalog, Scan
 log = logging.getLogger("grayline")
 
 # Where a file lies in the cache, and when it was touched, does not change what the catalog says.
-NO_CONTENT = ["modified", "part"]
-COUNTS = "select status, count(*), count(near) from finished where present group by status"
-PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at a time
-PAIRS_AT_ONCE = 1024
-Pairs = NDArray[np.int64]
+_NO_CONTENT = ["modified", "part"]
+_COUNTS = "select status, count(*), count(near) from finished where present group by status"
+_PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at a time
+_PAIRS_AT_ONCE = 1024
+_Pairs = NDArray[np.int64]
 CLASSES = "select distinct label from finished where present and status = 'ok' order by label"
-ATTRIBUTES = """
+_ATTRIBUTES = """
 select distinct unnest(json_keys(attributes)) as name from finished where attributes is not null order by name
 """
-REASONS = """
+_REASONS = """
 select split_part(reason, ':', 1), count(*) from finished where present and status = 'quarantined'
 group by 1 order by 2 desc limit 3
 """
@@ -51,23 +51,23 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
     path = catalog_path(store, dataset.name)
     with database.database() as db:
         before = load_catalog(db, store, dataset.name)
-        load_scan(db, scan, keys)
-        correct(db, scan)
+        _load_scan(db, scan, keys)
+        _correct(db, scan)
         catalog.judge(db, dataset.smallest_side)
         pairs = np.empty((0, 2), np.int64)
         if dataset.split.near_duplicates and database.count(db, "select count(*) from images where not elder"):
-            pairs = find_near(db, scan, dataset.image.size, keys)
+            pairs = _find_near(db, scan, dataset.image.size, keys)
         catalog.split_rows(db, dataset.split, pairs)
-        classes = find_classes(db, dataset)
-        check_evaluation(db, dataset, classes)
+        classes = _find_classes(db, dataset)
+        _check_evaluation(db, dataset, classes)
         version = history.append(db, versions_folder(store, dataset.name), before)
         changed = version > before or database.count(db, "select count(*) from (from finished except from old)")
         rows = database.pieces(db, ORDERED, 8192)
         if changed or not has_all_columns(path):
             rows = database.written(rows, path, {VERSION: str(version)})
-        digest = table_digest(some.drop_columns(NO_CONTENT) for some in rows)
+        digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions_folder(store, dataset.name))
-        counts = {status: (images, near) for status, images, near in db.sql(COUNTS).fetchall()}
+        counts = {status: (images, near) for status, images, near in db.sql(_COUNTS).fetchall()}
     ok, duplicate, quarantined = (counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined"))
     near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
     written = Catalog(scan.dataset, path, digest, version, classes, ok, duplicate, quarantined, near, read)
@@ -80,7 +80,7 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
     return written
 
 
-def load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
+def _load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
     """Make `entries` and `facts`."""
     with as_local(scan.entries) as file:
         db.execute("create or replace table entries as select * from read_parquet($file)", {"file": str(file)})
@@ -88,7 +88,7 @@ def load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
     database.create(db, "facts", FACTS, (read_facts(scan.pixels / name, keys) for (name,) in names))
 
 
-def correct(db: DuckDBPyConnection, scan: Scan) -> None:
+def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
     """Make `corrections`, and let them change the labels of `entries`."""
     database.create(db, "corrections", corrections.CORRECTIONS)
     if scan.corrections is None:
@@ -102,7 +102,7 @@ def correct(db: DuckDBPyConnection, scan: Scan) -> None:
     )  # fmt: skip
 
 
-def find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> Pairs:
+def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> _Pairs:
     """int64 [M, 2]: the places of images that look the same, at least one of each two a new one. Hashes
     find the candidates, the pixels decide."""
     found = near_duplicates.candidates(*catalog.hashes(db))
@@ -121,7 +121,7 @@ def find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) 
     pairs = pairs[np.lexsort((part[pairs[:, 1]], part[pairs[:, 0]]))]
     same = []
     with progress("near", len(pairs), "pairs") as advance:
-        for start in range(0, len(pairs), most := max(1, PIXEL_BYTES // (2 * size * size))):
+        for start in range(0, len(pairs), most := max(1, _PIXEL_BYTES // (2 * size * size))):
             some = pairs[start : start + most]
             images, place = np.unique(some, return_inverse=True)
             left, right = place.reshape(some.shape).T
@@ -130,18 +130,18 @@ def find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) 
                 here = np.flatnonzero(part[images] == number)
                 path = scan.pixels / parts.dictionary[int(number)].as_py()
                 pixels[here] = read_rows(path, row[images[here]], size, keys)
-            for first in range(0, len(some), PAIRS_AT_ONCE):
-                block = slice(first, first + PAIRS_AT_ONCE)
+            for first in range(0, len(some), _PAIRS_AT_ONCE):
+                block = slice(first, first + _PAIRS_AT_ONCE)
                 same.append(near_duplicates.confirm(pixels[left[block]], pixels[right[block]]))
                 advance(len(same[-1]))
     return places[pairs[np.concatenate(same)]]
 
 
-def find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
+def _find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
     """The labels of good images. Raises UserError for fewer than two."""
     left = tuple(name for (name,) in db.sql(CLASSES).fetchall())
     if len(left) < 2:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in db.sql(REASONS).fetchall())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in db.sql(_REASONS).fetchall())
         raise UserError(
             f"{dataset.source}: only {', '.join(left) or 'no class'} is left after quarantine ({reasons}). "
             "A classifier needs good images of two classes."
@@ -149,12 +149,12 @@ def find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
     return left
 
 
-def check_evaluation(db: DuckDBPyConnection, dataset: Dataset, classes: tuple[str, ...]) -> None:
+def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, classes: tuple[str, ...]) -> None:
     """Before hours of training: raises UserError for a class or a column that the evaluation wants, and the data
     do not have."""
     columns = list(SLICED)
     if not set(dataset.evaluate.slices) <= set(columns):
-        columns += [name for (name,) in db.sql(ATTRIBUTES).fetchall()]
+        columns += [name for (name,) in db.sql(_ATTRIBUTES).fetchall()]
     try:
         dataset.evaluate.check(classes, columns)
     except UserError as error:

@@ -28,7 +28,7 @@ from tasks.values import DataReport
 
 log = logging.getLogger("grayline")
 
-SUMMARY, PLOTS, SAMPLES, CONFLICTS = "summary.json", "comparison.png", "samples.png", "conflicts.png"
+_SUMMARY, _PLOTS, SAMPLES, _CONFLICTS = "summary.json", "comparison.png", "samples.png", "conflicts.png"
 
 
 @task(cache_policy=NO_CACHE)  # the arrays would be hashed for a key that nobody asks for
@@ -53,19 +53,19 @@ def check_data(
     is made.
     """
     findings = (quarantine(now, quarantine_limit), *check(now, last, config, new))
-    pictures = {PLOTS: plot(now, last, new)}
+    pictures = {_PLOTS: plot(now, last, new)}
     if not encrypted and samples:
         pictures[SAMPLES] = contact_sheet(samples, f"{dataset}: samples of each class")
     if not encrypted and conflicts:
-        pictures[CONFLICTS] = side_by_side(conflicts)
-    write_pictures(folder, pictures)
+        pictures[_CONFLICTS] = side_by_side(conflicts)
+    _write_pictures(folder, pictures)
     for finding in findings:
         if finding.action != "ok":
             log.warning("checks      %s: %s", finding.action, finding)
     page = markdown(dataset, findings, now, last, conflicts, pictures)
     create_markdown_artifact(page, key="data-checks", description=headline(dataset, findings))
     failed = [finding for finding in findings if finding.action == "fail"]
-    write_summary(folder, now, findings, accepted=not failed)
+    _write_summary(folder, now, findings, accepted=not failed)
     check_quarantine(now, quarantine_limit)
     if failed:
         raise DataCheckError(
@@ -82,7 +82,7 @@ def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
     for name in names:
         if int(name) >= version:
             continue
-        path = nights / name / SUMMARY
+        path = nights / name / _SUMMARY
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["accepted"]:
@@ -90,21 +90,21 @@ def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
     return None
 
 
-def write_summary(folder: UPath, now: Summary, findings: Sequence[Finding], *, accepted: bool) -> None:
+def _write_summary(folder: UPath, now: Summary, findings: Sequence[Finding], *, accepted: bool) -> None:
     content: dict[str, Any] = {
         "accepted": accepted,
         "findings": [asdict(finding) for finding in findings],
         "summary": json.loads(now.to_json()),
     }
-    write_text(folder / SUMMARY, json.dumps(content, ensure_ascii=False))
+    write_text(folder / _SUMMARY, json.dumps(content, ensure_ascii=False))
 
 
-def write_pictures(folder: UPath, pictures: Mapping[str, bytes]) -> None:
+def _write_pictures(folder: UPath, pictures: Mapping[str, bytes]) -> None:
     """Those that an earlier run of the same night has left behind, and this one does not make, go."""
     for name, content in pictures.items():
         with write_whole(folder / name) as draft:
             draft.write_bytes(content)
-    for name in {PLOTS, SAMPLES, CONFLICTS} - set(pictures):
+    for name in {_PLOTS, SAMPLES, _CONFLICTS} - set(pictures):
         if (folder / name).exists():
             (folder / name).unlink()
 
@@ -136,13 +136,13 @@ def markdown(
     image artifact would print the whole URI below its picture."""
     against = "against the last accepted night" if last else "the first night: nothing to hold it against"
     page = [f"# {headline(dataset, findings)}", table(findings), f"## {now.ok:,} images, {against}"]
-    page.append(picture("Class shares and distributions", pictures[PLOTS]))
+    page.append(picture("Class shares and distributions", pictures[_PLOTS]))
     if now.reasons:
-        page += ["## In quarantine", reasons_table(now)]
+        page += ["## In quarantine", _reasons_table(now)]
     if conflicts:
-        page += ["## One image under two labels", conflicts_table(conflicts)]
-    if CONFLICTS in pictures:
-        page.append(picture("The two images of each pair", pictures[CONFLICTS]))
+        page += ["## One image under two labels", _conflicts_table(conflicts)]
+    if _CONFLICTS in pictures:
+        page.append(picture("The two images of each pair", pictures[_CONFLICTS]))
     if SAMPLES in pictures:
         page += ["## Samples", picture("Samples of each class", pictures[SAMPLES])]
     return "\n\n".join(page) + "\n"
@@ -157,7 +157,7 @@ def table(findings: Sequence[Finding]) -> str:
     return "\n".join(["| check | | found | wanted |", "| --- | --- | --- | --- |", *rows])
 
 
-def reasons_table(now: Summary) -> str:
+def _reasons_table(now: Summary) -> str:
     rows = [
         f"| {plain(reason)} | {count:,} | {plain(now.examples.get(reason, ''))} |"
         for reason, count in now.frequent_reasons()
@@ -165,7 +165,7 @@ def reasons_table(now: Summary) -> str:
     return "\n".join(["| reason | images | for example |", "| --- | ---: | --- |", *rows])
 
 
-def conflicts_table(conflicts: Sequence[ConflictPair]) -> str:
+def _conflicts_table(conflicts: Sequence[ConflictPair]) -> str:
     rows = []
     for number, pair in enumerate(conflicts[:PAIRS], 1):
         rows.append(f"| {number} | {plain(pair.label_a)} | {plain(pair.uri_a)} |")

@@ -22,15 +22,15 @@ from tasks.ingest.pixels import read_pixels
 from tasks.store import versions_folder
 from tasks.values import Catalog
 
-PRESENT = f"select {', '.join(data_summary.COLUMNS)} from catalog where present"
-SAMPLED = f"""
+_PRESENT = f"select {', '.join(data_summary.COLUMNS)} from catalog where present"
+_SAMPLED = f"""
 select label, part, uri from catalog where present and status = 'ok'
 qualify row_number() over (partition by label order by image_id) <= {contact_sheet.SAMPLES}
     and dense_rank() over (order by label) <= {contact_sheet.CLASSES}
 order by label, image_id
 """
 # The same bytes under two labels, and what looks the same under two labels.
-CONFLICTS = f"""
+_CONFLICTS = f"""
 with pairs as (
     select a.label, a.part, a.uri, b.label, b.part, b.uri from catalog a join catalog b on a.image_id = b.image_id
     where a.present and b.present and a.label < b.label
@@ -45,7 +45,7 @@ select * from pairs order by 3, 6 limit {contact_sheet.PAIRS}
 
 
 @dataclass(frozen=True)
-class Evidence:
+class _Evidence:
     """`now` sums up tonight's images, `last` those of the last accepted night, `new` those that came
     since."""
 
@@ -64,7 +64,7 @@ def gather(
     dataset: Dataset,
     store: UPath,
     keys: Keys | None = None,
-) -> Evidence:
+) -> _Evidence:
     """accepted: the catalog's version of the last accepted night, and its summary."""
     with database.database() as db:
         with catalog.path.open("rb") as file:
@@ -73,11 +73,13 @@ def gather(
         if accepted:
             changes = history.difference(versions_folder(store, dataset.name), int(accepted[0]), catalog.version)
             db.register("changes", changes)
-            new = summary_of(db, f"{PRESENT} and uri in (select uri from changes where change in ('came', 'changed'))")
+            new = _summary_of(
+                db, f"{_PRESENT} and uri in (select uri from changes where change in ('came', 'changed'))"
+            )
             db.unregister("changes")
-        now = summary_of(db, PRESENT)
-        sampled = db.sql(SAMPLED).fetchall()
-        pairs = db.sql(CONFLICTS).fetchall()
+        now = _summary_of(db, _PRESENT)
+        sampled = db.sql(_SAMPLED).fetchall()
+        pairs = db.sql(_CONFLICTS).fetchall()
     size = dataset.image.size
 
     def load(part: str, uri: str) -> Gray:
@@ -88,10 +90,10 @@ def gather(
     for label, part, uri in sampled:
         samples.setdefault(label, []).append(load(part, uri))
     conflicts = [ConflictPair(load(p, u), a, u, load(q, v), b, v) for a, p, u, b, q, v in pairs]
-    return Evidence(now, accepted[1] if accepted else None, new, samples, conflicts)
+    return _Evidence(now, accepted[1] if accepted else None, new, samples, conflicts)
 
 
-def summary_of(db: DuckDBPyConnection, query: str) -> Summary:
+def _summary_of(db: DuckDBPyConnection, query: str) -> Summary:
     total = Summary()
     for piece in database.pieces(db, query, 8192):
         total += data_summary.summarise(piece)

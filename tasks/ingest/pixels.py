@@ -6,7 +6,6 @@ the pixels. Deleting them costs reading the source again.
 
 from collections.abc import Sequence
 from functools import lru_cache
-from types import ModuleType
 
 import numpy as np
 import pyarrow as pa
@@ -14,19 +13,10 @@ from numpy.typing import NDArray
 from prefect import task
 from upath import UPath
 
-from resnet_core.catalog import near_duplicates
+import resnet_core.images
+import resnet_core.reading
 from resnet_core.catalog.build import FACTS
-from resnet_core.images import _codecs as jpeg
-from resnet_core.images import _codecs as png
-from resnet_core.images import _dicom as dicom
-from resnet_core.images import _levels as bad_image
-from resnet_core.images import _levels as levels
-from resnet_core.images import decode as grayscale
-from resnet_core.images import preprocessing
-from resnet_core.images import preprocessing as bilinear
-from resnet_core.images import statistics as looks
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.reading import image as read
 from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import read_files
 from resnet_core.shards import format as shards
@@ -39,16 +29,14 @@ from tasks.parts import Part
 @task(retries=2, retry_delay_seconds=5, task_run_name="read {part.path.name}")
 def read_part(part: Part, settings: Preprocessing, limits: Limits, keys: Keys | None = None) -> int:
     """Read every file of the part and write its facts and pixels. Returns the number of files."""
-    if not is_complete(part, keys):
+    if not _is_complete(part, keys):
         files = part.files()
-        write_part(part, files, read_files(files, settings, limits), keys)
+        _write_part(part, files, read_files(files, settings, limits), keys)
     return part.count
 
 
-# What a file's bytes become depends on this code.
-READING: tuple[ModuleType, ...] = (
-    bad_image, bilinear, dicom, grayscale, jpeg, levels, looks, near_duplicates, png, preprocessing, read,
-)  # fmt: skip
+# The code that decides the pixels and facts of a file.
+READING = (resnet_core.images, resnet_core.reading)
 
 
 def pixel_folder(store: UPath, dataset: str, settings: Preprocessing, limits: Limits, encrypt: bool) -> UPath:
@@ -56,7 +44,7 @@ def pixel_folder(store: UPath, dataset: str, settings: Preprocessing, limits: Li
     return store / "pixels" / dataset / digest_of(settings, limits, encrypt, source_digest(*READING))
 
 
-def write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None) -> None:
+def _write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None) -> None:
     """files: what `part.files()` gives; images: what reading them gave, row by row."""
     table = images
     for name in ("modified", "size", "uri"):
@@ -65,7 +53,7 @@ def write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None)
         shards.write_pixels(table, draft, keys)
 
 
-def is_complete(part: Part, keys: Keys | None) -> bool:
+def _is_complete(part: Part, keys: Keys | None) -> bool:
     """Whether a run that was killed had come this far. A file that could not be opened is tried
     again: permissions and networks recover."""
     if not part.path.exists():

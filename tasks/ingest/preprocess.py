@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 from prefect import task
 from upath import UPath
 
+import resnet_core.shards
 from resnet_core.errors import UserError, nearest
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.shards import format as shards
@@ -29,13 +30,13 @@ from tasks.values import Catalog, ShardSet
 
 log = logging.getLogger("grayline")
 
-CONTENT = ("image_id", "label", "split", "weight", "soft_label")
-SPLITS = ("train", "validation", "test")
-GOOD = pc.field("present") & (pc.field("status") == "ok")
+_CONTENT = ("image_id", "label", "split", "weight", "soft_label")
+_SPLITS = ("train", "validation", "test")
+_GOOD = pc.field("present") & (pc.field("status") == "ok")
 
 
 @dataclass(frozen=True)
-class ShardPlan:
+class _ShardPlan:
     """One shard to be: the good images of `part` become `path`, or `twin` does, which has the same.
     `images` of them are in each of SPLITS."""
 
@@ -50,30 +51,30 @@ class ShardPlan:
 
 
 @task
-def plan_shards(catalog: Catalog, pixels: UPath, dataset: Dataset, store: UPath) -> tuple[ShardPlan, ...]:
+def plan_shards(catalog: Catalog, pixels: UPath, dataset: Dataset, store: UPath) -> tuple[_ShardPlan, ...]:
     """Which shards the catalog's good images make, in which files. Raises UserError when a class has
     no image to learn from, nothing is held out, or a soft label names what is no class."""
-    code = source_digest(*READING, shards)
+    code = source_digest(*READING, resnet_core.shards)
     context = (catalog.classes, dataset.image, dataset.encrypt, code)
     found, learned = [], set()
-    for part, rows in rows_by_part(catalog):
-        name = digest_of(table_digest([rows.select(CONTENT)]), *context) + ".parquet"
+    for part, rows in _rows_by_part(catalog):
+        name = digest_of(table_digest([rows.select(_CONTENT)]), *context) + ".parquet"
         splits = rows["split"].to_pylist()
-        check_soft_labels(rows, catalog, dataset)
-        found.append((name, pixels / part, tuple(splits.count(split) for split in SPLITS)))
+        _check_soft_labels(rows, catalog, dataset)
+        found.append((name, pixels / part, tuple(splits.count(split) for split in _SPLITS)))
         learned |= {label for label, split in zip(rows["label"].to_pylist(), splits, strict=True) if split == "train"}
-    check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
+    _check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
     found.sort()  # by what is in them: parts are named by places and dates too, on which no training may depend
     folder = store / "shards" / dataset.name / digest_of([name for name, _, _ in found])
     twins = {path.name: path for path in folder.parent.glob("*/*.parquet")} if folder.parent.exists() else {}
-    return tuple(ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
+    return tuple(_ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
 
 
-def rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
+def _rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
     """The good images of each part, in order; the catalog's rows lie in the order of parts."""
     with catalog.path.open("rb") as file:
-        batches = pq.ParquetFile(file).iter_batches(columns=[*CONTENT, "uri", "part", "present", "status"])
-        good = (pa.Table.from_batches([batch]).filter(GOOD) for batch in batches)
+        batches = pq.ParquetFile(file).iter_batches(columns=[*_CONTENT, "uri", "part", "present", "status"])
+        good = (pa.Table.from_batches([batch]).filter(_GOOD) for batch in batches)
         pieces = ((part, rows) for table in good for part, rows in cut(table))
         for part, same in groupby(pieces, key=lambda piece: piece[0]):
             yield part, pa.concat_tables([rows for _, rows in same])
@@ -88,13 +89,13 @@ def cut(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
         start += rows
 
 
-def rows_of_part(catalog: Catalog, part: str) -> pa.Table:
+def _rows_of_part(catalog: Catalog, part: str) -> pa.Table:
     """The good images of one part; the row groups of others are not read."""
     with catalog.path.open("rb") as file:
-        return pq.read_table(file, columns=[*CONTENT, "uri"], filters=(pc.field("part") == part) & GOOD)
+        return pq.read_table(file, columns=[*_CONTENT, "uri"], filters=(pc.field("part") == part) & _GOOD)
 
 
-def check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: Dataset) -> None:
+def _check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: Dataset) -> None:
     for name in catalog.classes:
         if name not in learned:
             raise UserError(
@@ -104,7 +105,7 @@ def check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: Da
         raise UserError(f"{dataset.source}: no image is held out for the test. Add images, or raise `split.test`.")
 
 
-def check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> None:
+def _check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> None:
     """All classes of the labels are known to them; some may have lost every image to the quarantine."""
     for text in pc.unique(rows["soft_label"]).drop_null().to_pylist():
         for name in sorted(parse(text).keys() - set(catalog.classes)):
@@ -116,16 +117,16 @@ def check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> Non
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="shard {plan.path.name}")
-def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
+def write_shard(plan: _ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
     """Make the shard, unless it is there. Returns how many images were written."""
     if plan.path.exists():
         return 0
     if plan.twin:
         link(plan.twin, plan.path)
         return 0
-    rows = rows_of_part(catalog, plan.part.name)
+    rows = _rows_of_part(catalog, plan.part.name)
     pixels = read_pixels(plan.part, rows["uri"].to_pylist(), settings.size, keys)
-    image_ids, labels, splits, weights, soft_labels = (rows[name] for name in CONTENT)
+    image_ids, labels, splits, weights, soft_labels = (rows[name] for name in _CONTENT)
     metadata = shards.metadata(catalog.classes, settings)
     table = shards.make_table(image_ids, labels, splits, weights, pixels, metadata, soft_labels)
     with write_whole(plan.path) as draft:
@@ -134,10 +135,10 @@ def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys
 
 
 @task
-def finish_shards(plans: tuple[ShardPlan, ...], written: int, catalog: Catalog, dataset: Dataset) -> ShardSet:
+def finish_shards(plans: tuple[_ShardPlan, ...], written: int, catalog: Catalog, dataset: Dataset) -> ShardSet:
     """Write `_manifest.json`, with which the set is complete."""
     folder = plans[0].path.parent
-    train, validation, test = (sum(plan.images[k] for plan in plans) for k in range(len(SPLITS)))
+    train, validation, test = (sum(plan.images[k] for plan in plans) for k in range(len(_SPLITS)))
     made = ShardSet(
         dataset=dataset.name,
         folder=folder,

@@ -21,9 +21,9 @@ from tasks.progress import counted
 from tasks.store import begin_work, load_catalog
 from tasks.values import Scan
 
-MISSING = "file missing: the labels name it, the source has it not"
-UNLABELLED = "label missing: no row of the labels names it"
-WITH_LABELS = """
+_MISSING = "file missing: the labels name it, the source has it not"
+_UNLABELLED = "label missing: no row of the labels names it"
+_WITH_LABELS = """
 create or replace table listed as
 select coalesce(f.uri, $folder || '/' || l.path) as uri, coalesce(f.path, l.path) as path, l.label,
     coalesce(l.split, f.split) as split, l."group", l.weight, l.soft_label, l.attributes,
@@ -32,11 +32,11 @@ from (select * from listed where not ignored) f full join labels l on f.path = l
 """
 # A file that could not be opened is tried again: permissions and networks recover, and neither shows
 # in a file's size or time.
-ALL_ENTRIES = f"""
+_ALL_ENTRIES = f"""
 create or replace table entries as
 with entry as (
     select coalesce(size, 0) as size, coalesce(modified, '') as modified, coalesce(weight, 1) as weight,
-        case when size is null then '{MISSING}' when label is null then '{UNLABELLED}' end as reason,
+        case when size is null then '{_MISSING}' when label is null then '{_UNLABELLED}' end as reason,
         * exclude (size, modified, weight, ignored)
     from listed where not coalesce(ignored, false)
 ),
@@ -50,14 +50,14 @@ select entry.*, case when entry.reason is null then known.part end as part
 from entry left join known
     on entry.uri = known.uri and entry.size = known.size and entry.modified = known.modified
 """
-KNOWN_BY = ("uri", "size", "modified", "part", "image_id", "reason")
-HANDED_ON = f"""
+_KNOWN_BY = ("uri", "size", "modified", "part", "image_id", "reason")
+_HANDED_ON = f"""
 select {", ".join(f'entries."{name}"' for name in ENTRIES.names if name != "part")},
     coalesce(entries.part, assigned.part) as part
 from entries left join assigned on entries.uri = assigned.uri
 """
-ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
-UNREAD = f"""
+_ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
+_UNREAD = f"""
 select {", ".join(f'"{name}"' for name in COLUMNS)} from entries where part is null and reason is null
 """
 
@@ -74,32 +74,32 @@ def scan(dataset: Dataset, store: UPath, limits: Limits) -> Scan:
         list_files(db, dataset)
         if dataset.corrections:
             corrections.list_corrected(db, dataset.corrections)
-        load_catalog(db, store, dataset.name, KNOWN_BY)
-        db.execute(ALL_ENTRIES, {"there": there})
-        check_entries(db, dataset)
+        load_catalog(db, store, dataset.name, _KNOWN_BY)
+        db.execute(_ALL_ENTRIES, {"there": there})
+        _check_entries(db, dataset)
         work = begin_work(store, dataset.name)
-        count, unread = db.execute(f"select count(*), (select count(*) from ({UNREAD})) from entries").fetchall()[0]
+        count, unread = db.execute(f"select count(*), (select count(*) from ({_UNREAD})) from entries").fetchall()[0]
         # Neighbours in an archive are neighbours in a part.
-        ordered = f'{UNREAD} order by container nulls first, "offset", uri'
+        ordered = f'{_UNREAD} order by container nulls first, "offset", uri'
         parts = make_parts(lambda rows: database.pieces(db, ordered, rows), unread, work / "unread.parquet", pixels)
-        database.create(db, "assigned", ASSIGNED, (assigned(part) for part in parts))
+        database.create(db, "assigned", _ASSIGNED, (_assigned(part) for part in parts))
         with write_whole(work / "entries.parquet") as draft:
-            db.sql(HANDED_ON).write_parquet(str(draft))
-        corrected = write_corrections(db, work) if dataset.corrections else None
+            db.sql(_HANDED_ON).write_parquet(str(draft))
+        corrected = _write_corrections(db, work) if dataset.corrections else None
     return Scan(dataset.name, pixels, work / "entries.parquet", count, parts, corrected)
 
 
-def write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:
+def _write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:
     path = work / "corrections.parquet"
     with write_whole(path) as draft:
         db.sql("select * from corrections").write_parquet(str(draft))
     return path
 
 
-def assigned(part: Part) -> pa.RecordBatch:
+def _assigned(part: Part) -> pa.RecordBatch:
     """The part of each file in it: ASSIGNED."""
     names = pa.array([part.path.name] * part.count, pa.string())
-    return pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], schema=ASSIGNED)
+    return pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], schema=_ASSIGNED)
 
 
 def list_files(db: DuckDBPyConnection, dataset: Dataset) -> None:
@@ -115,11 +115,11 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset) -> None:
             raise UserError(f"{dataset.source}: holds no images. Fill it, or correct `source:`.")
         if dataset.labels:
             db.register("labels", read_manifest(UPath(dataset.labels)))
-            db.execute(WITH_LABELS, {"folder": str(absolute(UPath(dataset.source)))})
+            db.execute(_WITH_LABELS, {"folder": str(absolute(UPath(dataset.source)))})
             db.unregister("labels")
 
 
-def check_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:
+def _check_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:
     classes = db.execute("select distinct label from entries where label is not null order by label limit 2").fetchall()
     if len(classes) < 2:
         names = repr(classes[0][0]) if classes else "none"

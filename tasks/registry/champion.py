@@ -35,8 +35,8 @@ from tasks.values import ModelVersion
 
 PREFIX = "grayline.history."
 LONGEST = 2000  # characters of a reason
-MOVES = ("promoted", "rolled back")
-Action = Literal["promoted", "refused", "rolled back"]
+_MOVES = ("promoted", "rolled back")
+_Action = Literal["promoted", "refused", "rolled back"]
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class Event:
     why: str
 
 
-def record(tracking_uri: str, name: str, action: Action, before: str | None, after: str, why: str) -> Event:
+def record(tracking_uri: str, name: str, action: _Action, before: str | None, after: str, why: str) -> Event:
     """Add an event to the history of the model `name`."""
     now = datetime.now(UTC)
     event = Event(now.isoformat(timespec="microseconds"), who(), action, before, after, shortened(why))
@@ -64,11 +64,11 @@ def record(tracking_uri: str, name: str, action: Action, before: str | None, aft
 def events(tracking_uri: str, name: str) -> tuple[Event, ...]:
     """All of a model's events, the oldest first; a tag that holds none is left out."""
     tags = client(tracking_uri).get_registered_model(name).tags
-    found = (read_event(tags[key]) for key in sorted(tags) if key.startswith(PREFIX))
+    found = (_read_event(tags[key]) for key in sorted(tags) if key.startswith(PREFIX))
     return tuple(event for event in found if event)
 
 
-def read_event(text: str) -> Event | None:
+def _read_event(text: str) -> Event | None:
     """What `record` wrote; None for what a hand wrote into the tag."""
     try:
         found = json.loads(text)
@@ -85,7 +85,7 @@ def champions_before(history: Iterable[Event], champion: str) -> list[str]:
     """
     pile: list[str] = []
     for event in history:
-        if event.action not in MOVES:
+        if event.action not in _MOVES:
             continue
         if event.action == "rolled back":
             while event.after in pile and pile[-1] != event.after:
@@ -146,8 +146,8 @@ def make_champion(
     champion = by_alias(tracking_uri, name, CHAMPION)
     if champion and champion.version != wanted.version:
         registry.set_model_version_tag(name, wanted.version, BEFORE, champion.version)
-    forgive(tracking_uri, wanted)
-    move_champion(tracking_uri, "promoted", champion, wanted, reason)
+    _forgive(tracking_uri, wanted)
+    _move_champion(tracking_uri, "promoted", champion, wanted, reason)
     if challenger and challenger.version == wanted.version:
         registry.delete_registered_model_alias(name, CHALLENGER)
     return wanted
@@ -176,8 +176,8 @@ def take_back(
     check_version(tracking_uri, wanted, verify_key)
     registry.set_model_version_tag(name, champion.version, ROLLED_BACK, f"{now()}: {reason}")
     tag_run(tracking_uri, champion, "rolled back")
-    forgive(tracking_uri, wanted)
-    move_champion(
+    _forgive(tracking_uri, wanted)
+    _move_champion(
         tracking_uri, "rolled back", champion, wanted, reason, f"rolled back from version {champion.version}: {reason}"
     )
     return wanted
@@ -194,16 +194,16 @@ def last_accepted(tracking_uri: str, champion: ModelVersion) -> str | None:
     return next((v for v in candidates if v in versions and ROLLED_BACK not in versions[v].tags), None)
 
 
-def forgive(tracking_uri: str, version: ModelVersion) -> None:
+def _forgive(tracking_uri: str, version: ModelVersion) -> None:
     """A champion is not one that was taken back: whoever chose it knew."""
     registry = tracking.client(tracking_uri)
     if ROLLED_BACK in registry.get_model_version(version.name, version.version).tags:
         registry.delete_model_version_tag(version.name, version.version, ROLLED_BACK)
 
 
-def move_champion(
+def _move_champion(
     tracking_uri: str,
-    action: Action,
+    action: _Action,
     before: ModelVersion | None,
     after: ModelVersion,
     why: str,

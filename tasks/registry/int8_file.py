@@ -29,7 +29,7 @@ def place_of(version: ModelVersion) -> str:
     return f"int8/{version.version}"
 
 
-def tag_of(tracking_uri: str, version: ModelVersion) -> dict[str, Any]:
+def _tag_of(tracking_uri: str, version: ModelVersion) -> dict[str, Any]:
     tags = client(tracking_uri).get_model_version(version.name, version.version).tags
     return dict(json.loads(tags.get(INT8, "{}")))
 
@@ -37,7 +37,7 @@ def tag_of(tracking_uri: str, version: ModelVersion) -> dict[str, Any]:
 def allowed_int8(tracking_uri: str, version: ModelVersion) -> str | None:
     """The digest of the version's int8 file, None where the gate has not allowed it."""
     try:
-        tag = tag_of(tracking_uri, version)
+        tag = _tag_of(tracking_uri, version)
     except MlflowException:
         return None
     return str(tag["sha256"]) if tag.get("allowed") else None
@@ -45,7 +45,7 @@ def allowed_int8(tracking_uri: str, version: ModelVersion) -> str | None:
 
 def why_not(tracking_uri: str, version: ModelVersion) -> str:
     """Why int8 is not allowed, and what can be done."""
-    name, found = f"{version.name} version {version.version}", tag_of(tracking_uri, version).get("found")
+    name, found = f"{version.name} version {version.version}", _tag_of(tracking_uri, version).get("found")
     if found:
         return f"the gate has not allowed it for {name}: {found}. Use another engine, or raise `int8` of the gate."
     return f"it was not measured for {name}. Set `gate: {{int8: 0.01}}` in the data set file, and retrain."
@@ -60,19 +60,19 @@ def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator
         try:
             folder = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=tracking_uri, dst_path=scratch))
         except (MlflowException, OSError) as error:
-            raise refusal(version, f"is gone from {uri} ({type(error).__name__})") from None
+            raise _refusal(version, f"is gone from {uri} ({type(error).__name__})") from None
         path = folder / FILE
         if not path.is_file() or file_digest(path) != digest:
-            raise refusal(version, "is not the one that the gate has measured")
+            raise _refusal(version, "is not the one that the gate has measured")
         if key := Settings().verify_key:
             try:
                 verify(folder, Path(key))
             except DamagedVersionError as error:
-                raise refusal(version, f"is refused: {error}") from None
+                raise _refusal(version, f"is refused: {error}") from None
         yield path
 
 
-def refusal(version: ModelVersion, why: str) -> DamagedVersionError:
+def _refusal(version: ModelVersion, why: str) -> DamagedVersionError:
     return DamagedVersionError(
         f"{version.name} version {version.version}: its int8 file {why}. Use another engine: --engine torch."
     )

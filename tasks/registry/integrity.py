@@ -63,25 +63,25 @@ def verified_folder(
             )
         )
     except (MlflowException, OSError) as error:
-        raise refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
+        raise _refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
     try:
         if listed is None:
-            log.warning("%s version %s was registered without digests: its files are not checked", *name_of(model))
+            log.warning("%s version %s was registered without digests: its files are not checked", *_name_of(model))
         else:
             remove_bytecode(folder)
             check_digests(folder, listed)
         if verify_key:
             verify(folder, Path(verify_key))
     except DamagedVersionError as error:
-        raise refusal(model, str(error)) from None
+        raise _refusal(model, str(error)) from None
     return folder
 
 
-def name_of(model: ModelVersion) -> tuple[str, str]:
+def _name_of(model: ModelVersion) -> tuple[str, str]:
     return model.name, model.version
 
 
-def refusal(model: ModelVersion, why: str) -> DamagedVersionError:
+def _refusal(model: ModelVersion, why: str) -> DamagedVersionError:
     return DamagedVersionError(
         f"{model.name} version {model.version} is refused: {why}. Put its files back as they were, or use "
         f"another version: `grayline history {model.name}` lists those that were champions."
@@ -98,8 +98,8 @@ def seal(folder: Path, signing_key: str | None) -> tuple[dict[str, str], list[Pa
     return tags, files
 
 
-MAKE_A_KEY = "Make a pair: openssl ecparam -genkey -name prime256v1 -noout -out private.pem; "
-MAKE_A_KEY += "openssl ec -in private.pem -pubout -out public.pem"
+_MAKE_A_KEY = "Make a pair: openssl ecparam -genkey -name prime256v1 -noout -out private.pem; "
+_MAKE_A_KEY += "openssl ec -in private.pem -pubout -out public.pem"
 
 
 def sign(folder: Path, private_key: Path) -> str:
@@ -110,7 +110,9 @@ def sign(folder: Path, private_key: Path) -> str:
         public = load_pem_private_key(private_key.read_bytes(), None).public_key()
         config = signing.Config().use_elliptic_key_signer(private_key=private_key)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"GRAYLINE_SIGNING_KEY: {private_key} cannot be used ({reason(error)}). {MAKE_A_KEY}") from None
+        raise UserError(
+            f"GRAYLINE_SIGNING_KEY: {private_key} cannot be used ({reason(error)}). {_MAKE_A_KEY}"
+        ) from None
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=(SIGNATURE_FILE, MLFLOW_NOTE)))
     config.sign(folder, folder / SIGNATURE_FILE)
     return hashlib.sha256(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
@@ -124,7 +126,7 @@ def verify(folder: Path, public_key: Path) -> None:
         load_pem_public_key(public_key.read_bytes())
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"GRAYLINE_VERIFY_KEY: {public_key} cannot be used ({reason(error)}). {MAKE_A_KEY}") from None
+        raise UserError(f"GRAYLINE_VERIFY_KEY: {public_key} cannot be used ({reason(error)}). {_MAKE_A_KEY}") from None
     if not (folder / SIGNATURE_FILE).is_file():
         raise DamagedVersionError("it is not signed, and GRAYLINE_VERIFY_KEY is set")
     try:

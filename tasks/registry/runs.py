@@ -19,8 +19,8 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move 
     from resnet_core.training.loop import Epoch
 
 
-TRAINING = "grayline.training"
-SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
+_TRAINING = "grayline.training"
+_SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
 
 
 def client(tracking_uri: str) -> MlflowClient:
@@ -34,10 +34,10 @@ def open_run(
     in the run `parent` if there is one."""
     mlflow = client(tracking_uri)
     experiment = experiment_id(mlflow, store, dataset)
-    found = mlflow.search_runs([experiment], f"tags.`{TRAINING}` = '{digest}'", max_results=1)
+    found = mlflow.search_runs([experiment], f"tags.`{_TRAINING}` = '{digest}'", max_results=1)
     if found:
         return str(found[0].info.run_id)
-    tags = {TRAINING: digest} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    tags = {_TRAINING: digest} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
     run = mlflow.create_run(experiment, tags=tags, run_name=name or f"{dataset}-{digest[:8]}")
     return str(run.info.run_id)
 
@@ -103,7 +103,7 @@ def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-        run_id, sampling_interval=SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=tracking_uri
+        run_id, sampling_interval=_SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=tracking_uri
     )
     monitor.start()  # type: ignore[no-untyped-call]
     try:

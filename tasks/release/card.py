@@ -18,9 +18,9 @@ from tasks.registry.runs import client
 from tasks.training.lineage import machine_of
 from tasks.values import Catalog, Checkpoint, Decision, Evaluation, ShardSet
 
-GATE_HEADING = "\n## Gate\n"
-NOT_STATED = "Not stated: `card:` in the data set file says it."
-SPLITS = ("train", "validation", "test")
+_GATE_HEADING = "\n## Gate\n"
+_NOT_STATED = "Not stated: `card:` in the data set file says it."
+_SPLITS = ("train", "validation", "test")
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ def card(made: Made, words: CardConfig) -> str:
     preprocessing = made.shard_set.preprocessing
     return (
         f"# {name}: {len(made.shard_set.classes)} classes, {preprocessing.size} px gray images\n"
-        f"{GATE_HEADING}\nNot judged yet.\n"
-        f"\n## Intended use\n\n{words.intended_use.strip() or NOT_STATED}\n"
+        f"{_GATE_HEADING}\nNot judged yet.\n"
+        f"\n## Intended use\n\n{words.intended_use.strip() or _NOT_STATED}\n"
         f"\n## Limits\n\n{limits(made, words)}\n"
         f"\n## Data\n\n{data(made, words)}\n"
         f"\n## Quality\n\n{quality(made)}\n"
@@ -63,8 +63,8 @@ def limits(made: Made, words: CardConfig) -> str:
 def data(made: Made, words: CardConfig) -> str:
     """Where the images are from, how many there are of each class and split, and their licence."""
     catalog, shard_set = made.catalog, made.shard_set
-    counts = count_images(catalog.path)
-    used = [split for split in SPLITS if any(counts.get((name, split)) for name in shard_set.classes)]
+    counts = _count_images(catalog.path)
+    used = [split for split in _SPLITS if any(counts.get((name, split)) for name in shard_set.classes)]
     rows = [
         f"| {plain(name)} | " + " | ".join(f"{counts.get((name, split), 0):,}" for split in used) + " |"
         for name in shard_set.classes
@@ -75,12 +75,12 @@ def data(made: Made, words: CardConfig) -> str:
         + f"catalog version {catalog.version} (`{catalog.digest}`) in `{catalog.path}`; shards `{shard_set.digest}`. "
         f"What a version of the catalog changed: `grayline catalog diff {max(catalog.version - 1, 0)} "
         f"{catalog.version} --dataset {catalog.dataset}`.\n\n"
-        f"Licence of the images: {words.licence.strip() or NOT_STATED}\n\n"
+        f"Licence of the images: {words.licence.strip() or _NOT_STATED}\n\n"
         f"| class | {' | '.join(used)} |\n| --- |{' --- |' * len(used)}\n" + "\n".join(rows)
     )
 
 
-def count_images(path: UPath) -> dict[tuple[str, str], int]:
+def _count_images(path: UPath) -> dict[tuple[str, str], int]:
     """The good images by label and split."""
     with path.open("rb") as file:
         table = pq.read_table(
@@ -142,10 +142,10 @@ def add_gate(tracking_uri: str, decision: Decision) -> None:
     """Put the gate's table into the card of the version that it judged."""
     version, registry = decision.version, client(tracking_uri)
     text = registry.get_model_version(version.name, version.version).description or ""
-    registry.update_model_version(version.name, version.version, with_gate(text, decision))
+    registry.update_model_version(version.name, version.version, _with_gate(text, decision))
 
 
-def with_gate(text: str, decision: Decision) -> str:
+def _with_gate(text: str, decision: Decision) -> str:
     """The card with this table in place of what stood under its heading."""
     outcome = "Promoted" if decision.promoted else "Refused"
     rows = "\n".join(
@@ -154,8 +154,8 @@ def with_gate(text: str, decision: Decision) -> str:
         for check in decision.checks
     )
     table = f"\n{outcome}.\n\n| check | wanted | found | |\n| --- | --- | --- | --- |\n{rows}\n"
-    before, heading, after = text.partition(GATE_HEADING)
+    before, heading, after = text.partition(_GATE_HEADING)
     if not heading:
-        return f"{text.rstrip()}\n{GATE_HEADING}{table}"
+        return f"{text.rstrip()}\n{_GATE_HEADING}{table}"
     _, next_heading, rest = after.partition("\n## ")
     return before + heading + table + next_heading + rest

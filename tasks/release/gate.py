@@ -25,8 +25,8 @@ from tasks.values import Catalog, Check, DataReport, Decision, Evaluation, Model
 
 log = logging.getLogger("grayline")
 
-SLICE_CONFIDENCE = 0.95
-NAMED = 3  # slices that the table names
+_SLICE_CONFIDENCE = 0.95
+_NAMED = 3  # slices that the table names
 
 
 @task
@@ -51,22 +51,22 @@ def judge(
     champion = by_alias(tracking_uri, version.name, CHAMPION)
     if champion and champion.version == version.version:
         return Decision(version, (), False, "data, settings and code are those of the champion")
-    checks = [check_floor(evaluation, gate), check_history(version, tracking_uri)]
+    checks = [_check_floor(evaluation, gate), _check_history(version, tracking_uri)]
     if gate.data_checks:
         checks.append(check_data(data))
     if gate.calibration is not None:
-        checks.append(check_calibration(evaluation, gate.calibration))
+        checks.append(_check_calibration(evaluation, gate.calibration))
     if champion:
-        checks += check_against(champion, version, catalog, shard_set, gate, tracking_uri, device, keys, slices)
+        checks += _check_against(champion, version, catalog, shard_set, gate, tracking_uri, device, keys, slices)
     failed = [check for check in checks if not check.passed]
-    reason = "; ".join(f"{check.name}: {check.found}" for check in failed or telling(checks))
+    reason = "; ".join(f"{check.name}: {check.found}" for check in failed or _telling(checks))
     decision = Decision(version, tuple(checks), not failed, reason)
     record(decision, gate, tracking_uri)
     measure_int8(version, catalog, shard_set, gate, tracking_uri, keys)
     return decision
 
 
-def telling(checks: Sequence[Check]) -> list[Check]:
+def _telling(checks: Sequence[Check]) -> list[Check]:
     """What there is to say, in a line, of a version that passes."""
     return [check for check in checks if check.name == "floor" or check.name.startswith("champion ")]
 
@@ -89,12 +89,12 @@ def record(decision: Decision, gate: Gate, tracking_uri: str) -> None:
     )
 
 
-def check_floor(evaluation: Evaluation, gate: Gate) -> Check:
+def _check_floor(evaluation: Evaluation, gate: Gate) -> Check:
     found = evaluation.metrics[gate.metric]
     return Check("floor", f"{gate.metric} at least {gate.minimum:.3f}", str(found), found.value >= gate.minimum)
 
 
-def check_history(version: ModelVersion, tracking_uri: str) -> Check:
+def _check_history(version: ModelVersion, tracking_uri: str) -> Check:
     """A version that a person took back does not return by itself, however good its figures are."""
     tags = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags
     taken = tags.get(ROLLED_BACK)
@@ -109,12 +109,12 @@ def check_data(data: DataReport | None) -> Check:
     return Check("data checks", "no warning", found, passed=not warnings)
 
 
-def check_calibration(evaluation: Evaluation, most: float) -> Check:
+def _check_calibration(evaluation: Evaluation, most: float) -> Check:
     found = evaluation.metrics["calibration_error"]
     return Check("calibration", f"expected calibration error at most {most:.3f}", str(found), found.value <= most)
 
 
-def check_against(
+def _check_against(
     champion: ModelVersion,
     version: ModelVersion,
     catalog: Catalog,
@@ -129,18 +129,18 @@ def check_against(
     new, old = (load_classifier(tracking_uri, each, device) for each in (version, champion))
     learned = learned_from(champion, shard_set.folder.parent, tracking_uri, keys)
     both = score_both(new, old, learned, catalog, shard_set, slices, keys)
-    checks = [check_images(both, champion)]
+    checks = [_check_images(both, champion)]
     if not len(both):
         return checks
-    checks.append(check_champion(both, champion, gate))
+    checks.append(_check_champion(both, champion, gate))
     if gate.slice_margin is not None and both.slices:
-        checks.append(check_slices(both, gate.slice_margin))
+        checks.append(_check_slices(both, gate.slice_margin))
     if gate.speed is not None:
-        checks.append(check_speed(speed_ratio(new, old, shard_set, keys), gate.speed, champion))
+        checks.append(_check_speed(speed_ratio(new, old, shard_set, keys), gate.speed, champion))
     return checks
 
 
-def check_images(both: SideBySide, champion: ModelVersion) -> Check:
+def _check_images(both: SideBySide, champion: ModelVersion) -> Check:
     """Splits last, so that a champion has seen none of them; labels that fix other ones may change that."""
     parts = [f"{len(both):,} images"]
     if both.learned is None:
@@ -152,7 +152,7 @@ def check_images(both: SideBySide, champion: ModelVersion) -> Check:
     return Check("same images", "held out from both", ", ".join(parts), passed=len(both) > 0)
 
 
-def check_champion(both: SideBySide, champion: ModelVersion, gate: Gate) -> Check:
+def _check_champion(both: SideBySide, champion: ModelVersion, gate: Gate) -> Check:
     """The difference on the same images, as the gate's policy wants it shown."""
     found = compare(METRICS[gate.metric], both.labels, both.new, both.old, gate.level, both.groups)
     sure = f"{gate.level:.0%} sure"
@@ -168,20 +168,20 @@ def counted(found: Comparison, bound: str) -> str:
     return f"{found.value:+.3f} ({bound}; {found.gained:,} images gained, {found.lost:,} lost)"
 
 
-def check_slices(both: SideBySide, margin: float) -> Check:
+def _check_slices(both: SideBySide, margin: float) -> Check:
     found = compare_slices(both.slices, both.labels, both.new, both.old, margin, both.groups)
-    worse = sorted((s for s in found if s.p <= 1 - SLICE_CONFIDENCE), key=lambda s: s.p)
+    worse = sorted((s for s in found if s.p <= 1 - _SLICE_CONFIDENCE), key=lambda s: s.p)
     named = [f"{s.name}: {s.value:+.3f} on {s.images:,} images ({in_words(s.p)})" for s in worse]
     for text in named:
         log.warning("gate        worse on %s", text)
-    more = [f"and {len(named) - NAMED} more"] * (len(named) > NAMED)
+    more = [f"and {len(named) - _NAMED} more"] * (len(named) > _NAMED)
     lowest = min(found, key=lambda s: s.value)
-    words = "; ".join([*named[:NAMED], *more]) or f"none of {len(found)}; lowest {lowest.value:+.3f}"
-    wanted = f"none over {margin:.3f} lower, {SLICE_CONFIDENCE:.0%} sure"
+    words = "; ".join([*named[:_NAMED], *more]) or f"none of {len(found)}; lowest {lowest.value:+.3f}"
+    wanted = f"none over {margin:.3f} lower, {_SLICE_CONFIDENCE:.0%} sure"
     return Check("slices", wanted, words, passed=not worse)
 
 
-def check_speed(rates: tuple[float, float, float], least: float, champion: ModelVersion) -> Check:
+def _check_speed(rates: tuple[float, float, float], least: float, champion: ModelVersion) -> Check:
     ratio, new, old = rates
     found = f"{ratio:.0%} ({new:,.0f} against {old:,.0f} images/s)"
     return Check("speed", f"at least {least:.0%} of version {champion.version}'s images/s", found, ratio >= least)

@@ -32,7 +32,7 @@ from tasks.values import Catalog, ModelVersion, ShardSet
 
 log = logging.getLogger("grayline")
 
-CALIBRATED = 512  # training images that the scales are measured on
+_CALIBRATED = 512  # training images that the scales are measured on
 
 
 def measure_int8(
@@ -50,7 +50,7 @@ def measure_int8(
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / FILE
-            found = made_and_compared(version, catalog, shard_set, gate, tracking_uri, keys, path)
+            found = _made_and_compared(version, catalog, shard_set, gate, tracking_uri, keys, path)
             outcome = outcome_of(found, gate.int8, file_digest(path))
             if outcome["allowed"]:
                 if key := Settings().signing_key:
@@ -65,7 +65,7 @@ def measure_int8(
     log.info("gate        int8 is %s: %s", "allowed" if outcome["allowed"] else "not allowed", outcome["found"])
 
 
-def made_and_compared(
+def _made_and_compared(
     version: ModelVersion,
     catalog: Catalog,
     shard_set: ShardSet,
@@ -78,7 +78,7 @@ def made_and_compared(
     classifier = load_classifier(tracking_uri, version, "cpu")
     known = VersionImages(shard_set.files, shard_set.classes, shard_set.train, shard_set.test, keys)
     text = describe(classifier, version.name, version.version)
-    exported_onnx.write_int8(trace(classifier), text, path, known.sample(CALIBRATED))
+    exported_onnx.write_int8(trace(classifier), text, path, known.sample(_CALIBRATED))
     run = exported_onnx.load(path)
     image_ids, labels, own = score_split(classifier, shard_set, "test", keys, lambda done: None)
     new = np.concatenate(

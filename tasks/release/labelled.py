@@ -52,7 +52,7 @@ def answer(path: str, classifiers: Sequence[Classifier], learned: set[str], limi
     left_out = {"no such file": pc.sum(missing).as_py() or 0}
     left_out["no label"] = pc.sum(pc.and_not(unlabelled, missing)).as_py() or 0
     files = rows.filter(pc.invert(pc.or_(missing, unlabelled)))
-    check_classes(path, files["label"], classifiers[0])
+    _check_classes(path, files["label"], classifiers[0])
     image_ids, found = score_files(files, classifiers, learned, limits)
     kept = np.zeros(len(files), bool)
     seen: dict[str, int] = {}
@@ -63,7 +63,7 @@ def answer(path: str, classifiers: Sequence[Classifier], learned: set[str], limi
         seen.setdefault(image_id or "", row)
     left_out.pop("", None)
     left_out = {reason: count for reason, count in left_out.items() if count}
-    check_count(path, int(kept.sum()), left_out)
+    _check_count(path, int(kept.sum()), left_out)
     classes = classifiers[0].classes
     places = pc.index_in(files["label"], value_set=pa.array(classes, pa.string())).to_numpy().astype(np.int64)
     groups = [name for name, wanted in zip(files["group"].to_pylist(), kept, strict=True) if wanted]
@@ -79,7 +79,7 @@ def why_not(image_id: str | None, learned: set[str], seen: dict[str, int]) -> st
     return "twice in it" if image_id in seen else ""
 
 
-def check_classes(path: str, labels: pa.ChunkedArray, classifier: Classifier) -> None:
+def _check_classes(path: str, labels: pa.ChunkedArray, classifier: Classifier) -> None:
     known = list(classifier.classes)
     for label in sorted(pc.unique(labels).to_pylist()):
         if label not in known:
@@ -89,7 +89,7 @@ def check_classes(path: str, labels: pa.ChunkedArray, classifier: Classifier) ->
             )
 
 
-def check_count(path: str, count: int, left_out: dict[str, int]) -> None:
+def _check_count(path: str, count: int, left_out: dict[str, int]) -> None:
     if count < LEAST:
         others = f" ({in_words(left_out)})" if left_out else ""
         raise UserError(

@@ -52,7 +52,7 @@ class Verdict:
 
 log = logging.getLogger("grayline")
 
-CONFIDENCE = 0.95
+_CONFIDENCE = 0.95
 WIDTH = 2 * norm.ppf(0.975)  # standard deviations that a 95% interval is wide
 
 
@@ -90,7 +90,7 @@ def monitor(
         if known is None:
             log.warning("monitor     what version %s learned from is not kept any more", each.version)
     found = answer(labels, classifiers, set().union(*(known or set() for known in learned)), limits)
-    verdict = judge(found, version, predecessor, gate_of(version, tracking_uri), tracking_uri)
+    verdict = judge(found, version, predecessor, _gate_of(version, tracking_uri), tracking_uri)
     record(verdict, labels, tracking_uri)
     return verdict
 
@@ -105,7 +105,7 @@ def judge(
     if gate:
         p = below(METRICS[name], labels, own, gate.minimum, groups)
         checks.append(Check("floor", f"{name} not below {gate.minimum:.3f}", said(found, p), passed=alike(p)))
-    if measured := evaluation_of(version, name, tracking_uri):
+    if measured := _evaluation_of(version, name, tracking_uri):
         exact = name == "accuracy" and groups is None and not measured["groups"]
         p = (fewer_right if exact else lower)(found, len(labels), measured["interval"], measured["images"])
         wanted = f"not below its evaluation's {measured['interval']}"
@@ -113,7 +113,7 @@ def judge(
     remedy = False
     if predecessor:
         others = answers.probabilities[1]
-        gap = compare(METRICS[name], labels, others, own, CONFIDENCE, groups)
+        gap = compare(METRICS[name], labels, others, own, _CONFIDENCE, groups)
         wanted = f"not below version {predecessor.version}'s"
         text = f"{0 - gap.value:+.3f} ({in_words(gap.p)}; {gap.lost:,} images gained, {gap.gained:,} lost)"
         checks.append(Check(f"predecessor (version {predecessor.version})", wanted, text, passed=not gap.better))
@@ -130,7 +130,7 @@ def would_do_better(gap: Comparison, checks: list[Check], holds: bool) -> bool:
 
 def alike(p: float) -> bool:
     """Chance alone may have made the difference."""
-    return not p <= 1 - CONFIDENCE
+    return not p <= 1 - _CONFIDENCE
 
 
 def said(found: Interval, p: float) -> str:
@@ -150,7 +150,7 @@ def lower(found: Interval, images: int, measured: Interval, held_out: int) -> fl
     return float(norm.cdf((found.value - measured.value) / error)) if error > 0 else 1.0
 
 
-def gate_of(version: ModelVersion, tracking_uri: str) -> Gate | None:
+def _gate_of(version: ModelVersion, tracking_uri: str) -> Gate | None:
     """The limits by which the gate judged the version; None where no gate did."""
     text = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags.get(GATE_SETTINGS)
     try:
@@ -159,7 +159,7 @@ def gate_of(version: ModelVersion, tracking_uri: str) -> Gate | None:
         return None
 
 
-def evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dict[str, Any] | None:
+def _evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dict[str, Any] | None:
     """`interval`, `images` and `groups` of the metric on the held-out images, None where it was not measured."""
     try:
         place = f"runs:/{version.run_id}/evaluation/metrics.json"

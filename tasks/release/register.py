@@ -60,8 +60,8 @@ from tasks.settings import Settings
 from tasks.training.lineage import environment, read_lineage
 from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, ShardSet
 
-SERVED_MODEL = Path(__file__).with_name("served_model.py")
-REQUIREMENTS = ("annotated-types", "fsspec", "mlflow", "numpy", "pillow", "safetensors", "torch")
+_SERVED_MODEL = Path(__file__).with_name("served_model.py")
+_REQUIREMENTS = ("annotated-types", "fsspec", "mlflow", "numpy", "pillow", "safetensors", "torch")
 
 SIGNATURE = ModelSignature(
     inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
@@ -91,23 +91,23 @@ def register(
     is another version."""
     registry, run_id = tracking.client(tracking_uri), checkpoint.mlflow_run_id
     measured = digests_of(evaluation)
-    known = find_known(tracking_uri, checkpoint, measured)
+    known = _find_known(tracking_uri, checkpoint, measured)
     if known:
         return value_of(known)
-    made = Made(checkpoint, evaluation, catalog, shard_set, whole_lineage(checkpoint))
+    made = Made(checkpoint, evaluation, catalog, shard_set, _whole_lineage(checkpoint))
     registry.log_text(run_id, environment(made.lineage), "environment.txt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice on schemas, which are stated here
-        log_dataset(tracking_uri, run_id, catalog)
-        model_id = log_model(tracking_uri, made, confidential=keys is not None)
-    seals = seal_model(registry, model_id)
+        _log_dataset(tracking_uri, run_id, catalog)
+        model_id = _log_model(tracking_uri, made, confidential=keys is not None)
+    seals = _seal_model(registry, model_id)
     if not registry.search_registered_models(f"name = '{checkpoint.dataset}'"):
         registry.create_registered_model(checkpoint.dataset)
     version = registry.create_model_version(
         checkpoint.dataset,
         f"models:/{model_id}",
         run_id,
-        tags_of(made) | measured | seals,
+        _tags_of(made) | measured | seals,
         description=card(made, CardConfig(**made.lineage.get("dataset", {}).get("card", {}))),
         model_id=model_id,
     )
@@ -128,7 +128,7 @@ def digests_of(evaluation: Evaluation) -> dict[str, str]:
     return found
 
 
-def find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, str]) -> RegisteredVersion | None:
+def _find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, str]) -> RegisteredVersion | None:
     """The newest version of this checkpoint, with this calibration and reference."""
     try:
         versions = versions_of(tracking_uri, checkpoint.dataset)
@@ -139,7 +139,7 @@ def find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, st
     return versions[max(same, key=int)] if same else None
 
 
-def whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:
+def _whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the training began with and what it took; empty for one of an earlier release."""
     begun = read_lineage(checkpoint.folder)
     if not begun:
@@ -148,7 +148,7 @@ def whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:
     return begun | {"energy": summary.get("energy"), "seconds": checkpoint.seconds}
 
 
-def tags_of(made: Made) -> dict[str, str]:
+def _tags_of(made: Made) -> dict[str, str]:
     """What a version is searched by, and what tells how it came to be."""
     dataset = made.lineage.get("dataset", {})
     facts = {
@@ -167,7 +167,7 @@ def tags_of(made: Made) -> dict[str, str]:
     return {name: str(value) for name, value in facts.items() if value is not None} | metrics
 
 
-def seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
+def _seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
     """Digests, and a signature where there is a key, of what lies in MLflow's store; they lie there too
     afterwards. Returns the version's tags."""
     with tempfile.TemporaryDirectory() as scratch:
@@ -182,7 +182,7 @@ def seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
     return tags
 
 
-def log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
+def _log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
     """The catalog as the run's data set: MLflow shows its digest, its columns and where it lies."""
     with catalog.path.open("rb") as file:
         table = pd.read_parquet(file)
@@ -198,7 +198,7 @@ def log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
         mlflow.log_input(dataset, context="training", tags={CATALOG_VERSION: str(catalog.version)})
 
 
-def log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
+def _log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
     """Weights as safetensors, preprocessing and calibration as JSON beside them, the code that reads them
     as text, what it was made of, two held-out images as an example; where images are confidential, two
     black ones. Returns MLflow's id of it."""
@@ -208,21 +208,21 @@ def log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
         example = np.zeros((2, shard_set.preprocessing.size, shard_set.preprocessing.size), dtype=np.uint8)
     else:
         example = next(shards.iterate(shard_set.files, "test", shard_set.classes)).pixels[:2]
-    with mlflow.start_run(run_id=made.checkpoint.mlflow_run_id), model_files(made) as artifacts:
+    with mlflow.start_run(run_id=made.checkpoint.mlflow_run_id), _model_files(made) as artifacts:
         logged = mlflow.pyfunc.log_model(
             name="model",
-            python_model=str(SERVED_MODEL),
+            python_model=str(_SERVED_MODEL),
             artifacts=artifacts,
             code_paths=[str(Path(resnet_core.__file__).parent)],
             signature=SIGNATURE,
             input_example=example,
-            pip_requirements=[f"{name}=={installed(name)}" for name in REQUIREMENTS],
+            pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
         )
     return str(logged.model_id)
 
 
 @contextmanager
-def model_files(made: Made) -> Iterator[dict[str, str]]:
+def _model_files(made: Made) -> Iterator[dict[str, str]]:
     """The pyfunc's artifacts: the classifier's folder with its calibration and its reference, and the lineage."""
     with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / "model") as trained:
         folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE

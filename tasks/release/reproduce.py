@@ -72,7 +72,7 @@ class Reproduction:
 
 log = logging.getLogger("grayline")
 
-NAMED = 8  # distributions that are named when they differ
+_NAMED = 8  # distributions that are named when they differ
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def catalog_now(origin: Origin, store: UPath) -> Catalog:
     where it or the cache of its pixels is gone."""
     path = catalog_path(store, origin.dataset.name)
     if not path.exists():
-        raise cannot_be_made(origin, f"{path} is gone too")
+        raise _cannot_be_made(origin, f"{path} is gone too")
     with path.open("rb") as file:
         columns = ["label", "part"]
         table = pq.read_table(file, columns=columns, filters=pc.field("present") & (pc.field("status") == "ok"))
@@ -136,7 +136,7 @@ def catalog_now(origin: Origin, store: UPath) -> Catalog:
     settings = Settings()
     pixels = pixel_folder(store, origin.dataset.name, origin.dataset.image, settings.limits, origin.dataset.encrypt)
     if not all((pixels / part).exists() for part in pc.unique(table["part"]).to_pylist()):
-        raise cannot_be_made(origin, f"the pixels in {pixels} are gone too")
+        raise _cannot_be_made(origin, f"the pixels in {pixels} are gone too")
     classes = tuple(sorted(pc.unique(table["label"]).to_pylist()))
     return Catalog(origin.dataset.name, path, "", version, classes, len(table), 0, 0, 0, 0)
 
@@ -144,10 +144,10 @@ def catalog_now(origin: Origin, store: UPath) -> Catalog:
 def check_plans(origin: Origin, found: str, catalog: Catalog) -> None:
     """Raises UserError unless the shards that can be made now are those that the version was trained on."""
     if found != origin.shards:
-        raise cannot_be_made(origin, f"the catalog, now at version {catalog.version}, or the code gives other ones")
+        raise _cannot_be_made(origin, f"the catalog, now at version {catalog.version}, or the code gives other ones")
 
 
-def cannot_be_made(origin: Origin, why: str) -> UserError:
+def _cannot_be_made(origin: Origin, why: str) -> UserError:
     version = origin.version
     return UserError(
         f"{version.name} version {version.version}: its shards {origin.shards} are gone, and {why}. Put them back from "
@@ -169,14 +169,14 @@ def train_again(
     written on the version."""
     version, started = origin.version, time.monotonic()
     folder = store / "reproduce" / version.name / version.version
-    with starting_point(origin, store, tracking_uri) as start, threads_of(origin):
+    with _starting_point(origin, store, tracking_uri) as start, _threads_of(origin):
         job = replace(
             job_of(shard_set, origin.dataset, origin.lineage["resident_bytes"], keys),
             state=folder / "state.safetensors",
         )
         if start:
             job = replace(job, start=start, config=warm_started(job.config))
-        again = train_job(job, device, runner)
+        again = _train_job(job, device, runner)
     registered = verified_folder(tracking_uri, version, Settings().verify_key) / ARTIFACTS / MODEL_FOLDER
     identical, largest, metrics = compare(again, registered, shard_set, keys)
     found = Reproduction(version, identical, largest, metrics, surroundings(origin), time.monotonic() - started)
@@ -189,7 +189,7 @@ def train_again(
 
 
 @contextmanager
-def starting_point(origin: Origin, store: UPath, tracking_uri: str) -> Iterator[UPath | None]:
+def _starting_point(origin: Origin, store: UPath, tracking_uri: str) -> Iterator[UPath | None]:
     """The folder of the classifier that the training began with; None for one from scratch. Raises UserError
     where it is gone."""
     digest = origin.lineage["start"]
@@ -211,7 +211,7 @@ def starting_point(origin: Origin, store: UPath, tracking_uri: str) -> Iterator[
 
 
 @contextmanager
-def threads_of(origin: Origin) -> Iterator[None]:
+def _threads_of(origin: Origin) -> Iterator[None]:
     """As many of PyTorch's threads as then: sums are made in another order by another number of them."""
     machine, own = machine_of(origin.lineage), torch.get_num_threads()
     torch.set_num_threads(machine.threads if machine else own)
@@ -221,7 +221,7 @@ def threads_of(origin: Origin) -> Iterator[None]:
         torch.set_num_threads(own)
 
 
-def train_job(job: Job, device: str, runner: str) -> Classifier:
+def _train_job(job: Job, device: str, runner: str) -> Classifier:
     """The training, behind a progress bar."""
     log.info("reproduce   %s, %d px, on %s", job.model.arch, job.preprocessing.size, places(job, device))
     with progress("reproduce", job.train * job.config.epochs) as advance:
@@ -243,13 +243,13 @@ def compare(
         then, now = registered / WEIGHTS, Path(scratch) / WEIGHTS
         if then.read_bytes() == now.read_bytes():
             return True, 0.0, {}
-        largest = largest_difference(load_file(then), load_file(now))
+        largest = _largest_difference(load_file(then), load_file(now))
     version = Classifier.load(registered, again.device)
     both = measure(version, shard_set, keys), measure(replace(again, calibration=version.calibration), shard_set, keys)
     return False, largest, {name: (both[0][name], both[1][name]) for name in both[0]}
 
 
-def largest_difference(then: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> float:
+def _largest_difference(then: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> float:
     """Over all weights; infinite where names or shapes differ."""
     shapes = [{name: weight.shape for name, weight in weights.items()} for weights in (then, now)]
     if shapes[0] != shapes[1]:
@@ -276,16 +276,16 @@ def surroundings(origin: Origin) -> dict[str, str]:
     )
     moved = [f"{name} {then.get(name, 'none')} -> {now.get(name, 'none')}" for name in sorted(then.keys() | now.keys())
              if then.get(name) != now.get(name)]  # fmt: skip
-    more = f" and {len(moved) - NAMED} more" if len(moved) > NAMED else ""
+    more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
     code = "the same" if lineage["code"] == source_digest(*LEARNING) else "of the training differs"
     return {
         "code": f"{code} ({lineage['commit']} -> {commit()})",
-        "distributions": f"the same {len(now)}" if not moved else ", ".join(moved[:NAMED]) + more,
-        "machine": "the same" if machine == here else f"{told(machine)} -> {told(here)}",
+        "distributions": f"the same {len(now)}" if not moved else ", ".join(moved[:_NAMED]) + more,
+        "machine": "the same" if machine == here else f"{_told(machine)} -> {_told(here)}",
     }
 
 
-def told(machine: Machine | None) -> str:
+def _told(machine: Machine | None) -> str:
     """All that may change the last bits of a sum, and what goes with it."""
     return f"{machine}, {machine.instructions}, {machine.system}" if machine else "not recorded"
 

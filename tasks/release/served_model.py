@@ -15,7 +15,7 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.storage.digest import DIGESTS, check_digests
 
 
-class RawImages:
+class _RawImages:
     """Raw gray levels in, one row an image out: what scoring says of it."""
 
     classifier: Classifier
@@ -42,9 +42,9 @@ class RawImages:
         )
 
 
-class ServedClassifier(RawImages, PythonModel):
+class _ServedClassifier(_RawImages, PythonModel):
     """MLflow takes the type hints of a `predict` that stands in a PythonModel for a schema, overrules
     the signature with it, and warns of those it lacks; it leaves an inherited one alone."""
 
 
-mlflow.models.set_model(ServedClassifier())
+mlflow.models.set_model(_ServedClassifier())

@@ -21,8 +21,8 @@ from tasks.evaluation.held_out import columns_of, facts, in_order
 from tasks.progress import progress
 from tasks.values import Catalog, ShardSet
 
-ROUNDS = 7  # of a comparison of speed
-FIRST, SECONDS = 32, 0.3  # images of the turns that warm up, and how long the others last
+_ROUNDS = 7  # of a comparison of speed
+FIRST, _SECONDS = 32, 0.3  # images of the turns that warm up, and how long the others last
 
 
 @dataclass(frozen=True)
@@ -61,7 +61,7 @@ def score_both(
         for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):
             pixels, readable = images.pixels, np.ones(len(images), bool)
             if old.preprocessing != shard_set.preprocessing:
-                pixels, readable = reread(in_order(known, images.image_ids.tolist())["uri"].to_pylist(), old)
+                pixels, readable = _reread(in_order(known, images.image_ids.tolist())["uri"].to_pylist(), old)
             image_ids += images.image_ids.tolist()
             labels.append(images.labels)
             there.append(readable)
@@ -78,16 +78,16 @@ def score_both(
         learned=None if learned is None else int((~fresh).sum()),
         gone=int((fresh & ~rows).sum()),
         groups=numbered(table["group"].filter(pa.array(rows)).to_pylist()),
-        slices={name: inside[rows] for name, inside in cut_by(table, slices)},
+        slices={name: inside[rows] for name, inside in _cut_by(table, slices)},
     )
 
 
-def cut_by(table: pa.Table, columns: Sequence[str]) -> list[tuple[str, Rows]]:
+def _cut_by(table: pa.Table, columns: Sequence[str]) -> list[tuple[str, Rows]]:
     """`brightness 81.2 to 103` and its like, and the images that are in each, as the evaluation has them."""
     return [(f"{column} {value}", rows) for column, values in columns_of(table, columns) for value, rows in cut(values)]
 
 
-def reread(uris: Sequence[str | None], champion: Classifier) -> tuple[NDArray[np.uint8], Rows]:
+def _reread(uris: Sequence[str | None], champion: Classifier) -> tuple[NDArray[np.uint8], Rows]:
     """uint8 [N, S, S] as the champion wants them, black where a file cannot be read; and where it could."""
     side = champion.preprocessing.size
     read = [read_file(uri, champion.preprocessing).pixels if uri else None for uri in uris]
@@ -99,19 +99,19 @@ def speed_ratio(new: Classifier, old: Classifier, shard_set: ShardSet, keys: Key
     """The new version's images/s as a share of the champion's, and both rates: medians over turns that
     alternate, so that what else the machine does falls on both."""
     images = next(shards.iterate(shard_set.files, "test", shard_set.classes, keys)).pixels
-    own = [(each, of_side(images, each.preprocessing.size)) for each in (new, old)]
+    own = [(each, _of_side(images, each.preprocessing.size)) for each in (new, old)]
     first = min(len(images), FIRST)
     slowest = max([seconds(each, pixels[:first]) for _ in range(2) for each, pixels in own][2:])
-    count = min(len(images), max(1, int(first * SECONDS / slowest)))
+    count = min(len(images), max(1, int(first * _SECONDS / slowest)))
     rates: list[list[float]] = []
-    for number in range(ROUNDS):
+    for number in range(_ROUNDS):
         taken = [count / seconds(each, pixels[:count]) for each, pixels in (own if number % 2 else own[::-1])]
         rates.append(taken if number % 2 else taken[::-1])
     ours, theirs = (statistics.median(each) for each in zip(*rates, strict=True))
     return statistics.median(each / other for each, other in rates), ours, theirs
 
 
-def of_side(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
+def _of_side(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
     """uint8 [N, side, side] of the same levels in any order, which time does not depend on."""
     return pixels if pixels.shape[1] == side else np.resize(pixels, (len(pixels), side, side))
 

@@ -12,8 +12,8 @@ from tasks.report.parts import Parts
 from tasks.report.sections import Section, cell
 from tasks.report.words import NAMES, counted, listed, percent, title, value_of
 
-SPREAD = ("calibration_error", "nll", "brier")
-FITTED = {
+_SPREAD = ("calibration_error", "nll", "brier")
+_FITTED = {
     "validation": "Fitted on validation images, measured on held-out ones.",
     "held-out, crosswise": "Fitted on half of the held-out images and measured on the other half, both ways.",
 }
@@ -90,7 +90,7 @@ def calibration(parts: Parts) -> Section | None:
     rows = [
         {"name": title(name), "about": NAMES[name][1], "before": cell(name, before.get(name), None) if before else None,
          "after": cell(name, now[name], None)}
-        for name in SPREAD
+        for name in _SPREAD
         if name in now
     ]  # fmt: skip
     return {
@@ -98,7 +98,7 @@ def calibration(parts: Parts) -> Section | None:
         "rows": rows,
         "before": bool(before),
         "chart": reliability(parts, temperature),
-        "fitted": FITTED.get(str(about.get("fitted_on")), ""),
+        "fitted": _FITTED.get(str(about.get("fitted_on")), ""),
     }
 
 

@@ -33,8 +33,8 @@ from tasks.report.words import counted, listed, moment, percent
 
 MOST = 5_000  # images that a browser still handles well
 OTHERS = 2  # labels beside the first that a picture is shown with
-DIGITS = "123456789"
-WHY = (
+_DIGITS = "123456789"
+_WHY = (
     ("review", "that need a person's eyes"),
     ("unsure", "of which the model is least sure"),
     ("drawn", "drawn from all labels, whatever the confidence"),
@@ -55,7 +55,7 @@ class GalleryPage:
 
 
 @dataclass(frozen=True)
-class ScoredBatch:
+class _ScoredBatch:
     """What a folder of scores says of itself. `key` tells it from other batches."""
 
     name: str
@@ -69,7 +69,7 @@ class ScoredBatch:
         return f"{self.manifest['model_name']} version {self.manifest['model_version']}"
 
 
-def find_batch(place: str, store: UPath) -> ScoredBatch:
+def find_batch(place: str, store: UPath) -> _ScoredBatch:
     """A folder of scores, or the name of one under the store's scores/. Raises UserError unless it is complete."""
     folder = absolute(UPath(place))
     if not folder.exists() and (store / "scores" / place).exists():
@@ -90,10 +90,10 @@ def find_batch(place: str, store: UPath) -> ScoredBatch:
     with parts[0].open("rb") as file:
         classes = json.loads(pq.read_schema(file).metadata[METADATA_KEY])["classes"]
     key = digest_of(str(folder), manifest["model_name"], manifest["model_version"])
-    return ScoredBatch(folder.name, key, manifest, tuple(classes), parts)
+    return _ScoredBatch(folder.name, key, manifest, tuple(classes), parts)
 
 
-def check_options(batch: ScoredBatch, limit: int, labels: Sequence[str]) -> None:
+def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> None:
     """Raises UserError for a number of images, or a label, that cannot be meant."""
     if not 1 <= limit <= MOST:
         raise UserError(f"--limit: {limit} is not from 1 to {MOST:,}: a page has to open. Choose by --label instead.")
@@ -106,12 +106,12 @@ def check_options(batch: ScoredBatch, limit: int, labels: Sequence[str]) -> None
             )
 
 
-def write_gallery(batch: ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> GalleryPage:
+def write_gallery(batch: _ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> GalleryPage:
     """Choose images, read them where they lie, and write the page. Raises UserError where nothing can be written."""
     with database() as db:
         picks = pick(db, readable(db, batch.parts), limit, labels)
     rows = picks.rows.to_pylist()
-    pictures = read_pictures(rows, limits)
+    pictures = _read_pictures(rows, limits)
     size = write_page(to, render(batch, picks, rows, pictures, labels))
     unseen = sum(row["status"] == "ok" and not picture.webp for row, picture in zip(rows, pictures, strict=True))
     return GalleryPage(to, size, batch.name, len(rows), picks.files, unseen)
@@ -126,7 +126,7 @@ def readable(db: DuckDBPyConnection, parts: Sequence[UPath]) -> list[str]:
     return [f"{part.protocol}://{part.path.lstrip('/')}" for part in parts]
 
 
-def read_pictures(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[Thumbnail]:
+def _read_pictures(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[Thumbnail]:
     """A picture a row. There is none of what could not be scored, nor of a file that has changed since."""
     found = [Thumbnail(None, row["reason"]) for row in rows]
     good = [number for number, row in enumerate(rows) if row["status"] == "ok"]
@@ -142,7 +142,7 @@ def read_pictures(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[Thu
 
 
 def render(
-    batch: ScoredBatch,
+    batch: _ScoredBatch,
     picks: Picks,
     rows: Sequence[Mapping[str, Any]],
     pictures: Sequence[Thumbnail],
@@ -157,7 +157,7 @@ def render(
         "source": f"gallery {batch.name} by {batch.manifest['model_name']} version {batch.manifest['model_version']}",
         "file": "labels-" + "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in batch.name),
         "classes": list(batch.classes),
-        "keys": shortcuts(batch.classes),
+        "keys": _shortcuts(batch.classes),
         "rows": [[row["uri"], row["image_id"], row["label"], row["confidence"]] for row in rows],
     }
     return (
@@ -165,13 +165,13 @@ def render(
         .get_template("gallery.html")
         .render(
             batch=batch,
-            tiles=tiles(batch),
+            tiles=_tiles(batch),
             lead=lead(picks, labels),
             source=batch.manifest["source"],
-            keys=[(key, name) for key, name in shortcuts(batch.classes).items()],
+            keys=[(key, name) for key, name in _shortcuts(batch.classes).items()],
             shown_labels=[name for name in batch.classes if any(row["label"] == name for row in rows)],
             shots=shots,
-            facts=in_script(facts),
+            facts=_in_script(facts),
             style=own("report.css") + own("gallery.css"),
             script=script,
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -180,20 +180,20 @@ def render(
     )
 
 
-def in_script(content: Mapping[str, Any]) -> Markup:
+def _in_script(content: Mapping[str, Any]) -> Markup:
     """JSON that no text in it can end, or turn into markup."""
     text = json.dumps(content, ensure_ascii=False)
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
 
 
-def shortcuts(classes: Sequence[str]) -> dict[str, str]:
+def _shortcuts(classes: Sequence[str]) -> dict[str, str]:
     """The key of each class: its own name where all are one letter or digit, else the number of its place."""
     if all(len(name) == 1 and name.isalnum() for name in classes):
         return {name: name for name in classes}
-    return dict(zip(DIGITS, classes, strict=False))
+    return dict(zip(_DIGITS, classes, strict=False))
 
 
-def tiles(batch: ScoredBatch) -> list[tuple[str, str]]:
+def _tiles(batch: _ScoredBatch) -> list[tuple[str, str]]:
     names = (("Files", "files"), ("Scored", "scored"), ("Failed", "failed"), ("Need review", "needs_review"))
     return [(name, f"{batch.manifest[key]:,}") for name, key in names if batch.manifest.get(key) is not None]
 
@@ -203,13 +203,13 @@ def lead(picks: Picks, labels: Sequence[str]) -> str:
     of = f" given the label {' or '.join(labels)}" if labels else ""
     if len(picks.rows) == picks.files:
         return f"All {counted(picks.files, 'file')}{of}, what needs a person's eyes first."
-    why = [f"{picks.why[name]:,} {words}" for name, words in WHY if picks.why.get(name)]
+    why = [f"{picks.why[name]:,} {words}" for name, words in _WHY if picks.why.get(name)]
     return f"{len(picks.rows):,} of {counted(picks.files, 'file')}{of}: {listed(why)}."
 
 
 def shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, Any]:
     """What a row is shown as. It can be corrected where there is a picture: nobody labels what they do not see."""
-    name, failed = short_name(row["uri"]), row["status"] != "ok"
+    name, failed = _short_name(row["uri"]), row["status"] != "ok"
     others = zip(row["top_labels"] or (), row["top_probabilities"] or (), strict=True)
     beside = [f"{label} {sure(share)}" for label, share in others if label != row["label"]][:OTHERS]
     if failed:
@@ -245,6 +245,6 @@ def sure(share: float) -> str:
     return ">99%" if 0.995 <= share < 1 else percent(share, 0)
 
 
-def short_name(uri: str) -> str:
+def _short_name(uri: str) -> str:
     """The end of where it lies: `0003.png` of a path, a URL or a member of an archive, `x.parquet#row=3` of a row."""
     return uri.partition("::")[0].rstrip("/").rpartition("/")[2] or uri

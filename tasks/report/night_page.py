@@ -40,10 +40,10 @@ def markdown(night: Night, before: Before | None = None, changes: str = "", trac
     """One screen: the verdict, what has changed, the gate's table, where to look; then a row a stage."""
     parts = [f"# {headline(night)}", "\n".join(f"- {line}" for line in story(night, before, changes))]
     if night.decision and night.decision.checks:
-        parts.append("## Gate\n" + gate_table(night.decision))
+        parts.append("## Gate\n" + _gate_table(night.decision))
     if before and night.evaluation:
-        parts.append(metrics_table(night, before))
-    looks = links(night, tracking_uri)
+        parts.append(_metrics_table(night, before))
+    looks = _links(night, tracking_uri)
     if looks:
         parts.append("## Where to look\n\n" + "\n".join(f"- {line}" for line in looks))
     rows = "\n".join(f"| {stage} | {plain(text)} |" for stage, text in summary(night))
@@ -61,7 +61,7 @@ def story(night: Night, before: Before | None, changes: str) -> list[str]:
         lines.append(f"{counted}{stays}: {plain(night.decision.reason)}")
     if night.evaluation:
         found, images = night.evaluation.metrics["accuracy"], night.evaluation.count
-        lines.append(f"accuracy {found} on {images:,} held-out images{against(found, before)}")
+        lines.append(f"accuracy {found} on {images:,} held-out images{_against(found, before)}")
         if night.evaluation.worse:
             lines.append(f"**significantly worse than the rest**: {plain(', '.join(night.evaluation.worse))}")
     count = night.catalog.read
@@ -72,7 +72,7 @@ def story(night: Night, before: Before | None, changes: str) -> list[str]:
     return lines
 
 
-def against(found: Interval, before: Before | None) -> str:
+def _against(found: Interval, before: Before | None) -> str:
     if before is None or "accuracy" not in before.metrics:
         return ""
     return f", {found.value - before.metrics['accuracy']:+.3f} against version {before.version}'s own"
@@ -90,10 +90,10 @@ def champion_before(night: Night, tracking_uri: str) -> Before | None:
         other = by_alias(tracking_uri, night.version.name, CHAMPION)
     if other is None or other.version == night.version.version:
         return None
-    return Before(other.version, metrics_of(other, tracking_uri))
+    return Before(other.version, _metrics_of(other, tracking_uri))
 
 
-def metrics_of(version: ModelVersion, tracking_uri: str) -> dict[str, float]:
+def _metrics_of(version: ModelVersion, tracking_uri: str) -> dict[str, float]:
     """What its own evaluation found, without the intervals."""
     found = tracking.client(tracking_uri).get_run(version.run_id).data.metrics if version.run_id else {}
     return {name: found[f"test_{name}"] for name in SHOWN if f"test_{name}" in found}
@@ -108,7 +108,7 @@ def catalog_changes(night: Night, store: UPath) -> str:
     return ", ".join(f"{last[key]:,} {key}" for key in ("came", "went", "changed") if last[key]) if last else ""
 
 
-def metrics_table(night: Night, before: Before) -> str:
+def _metrics_table(night: Night, before: Before) -> str:
     """Each version's own evaluation; the gate's rows are of the same images."""
     assert night.evaluation is not None
     assert night.version is not None
@@ -122,7 +122,7 @@ def metrics_table(night: Night, before: Before) -> str:
     return f"## Against the champion before\n\n{head}\n| --- | --- | --- | --- |\n" + "\n".join(rows)
 
 
-def links(night: Night, tracking_uri: str) -> list[str]:
+def _links(night: Night, tracking_uri: str) -> list[str]:
     """Where the version is, and the commands that say more or take it back."""
     if night.version is None:
         return []
@@ -162,7 +162,7 @@ def summary(night: Night) -> list[tuple[str, str]]:
             f"{images:,} images: {catalog.ok:,} ok, {catalog.duplicate:,} duplicate, "
             f"{catalog.quarantined:,} quarantined{alike}; {unchanged}; catalog version {catalog.version}",
         ),
-        ("checks", checks_line(night.data)),
+        ("checks", _checks_line(night.data)),
     ]
     if night.shard_set:
         s = night.shard_set
@@ -188,14 +188,14 @@ def summary(night: Night) -> list[tuple[str, str]]:
     return rows
 
 
-def checks_line(data: DataReport) -> str:
+def _checks_line(data: DataReport) -> str:
     """What the data checks warn of."""
     if not data.warnings:
         return f"{len(data.findings)} passed; pictures in {data.folder}"
     return f"{len(data.warnings)} of {len(data.findings)} warn: " + "; ".join(map(str, data.warnings))
 
 
-def gate_table(decision: Decision) -> str:
+def _gate_table(decision: Decision) -> str:
     rows = "\n".join(
         f"| {plain(check.name)} | {plain(check.wanted)} | {plain(check.found)} | "
         f"{'passed' if check.passed else '**failed**'} |"

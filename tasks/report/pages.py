@@ -9,7 +9,7 @@ from upath import UPath
 from resnet_core.errors import UserError
 from resnet_core.storage.files import absolute, write_text
 
-TEMPLATES = Path(__file__).with_name("templates")
+_TEMPLATES = Path(__file__).with_name("templates")
 
 
 def check_place(output: str, example: str) -> UPath:
@@ -33,7 +33,7 @@ def write_page(to: UPath, page: str) -> int:
 def environment() -> Environment:
     """Whatever comes from data is escaped, and what a template names must be there."""
     return Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -43,4 +43,4 @@ def environment() -> Environment:
 
 def own(name: str) -> Markup:
     """A style or a script of ours, to be put into a page as it is."""
-    return Markup((TEMPLATES / name).read_text(encoding="utf-8"))
+    return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))

@@ -25,8 +25,8 @@ from tasks.registry.champion import Event, events
 from tasks.registry.runs import client
 from tasks.values import ModelVersion
 
-CURVES = ("train_loss", "train_accuracy", "validation_accuracy", "lr")
-PREDICTIONS = ("label", "predicted", "confidence", "probabilities", "decided", "needs_review")
+_CURVES = ("train_loss", "train_accuracy", "validation_accuracy", "lr")
+_PREDICTIONS = ("label", "predicted", "confidence", "probabilities", "decided", "needs_review")
 
 
 @dataclass(frozen=True)
@@ -69,16 +69,16 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
     version = mlflow.get_model_version(model.name, model.version)
     registered = mlflow.get_registered_model(model.name)
     with progress("report", 4, unit="parts") as advance, tempfile.TemporaryDirectory() as made:
-        training = read_training(mlflow, model.run_id)
+        training = _read_training(mlflow, model.run_id)
         advance(1)
         folders = {file.path for file in mlflow.list_artifacts(model.run_id)} if model.run_id else set()
         evaluation = fetch(mlflow, model.run_id, "evaluation", folders, Path(made))
-        metrics = read_json(evaluation, "metrics.json")
-        predictions, classes = read_predictions(evaluation)
+        metrics = _read_json(evaluation, "metrics.json")
+        predictions, classes = _read_predictions(evaluation)
         advance(1)
         explanation = fetch(mlflow, model.run_id, "explanation", folders, Path(made))
-        gallery = read_json(explanation, "gallery.json")
-        pictures = read_pictures(explanation, gallery)
+        gallery = _read_json(explanation, "gallery.json")
+        pictures = _read_pictures(explanation, gallery)
         advance(1)
         parts = Parts(
             name=model.name,
@@ -86,7 +86,7 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
             aliases=sorted(alias for alias, to in registered.aliases.items() if str(to) == model.version),
             created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
             description=version.description or "",
-            tags=tags_of(version),
+            tags=_tags_of(version),
             training=training,
             history=events(tracking_uri, model.name),
             metrics=metrics,
@@ -94,24 +94,24 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
             classes=(metrics or {}).get("confusion", {}).get("classes") or classes,
             gallery=gallery,
             pictures=pictures,
-            calibration=digest_in(evaluation),
+            calibration=_digest_in(evaluation),
             server=tracking_uri if tracking_uri.startswith("http") else "",
         )
         advance(1)
     return parts
 
 
-def tags_of(version: RegisteredVersion) -> dict[str, str]:
+def _tags_of(version: RegisteredVersion) -> dict[str, str]:
     return {str(name): str(value) for name, value in version.tags.items()}
 
 
-def read_training(mlflow: MlflowClient, run_id: str) -> Training:
+def _read_training(mlflow: MlflowClient, run_id: str) -> Training:
     if not run_id:
         return Training("")
     run = mlflow.get_run(run_id)
     curves = {
         name: [(metric.step, metric.value) for metric in mlflow.get_metric_history(run_id, name)]
-        for name in CURVES
+        for name in _CURVES
         if name in run.data.metrics
     }
     data = [(found.dataset.name, found.dataset.digest) for found in (run.inputs.dataset_inputs if run.inputs else [])]
@@ -123,28 +123,28 @@ def fetch(mlflow: MlflowClient, run_id: str, name: str, there: set[str], to: Pat
     return Path(mlflow.download_artifacts(run_id, name, str(to))) if name in there else None
 
 
-def read_json(folder: Path | None, name: str) -> dict[str, Any] | None:
+def _read_json(folder: Path | None, name: str) -> dict[str, Any] | None:
     path = folder / name if folder else None
     return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else None
 
 
-def digest_in(folder: Path | None) -> str:
+def _digest_in(folder: Path | None) -> str:
     path = folder / CALIBRATION if folder else None
     return file_digest(path) if path and path.exists() else ""
 
 
-def read_predictions(folder: Path | None) -> tuple[pd.DataFrame | None, list[str]]:
+def _read_predictions(folder: Path | None) -> tuple[pd.DataFrame | None, list[str]]:
     """Held-out predictions, and the classes in the order of their probabilities."""
     path = folder / "predictions.parquet" if folder else None
     if path is None or not path.exists():
         return None, []
     schema = pq.read_schema(path)
     about = json.loads((schema.metadata or {}).get(shards.METADATA_KEY, b"{}"))
-    columns = [name for name in PREDICTIONS if name in schema.names]
+    columns = [name for name in _PREDICTIONS if name in schema.names]
     return pq.read_table(path, columns=columns).to_pandas(), list(about.get("classes", []))
 
 
-def read_pictures(folder: Path | None, gallery: Mapping[str, Any] | None) -> dict[str, bytes]:
+def _read_pictures(folder: Path | None, gallery: Mapping[str, Any] | None) -> dict[str, bytes]:
     """The files that gallery.json names and that are there, by that name. A name that points out of the
     folder is not followed."""
     if folder is None or gallery is None:

@@ -16,8 +16,8 @@ from tasks.report.words import NAMES, between, counted, listed, lowest, number, 
 
 Section = dict[str, Any]
 
-CELLS = 40  # classes up to which a confusion matrix can be read
-RANKED = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")  # 1 is best; the others stand under calibration
+_CELLS = 40  # classes up to which a confusion matrix can be read
+_RANKED = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")  # 1 is best; the others stand under calibration
 
 
 def cell(
@@ -35,7 +35,7 @@ def metrics(parts: Parts) -> Section | None:
     if not parts.metrics:
         return None
     found = parts.metrics["metrics"]
-    ranked = [name for name in RANKED if name in found]
+    ranked = [name for name in _RANKED if name in found]
     scale = Axis(lowest(*(found[name] for name in ranked)), 1.0)
     rows = [{"name": title(name), "about": NAMES[name][1], **cell(name, found[name], scale)} for name in ranked]
     images, groups = parts.metrics["images"], parts.metrics.get("groups")
@@ -48,11 +48,11 @@ def metrics(parts: Parts) -> Section | None:
         + again * (own not in ("none", parts.calibration)),
         "rows": rows,
         "scale": (percent(scale.low, 0), "100%"),
-        **by_class(parts),
+        **_by_class(parts),
     }
 
 
-def by_class(parts: Parts) -> Section:
+def _by_class(parts: Parts) -> Section:
     found = (parts.metrics or {}).get("classes") or {}
     scale = Axis(lowest(*(values["recall"] for values in found.values())), 1.0)
     rows = [
@@ -112,7 +112,7 @@ def confusion(parts: Parts) -> Section | None:
     return {
         "lead": lead,
         "classes": classes,
-        "rows": rows if len(classes) <= CELLS else [],
+        "rows": rows if len(classes) <= _CELLS else [],
         "mistakes": mistakes if len(classes) > 2 else [],
     }
 
@@ -135,7 +135,7 @@ def review(parts: Parts) -> Section | None:
             ("Sent to a person", share, "their set has not exactly one class"),
             ("Classes in a set, on average", f"{coverage['mean_size']:.2f}", ""),
         ]
-    return {"lead": lead, "facts": facts + decided(decisions), "chart": coverage_chart(parts)}
+    return {"lead": lead, "facts": facts + decided(decisions), "chart": _coverage_chart(parts)}
 
 
 def decided(decisions: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -158,7 +158,7 @@ def decided(decisions: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     return facts
 
 
-def coverage_chart(parts: Parts) -> str:
+def _coverage_chart(parts: Parts) -> str:
     """What each coverage that could be asked for would give."""
     curve = [one for one in (parts.metrics or {}).get("coverage_curve") or [] if one["found"] is not None]
     if len(curve) < 2:
@@ -180,7 +180,7 @@ def slices(parts: Parts) -> Section | None:
     overall = value_of((parts.metrics or {})["metrics"]["accuracy"])
     scale = Axis(lowest(*(one["accuracy"] for one in found)), 1.0)
     groups = [
-        {"column": title(column), "rows": [slice_row(one, scale, overall) for one in rows]}
+        {"column": title(column), "rows": [_slice_row(one, scale, overall) for one in rows]}
         for column, rows in groupby(found, key=lambda one: one["column"])
     ]
     lead = (
@@ -198,7 +198,7 @@ def slices(parts: Parts) -> Section | None:
     }
 
 
-def slice_row(one: Mapping[str, Any], scale: Axis, overall: float | None) -> Section:
+def _slice_row(one: Mapping[str, Any], scale: Axis, overall: float | None) -> Section:
     chance = "" if one.get("p") is None else f"{one['p']:.2g}"
     about = {"value": one["value"], "images": one["images"], "rest": percent(one.get("rest")), "worse": one["worse"]}
     return {**about, "p": chance, "accuracy": cell("accuracy", one["accuracy"], scale, overall)}

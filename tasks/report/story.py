@@ -35,10 +35,7 @@ LINEAGE = {  # tags that every version has one of, and their names on the page
     SIGNATURE: "Signed by, key's digest",
     SEED: "Seed",
 }
-SHOWN_ELSEWHERE = (
-    BEFORE, CATALOG, CHECKPOINT, GATE, GATE_CHECKS, GATE_SETTINGS, REASON, ROLLED_BACK, SHARDS, SINCE,
-)  # fmt: skip
-SETTINGS = {
+_SETTINGS = {
     "model.arch": "Network",
     "model.width": "Width",
     "recipe": "Recipe",
@@ -92,7 +89,7 @@ def in_short(parts: Parts, sections: Mapping[str, Section | None]) -> list[tuple
 def lineage(parts: Parts) -> Section:
     """From the source's catalog to this version, and what is needed to make it again."""
     tags, training = parts.tags, parts.training
-    settings = [(name, training.params[key]) for key, name in SETTINGS.items() if key in training.params]
+    settings = [(name, training.params[key]) for key, name in _SETTINGS.items() if key in training.params]
     chain = [
         ("Catalog", tags.get(CATALOG, ""), "images, labels, splits"),
         ("Shards", tags.get(SHARDS, ""), "the pixels"),

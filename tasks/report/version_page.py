@@ -21,16 +21,16 @@ from tasks.report.parts import Parts, read_parts
 from tasks.report.words import between, file_name, listed, moment, number, percent, title
 from tasks.values import ModelVersion
 
-SAID_HERE = ("Gate", "Quality")  # parts of the version's card
-NO_HEADINGS = '<table>\n<thead>\n<tr>\n<th scope="col"></th>\n<th scope="col"></th>\n</tr>\n</thead>'
-TILES = ("accuracy", "macro_f1", "roc_auc", "calibration_error")
+_SAID_HERE = ("Gate", "Quality")  # parts of the version's card
+_NO_HEADINGS = '<table>\n<thead>\n<tr>\n<th scope="col"></th>\n<th scope="col"></th>\n</tr>\n</thead>'
+_TILES = ("accuracy", "macro_f1", "roc_auc", "calibration_error")
 KINDS = {  # their heading, what to look for, and how large they are shown
     "confident error": ("Confident errors", "Wrong, and sure of it: a wrong label, or what the network misses.", ""),
     "most uncertain": ("Most uncertain", "Where the two best classes are closest.", "medium"),
     "sample": ("Samples of each class", "Taken without choosing.", "compact"),
 }
-STRIP = 10  # pictures at the head of the page
-SMALL = 64  # pixels; smaller pictures are enlarged without smoothing, so that their pixels show
+_STRIP = 10  # pictures at the head of the page
+_SMALL = 64  # pixels; smaller pictures are enlarged without smoothing, so that their pixels show
 
 
 def write_report(tracking_uri: str, model: ModelVersion, to: UPath) -> int:
@@ -61,7 +61,7 @@ def render(parts: Parts, made: datetime | None = None) -> str:
         style=own("report.css"),
         verdict=report_story.verdict(parts),
         about=report_story.description(parts),
-        tiles=tiles(parts),
+        tiles=_tiles(parts),
         short=report_story.in_short(parts, sections),
         missing=[(title(name), why) for name, why in report_story.left_out(parts, sections)],
         made=moment(made or datetime.now(UTC)),
@@ -69,11 +69,11 @@ def render(parts: Parts, made: datetime | None = None) -> str:
     )
 
 
-def tiles(parts: Parts) -> list[dict[str, str]]:
+def _tiles(parts: Parts) -> list[dict[str, str]]:
     found = (parts.metrics or {}).get("metrics", {})
     return [
         {"name": title(name), "value": number(name, found[name].get("value")), "between": between(name, found[name])}
-        for name in TILES
+        for name in _TILES
         if name in found
     ]
 
@@ -85,18 +85,18 @@ def gallery(parts: Parts) -> dict[str, Any] | None:
         return None
     groups = []
     for kind, (name, about, size) in KINDS.items():
-        shown = [gallery_item(item, parts.pictures) for item in items if item["kind"] == kind]
+        shown = [_gallery_item(item, parts.pictures) for item in items if item["kind"] == kind]
         if shown:
             groups.append({"kind": kind, "name": name, "about": about, "size": size, "rows": shown})
     return {
-        "lead": gallery_lead(parts, sum(item["kind"] == "confident error" for item in items)),
-        "note": gallery_note(parts.gallery or {}),
+        "lead": _gallery_lead(parts, sum(item["kind"] == "confident error" for item in items)),
+        "note": _gallery_note(parts.gallery or {}),
         "groups": groups,
-        "strip": one_of_each(groups),
+        "strip": _one_of_each(groups),
     }
 
 
-def gallery_note(found: Mapping[str, Any]) -> str:
+def _gallery_note(found: Mapping[str, Any]) -> str:
     """How heat and neighbours were found."""
     layer, looked_at = found.get("layer"), found.get("looked_at")
     heat = f"Heat is Grad-CAM of the predicted class, at {layer}." if layer else ""
@@ -104,7 +104,7 @@ def gallery_note(found: Mapping[str, Any]) -> str:
     return " ".join(filter(None, [heat, near]))
 
 
-def gallery_lead(parts: Parts, shown: int) -> str:
+def _gallery_lead(parts: Parts, shown: int) -> str:
     """How many errors are shown of how many there are."""
     counts = ((parts.metrics or {}).get("confusion") or {}).get("counts") or []
     errors = sum(map(sum, counts)) - sum(row[k] for k, row in enumerate(counts))
@@ -119,28 +119,28 @@ def gallery_lead(parts: Parts, shown: int) -> str:
     return f"The {shown} most confident of {errors:,} errors, and where the network looked in each."
 
 
-def one_of_each(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _one_of_each(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A sample of each of the first classes, for the head of the page."""
     found: dict[str, dict[str, Any]] = {}
     for group in groups:
         for item in group["rows"] if group["kind"] == "sample" else []:
             found.setdefault(item["label"], item)
-    return list(found.values())[:STRIP]
+    return list(found.values())[:_STRIP]
 
 
-def gallery_item(item: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
+def _gallery_item(item: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
     name = file_name(item["uri"])
     wrong = item["label"] != item["predicted"]
     said = f"{name}, labelled {item['label']}" + (f", taken for {item['predicted']}" if wrong else "")
     beside = item.get("neighbours", []) if item["kind"] != "sample" else []  # there is no room under a sample
-    near = [neighbour(one, pictures) for one in beside if one.get("image") in pictures]
+    near = [_neighbour(one, pictures) for one in beside if one.get("image") in pictures]
     return {
         "file": name,
         "uri": item["uri"],
         "label": item["label"],
         "predicted": item["predicted"],
         "wrong": wrong,
-        "confidence": confident(item["confidence"]),
+        "confidence": _confident(item["confidence"]),
         "image": embedded(pictures[item["image"]], said),
         "heat": embedded(
             pictures.get(item.get("heat", "")), f"Grad-CAM heat over {name}: where {item['predicted']} was seen"
@@ -152,12 +152,12 @@ def gallery_item(item: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict
     }
 
 
-def confident(share: float) -> str:
+def _confident(share: float) -> str:
     """In whole percent; what is nearly certain is not certain."""
     return ">99%" if 0.995 <= share < 1 else percent(share, 0)
 
 
-def neighbour(one: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
+def _neighbour(one: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
     said = f"Training image {file_name(one['uri'])}, labelled {one['label']}"
     image = embedded(pictures[one["image"]], said)
     return {"label": one["label"], "similarity": f"{one['similarity']:.3f}", "image": image}
@@ -170,7 +170,7 @@ def embedded(content: bytes | None, alt: str) -> dict[str, Any] | None:
     with Image.open(io.BytesIO(content)) as image:
         width, height, kind = image.width, image.height, Image.MIME[image.format or "WEBP"]
     uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    return {"uri": uri, "width": width, "height": height, "alt": alt, "small": max(width, height) < SMALL}
+    return {"uri": uri, "width": width, "height": height, "alt": alt, "small": max(width, height) < _SMALL}
 
 
 def card(parts: Parts) -> list[tuple[str, Markup]] | None:
@@ -180,7 +180,7 @@ def card(parts: Parts) -> list[tuple[str, Markup]] | None:
     found = []
     for part in re.split(r"^## ", parts.description, flags=re.MULTILINE)[1:]:
         heading, _, text = part.partition("\n")
-        if heading.strip() not in SAID_HERE and text.strip():
-            html = markdown.render(text).replace("<th>", '<th scope="col">').replace(NO_HEADINGS, "<table>")
+        if heading.strip() not in _SAID_HERE and text.strip():
+            html = markdown.render(text).replace("<th>", '<th scope="col">').replace(_NO_HEADINGS, "<table>")
             found.append((heading.strip(), Markup(html)))
     return found or None

@@ -7,9 +7,9 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
-Ends = Mapping[str, float | None]  # value, low and high, as metrics.json has them
+_Ends = Mapping[str, float | None]  # value, low and high, as metrics.json has them
 
-SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "precision", "recall", "f1", "calibration_error", "coverage")
+_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "precision", "recall", "f1", "calibration_error", "coverage")
 
 NAMES = {
     "accuracy": ("Accuracy", "images that are right"),
@@ -32,15 +32,15 @@ def number(name: str, value: float | None) -> str:
     """A metric as people write it: shares in percent, the others with three digits."""
     if value is None or math.isnan(value):
         return "unknown"
-    return percent(value) if name in SHARES else f"{value:.3f}"
+    return percent(value) if name in _SHARES else f"{value:.3f}"
 
 
-def between(name: str, ends: Ends) -> str:
+def between(name: str, ends: _Ends) -> str:
     """`91.0 to 95.1%`, or nothing where the data cannot tell."""
     low, high = ends.get("low"), ends.get("high")
     if low is None or high is None:
         return ""
-    return f"{100 * low:.1f} to {percent(high)}" if name in SHARES else f"{low:.3f} to {high:.3f}"
+    return f"{100 * low:.1f} to {percent(high)}" if name in _SHARES else f"{low:.3f} to {high:.3f}"
 
 
 def counted(count: int, one: str, many: str = "") -> str:
@@ -72,7 +72,7 @@ def listed(words: Sequence[str]) -> str:
     return " and ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
 
 
-def value_of(ends: Ends | None) -> float | None:
+def value_of(ends: _Ends | None) -> float | None:
     return ends.get("value") if ends else None
 
 

@@ -16,9 +16,9 @@ from resnet_core.storage.files import write_whole
 from tasks.sinks.rows import COLUMNS, with_text
 
 # A spreadsheet has no use for the hundreds of numbers of an embedding.
-HEADER = [name for name in COLUMNS.names if name != "embedding"]
+_HEADER = [name for name in COLUMNS.names if name != "embedding"]
 ERRORS: tuple[type[Exception], ...] = (OSError, NotImplementedError)
-LONGEST_HEADER = 4096  # bytes
+_LONGEST_HEADER = 4096  # bytes
 
 
 def check(place: str) -> None:
@@ -29,24 +29,24 @@ def check(place: str) -> None:
         kind = None
     if kind == "directory":
         raise UserError(f"--to: {place} is a folder. Name a file in it.")
-    if kind and header(place) != HEADER:
+    if kind and _header(place) != _HEADER:
         raise UserError(f"--to: {place} holds something else than scores. Choose another file.")
-    check_writable(place)
+    _check_writable(place)
 
 
-def header(place: str) -> list[str]:
+def _header(place: str) -> list[str]:
     """The names in the first line of a file; none where it is no such file."""
     try:
         with stores.open_stream(place) as file:
-            start = file.read(LONGEST_HEADER)
+            start = file.read(_LONGEST_HEADER)
         if place.endswith(".gz"):
-            start = gzip.GzipFile(fileobj=io.BytesIO(start)).read1(LONGEST_HEADER)
+            start = gzip.GzipFile(fileobj=io.BytesIO(start)).read1(_LONGEST_HEADER)
         return next(csv.reader(start.decode("utf-8", "replace").splitlines()), [])
     except (OSError, EOFError, csv.Error):
         return []
 
 
-def check_writable(place: str) -> None:
+def _check_writable(place: str) -> None:
     """Raises OSError unless a file can be made beside it; what it makes is taken away again where that may be."""
     probe = UPath(stores.absolute(place) + ".probe")
     with write_whole(probe) as draft:
@@ -64,7 +64,7 @@ def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
 
 
 def write_csv(file: pa.NativeFile, rows: Iterator[pa.RecordBatch]) -> None:
-    schema = with_text(pa.RecordBatch.from_pylist([], COLUMNS).select(HEADER)).schema
+    schema = with_text(pa.RecordBatch.from_pylist([], COLUMNS).select(_HEADER)).schema
     with CSVWriter(file, schema) as writer:
         for piece in rows:
-            writer.write_batch(with_text(piece.select(HEADER)))
+            writer.write_batch(with_text(piece.select(_HEADER)))

@@ -13,14 +13,14 @@ from tasks.sinks.rows import BATCH, COLUMNS, ROWS, differences
 
 ERRORS: tuple[type[Exception], ...] = (DeltaError, OSError)
 # A store that does not answer is tried for minutes otherwise.
-IMPATIENT = {"max_retries": "2", "retry_timeout": "20s", "connect_timeout": "10s"}
+_IMPATIENT = {"max_retries": "2", "retry_timeout": "20s", "connect_timeout": "10s"}
 
 
 def check(place: str) -> None:
     """Raises UserError or DeltaError unless there is a table of scores, or room for one."""
     at = stores.absolute(place)
-    if DeltaTable.is_deltatable(at, IMPATIENT):
-        if wrong := differences(pa.schema(DeltaTable(at, storage_options=IMPATIENT).schema().to_arrow())):
+    if DeltaTable.is_deltatable(at, _IMPATIENT):
+        if wrong := differences(pa.schema(DeltaTable(at, storage_options=_IMPATIENT).schema().to_arrow())):
             raise UserError(f"--to: the Delta table {place} {wrong}. Choose another place.")
     elif not stores.is_url(at) and Path(at).exists() and any(Path(at).iterdir()):
         raise UserError(f"--to: {place} holds something else than a Delta table. Choose another folder.")

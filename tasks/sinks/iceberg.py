@@ -33,22 +33,22 @@ ERRORS: tuple[type[Exception], ...] = (
     SQLAlchemyError,
     OSError,
 )
-ROWS_A_FILE = 1024**2
+_ROWS_A_FILE = 1024**2
 # Files are dropped by what is known of them, and not opened, where their whole name is known.
-KNOWN = {f"write.metadata.metrics.column.{BATCH}": "full"}
-PLACE = re.compile(r"([^/]+)/([^/]+)\.([^/.]+)")
+_KNOWN = {f"write.metadata.metrics.column.{BATCH}": "full"}
+_PLACE = re.compile(r"([^/]+)/([^/]+)\.([^/.]+)")
 
 
 def check(place: str) -> None:
     """Raises UserError unless there is a catalog that has a table of scores there, or none."""
-    catalog, name = open_catalog(place)
+    catalog, name = _open_catalog(place)
     if catalog.table_exists(name) and (wrong := differences(catalog.load_table(name).schema().as_arrow())):
         raise UserError(f"--to: the Iceberg table {place} {wrong}. Choose another name.")
 
 
-def open_catalog(place: str) -> tuple[Catalog, str]:
+def _open_catalog(place: str) -> tuple[Catalog, str]:
     """The catalog, and the table's name in it."""
-    named = PLACE.fullmatch(place)
+    named = _PLACE.fullmatch(place)
     if not named:
         raise UserError(f"--to: iceberg:{place} is not iceberg:CATALOG/NAMESPACE.TABLE.")
     try:
@@ -61,11 +61,11 @@ def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     """Raises ValidationException where another has written the same batch meanwhile; whatever it raises,
     nothing has changed."""
     warnings.filterwarnings("ignore", message="Delete operation did not match any records")
-    table = open_table(*open_catalog(place))
+    table = open_table(*_open_catalog(place))
     with table.transaction() as transaction:
         # Even where there is nothing to delete: it is what PyIceberg compares with what others have committed.
         transaction.delete(EqualTo(term=BATCH, value=batch))
-        if files := write_files(table, rows):
+        if files := _write_files(table, rows):
             transaction.add_files(files, check_duplicate_files=False)
 
 
@@ -75,20 +75,20 @@ def open_table(catalog: Catalog, identifier: str) -> Table:
         catalog.create_namespace_if_not_exists(identifier.rpartition(".")[0])
         with (
             suppress(TableAlreadyExistsError),
-            catalog.create_table_transaction(identifier, schema=COLUMNS, properties=KNOWN) as made,
+            catalog.create_table_transaction(identifier, schema=COLUMNS, properties=_KNOWN) as made,
             made.update_spec() as partition,
         ):
             partition.add_identity(BATCH)
     return catalog.load_table(identifier)
 
 
-def write_files(table: Table, rows: Iterator[pa.RecordBatch]) -> list[str]:
+def _write_files(table: Table, rows: Iterator[pa.RecordBatch]) -> list[str]:
     """Parquet files of up to ROWS_A_FILE rows among the table's own; no table knows them yet."""
     files: list[str] = []
     piece = next(rows, None)
     while piece is not None:
         at = table.location_provider().new_data_location(f"{uuid.uuid4()}.parquet")
-        left = ROWS_A_FILE
+        left = _ROWS_A_FILE
         with table.io.new_output(at).create() as file, pq.ParquetWriter(file, COLUMNS, compression="zstd") as writer:
             while piece is not None and left > 0:
                 writer.write_batch(piece)

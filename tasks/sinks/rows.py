@@ -55,11 +55,11 @@ def _even(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         yield pa.concat_batches(held)
 
 
-def as_json(text: str) -> str:
+def _as_json(text: str) -> str:
     return json.dumps(text, ensure_ascii=False)
 
 
-def with_text(rows: pa.RecordBatch, brackets: str = "[]", quoted: Callable[[str], str] = as_json) -> pa.RecordBatch:
+def with_text(rows: pa.RecordBatch, brackets: str = "[]", quoted: Callable[[str], str] = _as_json) -> pa.RecordBatch:
     """The same rows, with text where there were lists: by default JSON's. Numbers have as few digits as tell
     them apart."""
     columns = [

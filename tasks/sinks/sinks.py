@@ -21,15 +21,15 @@ from tasks.sinks.rows import Write, batch_rows
 
 log = logging.getLogger("grayline")
 
-CSV = (".csv", ".csv.gz")
+_CSV = (".csv", ".csv.gz")
 KINDS = "FILE.csv, FILE.csv.gz, DATABASE-URL#TABLE, delta:PLACE, iceberg:CATALOG/NAMESPACE.TABLE, secret:NAME"
-WORDS = ["csv", "delta", "iceberg", "mysql", "postgresql", "secret", "sqlite"]
-PASSWORD = re.compile(r"(?<=:)(/{0,2}[^/@:?#]*):(.+)@")
-SECRETS = re.compile(r"([?&][^=&#]*(?:pass|pwd|secret|token|key)[^=&#]*)=([^&#]+)", re.IGNORECASE)
-COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+_WORDS = ["csv", "delta", "iceberg", "mysql", "postgresql", "secret", "sqlite"]
+_PASSWORD = re.compile(r"(?<=:)(/{0,2}[^/@:?#]*):(.+)@")
+_SECRETS = re.compile(r"([?&][^=&#]*(?:pass|pwd|secret|token|key)[^=&#]*)=([^&#]+)", re.IGNORECASE)
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class Sink(NamedTuple):
+class _Sink(NamedTuple):
     """A kind of place. `check` raises UserError; both may raise `errors`, for reasons that lie with the place."""
 
     check: Callable[[str], None]
@@ -40,7 +40,7 @@ class Sink(NamedTuple):
 def check_target(target: str) -> None:
     """Raises UserError unless a batch can be written there, as far as that can be known before it is scored: a
     kind that there is, its packages, a place that answers, and there no table or one of scores."""
-    target = revealed(target)
+    target = _revealed(target)
     sink, place = find_sink(target)
     try:
         sink.check(place)
@@ -53,7 +53,7 @@ def check_target(target: str) -> None:
 def write_to(scores: Scores, target: str) -> Written:
     """Write the rows of a finished batch to the place, instead of those that it has of this batch; `target` is as
     for `check_target`. Raises JobError where the place has not taken them, and is as before."""
-    target = revealed(target)
+    target = _revealed(target)
     shown, began = without_secrets(target), time.monotonic()
     sink, place = find_sink(target)
     try:
@@ -68,32 +68,32 @@ def write_to(scores: Scores, target: str) -> Written:
     return written
 
 
-def find_sink(target: str) -> tuple[Sink, str]:
+def find_sink(target: str) -> tuple[_Sink, str]:
     """What writes to the target, and what that calls the place. Raises UserError for a kind that there is not,
     and for a package that is not installed."""
     kind, colon, place = target.partition(":")
     if kind in ("delta", "iceberg") and place and not place.startswith("//"):
         return load(f"tasks.sinks.{kind}", target), place
-    if target.endswith(CSV):
+    if target.endswith(_CSV):
         return load("tasks.sinks.csv_file", target), target
     if colon and place.startswith("//"):
         return load("tasks.sinks.sql", target), target
     word = kind if colon else target.rpartition(".")[2]
     raise UserError(
-        f"--to: {without_secrets(target)!r} is no place to write to.{nearest(word, WORDS)} There are: {KINDS}."
+        f"--to: {without_secrets(target)!r} is no place to write to.{nearest(word, _WORDS)} There are: {KINDS}."
     )
 
 
-def load(module: str, target: str) -> Sink:
+def load(module: str, target: str) -> _Sink:
     try:
         found = import_module(module)
     except ModuleNotFoundError as error:
         name = str(error.name).partition(".")[0]
         raise UserError(f"--to: {target} needs {name}. Run `pip install 'grayline[lake]'`.") from None
-    return Sink(found.check, found.write, found.ERRORS)
+    return _Sink(found.check, found.write, found.ERRORS)
 
 
-def revealed(target: str) -> str:
+def _revealed(target: str) -> str:
     """The target itself, or what Prefect keeps as a secret by the name after `secret:`."""
     kind, _, name = target.partition(":")
     if kind != "secret":
@@ -110,12 +110,12 @@ def revealed(target: str) -> str:
 
 def without_secrets(target: str) -> str:
     """For people, logs and records."""
-    return SECRETS.sub(r"\1=***", PASSWORD.sub(r"\1:***@", target))
+    return _SECRETS.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", target))
 
 
 def said(error: Exception, target: str) -> str:
     """What a library says, in one line without colours and without the target's secrets."""
-    text = COLOURS.sub("", " ".join(str(getattr(error, "orig", None) or error).split())) or type(error).__name__
-    for _, secret in PASSWORD.findall(target) + SECRETS.findall(target):
+    text = _COLOURS.sub("", " ".join(str(getattr(error, "orig", None) or error).split())) or type(error).__name__
+    for _, secret in _PASSWORD.findall(target) + _SECRETS.findall(target):
         text = text.replace(secret, "***").replace(unquote(secret), "***")
     return text

@@ -22,30 +22,30 @@ from tasks.sinks.rows import BATCH, COLUMNS, with_text
 
 TABLE = "scores"
 ERRORS: tuple[type[Exception], ...] = (SQLAlchemyError,)
-DIALECTS = ["mariadb", "mssql", "mysql", "oracle", "postgresql", "sqlite"]
-PACKAGES = {"MySQLdb": "mysqlclient", "psycopg": "'grayline[postgres]'"}
-ROWS_A_STATEMENT = 1024  # as Python's objects a row takes many times the memory that it takes as Arrow's
-SECONDS_TO_CONNECT, SECONDS_TO_WAIT = 10, 60
-TAKES_TABLES_BACK = ("postgresql", "sqlite")  # elsewhere one that was only tried out would stay
-LONGEST_NAME = 255  # characters of a batch's name, as of any folder's: MySQL indexes no text without end
+_DIALECTS = ["mariadb", "mssql", "mysql", "oracle", "postgresql", "sqlite"]
+_PACKAGES = {"MySQLdb": "mysqlclient", "psycopg": "'grayline[postgres]'"}
+_ROWS_A_STATEMENT = 1024  # as Python's objects a row takes many times the memory that it takes as Arrow's
+_SECONDS_TO_CONNECT, _SECONDS_TO_WAIT = 10, 60
+_TAKES_TABLES_BACK = ("postgresql", "sqlite")  # elsewhere one that was only tried out would stay
+_LONGEST_NAME = 255  # characters of a batch's name, as of any folder's: MySQL indexes no text without end
 NAME = re.compile(r"(?:(\w+)\.)?(\w+)", re.ASCII)
 
 
 def check(place: str) -> None:
     """Raises UserError or SQLAlchemyError unless the database takes a row of scores, which is not kept."""
-    url, table = open_place(place)
+    url, table = _open_place(place)
     engine = open_engine(url)
     with engine.connect() as connection, connection.begin() as transaction:
         there = sa.inspect(connection).has_table(table.name, schema=table.schema)
         if there:
-            check_columns(connection, table)
-        if there or engine.dialect.name in TAKES_TABLES_BACK:
+            _check_columns(connection, table)
+        if there or engine.dialect.name in _TAKES_TABLES_BACK:
             table.metadata.create_all(connection)
             replace(connection, table, "", iter([probe()]))
         transaction.rollback()
 
 
-def check_columns(connection: sa.Connection, table: sa.Table) -> None:
+def _check_columns(connection: sa.Connection, table: sa.Table) -> None:
     found = {column["name"] for column in sa.inspect(connection).get_columns(table.name, schema=table.schema)}
     if missing := [name for name in COLUMNS.names if name not in found]:
         raise UserError(
@@ -56,7 +56,7 @@ def check_columns(connection: sa.Connection, table: sa.Table) -> None:
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     """Raises SQLAlchemyError, and then nothing has changed. On PostgreSQL and SQLite who writes the same batch
     meanwhile waits for this one, and then replaces it."""
-    url, table = open_place(place)
+    url, table = _open_place(place)
     engine = open_engine(url)
     with engine.begin() as connection:
         lock(connection, table.fullname)
@@ -69,12 +69,12 @@ def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
 def replace(connection: sa.Connection, table: sa.Table, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     connection.execute(sa.delete(table).where(table.c[BATCH] == batch))
     if connection.dialect.driver == "psycopg":
-        copy(connection, table, map(without_nul, rows))
+        copy(connection, table, map(_without_nul, rows))
         return
     arrays = connection.dialect.name == "postgresql"
     for piece in rows:
-        for start in range(0, len(piece), ROWS_A_STATEMENT):
-            some = without_nul(piece.slice(start, ROWS_A_STATEMENT))
+        for start in range(0, len(piece), _ROWS_A_STATEMENT):
+            some = _without_nul(piece.slice(start, _ROWS_A_STATEMENT))
             connection.execute(sa.insert(table), (some if arrays else with_text(some)).to_pylist())
 
 
@@ -84,7 +84,7 @@ def lock(connection: sa.Connection, name: str) -> None:
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
 
 
-def without_nul(rows: pa.RecordBatch) -> pa.RecordBatch:
+def _without_nul(rows: pa.RecordBatch) -> pa.RecordBatch:
     """Text with a zero byte, as a name in an archive may have, is refused by PostgreSQL: it is spelt out."""
     columns = [
         pc.replace_substring(column, "\0", "\\x00") if pa.types.is_string(column.type) else column
@@ -93,7 +93,7 @@ def without_nul(rows: pa.RecordBatch) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=rows.schema)
 
 
-def open_place(place: str) -> tuple[sa.URL, sa.Table]:
+def _open_place(place: str) -> tuple[sa.URL, sa.Table]:
     """`URL` or `URL#TABLE` or `URL#SCHEMA.TABLE`."""
     address, _, name = place.partition("#")
     named = NAME.fullmatch(name or TABLE)
@@ -105,7 +105,7 @@ def open_place(place: str) -> tuple[sa.URL, sa.Table]:
         asynchronous = url.get_dialect().is_async
     except NoSuchModuleError:
         raise UserError(
-            f"--to: {kind} is no database that SQLAlchemy knows.{nearest(kind, DIALECTS)} A file's name ends in .csv "
+            f"--to: {kind} is no database that SQLAlchemy knows.{nearest(kind, _DIALECTS)} A file's name ends in .csv "
             "or .csv.gz."
         ) from None
     except ArgumentError:
@@ -115,14 +115,14 @@ def open_place(place: str) -> tuple[sa.URL, sa.Table]:
     if "table" in url.query:
         raise UserError("--to: the name of the table comes after a #, as in sqlite:///scores.db#scores.")
     schema, table = named.groups()
-    return url, table_of_scores(table, schema)
+    return url, _table_of_scores(table, schema)
 
 
 def open_engine(url: sa.URL) -> sa.Engine:
     """It keeps no connections. Raises UserError where the driver is missing."""
     waits = {
-        "psycopg": {"connect_timeout": SECONDS_TO_CONNECT},
-        "pysqlite": {"timeout": SECONDS_TO_WAIT, "isolation_level": None},
+        "psycopg": {"connect_timeout": _SECONDS_TO_CONNECT},
+        "pysqlite": {"timeout": _SECONDS_TO_WAIT, "isolation_level": None},
     }
     try:
         driver = url.get_dialect().driver
@@ -134,7 +134,7 @@ def open_engine(url: sa.URL) -> sa.Engine:
             connect_args=waits.get(driver, {}),
         )
     except ModuleNotFoundError as error:
-        wanted = PACKAGES.get(str(error.name), error.name)
+        wanted = _PACKAGES.get(str(error.name), error.name)
         raise UserError(f"--to: {url.drivername} needs {error.name}. Run `pip install {wanted}`.") from None
     if driver == "pysqlite":
         # The sqlite3 module's own transactions begin too late to hold a CREATE TABLE.
@@ -147,12 +147,12 @@ def as_it_is(value: str) -> str:
     return value
 
 
-def table_of_scores(name: str, schema: str | None) -> sa.Table:
-    columns = [sa.Column(field.name, column_type(field)) for field in COLUMNS]
+def _table_of_scores(name: str, schema: str | None) -> sa.Table:
+    columns = [sa.Column(field.name, _column_type(field)) for field in COLUMNS]
     return sa.Table(name, sa.MetaData(), *columns, sa.Index(f"ix_{name}_{BATCH}", BATCH), schema=schema)
 
 
-def column_type(field: pa.Field) -> sa.types.TypeEngine[Any]:
+def _column_type(field: pa.Field) -> sa.types.TypeEngine[Any]:
     kind = field.type
     if pa.types.is_list(kind):
         numbers = pa.types.is_floating(kind.value_type)
@@ -161,7 +161,7 @@ def column_type(field: pa.Field) -> sa.types.TypeEngine[Any]:
     if pa.types.is_timestamp(kind):
         return sa.DateTime(timezone=True)
     if field.name == BATCH:
-        return sa.String(LONGEST_NAME)
+        return sa.String(_LONGEST_NAME)
     plain: dict[pa.DataType, sa.types.TypeEngine[Any]] = {
         pa.string(): sa.Text(), pa.bool_(): sa.Boolean(), pa.float32(): sa.REAL(),
         pa.int32(): sa.Integer(), pa.int64(): sa.BigInteger(),
@@ -187,7 +187,7 @@ def copy(connection: sa.Connection, table: sa.Table, rows: Iterator[pa.RecordBat
         try:
             with cursor.copy(command) as to:
                 for piece in rows:
-                    to.write(as_csv(piece))
+                    to.write(_as_csv(piece))
                     given += len(piece)
         except connection.dialect.loaded_dbapi.Error as error:
             raise DBAPIError(command, None, error, hide_parameters=True) from None
@@ -195,13 +195,13 @@ def copy(connection: sa.Connection, table: sa.Table, rows: Iterator[pa.RecordBat
             raise RuntimeError(f"PostgreSQL has taken {cursor.rowcount:,} of {given:,} rows")
 
 
-def as_csv(rows: pa.RecordBatch) -> memoryview:
+def _as_csv(rows: pa.RecordBatch) -> memoryview:
     sink = io.BytesIO()
-    write_csv(with_text(rows, "{}", in_array), sink, WriteOptions(include_header=False))
+    write_csv(with_text(rows, "{}", _in_array), sink, WriteOptions(include_header=False))
     return sink.getbuffer()
 
 
-def in_array(text: str) -> str:
+def _in_array(text: str) -> str:
     """An element of an array as PostgreSQL reads it: only quotes and backslashes are special, and no zero
     bytes may be in it."""
     escaped = text.replace("\0", "\\x00").replace("\\", "\\\\").replace('"', '\\"')

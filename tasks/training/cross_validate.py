@@ -36,7 +36,7 @@ from tasks.values import Catalog, ShardSet
 
 
 @dataclass(frozen=True)
-class FoldPlan:
+class _FoldPlan:
     """A cross-validation to be: `folder` holds the file of `count` training images and the fold of each;
     `mlflow_run_id` is the run that the folds' runs are nested in."""
 
@@ -66,7 +66,7 @@ class CrossValidation:
 
 log = logging.getLogger("grayline")
 
-FOLDS, PREDICTIONS, SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
+_FOLDS, _PREDICTIONS, _SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
 
 
 def check_folds(folds: int) -> None:
@@ -84,22 +84,22 @@ def plan_folds(
     tracking_uri: str,
     folds: int,
     keys: Keys | None = None,
-) -> FoldPlan:
+) -> _FoldPlan:
     """Deal the training images out. Raises UserError where that cannot be done."""
     images = training_images(shard_set, catalog, folds, dataset.split.seed, keys)
     # All that a fold's training depends on; who is predicted by whom is in the table.
-    made_of = learning_digest(shard_set, dataset.model, settings_of(dataset).train)
+    made_of = learning_digest(shard_set, dataset.model, _settings_of(dataset).train)
     digest = digest_of("folds", table_digest([images]), made_of)
     folder = store / "runs" / dataset.name / digest
-    with write_whole(folder / FOLDS) as draft:
+    with write_whole(folder / _FOLDS) as draft:
         pq.write_table(images, draft)
     run_id = tracking.open_run(tracking_uri, store, dataset.name, digest, name=f"{dataset.name}-{folds}-folds")
-    tracking.log_params(tracking_uri, run_id, {"folds": folds, **settings_of(dataset).model_dump()})
+    tracking.log_params(tracking_uri, run_id, {"folds": folds, **_settings_of(dataset).model_dump()})
     tracking.set_status(tracking_uri, run_id, "RUNNING")
-    return FoldPlan(dataset.name, folder, digest, folds, len(images), run_id)
+    return _FoldPlan(dataset.name, folder, digest, folds, len(images), run_id)
 
 
-def settings_of(dataset: Dataset) -> Dataset:
+def _settings_of(dataset: Dataset) -> Dataset:
     """From scratch, for the champion has seen all folds; for all epochs, for to end at the one that suits
     the fold best would flatter it."""
     return dataset.model_copy(update={"train": replace(dataset.train, start="scratch", early_stopping=0)})
@@ -107,7 +107,7 @@ def settings_of(dataset: Dataset) -> Dataset:
 
 @task(retries=1, retry_condition_fn=may_succeed, task_run_name="fold {fold}")
 def train_fold(
-    plan: FoldPlan,
+    plan: _FoldPlan,
     fold: int,
     shard_set: ShardSet,
     dataset: Dataset,
@@ -130,7 +130,7 @@ def train_fold(
     tracking.set_status(tracking_uri, run_id, "RUNNING")
     state = plan.folder / f"fold-{fold}.safetensors"
     job = replace(
-        job_of(shard_set, settings_of(dataset), resident_bytes, keys), state=state, held_out=read_folds(plan) == fold
+        job_of(shard_set, _settings_of(dataset), resident_bytes, keys), state=state, held_out=_read_folds(plan) == fold
     )
     try:
         image_ids, labels, probabilities = out_of_fold(
@@ -172,9 +172,9 @@ def out_of_fold(
     return image_ids, np.concatenate(labels), np.concatenate(probabilities)
 
 
-def read_folds(plan: FoldPlan) -> NDArray[np.int32]:
+def _read_folds(plan: _FoldPlan) -> NDArray[np.int32]:
     """int32 [N]: the fold of each training image."""
-    with (plan.folder / FOLDS).open("rb") as file:
+    with (plan.folder / _FOLDS).open("rb") as file:
         return pq.read_table(file, columns=["fold"])["fold"].to_numpy()
 
 
@@ -197,17 +197,17 @@ def write_predictions(
 
 
 @task
-def finish_folds(plan: FoldPlan, reused: Sequence[bool], shard_set: ShardSet, tracking_uri: str) -> CrossValidation:
+def finish_folds(plan: _FoldPlan, reused: Sequence[bool], shard_set: ShardSet, tracking_uri: str) -> CrossValidation:
     """Put the folds' predictions together; write and log what they come to."""
-    table = out_of_fold_table(plan, shard_set)
-    with write_whole(plan.folder / PREDICTIONS) as draft:
+    table = _out_of_fold_table(plan, shard_set)
+    with write_whole(plan.folder / _PREDICTIONS) as draft:
         pq.write_table(table, draft)
     labels, fold, probabilities = columns(table, shard_set.classes)
     values = [measure(labels[fold == k], probabilities[fold == k]) for k in range(plan.folds)]
     by_fold = {name: tuple(value[name] for value in values) for name in METRICS}
     found = CrossValidation(
         dataset=plan.dataset,
-        predictions=plan.folder / PREDICTIONS,
+        predictions=plan.folder / _PREDICTIONS,
         folds=plan.folds,
         count=plan.count,
         metrics={name: spread(numbers) for name, numbers in by_fold.items()},
@@ -215,16 +215,16 @@ def finish_folds(plan: FoldPlan, reused: Sequence[bool], shard_set: ShardSet, tr
         reused=sum(reused),
         mlflow_run_id=plan.mlflow_run_id,
     )
-    write_text(plan.folder / SUMMARY, json.dumps(summary(found), indent=2) + "\n")
-    log_to_mlflow(found, plan.folder, tracking_uri)
+    write_text(plan.folder / _SUMMARY, json.dumps(summary(found), indent=2) + "\n")
+    _log_to_mlflow(found, plan.folder, tracking_uri)
     create_markdown_artifact(markdown(found), key="cross-validation", description="Metrics over the folds")
     return found
 
 
-def out_of_fold_table(plan: FoldPlan, shard_set: ShardSet) -> pa.Table:
+def _out_of_fold_table(plan: _FoldPlan, shard_set: ShardSet) -> pa.Table:
     """image_id, uri, label, fold, predicted, confidence, probabilities of every training image, in the order
     of the shards."""
-    with (plan.folder / FOLDS).open("rb") as file:
+    with (plan.folder / _FOLDS).open("rb") as file:
         images = pq.read_table(file)
     parts = []
     for fold in range(plan.folds):
@@ -240,7 +240,7 @@ def out_of_fold_table(plan: FoldPlan, shard_set: ShardSet) -> pa.Table:
 
 
 def columns(table: pa.Table, classes: tuple[str, ...]) -> tuple[Labels, NDArray[np.int32], Probabilities]:
-    """Labels [N], folds [N] and probabilities [N, C] of what `out_of_fold_table` gives."""
+    """Labels [N], folds [N] and probabilities [N, C] of what `_out_of_fold_table` gives."""
     place = {name: k for k, name in enumerate(classes)}
     labels = np.array([place[name] for name in table["label"].to_pylist()], dtype=np.int64)
     flat = table["probabilities"].combine_chunks().values.to_numpy()
@@ -266,14 +266,14 @@ def summary(found: CrossValidation) -> dict[str, dict[str, Any]]:
     }
 
 
-def log_to_mlflow(found: CrossValidation, folder: UPath, tracking_uri: str) -> None:
+def _log_to_mlflow(found: CrossValidation, folder: UPath, tracking_uri: str) -> None:
     """Each metric as NAME_mean and NAME_std of the parent run; the files."""
     values: dict[str, float] = {}
     for name, (mean, std) in found.metrics.items():
         values |= {f"{name}_mean": mean, f"{name}_std": std}
     tracking.log_metrics(tracking_uri, found.mlflow_run_id, values)
     mlflow = tracking.client(tracking_uri)
-    for name in (PREDICTIONS, SUMMARY):
+    for name in (_PREDICTIONS, _SUMMARY):
         with as_local(folder / name) as file:
             mlflow.log_artifact(found.mlflow_run_id, str(file))
     tracking.set_status(tracking_uri, found.mlflow_run_id, "FINISHED")

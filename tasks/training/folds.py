@@ -10,14 +10,14 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from tasks.values import Catalog, ShardSet
 
-KNOWN = ["image_id", "uri", "group", "near", "present", "status"]
+_KNOWN = ["image_id", "uri", "group", "near", "present", "status"]
 
 
 def training_images(shard_set: ShardSet, catalog: Catalog, parts: int, seed: int, keys: Keys | None) -> pa.Table:
     """image_id, uri, label and fold (0 to parts - 1) of each training image. Raises UserError where the
     images cannot be divided into so many folds."""
     rows = pa.concat_tables([read_rows(path, keys) for path in shard_set.files])
-    known = read_catalog(catalog)
+    known = _read_catalog(catalog)
     # The same from the same images, in whatever order their files lie.
     order = pc.sort_indices(rows, [("image_id", "ascending")])
     images = rows.take(order)
@@ -36,9 +36,9 @@ def read_rows(path: UPath, keys: Keys | None) -> pa.Table:
     return table.filter(pc.equal(table["split"], "train")).drop_columns("split")
 
 
-def read_catalog(catalog: Catalog) -> pa.Table:
+def _read_catalog(catalog: Catalog) -> pa.Table:
     """What the catalog knows of the images that the source has now, those of other splits too: two training
     images may be tied by one of them."""
     there = pc.field("present") & pc.field("status").isin(["ok", "duplicate"])
     with catalog.path.open("rb") as file:
-        return pq.read_table(file, columns=KNOWN, filters=there)
+        return pq.read_table(file, columns=_KNOWN, filters=there)

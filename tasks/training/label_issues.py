@@ -19,7 +19,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
-from resnet_core.evaluation import label_issues as confident_learning
+import resnet_core.evaluation
+import resnet_core.plotting
 from resnet_core.evaluation.label_issues import find
 from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting import label_sheet
@@ -90,7 +91,9 @@ class LabelIssues:
 
 log = logging.getLogger("grayline")
 
-TABLE, SHEET = "issues.csv", "issues.png"
+_MADE_BY = (resnet_core.evaluation, resnet_core.plotting)
+
+TABLE, _SHEET = "issues.csv", "issues.png"
 LISTED = 20  # rows of the page
 FIRST = ("path", "label", "suggested", "self_confidence", "rank")
 
@@ -116,7 +119,7 @@ def find_label_issues(
     keys: Keys | None = None,
 ) -> LabelIssues:
     """Judge the labels by the folds' predictions; write, log and show what is probably wrong."""
-    judged = read_judged(found, shard_set, keys)
+    judged = _read_judged(found, shard_set, keys)
     issues = find(judged.labels, judged.targets, judged.probabilities)
     names = shard_set.classes
     suspects = pd.DataFrame(
@@ -131,13 +134,11 @@ def find_label_issues(
     )
     table = table_of(suspects, labels_table(dataset))
     text = table.to_csv(index=False)
-    digest = digest_of(
-        hashlib.sha256(found.predictions.read_bytes()).hexdigest(), text, source_digest(confident_learning, label_sheet)
-    )
+    digest = digest_of(hashlib.sha256(found.predictions.read_bytes()).hexdigest(), text, source_digest(*_MADE_BY))
     folder = store / "label_issues" / dataset.name / digest
     write_text(folder / TABLE, text)
     if keys is None:
-        with write_whole(folder / SHEET) as draft:
+        with write_whole(folder / _SHEET) as draft:
             draft.write_bytes(sheet(dataset.name, suspects, shard_set))
     else:
         log.info("issues      %s is encrypted: no pictures are made of it", dataset.name)
@@ -145,18 +146,18 @@ def find_label_issues(
         dataset=dataset.name,
         folder=folder,
         table=folder / TABLE,
-        sheet=None if keys else folder / SHEET,
+        sheet=None if keys else folder / _SHEET,
         images=len(judged.image_ids),
         issues=len(suspects),
         worst=tuple(worst(suspects)),
         mlflow_run_id=found.mlflow_run_id,
     )
-    log_to_mlflow(made, tracking_uri)
+    _log_to_mlflow(made, tracking_uri)
     create_markdown_artifact(page(made), key="label-issues", description=headline(made))
     return made
 
 
-def read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None) -> Judged:
+def _read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None) -> Judged:
     """The out-of-fold predictions, with the soft labels of the shards."""
     with found.predictions.open("rb") as file:
         table = pq.read_table(file)
@@ -206,14 +207,14 @@ def sheet(dataset: str, suspects: pd.DataFrame, shard_set: ShardSet) -> bytes:
                     pixels[image_id] = levels.copy()
             advance(len(images))
     rows = [
-        Suspect(pixels[row.image_id], row.rank, row.given, row.suggested, row.self_confidence, tail(row.uri))
+        Suspect(pixels[row.image_id], row.rank, row.given, row.suggested, row.self_confidence, _tail(row.uri))
         for row in shown.itertuples()
     ]
     title = f"{dataset}: {len(suspects):,} of {shard_set.train:,} training labels look wrong"
     return label_sheet.label_sheet(rows, title, len(suspects))
 
 
-def tail(uri: str) -> str:
+def _tail(uri: str) -> str:
     """The end of a path, which tells images apart."""
     return "/".join(uri.split("/")[-2:])
 
@@ -223,7 +224,7 @@ def worst(suspects: pd.DataFrame) -> list[tuple[str, str, str, float]]:
     return list(zip(rows["uri"], rows["given"], rows["suggested"], map(float, rows["self_confidence"]), strict=True))
 
 
-def log_to_mlflow(made: LabelIssues, tracking_uri: str) -> None:
+def _log_to_mlflow(made: LabelIssues, tracking_uri: str) -> None:
     """On the run of the cross-validation: how many, the table, the sheet."""
     tracking.log_metrics(tracking_uri, made.mlflow_run_id, {"label_issues": float(made.issues)})
     mlflow = tracking.client(tracking_uri)

@@ -24,7 +24,7 @@ from tasks.registry.versions import LINEAGE
 from tasks.training.run import LEARNING
 from tasks.values import ShardSet
 
-HOME = Path(resnet_core.__file__).resolve().parents[1]
+_HOME = Path(resnet_core.__file__).resolve().parents[1]
 
 
 def write_lineage(
@@ -76,8 +76,8 @@ def lock_digest(installed: list[str]) -> str:
 def commit() -> str:
     """The commit that this code is of, with `-dirty` where files differ from it; where it is installed from
     a package, the package's version."""
-    if git("ls-files", "--error-unmatch", "resnet_core/__init__.py"):  # and not of a repository around it
-        found = git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    if _git("ls-files", "--error-unmatch", "resnet_core/__init__.py"):  # and not of a repository around it
+        found = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
         if found:
             return found
     try:
@@ -88,9 +88,9 @@ def commit() -> str:
         return "unknown"
 
 
-def git(*arguments: str) -> str:
+def _git(*arguments: str) -> str:
     """What git says of the folder that this code lies in; nothing where there is none."""
-    command = ["git", "-C", str(HOME), *arguments]
+    command = ["git", "-C", str(_HOME), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
     except (OSError, subprocess.TimeoutExpired):

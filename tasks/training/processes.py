@@ -32,7 +32,7 @@ from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 
 # A process that fails takes its neighbours with it. Whose failure came first is known after so long.
-SECONDS_TO_FAIL = 2.0
+_SECONDS_TO_FAIL = 2.0
 
 
 class LostProcessError(TrainingError):
@@ -119,7 +119,7 @@ def _listen(
                 report: Report = ready.recv()
             except (EOFError, OSError):
                 process = open_ones.pop(ready)
-                process.join(SECONDS_TO_FAIL)
+                process.join(_SECONDS_TO_FAIL)
                 if process.exitcode == 0:  # has done its part
                     continue
                 raise _cause([], connections, processes) from None
@@ -138,7 +138,7 @@ def _listen(
 
 def _cause(failed: list[Failed], connections: Sequence[Connection], processes: Sequence[BaseProcess]) -> Exception:
     """What failed first."""
-    until = time.monotonic() + SECONDS_TO_FAIL
+    until = time.monotonic() + _SECONDS_TO_FAIL
     for process in processes:
         process.join(max(0.0, until - time.monotonic()))
     for connection in connections:

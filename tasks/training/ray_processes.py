@@ -30,8 +30,8 @@ from tasks.training.processes import (
     unpacked,
 )
 
-SECONDS_TO_LOOK = 1.0
-SECONDS_TO_END = 60.0
+_SECONDS_TO_LOOK = 1.0
+_SECONDS_TO_END = 60.0
 
 
 def run_on_cluster(
@@ -70,7 +70,7 @@ def run_on_cluster(
         finally:
             for each in (reports, answers):  # a process that still trains ends with its next report
                 each.shutdown(force=True)
-            training.join(SECONDS_TO_END)
+            training.join(_SECONDS_TO_END)
     if finished is None:
         raise _cause(errors, failed)
     return unpacked(finished.classifier, device), finished.epochs
@@ -105,7 +105,7 @@ def _listen(
     failed: list[Failed] = []
     while training.is_alive() or not reports.empty():
         with suppress(queue.Empty):
-            report = reports.get(timeout=SECONDS_TO_LOOK)
+            report = reports.get(timeout=_SECONDS_TO_LOOK)
             match report:
                 case Step():
                     on_step(report)
@@ -149,7 +149,7 @@ def _seldom(put: Callable[[Report], None]) -> Callable[[Report], None]:
         nonlocal said
         if not isinstance(message, Step):
             put(message)
-        elif time.monotonic() - said >= SECONDS_TO_LOOK:
+        elif time.monotonic() - said >= _SECONDS_TO_LOOK:
             said = time.monotonic()
             put(message)
 

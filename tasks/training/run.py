@@ -4,29 +4,18 @@ from collections.abc import Callable
 
 from prefect.client.schemas.objects import State
 
-from resnet_core import device
+import resnet_core.device
+import resnet_core.model
+import resnet_core.shards
+import resnet_core.training
 from resnet_core.device import describe, find_device
 from resnet_core.errors import JobError, UserError
-from resnet_core.model import inputs as normalisation
-from resnet_core.model import pretrained, resnet, sized
-from resnet_core.model import resnet as blocks
-from resnet_core.model import resnet as heads
+from resnet_core.model import pretrained
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.resnet import ModelConfig
-from resnet_core.shards import soft_labels
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
-from resnet_core.training import _learner as learner
-from resnet_core.training import _learner as loss
-from resnet_core.training import _optim as muon
-from resnet_core.training import _optim as optimizers
-from resnet_core.training import _progressive as sizes
-from resnet_core.training import augment, batches, distributed
-from resnet_core.training import augment as mix
-from resnet_core.training import batches as sampling
-from resnet_core.training import config as recipes
-from resnet_core.training import job as training
-from resnet_core.training import loop as fit
+from resnet_core.training import job as job_module
 from resnet_core.training.config import TrainConfig
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
@@ -34,11 +23,8 @@ from tasks.dataset import Dataset
 from tasks.training.processes import LostProcessError, run_on_devices
 from tasks.values import ShardSet
 
-# What decides what comes out of a training, beside its data and settings.
-LEARNING = (
-    augment, batches, blocks, device, distributed, fit, heads, learner, loss, mix, muon, normalisation, optimizers,
-    pretrained, recipes, resnet, sampling, sized, sizes, soft_labels, training,
-)  # fmt: skip
+# The code that decides the outcome of a training, beside its data and settings.
+LEARNING = (resnet_core.device, resnet_core.model, resnet_core.shards, resnet_core.training)
 
 
 def may_succeed(task: object, run: object, state: State) -> bool:
@@ -73,7 +59,7 @@ def run_job(
     """`training.run` where the settings want it: in this process, in several of this machine, or on a cluster."""
     target = find_device(device)
     if job.config.devices == 1:
-        return training.run(job, target, on_step=on_step, on_epoch=on_epoch)
+        return job_module.run(job, target, on_step=on_step, on_epoch=on_epoch)
     if runner == "ray":
         from tasks.training.ray_processes import run_on_cluster
 

@@ -28,10 +28,10 @@ from optuna.visualization import matplotlib as pictures
 from resnet_core.training.search_space import Between, Space, Value, significant
 
 # Trials before the sampler learns from them, and before the median of the others ends one early.
-RANDOM, UNPRUNED = 8, 5
+_RANDOM, _UNPRUNED = 8, 5
 PROCESS, OWN = "process", "own"  # attributes of a trial
-FEWEST = 4  # trials that say what matters
-RETRIES = 3
+_FEWEST = 4  # trials that say what matters
+_RETRIES = 3
 
 
 def open_study(storage: str, name: str, epochs: int) -> Study:
@@ -42,7 +42,7 @@ def open_study(storage: str, name: str, epochs: int) -> Study:
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if storage.startswith("sqlite:///"):
         Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
-    pruner = optuna.pruners.MedianPruner(n_startup_trials=UNPRUNED, n_warmup_steps=max(1, epochs // 3))
+    pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=max(1, epochs // 3))
     return optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
     )
@@ -54,11 +54,11 @@ def queue_again(study: Study) -> None:
     trials = study.get_trials()
     queued = {number for trial in trials for number in Retry.retry_history(trial)}
     for trial in trials:
-        if trial.state is TrialState.RUNNING and is_dead(trial.user_attrs.get(PROCESS)):
+        if trial.state is TrialState.RUNNING and _is_dead(trial.user_attrs.get(PROCESS)):
             study.tell(trial.number, state=TrialState.FAIL)
         elif trial.state is not TrialState.FAIL or trial.number in queued:
             continue
-        Retry(max_retry=RETRIES, inherit_intermediate_values=True)(study, trial)
+        Retry(max_retry=_RETRIES, inherit_intermediate_values=True)(study, trial)
 
 
 def this_process() -> list[str | int | float]:
@@ -66,7 +66,7 @@ def this_process() -> list[str | int | float]:
     return [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
 
 
-def is_dead(process: list[str | int | float] | None) -> bool:
+def _is_dead(process: list[str | int | float] | None) -> bool:
     """Of another machine's process nothing is known."""
     if process is None or process[0] != socket.gethostname():
         return False
@@ -104,7 +104,7 @@ def queue_own(study: Study, own: Mapping[str, Value]) -> None:
 def sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
     """For the next trial after so many. Tree-structured Parzen estimator (Bergstra et al. 2011),
     of all settings together (Falkner et al. 2018, arXiv:1807.01774, section 4.1)."""
-    return optuna.samplers.TPESampler(seed=seed * 1_000_003 + number, multivariate=True, n_startup_trials=RANDOM)
+    return optuna.samplers.TPESampler(seed=seed * 1_000_003 + number, multivariate=True, n_startup_trials=_RANDOM)
 
 
 def suggest(trial: Trial, space: Space) -> dict[str, Value]:
@@ -138,7 +138,7 @@ def importance(study: Study) -> dict[str, float]:
     """Each setting's share in the variance of the accuracy (functional ANOVA, Hutter et al. 2014), largest
     first; empty where the trials cannot tell."""
     found = completed(study)
-    if len(found) < FEWEST or len({trial.value for trial in found}) < 2:
+    if len(found) < _FEWEST or len({trial.value for trial in found}) < 2:
         return {}
     return get_param_importances(study, evaluator=FanovaImportanceEvaluator(seed=0))
 

@@ -40,12 +40,12 @@ def train(
     runner: str = "threads",
 ) -> Checkpoint:
     """Train, or find the classifier that the same data, settings and code have already given."""
-    champion = champion_of(dataset, store, tracking_uri)
+    champion = _champion_of(dataset, store, tracking_uri)
     made_of = learning_digest(shard_set, dataset.model, dataset.train)
-    folder = store / "runs" / dataset.name / training_digest(made_of, champion)
+    folder = store / "runs" / dataset.name / _training_digest(made_of, champion)
     run_id = tracking.open_run(tracking_uri, store, dataset.name, folder.name, name=run_name(dataset, folder.name))
     tracking.log_params(tracking_uri, run_id, dataset.model_dump(exclude={"card"}))
-    tracking.set_tags(tracking_uri, run_id, tags_of(dataset, shard_set))
+    tracking.set_tags(tracking_uri, run_id, _tags_of(dataset, shard_set))
     reused = (folder / "epochs.json").exists()
     if not reused:
         job = replace(job_of(shard_set, dataset, resident_bytes, keys), state=folder / "state.safetensors")
@@ -55,11 +55,11 @@ def train(
         write_lineage(folder, dataset, shard_set, start, find_device(device).type, resident_bytes)
         tracking.set_status(tracking_uri, run_id, "RUNNING")
         try:
-            train_new(job, folder, made_of, tracking_uri, run_id, device, runner)
+            _train_new(job, folder, made_of, tracking_uri, run_id, device, runner)
         except BaseException:
             tracking.set_status(tracking_uri, run_id, "FAILED")
             raise
-    summary = read_summary(folder)
+    summary = _read_summary(folder)
     epochs = [Epoch(**values) for values in summary["epochs"]]
     tracking.log_epochs(tracking_uri, run_id, epochs)
     return Checkpoint(
@@ -80,7 +80,7 @@ def run_name(dataset: Dataset, digest: str) -> str:
     return f"{dataset.name}-{dataset.model.arch}-{dataset.recipe}-{dataset.image.size}px-{digest[:8]}"
 
 
-def tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
+def _tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
     """What runs are searched by, beside their parameters."""
     return {
         "grayline.dataset": dataset.name,
@@ -90,7 +90,7 @@ def tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
     }
 
 
-def champion_of(dataset: Dataset, store: UPath, tracking_uri: str) -> UPath | None:
+def _champion_of(dataset: Dataset, store: UPath, tracking_uri: str) -> UPath | None:
     """The folder of the training that the champion came from, where the data set file wants to start there."""
     champion = by_alias(tracking_uri, dataset.name, CHAMPION) if dataset.train.start == "champion" else None
     if champion is None:
@@ -102,19 +102,19 @@ def champion_of(dataset: Dataset, store: UPath, tracking_uri: str) -> UPath | No
     return None
 
 
-def training_digest(made_of: str, champion: UPath | None) -> str:
+def _training_digest(made_of: str, champion: UPath | None) -> str:
     """The name of a training. A champion that was made of the same data, settings and code is what would
     come out of it."""
     if champion is None:
         return made_of
-    return champion.name if read_summary(champion).get("made_of") == made_of else digest_of(made_of, champion.name)
+    return champion.name if _read_summary(champion).get("made_of") == made_of else digest_of(made_of, champion.name)
 
 
-def read_summary(folder: UPath) -> dict[str, Any]:
+def _read_summary(folder: UPath) -> dict[str, Any]:
     return json.loads((folder / "epochs.json").read_text(encoding="utf-8"))
 
 
-def train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id: str, device: str, runner: str) -> None:
+def _train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id: str, device: str, runner: str) -> None:
     """Fill `folder` with `model/` and, last, `epochs.json`; `state.safetensors` is there meanwhile."""
     started, where = time.monotonic(), places(job, device)
     begins = f", from {job.start.parent.name}" if job.start else ""

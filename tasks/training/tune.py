@@ -37,7 +37,7 @@ from tasks.values import Catalog, ShardSet
 
 
 @dataclass(frozen=True)
-class StudyPlan:
+class _StudyPlan:
     """An Optuna study `name` of `trials` trials, to be or to go on, in Optuna's `storage`. `folder` holds
     the trials' checkpoints; the trials' runs are nested in `mlflow_run_id`."""
 
@@ -56,7 +56,7 @@ class Tuning:
     `number` with the best validation accuracy, `own_accuracy` what the data set file's own came to;
     `importance` is each setting's share in what the trials differ by."""
 
-    plan: StudyPlan
+    plan: _StudyPlan
     trials: int
     pruned: int
     number: int
@@ -69,15 +69,15 @@ class Tuning:
 log = logging.getLogger("grayline")
 
 PARTS = 5  # of the training images one is kept aside, where there are no validation images
-ASIDE = "kept_aside.parquet"
-OUTCOME = "grayline.trial"
+_ASIDE = "kept_aside.parquet"
+_OUTCOME = "grayline.trial"
 
 
 @dataclass(frozen=True)
-class Trials:
+class _Trials:
     """What the trials of a study share."""
 
-    plan: StudyPlan
+    plan: _StudyPlan
     job: Job
     space: Space
     tracking_uri: str
@@ -104,38 +104,38 @@ def plan_study(
     trials: int,
     epochs: int | None = None,
     keys: Keys | None = None,
-) -> StudyPlan:
+) -> _StudyPlan:
     """Which study it is: that of the same data, settings, space and code, if there is one."""
     images = None
     if not shard_set.validation:
         images = training_images(shard_set, catalog, PARTS, dataset.split.seed, keys)
-    settings = settings_of(dataset, epochs)
+    settings = _settings_of(dataset, epochs)
     aside = table_digest([images]) if images else None
     made_of = learning_digest(shard_set, settings.model, settings.train)
-    digest = digest_of("tune", aside, made_of, space_of(settings))
+    digest = digest_of("tune", aside, made_of, _space_of(settings))
     folder = store / "tune" / dataset.name / digest
     if images:
-        with write_whole(folder / ASIDE) as draft:
+        with write_whole(folder / _ASIDE) as draft:
             pq.write_table(images, draft)
     run_id = tracking.open_run(tracking_uri, store, dataset.name, digest, name=f"{dataset.name}-tune")
     tracking.log_params(tracking_uri, run_id, settings.model_dump(exclude={"tune"}))
     name = f"{dataset.name}-{digest}"
-    return StudyPlan(dataset.name, name, storage, folder, trials, settings.train.epochs, run_id)
+    return _StudyPlan(dataset.name, name, storage, folder, trials, settings.train.epochs, run_id)
 
 
-def settings_of(dataset: Dataset, epochs: int | None) -> Dataset:
+def _settings_of(dataset: Dataset, epochs: int | None) -> Dataset:
     """From scratch, for the champion may have seen what is kept aside."""
     train = replace(dataset.train, start="scratch", epochs=epochs or dataset.train.epochs)
     return dataset.model_copy(update={"train": train})
 
 
-def space_of(dataset: Dataset) -> Space:
+def _space_of(dataset: Dataset) -> Space:
     return search_space.parse(dataset.tune or search_space.around(dataset.train))
 
 
 @task
 def run_trials(
-    plan: StudyPlan,
+    plan: _StudyPlan,
     shard_set: ShardSet,
     dataset: Dataset,
     store: UPath,
@@ -146,12 +146,12 @@ def run_trials(
     runner: str = "threads",
 ) -> int:
     """Bring the study to as many trials as planned. Returns how many there were before."""
-    settings = settings_of(dataset, plan.epochs)
+    settings = _settings_of(dataset, plan.epochs)
     job = job_of(shard_set, settings, resident_bytes, keys)
     if not shard_set.validation:
-        with (plan.folder / ASIDE).open("rb") as file:
+        with (plan.folder / _ASIDE).open("rb") as file:
             job = replace(job, held_out=pq.read_table(file, columns=["fold"])["fold"].to_numpy() == 0)
-    shared = Trials(plan, job, space_of(settings), tracking_uri, store, device, runner)
+    shared = _Trials(plan, job, _space_of(settings), tracking_uri, store, device, runner)
     study = studies.open_study(plan.storage, plan.name, plan.epochs)
     studies.queue_again(study)
     own = search_space.own(job.model, job.config, shared.space)
@@ -165,7 +165,7 @@ def run_trials(
             advance(min(done, plan.trials))
             while done < plan.trials:
                 study.sampler = studies.sampler(job.config.seed, studies.begun(study))
-                study.optimize(lambda trial: run_trial(trial, study, shared, advance), n_trials=1)
+                study.optimize(lambda trial: _run_trial(trial, study, shared, advance), n_trials=1)
                 done = len(studies.ended(study))
                 advance(1)
     except BaseException:
@@ -174,7 +174,7 @@ def run_trials(
     return before
 
 
-def run_trial(trial: Trial, study: Study, shared: Trials, advance: Advance) -> float:
+def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) -> float:
     """The validation accuracy that a training with the trial's values ends with. Raises TrialPruned for one
     that is not worth going on with, or cannot."""
     trial.set_user_attr(studies.PROCESS, studies.this_process())
@@ -201,16 +201,16 @@ def run_trial(trial: Trial, study: Study, shared: Trials, advance: Advance) -> f
     except BaseException:
         tracking.set_status(shared.tracking_uri, run_id, "FAILED")
         raise
-    tracking.client(shared.tracking_uri).set_tag(run_id, OUTCOME, outcome)
+    tracking.client(shared.tracking_uri).set_tag(run_id, _OUTCOME, outcome)
     tracking.set_status(shared.tracking_uri, run_id, "FINISHED")
-    log.info("tune        trial %d: %s with %s", trial.number, outcome, text_of(values))
+    log.info("tune        trial %d: %s with %s", trial.number, outcome, _text_of(values))
     plan.folder.joinpath(f"{number}.safetensors").unlink(missing_ok=True)
     if accuracy is None:
         raise optuna.TrialPruned(outcome)
     return accuracy
 
 
-def train(trial: Trial, study: Study, job: Job, shared: Trials, run_id: str, advance: Advance) -> float:
+def train(trial: Trial, study: Study, job: Job, shared: _Trials, run_id: str, advance: Advance) -> float:
     """The validation accuracy of the classifier that the training gives."""
     last, leader = job.config.epochs, studies.leader(study)
 
@@ -241,12 +241,12 @@ def train(trial: Trial, study: Study, job: Job, shared: Trials, run_id: str, adv
     return found
 
 
-def text_of(values: Mapping[str, Value]) -> str:
+def _text_of(values: Mapping[str, Value]) -> str:
     return ", ".join(f"{key} {value}" for key, value in values.items())
 
 
 @task
-def finish_study(plan: StudyPlan, tracking_uri: str) -> Tuning:
+def finish_study(plan: _StudyPlan, tracking_uri: str) -> Tuning:
     """What the study came to; its best values and its pictures go to MLflow. Raises JobError when no trial
     came to its end."""
     study = studies.open_study(plan.storage, plan.name, plan.epochs)
@@ -270,7 +270,7 @@ def finish_study(plan: StudyPlan, tracking_uri: str) -> Tuning:
     )
     tracking.log_metrics(tracking_uri, plan.mlflow_run_id, {"best_validation_accuracy": found.accuracy})
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "best.yaml").write_text(fragment_text(values), encoding="utf-8")
+        Path(folder, "best.yaml").write_text(_fragment_text(values), encoding="utf-8")
         studies.draw(study, Path(folder))
         tracking.client(tracking_uri).log_artifacts(plan.mlflow_run_id, folder, "tune")
     tracking.set_status(tracking_uri, plan.mlflow_run_id, "FINISHED")
@@ -278,7 +278,7 @@ def finish_study(plan: StudyPlan, tracking_uri: str) -> Tuning:
     return found
 
 
-def fragment_text(values: Mapping[str, Value]) -> str:
+def _fragment_text(values: Mapping[str, Value]) -> str:
     """To be pasted into a data set file."""
     return yaml.safe_dump(search_space.fragment(values), sort_keys=False)
 
@@ -289,5 +289,5 @@ def markdown(found: Tuning) -> str:
     )
     return (
         f"# {found.plan.dataset}: validation accuracy {found.accuracy:.4f}, the best of {found.trials} trials\n\n"
-        f"```yaml\n{fragment_text(found.values)}```\n\n| key | best | importance |\n| --- | --- | --- |\n{rows}\n"
+        f"```yaml\n{_fragment_text(found.values)}```\n\n| key | best | importance |\n| --- | --- | --- |\n{rows}\n"
     )

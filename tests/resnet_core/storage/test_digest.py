@@ -1,6 +1,8 @@
 """Files are told from those that were listed, whatever happens to them."""
 
 import json
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from resnet_core.storage.digest import (
     check_digests,
     digests_of,
     remove_bytecode,
+    source_digest,
     write_digests,
 )
 
@@ -85,3 +88,34 @@ def test_bytecode_goes_and_a_file_of_its_name_does_not_hide(folder: Path) -> Non
     remove_bytecode(folder)
     with pytest.raises(DamagedVersionError, match=r"code/a\.pyc is extra"):
         check_digests(folder, listed)
+
+
+CODE = {
+    "__init__.py": '"""A wing."""\n',
+    "room.py": '"""A room."""\n\n\ndef twice(n: int) -> int:\n    """Double it."""\n    return 2 * n  # at once\n',
+}
+REWORDED = {
+    "__init__.py": "",
+    "room.py": 'def twice(n: int) -> int:\n    """Return the double.\n\n    For any n.\n    """\n\n    return (\n        2 * n\n    )\n',
+}
+CHANGED = {**REWORDED, "room.py": "def twice(n: int) -> int:\n    return 3 * n\n"}
+MORE = {**REWORDED, "other.py": "THREE = 3\n"}
+
+
+def digest_as(name: str, files: dict[str, str], path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    (path / name).mkdir()
+    for file, text in files.items():
+        (path / name / file).write_text(text)
+    monkeypatch.syspath_prepend(str(path))
+    wing = import_module(name)
+    monkeypatch.delitem(sys.modules, name)
+    return source_digest(wing)
+
+
+def test_a_wing_is_its_code_and_neither_its_words_nor_its_layout(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kinds = {"first": CODE, "reworded": REWORDED, "changed": CHANGED, "more": MORE}
+    digests = {name: digest_as(f"wing_{name}", files, tmp_path, monkeypatch) for name, files in kinds.items()}
+    assert digests["first"] == digests["reworded"]
+    assert len(set(digests.values())) == 3
