@@ -96,7 +96,7 @@ CODE = {
 }
 REWORDED = {
     "__init__.py": "",
-    "room.py": 'def twice(n: int) -> int:\n    """Return the double.\n\n    For any n.\n    """\n\n    return (\n        2 * n\n    )\n',
+    "room.py": 'def twice(n: int) -> int:\n    """Return the double.\n    """\n\n    return (\n        2 * n\n    )\n',
 }
 CHANGED = {**REWORDED, "room.py": "def twice(n: int) -> int:\n    return 3 * n\n"}
 MORE = {**REWORDED, "other.py": "THREE = 3\n"}
