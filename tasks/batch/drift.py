@@ -27,7 +27,7 @@ from resnet_core.drift.drift import LEAST, Drift, measure_drift
 from resnet_core.drift.profiles import COLUMNS, Profile, profile_of
 from resnet_core.drift.reference import MOST
 from resnet_core.storage.files import write_text, write_whole
-from tasks.artifacts import picture, plain
+from tasks.artifacts import markdown_table, picture, plain
 from tasks.batch.values import DriftReport, Scores
 from tasks.registry.versions import reference_of
 
@@ -171,18 +171,24 @@ class _Sample:
 
 
 def markdown(scores: Scores, report: DriftReport, png: bytes) -> str:
-    rows = "\n".join(
-        f"| {each.measure} | {each.method} {each.distance:.3f} | {limit(each.threshold)} "
-        f"| {'-' if each.psi is None else f'{each.psi:.3f}'} | {each.p:.2g} "
-        f"| {'**drift**' if each.drifted else 'no'} | {plain(each.detail)} |"
-        for each in report.findings
+    header = ("measure", "distance", "threshold", "PSI", "p", "drift", "")
+    rows = (
+        (
+            drift.measure,
+            f"{drift.method} {drift.distance:.3f}",
+            limit(drift.threshold),
+            "-" if drift.psi is None else f"{drift.psi:.3f}",
+            f"{drift.p:.2g}",
+            "**drift**" if drift.drifted else "no",
+            plain(drift.detail),
+        )
+        for drift in report.findings
     )
     return (
         f"# {plain(scores.batch)}: {report.in_words()}\n\n"
         f"{report.images:,} images against what {report.version.name} version {report.version.version} was trained "
         "on. Drift is a distance over its threshold that chance would make with p below 0.001.\n\n"
-        "| measure | distance | threshold | PSI | p | drift | |\n| --- | ---: | ---: | ---: | ---: | --- | --- |\n"
-        f"{rows}\n\n{picture('drift', png)}\n"
+        f"{markdown_table(header, rows, numbers=header[1:5])}\n\n{picture('drift', png)}\n"
     )
 
 

@@ -19,7 +19,7 @@ from upath import UPath
 from resnet_core.reading.pool import end_idle
 from resnet_core.storage import database
 from resnet_core.storage.files import is_local, write_whole
-from tasks.artifacts import plain
+from tasks.artifacts import markdown_table, plain
 from tasks.batch.folder import BEGUN, MANIFEST, WORK, check_run, remove, replace
 from tasks.batch.values import Batch, Scores
 from tasks.progress import progress
@@ -217,12 +217,13 @@ def _to_see(scores: Scores) -> str:
 
 def markdown(scores: Scores, bad: list[tuple[str, str]]) -> str:
     """The tables of the Prefect artifact; of the bad files, the first twenty."""
-    labels = "\n".join(f"| {plain(name)} | {n:,} | {mean:.3f} |" for name, (n, mean) in scores.labels.items())
-    listed = "\n".join(f"| {plain(uri)} | {plain(reason)} |" for uri, reason in bad)
+    header = ("label", "images", "mean confidence")
+    labels = ((plain(name), f"{count:,}", f"{mean:.3f}") for name, (count, mean) in scores.labels.items())
+    bad_files = ((plain(uri), plain(reason)) for uri, reason in bad)
     text = (
         f"# {scores.files:,} files scored by {scores.model.name} version {scores.model.version}\n\n"
         f"{scores.scored:,} scored, {scores.failed:,} failed; {speed(scores)}{_to_see(scores)}\n\n"
         f"from `{scores.source}` to `{scores.output}`\n\n"
-        f"| label | images | mean confidence |\n| --- | ---: | ---: |\n{labels}\n"
+        f"{markdown_table(header, labels, numbers=header[1:])}\n"
     )
-    return text + (f"\n| bad file | reason |\n| --- | --- |\n{listed}\n" if bad else "")
+    return text + (f"\n{markdown_table(('bad file', 'reason'), bad_files)}\n" if bad else "")

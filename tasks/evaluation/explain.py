@@ -34,7 +34,7 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import as_local, write_folder
-from tasks import artifacts as markdown
+from tasks import artifacts
 from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.values import Catalog, Checkpoint, Evaluation, Explanation, ShardSet
@@ -238,14 +238,20 @@ def note(layer: str, train: int) -> str:
 
 def page(dataset: str, folder: UPath, known: dict[str, Any]) -> str:
     """The Prefect page: the sheet, and where its images lie."""
-    rows = "\n".join(
-        f"| {item['kind']} | {markdown.plain(item['label'])} | {markdown.plain(item['predicted'])} "
-        f"| {item['confidence']:.3f} | {markdown.plain(item['uri'])} |"
+    header = ("", "label", "predicted", "confidence", "image")
+    rows = (
+        (
+            item["kind"],
+            artifacts.plain(item["label"]),
+            artifacts.plain(item["predicted"]),
+            f"{item['confidence']:.3f}",
+            artifacts.plain(item["uri"]),
+        )
         for item in known["items"]
         if item["kind"] != "sample"
     )
     return (
         f"# {dataset}: held-out images to look at\n\n"
-        f"{markdown.picture('Held-out images with what the classifier looked at', (folder / _SHEET).read_bytes())}\n\n"
-        f"| | label | predicted | confidence | image |\n| --- | --- | --- | ---: | --- |\n{rows}\n"
+        f"{artifacts.picture('Held-out images with what the classifier looked at', (folder / _SHEET).read_bytes())}\n\n"
+        f"{artifacts.markdown_table(header, rows, numbers=['confidence'])}\n"
     )

@@ -1,11 +1,12 @@
 """The evaluation as a page of tables: Prefect's artifact."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from resnet_core.evaluation.assess import Assessment, Coverage, Decisions
 from resnet_core.evaluation.bootstrap import Interval
 from resnet_core.evaluation.input_sizes import AtSize
 from resnet_core.evaluation.slices import Slice
+from tasks.artifacts import markdown_table, plain
 from tasks.values import Checkpoint
 
 
@@ -16,13 +17,13 @@ def markdown(found: Assessment, sizes: Sequence[AtSize], checkpoint: Checkpoint,
         f"# {checkpoint.dataset}: {metrics.count:,} held-out images",
         f"{checkpoint.epochs} epochs on {checkpoint.device} in {checkpoint.seconds:,.0f} s. "
         f"The intervals are of 95%, over images{drawn}.",
-        table(
+        markdown_table(
             ("metric", "value", "95% interval"),
             ((name.replace("_", " "), f"{i.value:.4f}", ends(i)) for name, i in metrics.overall.items()),
         ),
-        table(
+        markdown_table(
             ("class", "precision", "recall", "F1", "images"),
-            ((name, m.precision, m.recall, m.f1, f"{m.support:,}") for name, m in metrics.per_class.items()),
+            ((plain(name), m.precision, m.recall, m.f1, f"{m.support:,}") for name, m in metrics.per_class.items()),
         ),
         calibration(found),
         coverage(found.coverage) if found.coverage else "",
@@ -40,7 +41,7 @@ def calibration(found: Assessment) -> str:
     )
     return (
         f"## Calibration\n\nTemperature {fit.temperature:.3f}, found on {fit.images:,} images ({fit.fitted_on}).\n\n"
-        + table(("", "before", "after"), rows)
+        + markdown_table(("", "before", "after"), rows)
     )
 
 
@@ -60,21 +61,21 @@ def decisions(found: Decisions) -> str:
         name, least = min(found.thresholds.items(), key=lambda each: each[1])
         said += f" {name!r} is decided on from a probability of {least:.3f}."
     rows = (
-        (name, "" if each.wanted is None else f"{each.wanted:.3f}", each.recall, each.precision)
+        (plain(name), "" if each.wanted is None else f"{each.wanted:.3f}", each.recall, each.precision)
         for name, each in found.classes.items()
     )
-    return f"## Decisions\n\n{said}\n\n" + table(("class", "recall wanted", "recall", "precision"), rows)
+    return f"## Decisions\n\n{said}\n\n" + markdown_table(("class", "recall wanted", "recall", "precision"), rows)
 
 
 def slices(found: Sequence[Slice]) -> str:
     worse = [f"{each.name} ({each.accuracy.value:.3f} against {each.rest:.3f})" for each in found if each.worse]
     said = f"Significantly worse than the rest: {', '.join(worse)}." if worse else "None is significantly worse."
     rows = (
-        (each.column, each.value, f"{each.images:,}", each.accuracy, f"{each.rest:.3f}", f"{each.p:.3g}",
-         "worse" if each.worse else "")
+        (plain(each.column), plain(each.value), f"{each.images:,}", each.accuracy, f"{each.rest:.3f}",
+         f"{each.p:.3g}", "worse" if each.worse else "")
         for each in found
     )  # fmt: skip
-    return f"## Slices\n\n{said} The p-values are corrected for the number of slices.\n\n" + table(
+    return f"## Slices\n\n{said} The p-values are corrected for the number of slices.\n\n" + markdown_table(
         ("column", "value", "images", "accuracy", "the rest", "p", ""), rows
     )
 
@@ -83,13 +84,8 @@ def by_size(sizes: Sequence[AtSize]) -> str:
     rows = ((f"{s.side} px", f"{s.accuracy:.3f}", f"{s.macro_f1:.3f}", f"{s.roc_auc:.3f}") for s in sizes)
     return (
         f"## Other input sizes\n\nThe stored pixels of {sizes[0].images:,} images made smaller and larger, each seen "
-        "once, without mirror images.\n\n" + table(("side", "accuracy", "macro F1", "ROC AUC"), rows)
+        "once, without mirror images.\n\n" + markdown_table(("side", "accuracy", "macro F1", "ROC AUC"), rows)
     )
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
 def ends(interval: Interval) -> str:

@@ -23,7 +23,7 @@ from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.contact_sheet import PAIRS, ConflictPair, contact_sheet, side_by_side
 from resnet_core.plotting.data_plots import comparison
 from resnet_core.storage.files import write_text, write_whole
-from tasks.artifacts import picture, plain
+from tasks.artifacts import markdown_table, picture, plain
 from tasks.values import DataReport
 
 log = logging.getLogger("grayline")
@@ -135,7 +135,7 @@ def markdown(
     """The page. Pictures stand in it as data URIs, which both of Prefect's UIs show in Markdown; an
     image artifact would print the whole URI below its picture."""
     against = "against the last accepted night" if last else "the first night: nothing to hold it against"
-    page = [f"# {headline(dataset, findings)}", table(findings), f"## {now.ok:,} images, {against}"]
+    page = [f"# {headline(dataset, findings)}", _findings_table(findings), f"## {now.ok:,} images, {against}"]
     page.append(picture("Class shares and distributions", pictures[_PLOTS]))
     if now.reasons:
         page += ["## In quarantine", _reasons_table(now)]
@@ -148,27 +148,26 @@ def markdown(
     return "\n\n".join(page) + "\n"
 
 
-def table(findings: Sequence[Finding]) -> str:
+def _findings_table(findings: Sequence[Finding]) -> str:
     words = {"ok": "ok", "warn": "**warning**", "fail": "**failed**"}
     rows = []
     for finding in findings:
         found = ", ".join(filter(None, [finding.found, finding.detail]))
-        rows.append(f"| {finding.name} | {words[finding.action]} | {plain(found)} | {plain(finding.wanted)} |")
-    return "\n".join(["| check | | found | wanted |", "| --- | --- | --- | --- |", *rows])
+        rows.append((finding.name, words[finding.action], plain(found), plain(finding.wanted)))
+    return markdown_table(("check", "", "found", "wanted"), rows)
 
 
 def _reasons_table(now: Summary) -> str:
-    rows = [
-        f"| {plain(reason)} | {count:,} | {plain(now.examples.get(reason, ''))} |"
-        for reason, count in now.frequent_reasons()
-    ]
-    return "\n".join(["| reason | images | for example |", "| --- | ---: | --- |", *rows])
+    rows = (
+        (plain(reason), f"{count:,}", plain(now.examples.get(reason, ""))) for reason, count in now.frequent_reasons()
+    )
+    return markdown_table(("reason", "images", "for example"), rows, numbers=["images"])
 
 
 def _conflicts_table(conflicts: Sequence[ConflictPair]) -> str:
     rows = []
     for number, pair in enumerate(conflicts[:PAIRS], 1):
-        rows.append(f"| {number} | {plain(pair.label_a)} | {plain(pair.uri_a)} |")
-        rows.append(f"| | {plain(pair.label_b)} | {plain(pair.uri_b)} |")
-    more = [f"\nand {len(conflicts) - PAIRS:,} more"] * (len(conflicts) > PAIRS)
-    return "\n".join(["| | label | image |", "| --- | --- | --- |", *rows, *more])
+        rows.append((str(number), plain(pair.label_a), plain(pair.uri_a)))
+        rows.append(("", plain(pair.label_b), plain(pair.uri_b)))
+    more = f"\n\nand {len(conflicts) - PAIRS:,} more" if len(conflicts) > PAIRS else ""
+    return markdown_table(("", "label", "image"), rows) + more

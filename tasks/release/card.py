@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from tasks.artifacts import plain
+from tasks.artifacts import checks_table, markdown_table, plain
 from tasks.dataset import CardConfig
 from tasks.registry.runs import client
 from tasks.training.lineage import machine_of
@@ -65,47 +65,41 @@ def data(made: Made, words: CardConfig) -> str:
     catalog, shard_set = made.catalog, made.shard_set
     counts = _count_images(catalog.path)
     used = [split for split in _SPLITS if any(counts.get((name, split)) for name in shard_set.classes)]
-    rows = [
-        f"| {plain(name)} | " + " | ".join(f"{counts.get((name, split), 0):,}" for split in used) + " |"
-        for name in shard_set.classes
-    ]
+    rows = [(plain(name), *(f"{counts.get((name, split), 0):,}" for split in used)) for name in shard_set.classes]
     source = made.lineage.get("dataset", {}).get("source")
     return (
         (f"Source `{source}`; " if source else "")
         + f"catalog version {catalog.version} (`{catalog.digest}`) in `{catalog.path}`; shards `{shard_set.digest}`. "
         f"What a version of the catalog changed: `grayline catalog diff {max(catalog.version - 1, 0)} "
         f"{catalog.version} --dataset {catalog.dataset}`.\n\n"
-        f"Licence of the images: {words.licence.strip() or _NOT_STATED}\n\n"
-        f"| class | {' | '.join(used)} |\n| --- |{' --- |' * len(used)}\n" + "\n".join(rows)
+        f"Licence of the images: {words.licence.strip() or _NOT_STATED}\n\n" + markdown_table(("class", *used), rows)
     )
 
 
 def _count_images(path: UPath) -> dict[tuple[str, str], int]:
     """The good images by label and split."""
     with path.open("rb") as file:
-        table = pq.read_table(
+        images = pq.read_table(
             file, columns=["label", "split"], filters=pc.field("present") & (pc.field("status") == "ok")
         )
-    found = table.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
+    found = images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
     return {(row["label"], row["split"]): row["count_all"] for row in found}
 
 
 def quality(made: Made) -> str:
     """The metrics on the held-out images, and of each class."""
-    rows = [f"| {name.replace('_', ' ')} | {interval} |" for name, interval in made.evaluation.metrics.items()]
-    text = (
-        f"On {made.evaluation.count:,} held-out images, which training has not seen:\n\n"
-        "| metric | value (95% interval) |\n| --- | --- |\n" + "\n".join(rows)
+    rows = ((name.replace("_", " "), interval) for name, interval in made.evaluation.metrics.items())
+    text = f"On {made.evaluation.count:,} held-out images, which training has not seen:\n\n" + markdown_table(
+        ("metric", "value (95% interval)"), rows
     )
     path = made.evaluation.folder / "metrics.json"
     classes = json.loads(path.read_text(encoding="utf-8")).get("classes", {}) if path.exists() else {}
     if classes:
-        text += "\n\n| class | precision | recall | F1 | images |\n| --- | --- | --- | --- | --- |\n"
-        text += "\n".join(
-            f"| {plain(name)} | {' | '.join(ends(of[key]) for key in ('precision', 'recall', 'f1'))} "
-            f"| {of['support']:,} |"
+        by_class = (
+            (plain(name), *(ends(of[key]) for key in ("precision", "recall", "f1")), f"{of['support']:,}")
             for name, of in classes.items()
         )
+        text += "\n\n" + markdown_table(("class", "precision", "recall", "F1", "images"), by_class)
     return text
 
 
@@ -135,7 +129,7 @@ def training(made: Made) -> str:
         else unknown,
         "training": f"`{checkpoint.digest}`, run `{checkpoint.mlflow_run_id}`",
     }
-    return "| | |\n| --- | --- |\n" + "\n".join(f"| {name} | {text} |" for name, text in rows.items())
+    return markdown_table(("", ""), rows.items())
 
 
 def add_gate(tracking_uri: str, decision: Decision) -> None:
@@ -148,14 +142,9 @@ def add_gate(tracking_uri: str, decision: Decision) -> None:
 def _with_gate(text: str, decision: Decision) -> str:
     """The card with this table in place of what stood under its heading."""
     outcome = "Promoted" if decision.promoted else "Refused"
-    rows = "\n".join(
-        f"| {plain(check.name)} | {plain(check.wanted)} | {plain(check.found)} | "
-        f"{'passed' if check.passed else '**failed**'} |"
-        for check in decision.checks
-    )
-    table = f"\n{outcome}.\n\n| check | wanted | found | |\n| --- | --- | --- | --- |\n{rows}\n"
+    section = f"\n{outcome}.\n\n{checks_table(decision.checks)}\n"
     before, heading, after = text.partition(_GATE_HEADING)
     if not heading:
-        return f"{text.rstrip()}\n{_GATE_HEADING}{table}"
+        return f"{text.rstrip()}\n{_GATE_HEADING}{section}"
     _, next_heading, rest = after.partition("\n## ")
-    return before + heading + table + next_heading + rest
+    return before + heading + section + next_heading + rest

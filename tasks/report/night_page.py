@@ -8,11 +8,11 @@ from upath import UPath
 
 from resnet_core.catalog.history import versions
 from resnet_core.evaluation.metrics import Interval
-from tasks.artifacts import plain
+from tasks.artifacts import checks_table, markdown_table, plain
 from tasks.registry import runs as tracking
 from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version, value_of
 from tasks.store import versions_folder
-from tasks.values import DataReport, Decision, ModelVersion, Night
+from tasks.values import DataReport, ModelVersion, Night
 
 SHOWN = ("accuracy", "macro_f1", "roc_auc")
 
@@ -40,14 +40,14 @@ def markdown(night: Night, before: Before | None = None, changes: str = "", trac
     """One screen: the verdict, what has changed, the gate's table, where to look; then a row a stage."""
     parts = [f"# {headline(night)}", "\n".join(f"- {line}" for line in story(night, before, changes))]
     if night.decision and night.decision.checks:
-        parts.append("## Gate\n" + _gate_table(night.decision))
+        parts.append("## Gate\n\n" + checks_table(night.decision.checks))
     if before and night.evaluation:
         parts.append(_metrics_table(night, before))
     looks = _links(night, tracking_uri)
     if looks:
         parts.append("## Where to look\n\n" + "\n".join(f"- {line}" for line in looks))
-    rows = "\n".join(f"| {stage} | {plain(text)} |" for stage, text in summary(night))
-    parts.append(f"## Stages\n\n| stage | |\n| --- | --- |\n{rows}")
+    stages = ((stage, plain(text)) for stage, text in summary(night))
+    parts.append("## Stages\n\n" + markdown_table(("stage", ""), stages))
     return "\n\n".join(parts) + "\n"
 
 
@@ -112,14 +112,14 @@ def _metrics_table(night: Night, before: Before) -> str:
     """Each version's own evaluation; the gate's rows are of the same images."""
     assert night.evaluation is not None
     assert night.version is not None
-    rows = [
-        f"| {name.replace('_', ' ')} | {night.evaluation.metrics[name]} | {old:.3f} | "
-        f"{night.evaluation.metrics[name].value - old:+.3f} |"
-        for name, old in before.metrics.items()
-        if name in night.evaluation.metrics
-    ]
-    head = f"| held out | version {night.version.version} | version {before.version} | change |"
-    return f"## Against the champion before\n\n{head}\n| --- | --- | --- | --- |\n" + "\n".join(rows)
+    metrics = night.evaluation.metrics
+    rows = (
+        (name.replace("_", " "), metrics[name], f"{earlier:.3f}", f"{metrics[name].value - earlier:+.3f}")
+        for name, earlier in before.metrics.items()
+        if name in metrics
+    )
+    header = ("held out", f"version {night.version.version}", f"version {before.version}", "change")
+    return "## Against the champion before\n\n" + markdown_table(header, rows)
 
 
 def _links(night: Night, tracking_uri: str) -> list[str]:
@@ -193,12 +193,3 @@ def _checks_line(data: DataReport) -> str:
     if not data.warnings:
         return f"{len(data.findings)} passed; pictures in {data.folder}"
     return f"{len(data.warnings)} of {len(data.findings)} warn: " + "; ".join(map(str, data.warnings))
-
-
-def _gate_table(decision: Decision) -> str:
-    rows = "\n".join(
-        f"| {plain(check.name)} | {plain(check.wanted)} | {plain(check.found)} | "
-        f"{'passed' if check.passed else '**failed**'} |"
-        for check in decision.checks
-    )
-    return f"\n| check | wanted | found | |\n| --- | --- | --- | --- |\n{rows}"

@@ -27,6 +27,7 @@ from resnet_core.storage.files import as_local, write_text, write_whole
 from resnet_core.training import job as training
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
+from tasks.artifacts import markdown_table
 from tasks.dataset import Dataset
 from tasks.progress import progress
 from tasks.registry import runs as tracking
@@ -280,11 +281,11 @@ def _log_to_mlflow(found: CrossValidation, folder: UPath, tracking_uri: str) -> 
 
 
 def markdown(found: CrossValidation) -> str:
-    rows = "\n".join(
-        f"| {name.replace('_', ' ')} | {mean:.4f} | {std:.4f} | {', '.join(f'{v:.4f}' for v in found.by_fold[name])} |"
+    rows = (
+        (name.replace("_", " "), f"{mean:.4f}", f"{std:.4f}", ", ".join(f"{v:.4f}" for v in found.by_fold[name]))
         for name, (mean, std) in found.metrics.items()
     )
     return (
         f"# {found.dataset}: {found.folds} folds of {found.count:,} training images\n\n"
-        f"| metric | mean | standard deviation | folds |\n| --- | --- | --- | --- |\n{rows}\n"
+        f"{markdown_table(('metric', 'mean', 'standard deviation', 'folds'), rows)}\n"
     )

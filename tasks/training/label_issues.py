@@ -30,7 +30,7 @@ from resnet_core.shards.encryption import Keys
 from resnet_core.sources.source import list_manifest, list_source, source_kind
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import absolute, as_local, write_text, write_whole
-from tasks.artifacts import picture, plain
+from tasks.artifacts import markdown_table, picture, plain
 from tasks.dataset import Dataset
 from tasks.progress import progress
 from tasks.registry import runs as tracking
@@ -95,6 +95,7 @@ _MADE_BY = (resnet_core.evaluation, resnet_core.plotting)
 
 TABLE, _SHEET = "issues.csv", "issues.png"
 LISTED = 20  # rows of the page
+_TRUST = "confidence in its label"
 FIRST = ("path", "label", "suggested", "self_confidence", "rank")
 
 
@@ -240,13 +241,13 @@ def headline(made: LabelIssues) -> str:
 
 def page(made: LabelIssues) -> str:
     """The Prefect page: the sheet, the worst of them, and where the table is."""
-    rows = "\n".join(
-        f"| {rank} | {plain(label)} | {plain(suggested)} | {trust:.3f} | {plain(uri)} |"
+    rows = (
+        (rank, plain(label), plain(suggested), f"{trust:.3f}", plain(uri))
         for rank, (uri, label, suggested, trust) in enumerate(made.worst, 1)
     )
     shown = f"{picture('The worst of them', made.sheet.read_bytes())}\n\n" if made.sheet else ""
     return (
         f"# {headline(made)}\n\n"
         f"Correct `label` in `{made.table}` and name that file as `labels:`.\n\n{shown}"
-        f"| | label | rather | confidence in its label | image |\n| ---: | --- | --- | ---: | --- |\n{rows}\n"
+        f"{markdown_table(('', 'label', 'rather', _TRUST, 'image'), rows, numbers=('', _TRUST))}\n"
     )

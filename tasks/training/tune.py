@@ -26,6 +26,7 @@ from resnet_core.training import search_space
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 from resnet_core.training.search_space import Space, Value
+from tasks.artifacts import markdown_table
 from tasks.dataset import Dataset
 from tasks.progress import Advance, progress
 from tasks.registry import runs as tracking
@@ -284,10 +285,8 @@ def _fragment_text(values: Mapping[str, Value]) -> str:
 
 
 def markdown(found: Tuning) -> str:
-    rows = "\n".join(
-        f"| {key} | {value} | {found.importance.get(key, float('nan')):.2f} |" for key, value in found.values.items()
-    )
+    rows = ((key, value, f"{found.importance.get(key, float('nan')):.2f}") for key, value in found.values.items())
     return (
         f"# {found.plan.dataset}: validation accuracy {found.accuracy:.4f}, the best of {found.trials} trials\n\n"
-        f"```yaml\n{_fragment_text(found.values)}```\n\n| key | best | importance |\n| --- | --- | --- |\n{rows}\n"
+        f"```yaml\n{_fragment_text(found.values)}```\n\n{markdown_table(('key', 'best', 'importance'), rows)}\n"
     )
