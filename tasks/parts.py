@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.sources.source import LISTING
+from resnet_core.sources.listing import LISTING
 from resnet_core.storage.digest import digest_of, table_digest
 from resnet_core.storage.files import write_whole
 

@@ -5,9 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from resnet_core.sources.fetch import open_files
 from resnet_core.sources.listing import LISTING
 from resnet_core.sources.locate import read_bytes
-from resnet_core.sources.source import list_source, open_files
+from resnet_core.sources.source import list_source
 
 
 def listed(source: object) -> pa.Table:

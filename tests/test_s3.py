@@ -131,7 +131,8 @@ def test_a_manifest_knows_a_file_by_the_same_tag_as_its_folder(
 ) -> None:
     from upath import UPath
 
-    from resnet_core.sources.source import check_source, list_manifest, source_kind
+    from resnet_core.sources.manifest import list_manifest
+    from resnet_core.sources.source import check_source, source_kind
     from tests.listings import rows
 
     for name, value in environment.items():

@@ -12,10 +12,9 @@ import pyarrow as pa
 from upath import UPath
 
 from resnet_core.errors import UserError
-from resnet_core.sources import folders
-from resnet_core.sources.locate import FOUND, locate
+from resnet_core.sources import folders, shard_files
+from resnet_core.sources.locate import LOCATED, locate
 from resnet_core.sources.manifest import place_of, read_manifest
-from resnet_core.sources.shard_files import KIND as SHARD
 from resnet_core.storage import database
 from resnet_core.storage.locations import absolute, facts
 
@@ -60,7 +59,7 @@ from numbered qualify row_number() over (partition by uri order by place desc) =
 _ADD = f"""
 insert into listed by name
 select f.* replace (c.label as label, c.split as split), c."group", c.weight, c.soft_label, c.attributes
-from found f join corrections c using (uri) where f.kind is distinct from '{SHARD}'
+from found f join corrections c using (uri) where f.kind is distinct from '{shard_files.KIND}'
 """
 NAME = "update listed set label = c.label from corrections c where listed.uri = c.uri and c.alone and not c.added"
 
@@ -147,7 +146,7 @@ def list_corrected(db: duckdb.DuckDBPyConnection, place: str) -> None:
     database.create(db, "raw_corrections", ROWS, _read_corrections(place))
     db.execute(_LOAD)
     uris = [uri for (uri,) in db.sql("select uri from corrections where added order by uri").fetchall()]
-    database.create(db, "found", FOUND, locate(uris).to_batches())
+    database.create(db, "found", LOCATED, locate(uris).to_batches())
     db.execute(_ADD)
     db.execute(NAME)
 

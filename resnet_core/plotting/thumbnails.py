@@ -15,7 +15,7 @@ from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import iterate_files
 from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards
-from resnet_core.sources import shard_files as shard_source
+from resnet_core.sources import shard_files
 from resnet_core.sources.locate import locate
 
 SIDE = 224  # pixels at most
@@ -41,7 +41,7 @@ def thumbnails(uris: list[str], sides: list[int | None], limits: Limits) -> Iter
     it is known: small ones are not enlarged."""
     files = locate(uris)
     wanted = np.array([min(SIDE, max(LEAST, side or SIDE)) for side in sides], dtype=np.int64)
-    is_shard = np.array([kind == shard_source.KIND for kind in files["kind"].to_pylist()], dtype=bool)
+    is_shard = np.array([kind == shard_files.KIND for kind in files["kind"].to_pylist()], dtype=bool)
     there = files["size"].is_valid().to_numpy()
     for number in np.flatnonzero(~there).tolist():
         yield number, Thumbnail(None, "it is not there any more")

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resnet_core.sources import _tar as tar_files
-from resnet_core.sources import _zip as zip_files
+from resnet_core.sources import _tar, _zip
 from resnet_core.sources.listing import LISTING, batches, is_ignored, top_folder
 from resnet_core.storage.compressed import open_unpacked
 from resnet_core.storage.locations import facts, is_url, open_stream, printable
@@ -26,24 +25,22 @@ def list_tar(archive: str) -> Iterator[pa.RecordBatch]:
     all members bear the same time, it says nothing, and the archive's own is added to it."""
     times: set[str] = set()
     with open_unpacked(archive) as file:
-        yield from _settled(
-            _tar_rows(tar_files.read_headers(file, archive), archive, times), lambda: _mark(archive, times)
-        )
+        yield from _settled(_tar_rows(_tar.read_headers(file, archive), archive, times), lambda: _mark(archive, times))
 
 
 def list_zip(archive: str) -> Iterator[pa.RecordBatch]:
     """A row a file, in the order of the archive's directory."""
     with open_stream(archive) as file:
-        yield from _settled(_zip_rows(zip_files.read_directory(file, archive), archive), lambda: "")
+        yield from _settled(_zip_rows(_zip.read_directory(file, archive), archive), lambda: "")
 
 
 def holds_files(archive: str, kind: Literal["tar", "zip"]) -> bool:
     """Whether there is any file in it; reads no further than the first."""
     if kind == "tar":
         with open_unpacked(archive) as file:
-            return next(tar_files.read_headers(file, archive), None) is not None
+            return next(_tar.read_headers(file, archive), None) is not None
     with open_stream(archive) as file:
-        return next(zip_files.read_directory(file, archive), None) is not None
+        return next(_zip.read_directory(file, archive), None) is not None
 
 
 def _member_uri(protocol: str, name: str, archive: str) -> str:
@@ -51,14 +48,14 @@ def _member_uri(protocol: str, name: str, archive: str) -> str:
     return f"{protocol}://{name}::{archive if is_url(archive) else 'file://' + archive}"
 
 
-def _tar_rows(members: Iterable[tar_files.Member], archive: str, times: set[str]) -> Iterator[_SpilledRow]:
+def _tar_rows(members: Iterable[_tar.Member], archive: str, times: set[str]) -> Iterator[_SpilledRow]:
     place = printable(archive)
     for member in members:
         if len(times) < 2:
             times.add(member.modified)
         path = member_path(member.name)
         link = member.type != b"0"
-        target = member_path(member.link) if member.type == tar_files.HARD_LINK and member.link else None
+        target = member_path(member.link) if member.type == _tar.HARD_LINK and member.link else None
         yield (
             printable(_member_uri("tar", member.name, place)), path, member.size, f"{member.modified}-{member.offset}",
             top_folder(path), None, place, "tar" if member.sparse else "raw", member.offset, member.length,
@@ -66,7 +63,7 @@ def _tar_rows(members: Iterable[tar_files.Member], archive: str, times: set[str]
         )  # fmt: skip
 
 
-def _zip_rows(members: Iterable[zip_files.Member], archive: str) -> Iterator[_SpilledRow]:
+def _zip_rows(members: Iterable[_zip.Member], archive: str) -> Iterator[_SpilledRow]:
     place = printable(archive)
     for member in members:
         path = member_path(member.name)

@@ -8,10 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from resnet_core.errors import UserError
-from resnet_core.sources import _idx as idx
-from resnet_core.sources import _image_tables as image_tables
-from resnet_core.sources import _tar as tar_files
-from resnet_core.sources import _zip as zip_files
+from resnet_core.sources import _idx, _image_tables, _tar, _zip
 from resnet_core.storage.compressed import unpacked
 from resnet_core.storage.locations import open_stream, read_ranges, read_whole
 
@@ -43,7 +40,7 @@ def prepare(files: pa.Table) -> None:
                 case "raw" | "tar" | "idx":
                     unpacked(pair["container"])
                 case "parquet":
-                    image_tables.regrouped(pair["container"])
+                    _image_tables.regrouped(pair["container"])
         except (OSError, UserError):
             continue  # each of its rows will say so
 
@@ -60,9 +57,9 @@ def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -
         case "zip":
             return _read_zip(container, rows)
         case "parquet":
-            return image_tables.read_rows(container, offsets)
+            return _image_tables.read_rows(container, offsets)
         case "idx":
-            return idx.read_images(container, offsets, [row["length"] for row in rows])
+            return _idx.read_images(container, offsets, [row["length"] for row in rows])
         case _:
             raise ValueError(f"{kind!r} is no kind of container")
 
@@ -83,13 +80,13 @@ def _read_sparse(container: str, offsets: list[int]) -> Iterator[bytes | OSError
     for offset in offsets:
         try:
             with open_stream(unpacked(container)) as file:
-                yield tar_files.read_sparse(file, offset)
+                yield _tar.read_sparse(file, offset)
         except OSError as error:
             yield error
 
 
 def _read_zip(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
-    ranges = [(row["offset"], row["offset"] + zip_files.USUAL_PREFIX + row["length"]) for row in rows]
+    ranges = [(row["offset"], row["offset"] + _zip.USUAL_PREFIX + row["length"]) for row in rows]
     for row, data in zip(rows, read_ranges(container, ranges), strict=True):
         try:
             yield data if isinstance(data, OSError) else _unzip(container, row, data)
@@ -98,14 +95,14 @@ def _read_zip(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OS
 
 
 def _unzip(container: str, row: dict[str, Any], head: bytes) -> bytes:
-    begin, length = zip_files.data_begin(head), row["length"]
+    begin, length = _zip.data_begin(head), row["length"]
     packed = head[begin : begin + length]
     if len(packed) < length:  # a longer prefix than usual
         (found,) = read_ranges(container, [(row["offset"] + begin, row["offset"] + begin + length)])
         if isinstance(found, OSError):
             raise found
         packed = found
-    data = zip_files.unpack(head, packed, row["size"])
+    data = _zip.unpack(head, packed, row["size"])
     if f"{zlib.crc32(data):08x}" != row["modified"]:
         raise OSError("its checksum is not the one that the archive says")
     return data

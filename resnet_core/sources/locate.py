@@ -13,15 +13,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resnet_core.errors import UserError
-from resnet_core.sources import _idx as idx
-from resnet_core.sources import shard_files as shard_source
+from resnet_core.sources import _idx, shard_files
 from resnet_core.sources._archives import list_tar, list_zip, member_path
 from resnet_core.sources._image_tables import open_table
-from resnet_core.sources.fetch import open_files as open_files
-from resnet_core.sources.fetch import prepare as prepare
-from resnet_core.sources.listing import LISTING as LISTING
-from resnet_core.sources.manifest import list_manifest as list_manifest
-from resnet_core.sources.source import _suffix_kind
+from resnet_core.sources.fetch import open_files
+from resnet_core.sources.listing import LISTING
+from resnet_core.sources.source import suffix_kind
 from resnet_core.storage.locations import UNKNOWN_SIZE, absolute, facts
 
 _MEMBER = re.compile(r"::(?=/|[A-Za-z][A-Za-z0-9+.-]*://)")
@@ -48,10 +45,10 @@ def _row_of(uri: str) -> dict[str, Any]:
     if _is_member(uri):
         return _member_row(uri)
     found = _FRAGMENT.fullmatch(uri)
-    kind = _suffix_kind(found[1]) if found else None
+    kind = suffix_kind(found[1]) if found else None
     if found and kind in ("parquet", "idx") and not _exists(uri):
         place, number = absolute(found[1]), int(found[3])
-        offset, length = idx.image_place(place, number) if kind == "idx" else (number, None)
+        offset, length = _idx.image_place(place, number) if kind == "idx" else (number, None)
         return row | {"container": place, "kind": kind, "offset": offset, "length": length}
     return row
 
@@ -90,31 +87,31 @@ def _exists(place: str) -> bool:
 
 
 AT_ONCE = 32  # requests for the facts of files in an object store
-FOUND = pa.schema([field.with_nullable(field.nullable or field.name in ("size", "modified")) for field in LISTING])
+LOCATED = pa.schema([field.with_nullable(field.nullable or field.name in ("size", "modified")) for field in LISTING])
 
 Row = dict[str, Any]
 
 
 def locate(uris: Iterable[str]) -> pa.Table:
-    """A row a URI, in order: FOUND. Of a file that is not there, size and modified are null. An archive is
+    """A row a URI, in order: LOCATED. Of a file that is not there, size and modified are null. An archive is
     listed once, however many of its members are wanted."""
     uris = list(uris)
     found = dict(_members([uri for uri in uris if _is_member(uri)]))
     look, is_shard = cache(facts), cache(_is_shard)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         rows = pool.map(lambda uri: found.get(uri) or _row(uri, look, is_shard), uris)
-        return pa.Table.from_pylist(list(rows), FOUND)
+        return pa.Table.from_pylist(list(rows), LOCATED)
 
 
 def _row(uri: str, look: Any, is_shard: Any) -> Row:
     """look, is_shard: remember what they have said, for many rows lie in one file."""
-    nothing: Row = dict.fromkeys(FOUND.names) | {"uri": uri, "path": uri, "ignored": False}
+    nothing: Row = dict.fromkeys(LOCATED.names) | {"uri": uri, "path": uri, "ignored": False}
     if _is_member(uri):
         return nothing
     try:
         row = _row_of(uri)
         holder = look(row["container"] or uri)
-        kind = shard_source.KIND if row["kind"] == "parquet" and is_shard(row["container"]) else row["kind"]
+        kind = shard_files.KIND if row["kind"] == "parquet" and is_shard(row["container"]) else row["kind"]
     except (OSError, UserError, ValueError):
         return nothing
     if holder["type"] != "file":
@@ -125,7 +122,7 @@ def _row(uri: str, look: Any, is_shard: Any) -> Row:
 
 def _is_shard(place: str) -> bool:
     with open_table(place) as table:
-        return shard_source.is_shard(table)
+        return shard_files.is_shard(table)
 
 
 def _members(uris: list[str]) -> Iterator[tuple[str, Row]]:

@@ -50,19 +50,19 @@ def list_shard(place: str, path: str) -> Iterator[pa.RecordBatch]:
             start += len(labels)
 
 
-def check(source: str, preprocessing: Preprocessing) -> None:
+def check_preprocessing(source: str, preprocessing: Preprocessing) -> None:
     """Raises UserError unless the pixels were made as the version wants them."""
-    for place in places(source):
+    for place in _shard_places(source):
         with _open_shard(place) as table:
             made = Preprocessing(**json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
         if made != preprocessing:
             raise UserError(
-                f"--source: {place} holds pixels that were made in another way ({described(made)}) than the version "
-                f"wants them ({described(preprocessing)}). Give the images themselves."
+                f"--source: {place} holds pixels that were made in another way ({_describe(made)}) than the version "
+                f"wants them ({_describe(preprocessing)}). Give the images themselves."
             )
 
 
-def places(source: str) -> Iterator[str]:
+def _shard_places(source: str) -> Iterator[str]:
     """The shards of a folder, or the one that the source is."""
     if facts(source)["type"] == "file":
         yield source
@@ -72,5 +72,5 @@ def places(source: str) -> Iterator[str]:
             yield uri
 
 
-def described(made: Preprocessing) -> str:
+def _describe(made: Preprocessing) -> str:
     return f"{made.size} px, {made.resize}, background {made.background}, {made.decode}"

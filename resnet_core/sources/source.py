@@ -13,16 +13,9 @@ from typing import Literal
 import pyarrow as pa
 
 from resnet_core.errors import UserError
-from resnet_core.sources import _idx as idx
-from resnet_core.sources import _image_tables as image_tables
-from resnet_core.sources import folders
-from resnet_core.sources import shard_files as shard_source
+from resnet_core.sources import _idx, _image_tables, folders, shard_files
 from resnet_core.sources._archives import holds_files, list_tar, list_zip
-from resnet_core.sources.fetch import open_files as open_files
-from resnet_core.sources.fetch import prepare as prepare
-from resnet_core.sources.listing import LISTING as LISTING
 from resnet_core.sources.listing import batches, is_ignored, top_folder
-from resnet_core.sources.manifest import list_manifest as list_manifest
 from resnet_core.storage.locations import absolute, facts, printable
 
 Kind = Literal["folder", "glob", "tar", "zip", "parquet", "shards", "idx", "manifest"]
@@ -40,18 +33,18 @@ def source_kind(source: str) -> Kind:
     except FileNotFoundError:
         if folders.is_glob(source):
             return "glob"
-        what = "file" if _suffix_kind(place) else "folder"
+        what = "file" if suffix_kind(place) else "folder"
         raise UserError(f"{source}: there is no such {what}. Correct `source:`.") from None
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error}). Allow it, or correct it.") from None
     if kind == "directory":
         return _folder_kind(place)
-    found = _suffix_kind(place) if kind == "file" else None
+    found = suffix_kind(place) if kind == "file" else None
     if found == "parquet":
-        with image_tables.open_table(place) as table:
-            if shard_source.is_shard(table):
+        with _image_tables.open_table(place) as table:
+            if shard_files.is_shard(table):
                 return "shards"
-            return "parquet" if image_tables.image_column(table.schema_arrow, source) else "manifest"
+            return "parquet" if _image_tables.image_column(table.schema_arrow, source) else "manifest"
     if found is None:
         raise UserError(f"{source}: is no folder and no .csv or .parquet manifest, tar, zip or IDX file. Correct it.")
     return found
@@ -106,12 +99,12 @@ def _is_empty(source: str, kind: Kind) -> bool:
             return next(list_source(source), None) is None
 
 
-def _suffix_kind(place: str) -> Kind | None:
+def suffix_kind(place: str) -> Kind | None:
     """What a file is by its name."""
     name = place.rpartition("/")[2]
     if place.startswith(("http://", "https://")):
         name = re.split("[?#]", name, maxsplit=1)[0]
-    if idx.is_images(name):
+    if _idx.is_images(name):
         return "idx"
     if _TAR.fullmatch(name):
         return "tar"
@@ -125,26 +118,26 @@ def _folder_kind(folder: str) -> Kind:
     for uri, path, size, _ in folders.walk(folder):
         if size is not None and not is_ignored(path):
             name = path.rpartition("/")[2]
-            kinds.add("idx" if idx.is_labels(name) else _suffix_kind(name) or "folder")
+            kinds.add("idx" if _idx.is_labels(name) else suffix_kind(name) or "folder")
             if kinds not in ({"parquet"}, {"idx"}):
                 return "folder"
             first = min(first or uri, uri)  # folders are walked in no order
     if kinds == {"parquet"}:
-        with image_tables.open_table(first) as table:
-            return "shards" if shard_source.is_shard(table) else "parquet"
+        with _image_tables.open_table(first) as table:
+            return "shards" if shard_files.is_shard(table) else "parquet"
     return next(iter(kinds), "folder")
 
 
 def _list_containers(place: str, kind: Kind) -> Iterator[pa.RecordBatch]:
     """Parquet, shards or IDX: a file, or all files of a folder, whose others are ignored rows."""
-    ways = {"parquet": image_tables.list_table, "shards": shard_source.list_shard, "idx": idx.list_images}
+    ways = {"parquet": _image_tables.list_table, "shards": shard_files.list_shard, "idx": _idx.list_images}
     list_one = ways[kind]
     if facts(place)["type"] == "file":
         yield from list_one(place, place.rpartition("/")[2])
         return
     for uri, path, size, modified in folders.walk(place):
         uri, path = printable(uri), printable(path)
-        if size is None or is_ignored(path) or idx.is_labels(path):
+        if size is None or is_ignored(path) or _idx.is_labels(path):
             row = (uri, path, size or 0, modified, None if size is None else top_folder(path))
             yield from batches([(*row, *[None] * 5, True)])
         else:

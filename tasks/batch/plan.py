@@ -23,9 +23,9 @@ import resnet_core.reading
 from resnet_core.errors import UserError
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.inference.scores import PREDICTED
-from resnet_core.sources import shard_files as shard_source
-from resnet_core.sources.manifest import LISTED
-from resnet_core.sources.source import list_manifest, list_source, source_kind
+from resnet_core.sources import shard_files
+from resnet_core.sources.manifest import LISTED, list_manifest
+from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage import database
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import write_whole
@@ -93,7 +93,7 @@ def plan_batch(
     check_places(source, output)
     place = absolute_source(source)
     if source_kind(place) == "shards":
-        shard_source.check(place, preprocessing)
+        shard_files.check_preprocessing(place, preprocessing)
     job = Job(place, model, digest_of(model.name, model.version, embeddings, source_digest(*_CODE))[:12])
     if only_failed:
         _check_known(output, job)

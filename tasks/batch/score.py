@@ -28,7 +28,7 @@ from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import iterate_files
 from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards
-from resnet_core.sources import shard_files as shard_source
+from resnet_core.sources import shard_files
 from resnet_core.storage.files import write_whole
 from tasks.batch.engine import open_engine
 from tasks.batch.folder import SupersededError, check_run
@@ -105,7 +105,7 @@ def outcome(table: pa.Table, again: int) -> PartOutcome:
 def read_images(files: pa.Table, settings: Preprocessing, limits: Limits, batch_size: int) -> Iterator[pa.Table]:
     """The images of some files, about a batch at a time, in the columns of `resnet_core.reading.image.schema`. While
     the caller works on some the next are read."""
-    if files["kind"][0].as_py() == shard_source.KIND:
+    if files["kind"][0].as_py() == shard_files.KIND:
         yield from iterate_rows(files, settings.size, batch_size)
         return
     waiting: list[pa.Table] = []

@@ -10,8 +10,8 @@ from resnet_core.catalog.build import ENTRIES
 from resnet_core.errors import UserError
 from resnet_core.reading import pool as reading
 from resnet_core.reading.image import Limits
-from resnet_core.sources.manifest import LISTED, read_manifest
-from resnet_core.sources.source import check_source, list_manifest, list_source, source_kind
+from resnet_core.sources.manifest import LISTED, list_manifest, read_manifest
+from resnet_core.sources.source import check_source, list_source, source_kind
 from resnet_core.storage import database
 from resnet_core.storage.files import absolute, write_whole
 from tasks.dataset import Dataset

@@ -27,7 +27,8 @@ from resnet_core.plotting import label_sheet
 from resnet_core.plotting.label_sheet import SHOWN, Suspect
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from resnet_core.sources.source import list_manifest, list_source, source_kind
+from resnet_core.sources.manifest import list_manifest
+from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import absolute, as_local, write_text, write_whole
 from tasks.artifacts import markdown_table, picture, plain

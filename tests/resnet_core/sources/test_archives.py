@@ -21,9 +21,10 @@ from hypothesis import strategies as st
 
 from resnet_core.errors import UserError
 from resnet_core.sources._tar import read_headers
+from resnet_core.sources.fetch import open_files
 from resnet_core.sources.locate import read_bytes
-from resnet_core.sources.source import check_source, list_source, open_files, source_kind
-from resnet_core.storage import compressed as unpacked
+from resnet_core.sources.source import check_source, list_source, source_kind
+from resnet_core.storage import compressed
 from tests.listings import contents, ignored, listed, paths, rows
 
 Made = dict[str, bytes]
@@ -110,7 +111,7 @@ def test_a_compressed_tar_is_unpacked_once_and_not_left_behind(
     shutil.rmtree(scratch)  # another machine has nothing unpacked
     scratch.mkdir()
     assert next(iter(open_files(listed(tar).slice(3, 2)))) == made[listed(tar)["path"][3].as_py()]
-    unpacked._remove_made()
+    compressed._remove_made()
 
 
 def test_gnu_tar_writes_what_is_read(tmp_path: Path) -> None:
@@ -255,7 +256,7 @@ def test_archives_in_other_file_systems_are_read_in_ranges(tmp_path: Path) -> No
             assert contents(f"memory://archives/{name}") == made
     finally:
         fs.rm("/archives", recursive=True)
-        unpacked._remove_made()
+        compressed._remove_made()
 
 
 def test_rows_in_any_order_come_in_that_order(tmp_path: Path) -> None:

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from resnet_core.errors import UserError
+from resnet_core.sources.fetch import open_files
 from resnet_core.sources.locate import read_bytes
-from resnet_core.sources.source import check_source, list_source, open_files, source_kind
-from resnet_core.storage import compressed as unpacked
+from resnet_core.sources.source import check_source, list_source, source_kind
+from resnet_core.storage import compressed
 from tests.listings import contents, ignored, listed, rows
 
 Digits = tuple[np.ndarray, list[str]]
@@ -34,7 +35,7 @@ def write_pair(folder: Path, stem: str, digits: Digits, count: int, packed: bool
 @pytest.fixture(autouse=True)
 def _no_leftovers() -> Iterator[None]:
     yield
-    unpacked._remove_made()
+    compressed._remove_made()
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -12,10 +12,11 @@ import pytest
 from PIL import Image
 
 from resnet_core.errors import UserError
-from resnet_core.sources import _image_tables as image_tables
+from resnet_core.sources import _image_tables
+from resnet_core.sources.fetch import open_files, prepare
 from resnet_core.sources.locate import read_bytes
-from resnet_core.sources.source import check_source, list_source, open_files, prepare, source_kind
-from resnet_core.storage import compressed as unpacked
+from resnet_core.sources.source import check_source, list_source, source_kind
+from resnet_core.storage import compressed
 from tests.listings import contents, ignored, listed, rows
 
 Digits = tuple[np.ndarray, list[str]]
@@ -46,7 +47,7 @@ def write_hugging_face(path: Path, images: list[bytes], labels: list[int], group
 @pytest.fixture(autouse=True)
 def _no_leftovers() -> Iterator[None]:
     yield
-    unpacked._remove_made()
+    compressed._remove_made()
 
 
 def test_hugging_faces_files_have_their_bytes_and_class_names(tmp_path: Path, digits: Digits) -> None:
@@ -110,18 +111,18 @@ def test_rows_in_any_order_come_in_that_order(tmp_path: Path, digits: Digits) ->
 
 
 def test_a_large_row_group_is_cut_up_once(tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_tables, "LARGE_GROUP", 100)
-    monkeypatch.setattr(image_tables, "LARGE_GROUP_BYTES", 1000)
+    monkeypatch.setattr(_image_tables, "LARGE_GROUP", 100)
+    monkeypatch.setattr(_image_tables, "LARGE_GROUP_BYTES", 1000)
     images = encoded(digits, 300)
     path = write_hugging_face(tmp_path / "x.parquet", images, [0] * 300, group=300)
     files = listed(path)
     prepare(files)
-    made = image_tables.regrouped(str(path))
+    made = _image_tables.regrouped(str(path))
     assert made != str(path)
     assert pq.ParquetFile(made).metadata.num_row_groups == 10
     before = Path(made).stat().st_ino
     assert list(open_files(files)) == images
-    assert Path(image_tables.regrouped(str(path))).stat().st_ino == before
+    assert Path(_image_tables.regrouped(str(path))).stat().st_ino == before
 
 
 def test_a_damaged_row_group_costs_its_own_images(tmp_path: Path, digits: Digits) -> None:

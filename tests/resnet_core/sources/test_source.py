@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from resnet_core.errors import UserError
+from resnet_core.sources.fetch import open_files
 from resnet_core.sources.listing import BATCH
 from resnet_core.sources.locate import read_bytes
-from resnet_core.sources.source import check_source, list_source, open_files, source_kind
+from resnet_core.sources.source import check_source, list_source, source_kind
 from tests.listings import contents, ignored, listed, paths, rows
 
 ODD_NAMES = [

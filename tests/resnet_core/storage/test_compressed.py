@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from resnet_core.storage import compressed as unpacked
+from resnet_core.storage import compressed
 
 CONTENT = b"content " * 10_000
 
@@ -31,13 +31,13 @@ def packed(tmp_path: Path, content: bytes = CONTENT) -> str:
 
 
 def test_it_is_made_once_and_anew_when_the_file_changes(tmp_path: Path, scratch: Path) -> None:
-    first = unpacked.unpacked(packed(tmp_path))
+    first = compressed.unpacked(packed(tmp_path))
     assert Path(first).read_bytes() == CONTENT
     inode = os.stat(first).st_ino
-    assert os.stat(unpacked.unpacked(str(tmp_path / "x.gz"))).st_ino == inode
-    second = unpacked.unpacked(packed(tmp_path, b"other"))
+    assert os.stat(compressed.unpacked(str(tmp_path / "x.gz"))).st_ino == inode
+    second = compressed.unpacked(packed(tmp_path, b"other"))
     assert (second != first, Path(second).read_bytes()) == (True, b"other")
-    unpacked._remove_made()
+    compressed._remove_made()
     assert list((scratch / f"grayline-{os.getuid()}").iterdir()) == []
 
 
@@ -62,19 +62,19 @@ def test_processes_that_need_it_at_once_wait_for_one(tmp_path: Path, scratch: Pa
 
 
 def test_nobody_else_may_look_into_it(tmp_path: Path, scratch: Path) -> None:
-    folder = Path(unpacked.unpacked(packed(tmp_path))).parent
+    folder = Path(compressed.unpacked(packed(tmp_path))).parent
     assert folder.stat().st_mode & 0o077 == 0
     folder.chmod(0o777)
     with pytest.raises(PermissionError, match="no folder that only you may enter"):
-        unpacked.unpacked(packed(tmp_path))
+        compressed.unpacked(packed(tmp_path))
 
 
 def test_what_a_killed_process_left_goes_a_day_later(tmp_path: Path, scratch: Path) -> None:
-    folder = Path(unpacked.unpacked(packed(tmp_path))).parent
+    folder = Path(compressed.unpacked(packed(tmp_path))).parent
     for name, age in (("old", 90_000), ("young", 3_600)):
         (folder / name).write_bytes(b"left")
         os.utime(folder / name, (time.time() - age,) * 2)
-    unpacked.unpacked(packed(tmp_path, b"other"))
+    compressed.unpacked(packed(tmp_path, b"other"))
     assert (folder / "young").exists()
     assert not (folder / "old").exists()
 
@@ -83,5 +83,5 @@ def test_a_file_that_does_not_unpack_leaves_nothing(tmp_path: Path, scratch: Pat
     place = packed(tmp_path)
     Path(place).write_bytes(Path(place).read_bytes()[:-20])
     with pytest.raises(OSError, match="does not unpack"):
-        unpacked.unpacked(place)
+        compressed.unpacked(place)
     assert [file for file in scratch.rglob("*") if file.suffix != ".lock" and file.is_file()] == []
