@@ -1,4 +1,4 @@
-"""Bulk scoring: every file of a source gets one row, whatever is wrong with it."""
+"""Bulk scoring: every file of a source gets one row, bad files too."""
 
 import time
 from typing import Annotated
@@ -39,21 +39,20 @@ def classify_batch(
     only_failed: bool = False,
     fail_over: Annotated[float, Field(ge=0, le=1)] | None = None,
 ) -> Scores:
-    """Score every image of a folder with a registered model.
+    """Score every image of a source with a registered model.
 
-    A batch that was interrupted goes on where it stopped, and one that was finished scores what is new or changed,
-    when it is given the same output.
+    With the same output, an interrupted batch resumes, and a finished one scores new and changed files.
 
     Args:
-        source: Folder, glob, tar, zip, Parquet with image bytes, shards, IDX or manifest, or a URL of one; all of it.
-        output: Folder for Parquet files and manifest; by default one under scores/, named by source and version.
+        source: Folder, glob, tar, zip, Parquet with image bytes, shards, IDX, manifest, or a URL of one.
+        output: Folder for rows and manifest; by default one under scores/, named by source and version.
         model: NAME@ALIAS or NAME/VERSION; by default the champion of the only model there is.
-        to: Where the rows are written besides: a CSV file, a database's URL, a Delta or an Iceberg table; or
-            secret:NAME, a Prefect Secret block with one of those, for Prefect shows the parameters of a run.
+        to: More targets of the rows: a CSV file, a database's URL, a Delta or an Iceberg table, or secret:NAME.
+            secret:NAME is a Prefect Secret block that holds a target, because Prefect shows a run's parameters.
         engine: torch, compile, onnx, openvino or int8; by default the fastest that agrees with torch, by a short trial.
-        embeddings: Keep each image's embedding, what the network's last layer sees.
-        only_failed: Try the files again whose rows say failed, and nothing else.
-        fail_over: Stop once the share of bad files is larger, as 0.01.
+        embeddings: Keep each image's embedding, the input of the network's last layer.
+        only_failed: Score failed files again, and nothing else.
+        fail_over: Stop when the share of bad files is larger, such as 0.01.
     """
     settings, started = Settings(), time.monotonic()
     check_store(settings.root)
@@ -84,7 +83,7 @@ def classify_batch(
 
 
 def _wanted_version(tracking_uri: str, output: str | None, model: str | None, only_failed: bool) -> ModelVersion:
-    """The version to score by; what failed is tried again by the version that the other rows are by."""
+    """Return the version to score by; failed files are scored again by the version of the other rows."""
     if only_failed and model is None and output and (found := model_of(absolute(UPath(output)))):
         return found
     return resolve(tracking_uri, model)

@@ -1,4 +1,4 @@
-"""Cross-validation: how good a data set's settings are, and what classifiers say of images that they have not seen."""
+"""Cross-validation: metrics of a data set's settings, and out-of-fold predictions for every training image."""
 
 from prefect import flow
 
@@ -12,19 +12,19 @@ from tasks.values import ShardSet
 
 @flow(name="cross-validate", task_runner=task_runner())
 def cross_validate(dataset: str, folds: int = 5) -> CrossValidation:
-    """Train once for each fold of the training images, on the others; predict every training image.
+    """Train once per fold, on the other folds' images; predict every training image.
 
-    Folds that have been trained on the same data, with the same settings and code are not trained again.
+    Folds already trained with the same data, settings and code are reused.
 
     Args:
         dataset: Path of the data set file, for example data/elpv.yaml.
-        folds: How many parts; 5 trains 5 times, each time on four fifths.
+        folds: Number of folds; 5 trains 5 times, each time on four fifths.
     """
     return run_folds(dataset, folds)[0]
 
 
 def run_folds(dataset: str, folds: int) -> tuple[CrossValidation, ShardSet]:
-    """What the flows that want out-of-fold predictions do: up to the shards as every night, then the folds."""
+    """Run the nightly flow up to the shards, then train the folds."""
     check_folds(folds)
     settings, data = Settings(), load_dataset(dataset)
     store, tracking_uri, keys = settings.root, settings.tracking_uri, keys_for(data.encrypt, settings)

@@ -1,12 +1,10 @@
-"""Is this installation able to work? Each line a check; each failure with its remedy."""
+"""Check the installation: versions, device, store, disk space and servers. A failure names its remedy."""
 
 import importlib.metadata
 import shutil
 import sys
 import urllib.request
-from collections.abc import Callable
-
-from rich.console import Console
+from collections.abc import Callable, Iterator
 
 from resnet_core.device import describe, find_device
 from resnet_core.errors import UserError
@@ -17,33 +15,29 @@ _LEAST_FREE = 5 * 1024**3  # bytes
 _PACKAGES = ("grayline", "prefect", "mlflow", "torch", "torchvision", "pyarrow", "pandas", "pillow")
 
 
-def examine() -> bool:
-    """Print every check; True when all passed."""
-    console = Console(highlight=False, soft_wrap=True)
-    passed = True
+def examine() -> Iterator[tuple[str, bool, str]]:
+    """Yield every check: its name, whether it passed, and its finding or the remedy."""
     for name, check in _CHECKS.items():
         try:
-            console.print(f"[green]ok[/]    {name:<10} {check()}")
+            yield name, True, check()
         except UserError as error:
-            passed = False
-            console.print(f"[red]fails[/] {name:<10} {error}")
-    return passed
+            yield name, False, str(error)
 
 
 def _check_versions() -> str:
-    found = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
-    return f"Python {sys.version.split()[0]}, {found}"
+    packages = ", ".join(f"{name} {importlib.metadata.version(name)}" for name in _PACKAGES)
+    return f"Python {sys.version.split()[0]}, {packages}"
 
 
 def _check_device() -> str:
-    wanted = Settings().device
+    name = Settings().device
     try:
-        return describe(find_device(wanted))
+        return describe(find_device(name))
     except RuntimeError as error:
-        raise UserError(f"GRAYLINE_DEVICE: {wanted!r} is no device here ({error}). Use auto or cpu.") from None
+        raise UserError(f"GRAYLINE_DEVICE: there is no device {name!r} here ({error}). Use auto or cpu.") from None
 
 
-def _check_files() -> str:
+def _check_store() -> str:
     root = Settings().root
     check_store(root)
     return f"{root} can be written"
@@ -62,6 +56,7 @@ def _check_space() -> str:
 
 
 def check_prefect() -> str:
+    """Return the address of the Prefect server. Raises UserError if it does not answer."""
     from prefect.settings import get_current_settings
 
     url = get_current_settings().api.url
@@ -71,6 +66,7 @@ def check_prefect() -> str:
 
 
 def check_mlflow() -> str:
+    """Return the address of the MLflow server. Raises UserError if it does not answer."""
     uri = Settings().tracking_uri
     if not uri.startswith("http"):
         return uri
@@ -88,7 +84,7 @@ def _answers(url: str, server: str, remedy: str) -> str:
 _CHECKS: dict[str, Callable[[], str]] = {
     "versions": _check_versions,
     "device": _check_device,
-    "store": _check_files,
+    "store": _check_store,
     "disk": _check_space,
     "prefect": check_prefect,
     "mlflow": check_mlflow,

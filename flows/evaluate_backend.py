@@ -1,4 +1,4 @@
-"""Another framework's opinion: the accuracy of a version by its runtime and its metric, beside PyTorch's."""
+"""Evaluation by another framework: a version's accuracy by its runtime and metric, beside PyTorch's."""
 
 from prefect import flow
 

@@ -1,4 +1,4 @@
-"""Features: what a layer of the network puts out for every image of a data set, as files for other libraries."""
+"""Features: the output of a layer for every image of a data set, as files for other libraries."""
 
 from prefect import flow
 from upath import UPath
@@ -18,17 +18,17 @@ from tasks.settings import Settings, check_store, keys_for
 def features(
     dataset: str, layer: Layer, kind: Kind, output: str, model: str | None = None, in_clear: bool = False
 ) -> FeatureSet:
-    """Write a layer's outputs for all images of a data set, those to learn from and those held out.
+    """Write a layer's output for all images of a data set, in all splits.
 
-    A run that was interrupted goes on where it stopped, when it is given the same output.
+    With the same output, an interrupted run resumes.
 
     Args:
         dataset: Path of the data set file, for example data/elpv.yaml.
-        layer: stem, stage1 to stage4, pool (what is classified) or logits.
+        layer: stem, stage1 to stage4, pool (the input of the classifier) or logits.
         kind: safetensors (PyTorch), npz (NumPy), parquet (pandas) or tfrecord (TensorFlow).
         output: Folder to write to.
         model: NAME@ALIAS or NAME/VERSION; by default the data set's champion.
-        in_clear: Write those of an encrypted data set, too.
+        in_clear: Write features of an encrypted data set, too.
     """
     settings, data = Settings(), load_dataset(dataset)
     folder, keys = absolute(UPath(output)), keys_for(data.encrypt, settings)

@@ -1,4 +1,4 @@
-"""Label issues: which training labels are probably wrong, judged by classifiers that have not learned from them."""
+"""Label issues: training labels that are probably wrong, found by classifiers that have not seen them."""
 
 from prefect import flow
 
@@ -13,11 +13,11 @@ from tasks.training.label_issues import LabelIssues, find_label_issues
 def label_issues(dataset: str, folds: int = 5) -> LabelIssues:
     """Cross-validate, then list the training images whose labels the other folds' classifiers contradict.
 
-    What comes out is a table of all labels, with those to look at first: correct it and name it as `labels`.
+    The result is a table of all labels, probable errors first. Correct it and name it as `labels`.
 
     Args:
         dataset: Path of the data set file, for example data/elpv.yaml.
-        folds: How many parts; 5 trains 5 times, each time on four fifths.
+        folds: Number of folds; 5 trains 5 times, each time on four fifths.
     """
     found, shard_set = run_folds(dataset, folds)
     settings, data = Settings(), load_dataset(dataset)

@@ -1,4 +1,4 @@
-"""Monitor: the champion on new labelled images, and back to its predecessor where that does better."""
+"""Monitor: check the champion on new labelled images, and roll back if its predecessor does better."""
 
 from prefect import flow
 
@@ -16,12 +16,12 @@ from tasks.values import ModelVersion
 
 @flow(name="monitor")
 def monitor(labels: str, model: str | None = None, rollback: bool = False) -> Verdict:
-    """Hold a version against its floor, its evaluation and its predecessor; fails when it does worse.
+    """Compare a version with its floor, its evaluation and its predecessor; fail if it does worse.
 
     Args:
         labels: CSV or Parquet of new images, with the columns path and label; paths are relative to it.
         model: NAME@ALIAS or NAME/VERSION; by default the champion of the only model there is.
-        rollback: Whether the champion before takes over again by itself where it does better.
+        rollback: Make the previous champion the champion again if it does better.
     """
     settings = Settings()
     check_store(settings.root)
@@ -51,13 +51,13 @@ def _check_champion(tracking_uri: str, version: ModelVersion) -> None:
 
 
 def _predecessor(tracking_uri: str, version: ModelVersion) -> ModelVersion | None:
-    """The champion before this one that was not taken back."""
+    """Return the champion before this one that was not taken back."""
     number = last_accepted(tracking_uri, version)
     return value_of(find_version(client(tracking_uri), version.name, number)) if number else None
 
 
 def _advice(verdict: Verdict, rollback: bool) -> str:
-    """What was done, or is to be done."""
+    """Return what was done, or the remedy."""
     if verdict.predecessor is None:
         return "There is no champion before it to go back to."
     number = verdict.predecessor.version

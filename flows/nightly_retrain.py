@@ -1,4 +1,4 @@
-"""The nightly flow: from a folder of images to a model version that is the champion, or is not."""
+"""The nightly flow: from a folder of images to a model version, promoted if the gate accepts it."""
 
 from typing import Literal
 
@@ -33,11 +33,11 @@ _Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"
 def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
     """Ingest, preprocess, train, evaluate and register; then the gate decides on the promotion.
 
-    What is unchanged since an earlier night is not done again.
+    Work that an earlier night has done on the same inputs is reused.
 
     Args:
         dataset: Path of the data set file, for example data/elpv.yaml.
-        until: The last stage to run; the gate is the whole night.
+        until: The last stage to run; `gate` runs the whole night.
     """
     settings, data = Settings(), load_dataset(dataset)
     store, tracking_uri, limits = settings.root, settings.tracking_uri, settings.limits

@@ -1,4 +1,4 @@
-"""Promote by hand: a version becomes the champion, with the reason on record."""
+"""Promote or roll back by hand, with a reason that is recorded."""
 
 from prefect import flow
 
@@ -21,7 +21,7 @@ def promote(name: str, version: int | None = None, reason: str = "promoted by ha
 
 @flow(name="rollback")
 def rollback(name: str, version: int | None = None, reason: str = "rolled back by hand") -> ModelVersion:
-    """Take the champion back. The version that was taken back is not promoted by the gate again.
+    """Take the champion back. The gate does not promote that version again.
 
     Args:
         name: The registered model.

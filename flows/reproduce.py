@@ -1,4 +1,4 @@
-"""Reproduce: a registered version, trained again from what it records."""
+"""Reproduce: train a registered version again from its own record."""
 
 from prefect import flow
 
@@ -14,7 +14,7 @@ from tasks.values import ShardSet
 
 @flow(name="reproduce", task_runner=task_runner())
 def reproduce(model: str) -> Reproduction:
-    """Train a version again from the data, settings and seeds that it records, and compare the weights.
+    """Train a version again from its recorded data, settings and seeds, and compare the weights.
 
     Args:
         model: NAME@ALIAS or NAME/VERSION; NAME alone is its champion.
@@ -28,7 +28,7 @@ def reproduce(model: str) -> Reproduction:
 
 
 def _make_shards(origin: Origin, settings: Settings, keys: Keys | None) -> ShardSet:
-    """The version's shards once more, from the catalog and the cache of pixels."""
+    """Make the version's shards again, from the catalog and the cache of pixels."""
     data, store = origin.dataset, settings.root
     catalog = catalog_now(origin, store)
     pixels = pixel_folder(store, data.name, data.image, settings.limits, data.encrypt)

@@ -1,8 +1,8 @@
 """The local stack: a Prefect server, an MLflow server, a worker and all deployments, on loopback.
 
-`python -m flows.stack up` starts what is not running and waits until each answers; `down` ends just
-the processes that `up` started. Their pids and logs lie under the store, in `stack/`. While the stack
-is up, `prefect.toml` in the working folder tells Prefect's own commands where the server is.
+`python -m flows.stack up` starts the missing processes and waits until they answer.
+`down` ends only the processes that `up` started. Their pids and logs lie under the store, in `stack/`.
+While the stack is up, `prefect.toml` in the working folder tells Prefect's own commands its address.
 """
 
 import json
@@ -32,18 +32,18 @@ def deployment_names() -> list[str]:
 
 
 def run_deployment(name: str, parameters: list[str], watch: bool) -> int:
-    """Hand over to Prefect's own command, which wants FLOW/DEPLOYMENT; returns its exit status."""
+    """Run `prefect deployment run NAME/NAME`; return its exit status. Raises UserError for wrong input."""
     from prefect.settings import get_current_settings
 
-    known = deployment_names()
+    names = deployment_names()
     name = name.split("/")[0]
-    if name not in known:
-        raise UserError(f"run: no deployment {name!r}.{nearest(name, known)} There are: {', '.join(known)}.")
+    if name not in names:
+        raise UserError(f"run: unknown deployment {name!r}.{nearest(name, names)} Known: {', '.join(names)}.")
     for parameter in parameters:
         if "=" not in parameter:
-            raise UserError(f"--param: {parameter!r} is no key=value, as in --param source=data/raw/elpv.")
+            raise UserError(f"--param: {parameter!r} is not key=value, as in --param source=data/raw/elpv.")
     if not get_current_settings().api.url:
-        raise UserError("run: no Prefect server is known. Run `make up` in this folder, or set PREFECT_API_URL.")
+        raise UserError("run: no Prefect server is set. Run `make up` in this folder, or set PREFECT_API_URL.")
     options = [word for parameter in parameters for word in ("--param", parameter)]
     command = [sys.executable, "-m", "prefect", "deployment", "run", f"{name}/{name}", *options]
     return subprocess.call([*command, "--watch"] if watch else command)
@@ -57,7 +57,7 @@ PATIENCE = 120.0  # seconds that a server may take to answer
 
 
 def main() -> None:
-    """`up` or `down`; the user's errors are one line and status 2."""
+    """Run `up` or `down`; turn the user's errors into one line and status 2."""
     try:
         prepare_environment()
         {"up": up, "down": down}[sys.argv[1]]()
@@ -71,79 +71,56 @@ def up() -> None:
     settings = Settings()
     check_store(settings.root)
     if not is_local(settings.root):
-        raise UserError(f"GRAYLINE_STORE: the local stack wants a local store, not {settings.store}.")
+        raise UserError(f"GRAYLINE_STORE: the local stack needs a local store, not {settings.store}.")
     folder = Path(settings.root.path) / "stack"
     folder.mkdir(exist_ok=True)
     prefect, mlflow = f"http://{_HOST}:{settings.prefect_port}", f"http://{_HOST}:{settings.mlflow_port}"
-    env = environment(settings, prefect, mlflow)
-    python = sys.executable
+    env = _environment(settings, prefect, mlflow)
+    python = (sys.executable, "-m")
+    store = settings.root.path
     servers = {
         "prefect": (
-            [python, "-m", "prefect", "server", "start", "--host", _HOST, "--port", str(settings.prefect_port)],
+            [*python, "prefect", "server", "start", "--host", _HOST, "--port", str(settings.prefect_port)],
             settings.prefect_port,
             "GRAYLINE_PREFECT_PORT",
         ),
         "mlflow": (
-            [python, "-m", "mlflow", "server", "--host", _HOST, "--port", str(settings.mlflow_port),
-             "--backend-store-uri", f"sqlite:///{settings.root.path}/mlflow.db",
-             "--artifacts-destination", f"file://{settings.root.path}/mlartifacts", "--workers", "1"],
+            [*python, "mlflow", "server", "--host", _HOST, "--port", str(settings.mlflow_port), "--workers", "1",
+             "--backend-store-uri", f"sqlite:///{store}/mlflow.db",
+             "--artifacts-destination", f"file://{store}/mlartifacts"],
             settings.mlflow_port,
             "GRAYLINE_MLFLOW_PORT",
         ),
     }  # fmt: skip
     for name, (_, port, setting) in servers.items():
-        if not running(folder, name):
+        if not _running(folder, name):
             _check_port(port, setting)
     for name, (command, _, _) in servers.items():
-        start(folder, name, command, env)
+        _start(folder, name, command, env)
     _wait_for("prefect", folder, lambda: _answers(f"{prefect}/api/health"))
     _write_prefect_toml(prefect)
-    call(
-        "work-pool",
-        [
-            python,
-            "-m",
-            "prefect",
-            "--no-prompt",
-            "work-pool",
-            "create",
-            _POOL,
-            "--type",
-            "process",
-            "--overwrite",
-        ],
-        folder,
-        env,
-    )
-    call(
-        "deploy",
-        [python, "-m", "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_YAML)],
-        folder,
-        env,
-    )
-    start(
-        folder,
-        "worker",
-        [python, "-m", "prefect", "worker", "start", "--pool", _POOL, "--type", "process"],
-        env,
-    )
+    pool = [*python, "prefect", "--no-prompt", "work-pool", "create", _POOL, "--type", "process", "--overwrite"]
+    _call("work-pool", pool, folder, env)
+    deploy = [*python, "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_YAML)]
+    _call("deploy", deploy, folder, env)
+    _start(folder, "worker", [*python, "prefect", "worker", "start", "--pool", _POOL, "--type", "process"], env)
     _wait_for("mlflow", folder, lambda: _answers(f"{mlflow}/health"))
     _wait_for("worker", folder, lambda: _worker_is_online(prefect))
-    say(f"Prefect  {prefect}   flows, runs, schedules")
-    say(f"MLflow   {mlflow}   runs, models, versions")
+    _say(f"Prefect  {prefect}   flows, runs, schedules")
+    _say(f"MLflow   {mlflow}   runs, models, versions")
 
 
 def down() -> None:
     """End the worker first: it tells the server what became of its runs."""
     folder = Path(Settings().root.path) / "stack"
     for name in ("worker", "prefect", "mlflow"):
-        stop(folder, name)
+        _stop(folder, name)
     if _PREFECT_TOML.exists() and _PREFECT_TOML.read_text(encoding="utf-8").startswith(_OURS):
         _PREFECT_TOML.unlink()
 
 
-def environment(settings: Settings, prefect: str, mlflow: str) -> dict[str, str]:
-    """What the servers, the worker and the flow runs see."""
+def _environment(settings: Settings, prefect: str, mlflow: str) -> dict[str, str]:
+    """Return the environment of the servers, the worker and the flow runs."""
     return {
         **os.environ,
         "PREFECT_API_URL": f"{prefect}/api",
@@ -156,7 +133,7 @@ def environment(settings: Settings, prefect: str, mlflow: str) -> dict[str, str]
 
 def _write_prefect_toml(prefect: str) -> None:
     if _PREFECT_TOML.exists() and not _PREFECT_TOML.read_text(encoding="utf-8").startswith(_OURS):
-        say(f"{_PREFECT_TOML} is your own and stays; for Prefect's commands: export PREFECT_API_URL={prefect}/api")
+        _say(f"{_PREFECT_TOML} is your own and stays; for Prefect's commands: export PREFECT_API_URL={prefect}/api")
         return
     _PREFECT_TOML.write_text(f'{_OURS}\n[api]\nurl = "{prefect}/api"\n', encoding="utf-8")
 
@@ -172,10 +149,10 @@ def _check_port(port: int, setting: str) -> None:
             ) from None
 
 
-def start(folder: Path, name: str, command: list[str], env: dict[str, str]) -> None:
-    """Start a process that outlives us, unless it is running; note its pid and when it began."""
-    if running(folder, name):
-        say(f"{name} is running already")
+def _start(folder: Path, name: str, command: list[str], env: dict[str, str]) -> None:
+    """Start a process that outlives this one, unless it runs; write its pid and start time to a file."""
+    if _running(folder, name):
+        _say(f"{name} is running already")
         return
     with (folder / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
@@ -185,9 +162,11 @@ def start(folder: Path, name: str, command: list[str], env: dict[str, str]) -> N
     (folder / f"{name}.json").write_text(json.dumps(note), encoding="utf-8")
 
 
-def running(folder: Path, name: str) -> psutil.Process | None:
-    """The process that we started under this name, if it lives. A pid alone could be somebody
-    else's by now: it must have begun when ours did."""
+def _running(folder: Path, name: str) -> psutil.Process | None:
+    """Return the process that `start` started under this name, if it lives.
+
+    The start time is compared too, because another process may have got the pid since.
+    """
     try:
         note = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         process = psutil.Process(note["pid"])
@@ -197,19 +176,19 @@ def running(folder: Path, name: str) -> psutil.Process | None:
         return None
 
 
-def stop(folder: Path, name: str) -> None:
-    process = running(folder, name)
+def _stop(folder: Path, name: str) -> None:
+    process = _running(folder, name)
     if process:
         family = [process, *process.children(recursive=True)]
         process.send_signal(signal.SIGTERM)
         _, left = psutil.wait_procs(family, timeout=15)
         for survivor in left:
             survivor.kill()
-        say(f"{name} stopped")
+        _say(f"{name} stopped")
     (folder / f"{name}.json").unlink(missing_ok=True)
 
 
-def call(name: str, command: list[str], folder: Path, env: dict[str, str]) -> None:
+def _call(name: str, command: list[str], folder: Path, env: dict[str, str]) -> None:
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     (folder / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
@@ -217,10 +196,10 @@ def call(name: str, command: list[str], folder: Path, env: dict[str, str]) -> No
 
 
 def _wait_for(name: str, folder: Path, ready: Callable[[], bool]) -> None:
-    """Until it is ready; raises when it dies or takes longer than PATIENCE."""
+    """Wait until it is ready. Raises RuntimeError if it dies or takes longer than PATIENCE."""
     deadline = time.monotonic() + PATIENCE
     while not ready():
-        if not running(folder, name):
+        if not _running(folder, name):
             raise RuntimeError(f"{name} has ended; see {folder / f'{name}.log'}")
         if time.monotonic() > deadline:
             raise RuntimeError(f"{name} does not answer after {PATIENCE:.0f} s; see {folder / f'{name}.log'}")
@@ -245,7 +224,7 @@ def _worker_is_online(prefect: str) -> bool:
         return any(worker["status"] == "ONLINE" for worker in json.load(answer))
 
 
-def say(text: str) -> None:
+def _say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 

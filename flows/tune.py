@@ -1,4 +1,4 @@
-"""Tuning: an Optuna study over a data set's settings, which never looks at a test image."""
+"""Tuning: an Optuna study over a data set's settings that never uses a test image."""
 
 from prefect import flow
 
@@ -11,14 +11,14 @@ from tasks.training.tune import Tuning, check_numbers, finish_study, plan_study,
 
 @flow(name="tune", task_runner=task_runner())
 def tune(dataset: str, trials: int = 20, epochs: int | None = None) -> Tuning:
-    """Search for better settings: trainings with other values, judged on images kept aside.
+    """Search for better settings: train with other values, and judge them on images kept aside.
 
-    A study that was interrupted goes on where it stopped; with more trials it goes on from those that it has.
+    An interrupted study resumes; with more trials it continues from those that it has.
 
     Args:
-        dataset: Path of the data set file, for example data/elpv.yaml; its part `tune` says what is searched.
-        trials: How many trainings there are to be in all.
-        epochs: Epochs of each; by default those of the data set file.
+        dataset: Path of the data set file, for example data/elpv.yaml; its part `tune` names the values to search.
+        trials: Trainings in all, those of earlier runs included.
+        epochs: Epochs per trial; by default those of the data set file.
     """
     check_numbers(trials, epochs)
     settings, data = Settings(), load_dataset(dataset)

@@ -1,17 +1,17 @@
-"""The command about labels; `cli` puts it at the top, beside the others.
+"""The command about labels. Heavy imports wait inside the command."""
 
-Heavy imports wait inside the command.
-"""
+from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
 
 from flows.cli.options import DatasetFile, check, resumable
+from flows.cli.tables import console, number, table
 from tasks.settings import Settings
-from tasks.training.label_issues import LabelIssues
+
+if TYPE_CHECKING:
+    from tasks.training.label_issues import LabelIssues
 
 app = typer.Typer()
 
@@ -19,9 +19,9 @@ app = typer.Typer()
 @app.command("label-issues")
 def label_issues_command(
     dataset: DatasetFile,
-    folds: Annotated[int, typer.Option(help="Into how many parts the training images are dealt.")] = 5,
+    folds: Annotated[int, typer.Option(help="Number of folds of the training images.")] = 5,
 ) -> None:
-    """List the training labels that are probably wrong: a training for each fold, then a table to correct."""
+    """List the training labels that are probably wrong: train once per fold, then write a table to correct."""
     from tasks.training.cross_validate import check_folds
 
     check_folds(folds)
@@ -32,22 +32,16 @@ def label_issues_command(
         _show_label_issues(label_issues(dataset, folds))
 
 
-console = Console(highlight=False, soft_wrap=True, markup=False)
-
-
-def _show_label_issues(found: LabelIssues) -> None:
-    """The worst labels, and where the table and the sheet are."""
-    title = f"{found.dataset}: {found.issues:,} of {found.images:,} training labels look wrong"
-    table = Table("", "label", "rather", title=title, title_justify="left", box=None, pad_edge=False)
-    table.padding = (0, 2, 0, 0)
-    table.add_column("confidence in its label", justify="right")
-    table.add_column("image")
-    for rank, (uri, label, suggested, confidence) in enumerate(found.worst, 1):
-        table.add_row(str(rank), label, suggested, f"{confidence:.3f}", uri)
-    console.print(table)
-    if found.issues > len(found.worst):
-        console.print(f"and {found.issues - len(found.worst):,} more")
-    if found.sheet:
-        console.print(f"\nto look at: {found.sheet}")
-    console.print(f"to correct: {found.table} (then name it as `labels:` in the data set file)")
-    console.print(f"run {found.mlflow_run_id} in {Settings().tracking_uri}")
+def _show_label_issues(result: LabelIssues) -> None:
+    """Print the worst labels, and where the table and the sheet are."""
+    title = f"{result.dataset}: {result.issues:,} of {result.images:,} training labels look wrong"
+    rows = table("", "label", "rather", number("confidence in its label"), "image", title=title)
+    for rank, (uri, label, suggested, confidence) in enumerate(result.worst, 1):
+        rows.add_row(str(rank), label, suggested, f"{confidence:.3f}", uri)
+    console.print(rows)
+    if result.issues > len(result.worst):
+        console.print(f"and {result.issues - len(result.worst):,} more")
+    if result.sheet:
+        console.print(f"\nto look at: {result.sheet}")
+    console.print(f"to correct: {result.table} (then name it as `labels:` in the data set file)")
+    console.print(f"run {result.mlflow_run_id} in {Settings().tracking_uri}")

@@ -1,20 +1,26 @@
-"""What the commands share: their common options, and what is checked before a flow starts."""
+"""Options that several commands share, and the checks of the user's input before a flow starts."""
 
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from resnet_core.errors import UserError, nearest
 from tasks.settings import Settings, check_store, keys_for
 
 DatasetFile = Annotated[str, typer.Option("--dataset", help="The data set file, such as data/elpv.yaml.")]
+Model = Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="Or NAME/VERSION; NAME is its champion.")]
+ModelOption = Annotated[
+    str | None, typer.Option("--model", help="NAME@ALIAS or NAME/VERSION; the champion by default.")
+]
+HtmlFile = Annotated[str, typer.Option("--output", "-o", help="The HTML file to write.")]
 
 
 @contextmanager
 def resumable() -> Iterator[None]:
-    """Ctrl-C leaves what is done: parts that were read or scored, the last epoch's checkpoint."""
+    """Turn Ctrl-C into a line and status 130. Finished parts and the last epoch's checkpoint stay."""
     try:
         yield
     except KeyboardInterrupt:
@@ -23,7 +29,7 @@ def resumable() -> Iterator[None]:
 
 
 def ready(fans_out: bool = True) -> None:
-    """What is wrong with the store, the server or the cluster is said before a flow takes its seconds to start."""
+    """Check the store, the Prefect server and the Ray cluster: a flow takes seconds to start. Raises UserError."""
     from flows.doctor import check_prefect
 
     check_store(Settings().root)
@@ -35,7 +41,7 @@ def ready(fans_out: bool = True) -> None:
 
 
 def check(dataset: str) -> None:
-    """What is wrong with a data set file, its source or its keys is said at once."""
+    """Check a data set file, its source, its corrections and its keys, then `ready`. Raises UserError."""
     from resnet_core.catalog.corrections import check_corrections
     from resnet_core.sources.source import check_source
     from tasks.dataset import load_dataset
@@ -46,3 +52,11 @@ def check(dataset: str) -> None:
         check_corrections(data.corrections)
     keys_for(data.encrypt, Settings())
     ready()
+
+
+def choice(option: str, word: str, choices: tuple[str, ...]) -> Any:
+    """Return the word, one of a `Literal`'s. Raises UserError if it is not among the choices of the option."""
+    if word not in choices:
+        kind = option.removeprefix("--")
+        raise UserError(f"{option}: unknown {kind} {word!r}.{nearest(word, [*choices])} Known: {', '.join(choices)}.")
+    return word

@@ -1,29 +1,20 @@
-"""The commands that score batches and look at them; `cli` puts them at the top, beside the others.
+"""The commands that score batches and show them. Heavy imports wait inside the commands."""
 
-Heavy imports wait inside the commands.
-"""
+from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import SecretStr
-from rich.console import Console
 from upath import UPath
 
-from flows.cli.options import ready, resumable
+from flows.cli.options import HtmlFile, ModelOption, ready, resumable
+from flows.cli.tables import console, number, table
 from resnet_core.storage.files import absolute
-from tasks.report.gallery_page import GalleryPage
 from tasks.settings import Settings
 
-console = Console(highlight=False, soft_wrap=True, markup=False)
-
-
-def _show_gallery(page: GalleryPage) -> None:
-    """How much of the batch is on the page, and what to do with it."""
-    unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
-    console.print(f"{page.batch}: {page.shown:,} of {page.files:,} files, {page.size / 1e6:,.1f} MB{unseen}")
-    console.print(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")
-
+if TYPE_CHECKING:
+    from tasks.batch.values import Scores
 
 app = typer.Typer()
 
@@ -32,33 +23,27 @@ app = typer.Typer()
 def classify_batch(
     source: Annotated[
         str,
-        typer.Option(
-            help="Folder, glob, tar, zip, Parquet with image bytes, shards, IDX or manifest, or a URL of one."
-        ),
+        typer.Option(help="Folder, glob, tar, zip, Parquet with image bytes, shards, IDX, manifest, or a URL of one."),
     ],
     output: Annotated[
         str | None,
-        typer.Option(
-            help="Folder for the Parquet files and the manifest; by default one in the store, the same again."
-        ),
+        typer.Option(help="Folder for the rows and the manifest; by default one in the store, always the same."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION; the champion by default.")] = None,
+    model: ModelOption = None,
     to: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Write the rows there too: x.csv, a database's URL, delta:PLACE, iceberg:TABLE; again for more."
-        ),
+        typer.Option(help="Write the rows there too: x.csv, a database's URL, delta:PLACE, iceberg:TABLE; repeatable."),
     ] = None,
     engine: Annotated[
-        str | None, typer.Option(help="torch, compile, onnx, openvino or int8; auto: a short trial decides.")
+        str | None, typer.Option(help="auto (a short trial decides), torch, compile, onnx, openvino or int8.")
     ] = None,
     embeddings: Annotated[bool, typer.Option(help="Keep each image's embedding.")] = False,
-    only_failed: Annotated[bool, typer.Option(help="Try what failed again, and nothing else.")] = False,
+    only_failed: Annotated[bool, typer.Option(help="Score failed files again, and nothing else.")] = False,
     fail_over: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Stop once the share of bad files is larger, as 0.01.")
+        float | None, typer.Option(min=0, max=1, help="Stop when the share of bad files is larger, such as 0.01.")
     ] = None,
 ) -> None:
-    """Score every image of a source: one row a file. Run again, it scores what is new or changed."""
+    """Score every image of a source: one row per file. Run again, it scores new and changed files."""
     from tasks.batch.folder import check_places
     from tasks.sinks.sinks import check_target
 
@@ -72,25 +57,45 @@ def classify_batch(
         check_engine("--engine", engine, find_device(Settings().device))
     ready()
     from flows.classify_batch import classify_batch as flow
-    from flows.cli.tables import show_scores
 
     with resumable():
         targets = [SecretStr(target) for target in to or ()]  # Prefect keeps a run's parameters
         show_scores(flow(source, output, model, targets, engine, embeddings, only_failed, fail_over))
 
 
+def show_scores(scores: Scores) -> None:
+    """Print counts and mean confidence by label, and where the rows are."""
+    from tasks.batch.finish import speed
+
+    title = (
+        f"{scores.files:,} files by {scores.model.name} version {scores.model.version}: "
+        f"{scores.scored:,} scored, {scores.failed:,} failed"
+        + ("" if scores.review is None else f", {scores.review:,} need a person's eyes")
+    )
+    rows = table("label", number("images"), number("mean confidence"), title=title)
+    for label, (count, confidence) in scores.labels.items():
+        rows.add_row(label, f"{count:,}", f"{confidence:.3f}")
+    console.print(rows)
+    if scores.reasons:
+        console.print("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in scores.reasons.items()))
+    console.print(f"{speed(scores)}\n{scores.output}\n")
+
+
 @app.command()
 def gallery(
     batch: Annotated[str, typer.Argument(help="The output of a batch, or its name under scores/.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="The HTML file to write.")] = "gallery.html",
-    limit: Annotated[int, typer.Option(help="Show at most so many files: what needs a person first.")] = 500,
-    label: Annotated[list[str] | None, typer.Option(help="Only images given this label; again for more.")] = None,
+    output: HtmlFile = "gallery.html",
+    limit: Annotated[int, typer.Option(help="Show at most so many files; those to review come first.")] = 500,
+    label: Annotated[list[str] | None, typer.Option(help="Only images given this label; repeatable.")] = None,
 ) -> None:
-    """A scored batch as one page to look through and correct: it exports labels for the next night."""
+    """Write a scored batch as one page to look through and correct; it exports labels for the next night."""
     from tasks.report.gallery_page import check_options, find_batch, write_gallery
     from tasks.report.pages import check_place
 
     to = check_place(output, "gallery.html")
-    found = find_batch(batch, Settings().root)
-    check_options(found, limit, label or [])
-    _show_gallery(write_gallery(found, to, limit, label or [], Settings().limits))
+    folder = find_batch(batch, Settings().root)
+    check_options(folder, limit, label or [])
+    page = write_gallery(folder, to, limit, label or [], Settings().limits)
+    unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
+    console.print(f"{page.batch}: {page.shown:,} of {page.files:,} files, {page.size / 1e6:,.1f} MB{unseen}")
+    console.print(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")

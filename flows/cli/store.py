@@ -1,90 +1,109 @@
-"""The commands about the store; `cli` puts them at the top, beside those that fill it.
+"""The commands about the store: the catalog's versions, and pruning. Heavy imports wait inside the commands."""
 
-Heavy imports wait inside the commands.
-"""
+from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from upath import UPath
+from rich.table import Column
 
-from tasks.prune import Leftover
+from flows.cli.tables import console, number, table
 from tasks.settings import Settings, check_store
 
 app = typer.Typer()
-catalog = typer.Typer(help="What the nights have changed in a data set's catalog.", no_args_is_help=True)
+catalog = typer.Typer(help="Show the versions of a data set's catalog.", no_args_is_help=True)
+
+_DatasetName = Annotated[
+    str | None, typer.Option("--dataset", help="The data set's name; optional if there is only one.")
+]
 
 
 @catalog.command("diff")
 def catalog_diff(
     older: Annotated[int, typer.Argument(metavar="A", help="A version of the catalog; 0 is before the first.")],
     newer: Annotated[int, typer.Argument(metavar="B", help="A later version.")],
-    dataset: Annotated[str | None, typer.Option(help="The data set's name; may be left out if there is one.")] = None,
+    dataset: _DatasetName = None,
     limit: Annotated[int, typer.Option(help="Show at most so many files.")] = 50,
 ) -> None:
-    """What came, went and changed between two versions of the catalog."""
-    from flows.cli.tables import show_difference
+    """Show the files that came, went and changed between two versions of the catalog."""
+    from collections import Counter
+
     from resnet_core.catalog.history import difference
     from tasks.store import find_catalog, versions_folder
 
     name = find_catalog(Settings().root, dataset)
-    show_difference(difference(versions_folder(Settings().root, name), older, newer), limit)
+    changes = difference(versions_folder(Settings().root, name), older, newer).to_pylist()
+    counts = Counter(row["change"] for row in changes)
+    console.print(", ".join(f"{counts[change]:,} {change}" for change in ("came", "went", "changed")))
+    rows = table("", "file", "what")
+    for row in changes[:limit]:
+        rows.add_row(row["change"], row["uri"], _describe(row))
+    if changes:
+        console.print(rows)
+    if len(changes) > limit:
+        console.print(f"and {len(changes) - limit:,} more: raise --limit")
+
+
+def _describe(row: dict[str, Any]) -> str:
+    """Return `label 3 -> 8, status ok -> quarantined`; for a file that came or went, its label, split and status."""
+    from resnet_core.catalog.history import WATCHED
+
+    if row["change"] != "changed":
+        suffix = "" if row["change"] == "came" else "_before"
+        return ", ".join(filter(None, (row[name + suffix] for name in ("label", "split", "status"))))
+    moved = [name for name in WATCHED if row[name] != row[f"{name}_before"]]
+    return ", ".join(
+        "other bytes" if name == "image_id" else f"{name} {row[f'{name}_before']} -> {row[name]}" for name in moved
+    )
 
 
 @catalog.command("log")
-def catalog_log(
-    dataset: Annotated[str | None, typer.Option(help="The data set's name; may be left out if there is one.")] = None,
-) -> None:
-    """The versions of the catalog, and how much each changed."""
-    from flows.cli.tables import show_versions
+def catalog_log(dataset: _DatasetName = None) -> None:
+    """List the versions of the catalog, and how much each changed."""
     from resnet_core.catalog.history import versions
     from tasks.store import find_catalog, versions_folder
 
     name = find_catalog(Settings().root, dataset)
-    show_versions(versions(versions_folder(Settings().root, name)))
+    columns = ("version", "came", "went", "changed")
+    rows = table(*columns)
+    for row in versions(versions_folder(Settings().root, name)).to_pylist():
+        rows.add_row(*(f"{row[column]:,}" for column in columns))
+    console.print(rows)
 
 
 @app.command()
 def prune(
     older_than: Annotated[
-        int, typer.Option(min=0, metavar="DAYS", help="Only what nothing has written to for so long.")
+        int, typer.Option(min=0, metavar="DAYS", help="Only folders that nothing has written to for so long.")
     ] = 30,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete it; otherwise it is only listed.")] = False,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete them; otherwise they are only listed.")] = False,
 ) -> None:
-    """List, or delete, what nights have left in the store that neither a catalog nor a version refers to."""
+    """List, or delete, files of earlier nights in the store that no catalog and no version refers to."""
     check_store(Settings().root)
     from datetime import UTC, datetime, timedelta
 
     from tasks import prune
 
+    store = Settings().root
     before = datetime.now(UTC) - timedelta(days=older_than)
-    found = prune.leftovers(Settings().root, Settings().tracking_uri, before)
-    _show_leftovers(found, Settings().root, older_than, delete)
-    if delete:
-        prune.delete(found)
-
-
-console = Console(highlight=False, soft_wrap=True, markup=False)
-
-
-def _show_leftovers(found: Sequence[Leftover], store: UPath, days: int, delete: bool) -> None:
-    """A row a folder, the largest first."""
-    if not found:
-        console.print(f"nothing to prune: whatever is older than {days} days is still needed")
+    leftovers = prune.leftovers(store, Settings().tracking_uri, before)
+    if not leftovers:
+        console.print(f"nothing to prune: whatever is older than {older_than} days is still needed")
         return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.add_column("folder", no_wrap=True)
-    for heading in ("files", "MB"):
-        table.add_column(heading, justify="right")
-    table.add_column("last written", no_wrap=True)
-    table.add_column("why", overflow="fold")
-    for one in sorted(found, key=lambda one: -one.bytes):
-        place = one.folder.path.removeprefix(store.path).lstrip("/")
-        row = f"{len(one.files):,}", f"{one.bytes / 1e6:,.1f}", f"{one.modified:%Y-%m-%d}", one.why
-        table.add_row(place, *row)
-    console.print(table)
-    freed = f"{sum(one.bytes for one in found) / 1e6:,.1f} MB in {store}"
+    last_written = Column("last written", no_wrap=True)
+    rows = table(
+        Column("folder", no_wrap=True), number("files"), number("MB"), last_written, Column("why", overflow="fold")
+    )
+    for leftover in sorted(leftovers, key=lambda leftover: -leftover.bytes):
+        rows.add_row(
+            leftover.folder.path.removeprefix(store.path).lstrip("/"),
+            f"{len(leftover.files):,}",
+            f"{leftover.bytes / 1e6:,.1f}",
+            f"{leftover.modified:%Y-%m-%d}",
+            leftover.why,
+        )
+    console.print(rows)
+    freed = f"{sum(leftover.bytes for leftover in leftovers) / 1e6:,.1f} MB in {store}"
     console.print(f"{freed}: {'deleting' if delete else 'say --delete to delete them'}")
+    if delete:
+        prune.delete(leftovers)

@@ -1,32 +1,31 @@
-"""The commands about model versions; `cli` puts them at the top, beside those about data sets.
+"""The commands about model versions. Heavy imports wait inside the commands."""
 
-Heavy imports wait inside the commands.
-"""
+from __future__ import annotations
 
-from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from upath import UPath
+from rich.table import Column
 
-from flows.cli.options import ready, resumable
-from tasks.registry.champion import Event
-from tasks.release.reproduce import Reproduction
+from flows.cli.options import HtmlFile, Model, ModelOption, ready, resumable
+from flows.cli.tables import console, number, show_checks, table
 from tasks.settings import Settings, check_store
-from tasks.values import ModelVersion
+
+if TYPE_CHECKING:
+    from tasks.release.monitor import Verdict
+    from tasks.release.reproduce import Reproduction
+    from tasks.values import ModelVersion
 
 app = typer.Typer()
 
-Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
-Version = Annotated[int | None, typer.Argument(help="The version's number.")]
-_Model = Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")]
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")]
+_Version = Annotated[int | None, typer.Argument(help="The version's number.")]
+_Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
 
 
 @app.command()
-def promote(name: _Model, version: Version = None, reason: Reason = "promoted by hand") -> None:
+def promote(name: _Name, version: _Version = None, reason: _Reason = "promoted by hand") -> None:
     """Make a version (by default the challenger) the champion."""
     if Settings().prefect_api_url:
         ready(fans_out=False)
@@ -34,15 +33,15 @@ def promote(name: _Model, version: Version = None, reason: Reason = "promoted by
 
         _show_champion(flow(name, version, reason), reason)
         return
-    check_store(Settings().root)  # a server of its own would take longer than all that there is to do
+    check_store(Settings().root)  # without a server, the flow would take longer than the work itself
     from tasks.registry.champion import make_champion
 
-    number = str(version) if version else None
-    _show_champion(make_champion(Settings().tracking_uri, name, number, reason, Settings().verify_key), reason)
+    chosen = str(version) if version else None
+    _show_champion(make_champion(Settings().tracking_uri, name, chosen, reason, Settings().verify_key), reason)
 
 
 @app.command()
-def rollback(name: _Model, version: Version = None, reason: Reason = "rolled back by hand") -> None:
+def rollback(name: _Name, version: _Version = None, reason: _Reason = "rolled back by hand") -> None:
     """Make the last accepted champion before this one (or a version) the champion again."""
     if Settings().prefect_api_url:
         ready(fans_out=False)
@@ -53,25 +52,38 @@ def rollback(name: _Model, version: Version = None, reason: Reason = "rolled bac
     check_store(Settings().root)
     from tasks.registry.champion import take_back
 
-    number = str(version) if version else None
-    _show_champion(take_back(Settings().tracking_uri, name, number, reason, Settings().verify_key), reason)
+    chosen = str(version) if version else None
+    _show_champion(take_back(Settings().tracking_uri, name, chosen, reason, Settings().verify_key), reason)
+
+
+def _show_champion(version: ModelVersion, reason: str) -> None:
+    console.print(f"{version.name}: version {version.version} is the champion ({reason})")
 
 
 @app.command()
-def history(name: _Model) -> None:
-    """Who or what moved the champion, when, from which version to which, and why."""
+def history(name: _Name) -> None:
+    """List who or what moved the champion, when, from which version to which, and why."""
     check_store(Settings().root)
     from tasks.registry.champion import check_model, events
 
     check_model(Settings().tracking_uri, name)
-    _show_history(name, events(Settings().tracking_uri, name))
+    moves = events(Settings().tracking_uri, name)
+    if not moves:
+        console.print(f"{name}: nothing has moved its champion yet")
+        return
+    rows = table(
+        *(Column(heading, no_wrap=True) for heading in ("when (UTC)", "what", "from", "to")),
+        *(Column(heading, overflow="fold") for heading in ("who", "why")),
+    )
+    for move in moves:
+        when = datetime.fromisoformat(move.at).strftime("%Y-%m-%d %H:%M:%S")
+        rows.add_row(when, move.action, move.before or "-", move.after, move.who, move.why)
+    console.print(rows)
 
 
 @app.command()
-def reproduce(
-    model: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="Or NAME/VERSION; NAME is its champion.")],
-) -> None:
-    """Train a version again from what it records, and compare."""
+def reproduce(model: Model) -> None:
+    """Train a version again from its own record, and compare the weights."""
     ready(fans_out=False)
     from flows.reproduce import reproduce as flow
 
@@ -79,34 +91,54 @@ def reproduce(
         _show_reproduction(flow(model))
 
 
+def _show_reproduction(result: Reproduction) -> None:
+    """Print whether the weights are equal, how far the metrics are apart, and what may explain it."""
+    model = result.version
+    console.print(f"{model.name} version {model.version}: {result.verdict}")
+    if result.metrics:
+        rows = table("metric", *map(number, ("the version", "trained again", "difference")))
+        for name, (then, now) in result.metrics.items():
+            rows.add_row(name.replace("_", " "), f"{then:.4f}", f"{now:.4f}", f"{now - then:+.4f}")
+        console.print(rows)
+    for what, text in result.surroundings.items():
+        console.print(f"{what:<14}{text}")
+
+
 @app.command()
 def monitor(
     labels: Annotated[str, typer.Option(help="CSV or Parquet of new images: path,label; paths relative to it.")],
-    model: Annotated[str | None, typer.Option(help="NAME@ALIAS or NAME/VERSION; the champion by default.")] = None,
-    rollback: Annotated[bool, typer.Option(help="Go back to the champion before where that one does better.")] = False,
+    model: ModelOption = None,
+    rollback: Annotated[bool, typer.Option(help="Go back to the previous champion if it does better.")] = False,
 ) -> None:
-    """Hold the champion against its floor, its evaluation and its predecessor, on new labelled images."""
+    """Compare the champion with its floor, its evaluation and its predecessor, on new labelled images."""
     from tasks.release.labelled import check_labels
 
     check_labels(labels)
     ready(fans_out=False)
-    from flows.cli.tables import show_verdict
     from flows.monitor import monitor as flow
     from tasks.release.monitor import MonitorError
 
     try:
-        show_verdict(flow(labels, model, rollback))
+        _show_verdict(flow(labels, model, rollback))
     except MonitorError as error:
-        show_verdict(error.verdict)
+        _show_verdict(error.verdict)
         raise
 
 
+def _show_verdict(verdict: Verdict) -> None:
+    """Print the metric of a version on new labelled images, and its checks."""
+    version = verdict.version
+    left_out = ", ".join(f"{count:,} {why}" for why, count in verdict.left_out.items())
+    console.print(
+        f"{version.name} version {version.version} on {verdict.count:,} new images"
+        f"{f'; left out: {left_out}' if left_out else ''}: {verdict.metric} {verdict.found}\n"
+    )
+    show_checks(verdict.checks)
+
+
 @app.command()
-def report(
-    model: Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="Or NAME/VERSION; NAME is its champion.")],
-    output: Annotated[str, typer.Option("--output", "-o", help="The HTML file to write.")] = "report.html",
-) -> None:
-    """A version on one page: how good it is, where it errs, why it was let in, where it comes from."""
+def report(model: Model, output: HtmlFile = "report.html") -> None:
+    """Write a version as one page: its quality, its errors, the gate's checks and its lineage."""
     from flows.doctor import check_mlflow
     from tasks.registry.versions import resolve
     from tasks.report.pages import check_place
@@ -116,50 +148,5 @@ def report(
     check_mlflow()
     to = check_place(output, "report.html")
     version = resolve(Settings().tracking_uri, model, field="NAME@ALIAS")
-    _show_report(version, to, write_report(Settings().tracking_uri, version, to))
-
-
-_WIDE = 400  # columns, in a file or a pipe: a line an event
-console = Console(highlight=False, soft_wrap=True, markup=False)
-
-
-def _show_champion(version: ModelVersion, reason: str) -> None:
-    console.print(f"{version.name}: version {version.version} is the champion ({reason})")
-
-
-def _show_history(name: str, events: Sequence[Event]) -> None:
-    """A row an event, the newest last."""
-    if not events:
-        console.print(f"{name}: nothing has moved its champion yet")
-        return
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    for heading in ("when (UTC)", "what", "from", "to"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("who", "why"):
-        table.add_column(heading, overflow="fold")
-    for event in events:
-        when = datetime.fromisoformat(event.at).strftime("%Y-%m-%d %H:%M:%S")
-        table.add_row(when, event.action, event.before or "-", event.after, event.who, event.why)
-    if console.is_terminal:
-        console.print(table)
-    else:
-        Console(highlight=False, markup=False, width=_WIDE).print(table)
-
-
-def _show_reproduction(found: Reproduction) -> None:
-    """Whether it is the same, how far it is not, and what may be why."""
-    model = found.version
-    console.print(f"{model.name} version {model.version}: {found.verdict}")
-    if found.metrics:
-        table = Table("metric", box=None, pad_edge=False, padding=(0, 2, 0, 0))
-        for heading in ("the version", "trained again", "difference"):
-            table.add_column(heading, justify="right")
-        for name, (then, now) in found.metrics.items():
-            table.add_row(name.replace("_", " "), f"{then:.4f}", f"{now:.4f}", f"{now - then:+.4f}")
-        console.print(table)
-    for what, text in found.surroundings.items():
-        console.print(f"{what:<14}{text}")
-
-
-def _show_report(version: ModelVersion, to: UPath, size: int) -> None:
+    size = write_report(Settings().tracking_uri, version, to)
     console.print(f"{version.name} version {version.version}: {to} ({size / 1e6:.1f} MB)")

@@ -41,7 +41,7 @@ def test_every_flow_is_deployed_and_the_nightly_one_runs_alone_at_two() -> None:
     ("name", "parameters", "message"),
     [
         ("clasify-batch", [], "Did you mean 'classify-batch'"),
-        ("promote", ["name"], "'name' is no key=value"),
+        ("promote", ["name"], "'name' is not key=value"),
         ("promote", ["name=x"], "Run `make up`"),
     ],
 )

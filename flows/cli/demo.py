@@ -1,0 +1,81 @@
+"""Commands to begin with: `demo` runs the whole job on a sample data set, `sample` writes one."""
+
+import logging
+import runpy
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from flows.cli.options import ready, resumable
+from flows.cli.tables import console, table
+from resnet_core.errors import UserError, nearest
+from tasks.settings import Settings
+
+_DATA = Path(__file__).resolve().parents[2] / "data"
+_SAMPLES = _DATA / "samples"
+
+app = typer.Typer()
+
+
+@app.command()
+def demo(
+    dataset: Annotated[Literal["elpv", "digits"], typer.Option(help="The sample data set.")] = "elpv",
+) -> None:
+    """Run the main job on real images, without a server: from files to a champion and a scored batch."""
+    ready()
+    from flows.classify_batch import classify_batch
+    from flows.cli.scores import show_scores
+    from flows.cli.stages import show_night
+    from flows.nightly_retrain import nightly_retrain
+
+    raw = Path("data/raw") / dataset
+    if not (raw / "labels.csv").exists():
+        _write_sample(dataset, raw)
+    with resumable():
+        night = nightly_retrain(str(_DATA / f"{dataset}.yaml"))
+        scores = classify_batch(str(raw), model=f"{dataset}@champion")
+    show_night(night)
+    show_scores(scores)
+    _show_places(dataset, str(scores.output))
+
+
+@app.command()
+def sample(
+    name: Annotated[str, typer.Argument(help="elpv (solar cells) or digits.")],
+    to: Annotated[Path, typer.Option(help="Folder to write to.")],
+) -> None:
+    """Write a real sample data set as image files and labels.csv."""
+    samples = sorted(path.stem for path in _SAMPLES.glob("*.py"))
+    if name not in samples:
+        raise UserError(f"sample: unknown data set {name!r}.{nearest(name, samples)} Known: {', '.join(samples)}.")
+    _write_sample(name, to)
+
+
+def _write_sample(name: str, to: Path) -> None:
+    try:
+        maker = runpy.run_path(str(_SAMPLES / f"{name}.py"))
+        count = maker["make"](to)
+    except ModuleNotFoundError as error:
+        raise UserError(f"sample {name}: needs {error.name}. Run `pip install 'grayline[samples]'`.") from None
+    except OSError as error:
+        raise UserError(f"--to: cannot write under {to} ({error.strerror}). Choose another folder.") from None
+    logging.getLogger("grayline").info(
+        "sample      %s images and labels.csv in %s (licence: %s)", f"{count:,}", to, maker["LICENCE"]
+    )
+
+
+def _show_places(dataset: str, scores: str) -> None:
+    """Print where the demo's files are, and the next commands."""
+    settings = Settings()
+    places = table("what", "where")
+    places.add_row("catalog", f"{settings.root}/catalog/{dataset}/")
+    places.add_row("shards", f"{settings.root}/shards/{dataset}/")
+    places.add_row("metrics and plots", f"{settings.root}/runs/{dataset}/")
+    places.add_row("scores", f"{scores}/")
+    places.add_row("model", f"models:/{dataset}@champion in {settings.tracking_uri}")
+    console.print(places)
+    console.print(
+        "\nNext: `make up` starts the Prefect and MLflow servers on these files; "
+        "`grayline classify-batch --source FOLDER --output FOLDER` scores your own images."
+    )

@@ -1,0 +1,156 @@
+"""The stages of the nightly flow as commands, and the trainings beside it: cross-validation and tuning.
+
+Heavy imports wait inside the commands.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from flows.cli.options import DatasetFile, check, resumable
+from flows.cli.tables import console, number, show_checks, table
+from resnet_core.errors import UserError
+from tasks.settings import Settings
+
+if TYPE_CHECKING:
+    from tasks.training.cross_validate import CrossValidation
+    from tasks.training.tune import Tuning
+    from tasks.values import Night
+
+app = typer.Typer()
+
+
+@app.command()
+def ingest(dataset: DatasetFile) -> None:
+    """Read new and changed images of the source, and update the catalog."""
+    _retrain(dataset, "ingest")
+
+
+@app.command()
+def preprocess(dataset: DatasetFile) -> None:
+    """Write the catalog's good images as shards."""
+    _retrain(dataset, "preprocess")
+
+
+@app.command()
+def train(
+    dataset: DatasetFile,
+    folds: Annotated[int | None, typer.Option(help="Cross-validate instead: one training per fold.")] = None,
+) -> None:
+    """Train on the shards, or resume an interrupted training."""
+    if folds is None:
+        _retrain(dataset, "train")
+        return
+    from tasks.training.cross_validate import check_folds
+
+    check_folds(folds)
+    check(dataset)
+    from flows.cross_validate import cross_validate
+
+    with resumable():
+        _show_cross_validation(cross_validate(dataset, folds))
+
+
+@app.command()
+def tune(
+    dataset: DatasetFile,
+    trials: Annotated[int, typer.Option(help="Trainings in all, those of earlier runs included.")] = 20,
+    epochs: Annotated[int | None, typer.Option(help="Epochs per trial; by default those of the data set file.")] = None,
+) -> None:
+    """Search for better settings, or resume an interrupted search."""
+    try:
+        from flows.tune import tune as flow
+        from tasks.training.tune import check_numbers
+    except ModuleNotFoundError as error:
+        raise UserError(f"tune: needs {error.name}. Run `pip install 'grayline[tune]'`.") from None
+    check_numbers(trials, epochs)
+    check(dataset)
+    with resumable():
+        _show_tuning(flow(dataset, trials, epochs))
+
+
+@app.command()
+def evaluate(
+    dataset: DatasetFile,
+    backend: Annotated[
+        str | None, typer.Option(help="Measure a version by tensorflow, onnx, openvino or torch, beside PyTorch.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="With --backend: NAME@ALIAS or NAME/VERSION; the champion by default.")
+    ] = None,
+) -> None:
+    """Measure the trained classifier on the held-out images."""
+    if backend:
+        from flows.cli.frameworks import evaluate_by
+
+        evaluate_by(dataset, backend, model)
+        return
+    if model:
+        raise UserError("--model: needs --backend. Without it the data set's own training is measured.")
+    _retrain(dataset, "evaluate")
+
+
+@app.command()
+def register(dataset: DatasetFile) -> None:
+    """Register the trained classifier as a version, the challenger."""
+    _retrain(dataset, "register")
+
+
+@app.command()
+def retrain(dataset: DatasetFile) -> None:
+    """Run the nightly flow: all stages, then the gate."""
+    _retrain(dataset, "gate")
+
+
+def _retrain(dataset: str, until: Any) -> None:
+    """Run the stages up to `until`; what earlier stages have left is reused."""
+    check(dataset)
+    from flows.nightly_retrain import nightly_retrain
+
+    with resumable():
+        show_night(nightly_retrain(dataset, until))
+
+
+def show_night(night: Night) -> None:
+    """Print a line per stage, and the gate's checks."""
+    from tasks.report.night_page import headline, summary
+
+    rows = table("stage", "", title=headline(night))
+    for stage, text in summary(night):
+        rows.add_row(stage, text)
+    console.print(rows)
+    console.print()
+    if night.decision and night.decision.checks:
+        show_checks(night.decision.checks)
+
+
+def _show_cross_validation(result: CrossValidation) -> None:
+    """Print the mean and the spread of each metric over the folds, and where the predictions are."""
+    again = f", {result.reused} of them in an earlier run" if result.reused else ""
+    title = f"{result.dataset}: {result.folds} folds of {result.count:,} training images{again}"
+    rows = table("metric", *map(number, ("mean", "standard deviation", "folds")), title=title)
+    for name, (mean, std) in result.metrics.items():
+        values = " ".join(f"{value:.3f}" for value in result.by_fold[name])
+        rows.add_row(name.replace("_", " "), f"{mean:.3f}", f"{std:.3f}", values)
+    console.print(rows)
+    console.print(f"{result.predictions}\nrun {result.mlflow_run_id} in {Settings().tracking_uri}")
+
+
+def _show_tuning(result: Tuning) -> None:
+    """Print the best values as a part of a data set file, their importance, and where the study is."""
+    import yaml
+
+    from resnet_core.training.search_space import fragment
+
+    plan = result.plan
+    title = f"{plan.name}: {result.trials} trials, {result.pruned} ended early"
+    rows = table("setting", number("best"), number("importance"), title=title)
+    for key, value in result.values.items():
+        rows.add_row(key, str(value), f"{result.importance[key]:.2f}" if key in result.importance else "")
+    console.print(rows)
+    own = f"; your own values: {result.own_accuracy:.4f}" if result.own_accuracy is not None else ""
+    console.print(f"\nvalidation accuracy {result.accuracy:.4f} after {plan.epochs} epochs, trial {result.number}{own}")
+    console.print("\n# for the data set file\n" + yaml.safe_dump(fragment(result.values), sort_keys=False))
+    console.print(f"pictures and trials: run {plan.mlflow_run_id} in {Settings().tracking_uri}\nstudy: {plan.storage}")
