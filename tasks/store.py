@@ -9,8 +9,8 @@ from duckdb import DuckDBPyConnection
 from upath import UPath
 
 from resnet_core.catalog.build import CATALOG
+from resnet_core.catalog.entries import load_previous
 from resnet_core.errors import UserError, nearest
-from resnet_core.storage import database
 from resnet_core.storage.files import as_local
 
 VERSION = "grayline.version"  # in the catalog file's schema metadata
@@ -52,15 +52,16 @@ def find_catalog(store: UPath, name: str | None) -> str:
 
 
 def load_catalog(db: DuckDBPyConnection, store: UPath, name: str, columns: Sequence[str] = ("*",)) -> int:
-    """Make `old`: the catalog of the night before; no rows before the first. Other columns than these
-    stay null. Returns its version."""
+    """Make `previous`, the last night's catalog, empty before the first night. Returns its version.
+
+    Columns that are not named stay null.
+    """
     path = catalog_path(store, name)
-    database.create(db, "old", CATALOG)
     if not path.exists():
+        load_previous(db, None)
         return 0
     with as_local(path) as file:
-        query = f"insert into old by name select {', '.join(columns)} from read_parquet($file)"
-        db.execute(query, {"file": str(file)})
+        load_previous(db, file, columns)
         return int(pq.read_schema(file).metadata[VERSION.encode()])
 
 

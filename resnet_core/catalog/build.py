@@ -1,14 +1,25 @@
-"""The catalog: what is known of every source image ever seen, and the rules that decide on each.
+"""The catalog: one row for every image ever seen, made by SQL from the source's listing and its readings.
 
-The rules are SQL over tables in a database: `entries`, the files as the source has them now (ENTRIES);
-`facts`, what reading them told (FACTS); `old`, the catalog of the night before (CATALOG); `corrections`, what
-people have said of some images (`resnet_core.catalog.corrections`). `judge` makes `rows` of them, `split_rows` gives
-each image its side, and `finished` is the new catalog.
+table        one row is                                  made by                       read by
+labels       a row of the labels file                    entries.join_labels           entries.join_labels
+listed       a file that the source or the labels name   tasks.ingest.scan             entries, corrections
+previous     a row of the last night's catalog           entries.load_previous         entries, judge, finish, history
+entries      a listed file, with its label (ENTRIES)     entries.make_entries          judge, corrections
+assigned     an unread file and its part                 entries.write_entries         entries.write_entries
+facts        a file that was read (FACTS)                tasks.ingest.catalog          judge, corrections
+corrections  a label given by a person (CORRECTIONS)     corrections.list_corrected    corrections, judge
+rows         an entry with its facts, status, reason     judge                         finish, pixel_rows
+images       the bytes of a usable image                 judge                         hashes, pixel_rows, finish
+memberships  an image in a group                         finish                        finish
+decisions    an image tied to others, with its split     splits.decide                 finish
+finished     a row of the new catalog (CATALOG)          finish                        queries, history
+catalog      a row of a catalog file                     queries.load                  queries
 
-Of the same bytes one image is `ok`, an elder if there is one, and the rest `duplicate`; under
-different labels all are quarantined, for nobody knows which is right. What an earlier night decided
-on an image's split stays.
+Files with the same bytes are one image. The first is `ok`, an image of an earlier night before new ones, and
+the others are `duplicate`. If their labels differ, all are quarantined. Splits of earlier nights stay.
 """
+
+from collections.abc import Iterator
 
 import duckdb
 import numpy as np
@@ -18,6 +29,7 @@ from numpy.typing import NDArray
 from resnet_core.catalog import splits
 from resnet_core.catalog.splits import EXCLUDED, SplitConfig
 from resnet_core.images.statistics import HASH_BYTES
+from resnet_core.storage import database
 
 CATALOG = pa.schema(
     [
@@ -28,22 +40,22 @@ CATALOG = pa.schema(
         ("group", pa.string()),
         ("weight", pa.float32()),
         ("soft_label", pa.string()),  # null: the label is sure
-        ("attributes", pa.string()),  # what else the labels say of it, a JSON object of strings
+        ("attributes", pa.string()),  # other columns of the labels, a JSON object of strings
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("status", pa.string()),
         ("reason", pa.string()),
-        ("near", pa.string()),  # image_id of an image that looks the same
+        ("near", pa.string()),  # image_id of a near-duplicate
         ("brightness", pa.float32()),  # of the resized pixels, in gray levels
         ("contrast", pa.float32()),
         ("sharpness", pa.float32()),
         ("size", pa.int64()),
         ("modified", pa.string()),
-        ("present", pa.bool_()),  # false: an earlier night saw it, the source has it no more
+        ("present", pa.bool_()),  # false: no longer in the source
         ("part", pa.string()),  # the file under pixels/ that has its pixels
     ]
 )
-# By which the held-out images may be broken down, beside their attributes.
+# Columns that may cut the held-out images into slices, beside the attributes.
 SLICED = (
     "brightness", "contrast", "sharpness", "width", "height", "size", "group", "label", "soft_label", "weight", "near",
 )  # fmt: skip
@@ -51,14 +63,14 @@ ENTRIES = pa.schema(
     [
         ("uri", pa.string()),
         ("label", pa.string()),
-        ("split", pa.string()),  # as the labels or the source fix it
+        ("split", pa.string()),  # fixed by the labels or the source; null: free
         ("group", pa.string()),
         ("weight", pa.float32()),
         ("soft_label", pa.string()),
         ("attributes", pa.string()),
         ("size", pa.int64()),
         ("modified", pa.string()),
-        ("reason", pa.string()),  # why it cannot be an image, whatever it holds
+        ("reason", pa.string()),  # a fault known before the file is read
         ("part", pa.string()),  # null where there is a reason
     ]
 )
@@ -78,8 +90,7 @@ FACTS = pa.schema(
     ]
 )
 
-# Below it all gray levels are the same, but for the rounding of a mean.
-_BLANK = 1e-3
+_BLANK = 1e-3  # gray levels; a standard deviation below it is rounding
 
 _JUDGE = f"""
 create or replace table rows as
@@ -94,10 +105,10 @@ with read as (
         end) as reason
     from entries e left join facts f on e.part = f.part and e.uri = f.uri
 ),
--- Few are: most images need no rank.
+-- Only images with equal bytes are ranked; they are few.
 shared as (
     select uri, image_id, label, exists (
-        select 1 from old where old.uri = read.uri and old.image_id = read.image_id and status = 'ok' and present
+        select 1 from previous p where p.uri = read.uri and p.image_id = read.image_id and status = 'ok' and present
     ) as elder
     from read where reason is null
         and image_id in (select image_id from read where reason is null group by image_id having count(*) > 1)
@@ -126,9 +137,8 @@ left join ranked on read.uri = ranked.uri
 left join same on ranked.image_id = same.image_id
 """
 
-# Of the same bytes in several places: one image, with all that the labels, an earlier night or, where
-# nothing else does, its own content have decided on it. What corrections alone have brought is learned from: it was
-# picked for being hard, and held-out images have to be a fair sample.
+# Equal bytes in several files become one image. Images that only corrections added are training images: they
+# were picked for being hard, and held-out images must be a fair sample.
 _IMAGES = f"""
 create or replace table images as
 select row_number() over (order by now.image_id) - 1 as place,
@@ -143,8 +153,8 @@ from (
     select image_id, min(split) as before, min(near) as near,
         min(reason) filter (reason like '{EXCLUDED}%') as excluded,
         bool_or(status in ('ok', 'duplicate') and present) as elder
-    from old group by image_id
-) old on now.image_id = old.image_id
+    from previous group by image_id
+) earlier on now.image_id = earlier.image_id
 """
 
 _ENTANGLED = """
@@ -154,19 +164,24 @@ where contradiction is not null or place in (select unnest($places::bigint[]))
 order by place
 """
 
+_PIXEL_ROWS = """
+select part, row from images join rows on images.uri = rows.uri
+where place in (select unnest($places::bigint[])) order by place
+"""
+
 _MEMBERSHIPS = """
 create or replace temp table memberships as
 select distinct image_id, "group" from rows where status <> 'quarantined' and "group" is not null
 """
 
-FINISHED = """
+_FINISHED = """
 create or replace table finished as
 with decided as (
     select i.image_id, coalesce(d.split, i.fixed, i.before, case
             when i.chance < $test then 'test' when i.chance < $test + $validation then 'validation' else 'train'
         end) as split, coalesce(d.near, i.near) as near, coalesce(d.excluded, i.excluded) as excluded
     from (
-        -- What splits.position says, for new images that nothing ties to others.
+        -- The same as splits.position, for new images that are tied to no other.
         select *, case when fixed is null and before is null
             then ('0x' || substr(sha256($seed || ':' || image_id), 1, 16))::ubigint / 18446744073709551616.0
         end as chance
@@ -179,23 +194,22 @@ select r.image_id, r.uri, r.label, d.split, r."group", r.weight, r.soft_label, r
     r.brightness, r.contrast, r.sharpness, r.size, r.modified, true as present, r.part
 from rows r left join decided d on r.status <> 'quarantined' and r.image_id = d.image_id
 union all by name
-select old.* replace (false as present) from old
+select p.* replace (false as present) from previous p
 where image_id is not null
-    and not exists (select 1 from rows where rows.uri = old.uri and rows.image_id = old.image_id)
+    and not exists (select 1 from rows where rows.uri = p.uri and rows.image_id = p.image_id)
 """
 
-ORDERED = "select * from finished order by present desc, part nulls last, uri, image_id"
+_ORDERED = "select * from finished order by present desc, part nulls last, uri, image_id"
 
 
 def judge(db: duckdb.DuckDBPyConnection, smallest: int) -> None:
-    """Make `rows`: the entries with their facts, status and reason. smallest: the shorter side, in
-    pixels, under which an image is quarantined."""
+    """Make `rows` and `images`. smallest: the least side, in pixels, of an image that is not quarantined."""
     db.execute(_JUDGE, {"smallest": smallest})
     db.execute(_IMAGES)
 
 
 def hashes(db: duckdb.DuckDBPyConnection) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Of every image that may be learned from, by place: uint8 [N, HASH_BYTES], and whether it is new."""
+    """Return the perceptual hash of every image, uint8 [N, HASH_BYTES], and which are new, bool [N]."""
     table = db.sql("select phash, not elder as new from images order by place").to_arrow_table()
     packed = b"".join(table["phash"].to_pylist())
     return (
@@ -204,14 +218,26 @@ def hashes(db: duckdb.DuckDBPyConnection) -> tuple[NDArray[np.uint8], NDArray[np
     )
 
 
-def split_rows(db: duckdb.DuckDBPyConnection, config: SplitConfig, pairs: NDArray[np.int64]) -> None:
-    """Make `finished`, the new catalog. pairs: int64 [M, 2], places of images that look the same.
-    Raises UserError when labels fix one group to two splits."""
+def pixel_rows(db: duckdb.DuckDBPyConnection, places: NDArray[np.int64]) -> pa.Table:
+    """Return part and row of the pixels of some `images`, in the order of their places, which must ascend."""
+    return db.sql(_PIXEL_ROWS, params={"places": places.tolist()}).to_arrow_table()
+
+
+def finish(db: duckdb.DuckDBPyConnection, config: SplitConfig, pairs: NDArray[np.int64]) -> None:
+    """Make `finished`. pairs: int64 [M, 2], places in `images` of near-duplicates.
+
+    Raises UserError if the labels put one group into two splits.
+    """
     db.execute(_MEMBERSHIPS)
     places = np.unique(pairs)
     images = db.sql(_ENTANGLED, params={"places": places.tolist()}).to_arrow_table()
     groups = db.sql("select * from memberships order by all").to_arrow_table()
     row = np.searchsorted(images["place"].to_numpy(), pairs)
     db.register("decisions", splits.decide(images, groups, row, config))
-    db.execute(FINISHED, {"seed": str(config.seed), "test": config.test, "validation": config.validation})
+    db.execute(_FINISHED, {"seed": str(config.seed), "test": config.test, "validation": config.validation})
     db.unregister("decisions")
+
+
+def finished_rows(db: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
+    """Yield `finished` in the order of the catalog file."""
+    return database.pieces(db, _ORDERED, database.AT_ONCE)

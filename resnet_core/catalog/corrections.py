@@ -6,6 +6,7 @@ not. Of several corrections of one image the latest counts.
 """
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -149,6 +150,18 @@ def list_corrected(db: duckdb.DuckDBPyConnection, place: str) -> None:
     database.create(db, "found", LOCATED, locate(uris).to_batches())
     db.execute(_ADD)
     db.execute(NAME)
+
+
+def write_corrections(db: duckdb.DuckDBPyConnection, file: Path) -> None:
+    """Write `corrections` as Parquet."""
+    db.sql("select * from corrections").write_parquet(str(file))
+
+
+def load_corrections(db: duckdb.DuckDBPyConnection, file: Path | None) -> None:
+    """Make `corrections` from the file of `write_corrections`; empty without a file."""
+    database.create(db, "corrections", CORRECTIONS)
+    if file is not None:
+        db.execute("insert into corrections by name select * from read_parquet($file)", {"file": str(file)})
 
 
 def correct(db: duckdb.DuckDBPyConnection) -> dict[str, int]:

@@ -36,7 +36,7 @@ _DELTA = f"""
 select coalesce(a.uri, b.uri) as uri,
     case when a.uri is null then 'came' when b.uri is null then 'went' else 'changed' end as change,
     {", ".join(f"a.{name} as {name}_before" for name in WATCHED)}, {", ".join(f"b.{name}" for name in WATCHED)}
-from (select * from old where present) a full join (select * from finished where present) b on a.uri = b.uri
+from (select * from previous where present) a full join (select * from finished where present) b on a.uri = b.uri
 where a.uri is null or b.uri is null or ({", ".join(f"a.{name}" for name in WATCHED)})
     is distinct from ({", ".join(f"b.{name}" for name in WATCHED)})
 order by uri
@@ -87,9 +87,10 @@ def last_version(folder: UPath) -> int:
 
 
 def append(db: duckdb.DuckDBPyConnection, folder: UPath, version: int) -> int:
-    """Write what `finished` has that `old`, which is of this version, had not as the next one, unless it
-    is nothing. Returns the number of the version that `finished` is. A night that was killed between
-    this and the catalog is written over."""
+    """Write the difference of `previous`, of this version, and `finished` as the next version, unless there is none.
+
+    Returns the version of `finished`. The next night overwrites the file of a night killed before its catalog.
+    """
     changes = db.sql(_DELTA).to_arrow_table()
     if not len(changes) and version:
         return version

@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from prefect import task
 from upath import UPath
 
-from resnet_core.catalog import build as catalog
-from resnet_core.catalog import corrections, history, near_duplicates
-from resnet_core.catalog.build import FACTS, ORDERED, SLICED
+from resnet_core.catalog import build, corrections, entries, history, near_duplicates, queries
+from resnet_core.catalog.build import FACTS, SLICED
 from resnet_core.errors import UserError
 from resnet_core.reading.pool import end_idle
 from resnet_core.shards.encryption import Keys
@@ -28,18 +27,9 @@ log = logging.getLogger("grayline")
 
 # Where a file lies in the cache, and when it was touched, does not change what the catalog says.
 _NO_CONTENT = ["modified", "part"]
-_COUNTS = "select status, count(*), count(near) from finished where present group by status"
 _PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at a time
 _PAIRS_AT_ONCE = 1024
 _Pairs = NDArray[np.int64]
-CLASSES = "select distinct label from finished where present and status = 'ok' order by label"
-_ATTRIBUTES = """
-select distinct unnest(json_keys(attributes)) as name from finished where attributes is not null order by name
-"""
-_REASONS = """
-select split_part(reason, ':', 1), count(*) from finished where present and status = 'quarantined'
-group by 1 order by 2 desc limit 3
-"""
 
 
 @task
@@ -53,21 +43,21 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
         before = load_catalog(db, store, dataset.name)
         _load_scan(db, scan, keys)
         _correct(db, scan)
-        catalog.judge(db, dataset.smallest_side)
+        build.judge(db, dataset.smallest_side)
         pairs = np.empty((0, 2), np.int64)
-        if dataset.split.near_duplicates and database.count(db, "select count(*) from images where not elder"):
+        if dataset.split.near_duplicates and queries.has_new_images(db):
             pairs = _find_near(db, scan, dataset.image.size, keys)
-        catalog.split_rows(db, dataset.split, pairs)
+        build.finish(db, dataset.split, pairs)
         classes = _find_classes(db, dataset)
         _check_evaluation(db, dataset, classes)
         version = history.append(db, versions_folder(store, dataset.name), before)
-        changed = version > before or database.count(db, "select count(*) from (from finished except from old)")
-        rows = database.pieces(db, ORDERED, 8192)
+        changed = version > before or queries.has_changed(db)
+        rows = build.finished_rows(db)
         if changed or not has_all_columns(path):
             rows = database.written(rows, path, {VERSION: str(version)})
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions_folder(store, dataset.name))
-        counts = {status: (images, near) for status, images, near in db.sql(_COUNTS).fetchall()}
+        counts = queries.counts(db)
     ok, duplicate, quarantined = (counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined"))
     near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
     written = Catalog(scan.dataset, path, digest, version, classes, ok, duplicate, quarantined, near, read)
@@ -83,18 +73,17 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
 def _load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
     """Make `entries` and `facts`."""
     with as_local(scan.entries) as file:
-        db.execute("create or replace table entries as select * from read_parquet($file)", {"file": str(file)})
-    names = db.sql("select distinct part from entries where part is not null order by part").fetchall()
-    database.create(db, "facts", FACTS, (read_facts(scan.pixels / name, keys) for (name,) in names))
+        parts = entries.load_entries(db, file)
+    database.create(db, "facts", FACTS, (read_facts(scan.pixels / part, keys) for part in parts))
 
 
 def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
     """Make `corrections`, and let them change the labels of `entries`."""
-    database.create(db, "corrections", corrections.CORRECTIONS)
     if scan.corrections is None:
+        corrections.load_corrections(db, None)
         return
     with as_local(scan.corrections) as file:
-        db.execute("insert into corrections by name select * from read_parquet($file)", {"file": str(file)})
+        corrections.load_corrections(db, file)
     found = corrections.correct(db)
     log.info(
         "corrections %s images labelled by people, %s of them from elsewhere; %s not found",
@@ -105,16 +94,12 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
 def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> _Pairs:
     """int64 [M, 2]: the places of images that look the same, at least one of each two a new one. Hashes
     find the candidates, the pixels decide."""
-    found = near_duplicates.candidates(*catalog.hashes(db))
+    found = near_duplicates.candidates(*build.hashes(db))
     pairs = np.stack([found.left, found.right], axis=1)
     if not len(pairs):
         return pairs
     places = np.unique(pairs)
-    where = db.sql(
-        "select part, row from images join rows on images.uri = rows.uri "
-        "where place in (select unnest($places::bigint[])) order by place",
-        params={"places": places.tolist()},
-    ).to_arrow_table()
+    where = build.pixel_rows(db, places)
     parts = where["part"].combine_chunks().dictionary_encode()
     part, row = parts.indices.to_numpy(), where["row"].to_numpy()
     pairs = np.searchsorted(places, pairs)
@@ -139,9 +124,9 @@ def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None)
 
 def _find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
     """The labels of good images. Raises UserError for fewer than two."""
-    left = tuple(name for (name,) in db.sql(CLASSES).fetchall())
+    left = queries.classes(db)
     if len(left) < 2:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in db.sql(_REASONS).fetchall())
+        reasons = ", ".join(f"{count:,} {reason}" for reason, count in queries.frequent_reasons(db))
         raise UserError(
             f"{dataset.source}: only {', '.join(left) or 'no class'} is left after quarantine ({reasons}). "
             "A classifier needs good images of two classes."
@@ -154,7 +139,7 @@ def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, classes: tuple[s
     do not have."""
     columns = list(SLICED)
     if not set(dataset.evaluate.slices) <= set(columns):
-        columns += [name for (name,) in db.sql(_ATTRIBUTES).fetchall()]
+        columns += queries.attributes(db)
     try:
         dataset.evaluate.check(classes, columns)
     except UserError as error:

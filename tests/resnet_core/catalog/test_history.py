@@ -33,7 +33,7 @@ def play(folder: UPath, nights: list[Files]) -> None:
     before: Files = {}
     for version, files in enumerate(nights):
         with database() as db:
-            create(db, "old", CATALOG, [rows(before)])
+            create(db, "previous", CATALOG, [rows(before)])
             create(db, "finished", CATALOG, [rows(files)])
             history.append(db, folder, version)
         history.compact(folder)
@@ -77,7 +77,7 @@ def test_a_night_without_changes_is_no_version(tmp_path: Path) -> None:
     folder = UPath(tmp_path / "versions")
     play(folder, NIGHTS[:2])
     with database() as db:
-        for name in ("old", "finished"):
+        for name in ("previous", "finished"):
             create(db, name, CATALOG, [rows(NIGHTS[1])])
         assert history.append(db, folder, 2) == 2
 
@@ -87,7 +87,7 @@ def test_a_night_that_was_killed_before_its_catalog_counts_once(tmp_path: Path) 
     play(folder, NIGHTS[:1])
     for after in (NIGHTS[1], NIGHTS[2]):  # the first of these nights got no further than its version
         with database() as db:
-            create(db, "old", CATALOG, [rows(NIGHTS[0])])
+            create(db, "previous", CATALOG, [rows(NIGHTS[0])])
             create(db, "finished", CATALOG, [rows(after)])
             assert history.append(db, folder, 1) == 2
     assert told(folder, 1, 2) == expected(NIGHTS[0], NIGHTS[2])

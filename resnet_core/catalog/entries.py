@@ -1,0 +1,118 @@
+"""The first tables of a night: `listed` and `labels` become `entries`, the files to read and to judge.
+
+`resnet_core.catalog.build` has the table of all tables.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+from duckdb import DuckDBPyConnection
+
+from resnet_core.catalog.build import CATALOG, ENTRIES
+from resnet_core.storage import database
+
+ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
+KNOWN_BY = ("uri", "size", "modified", "part", "image_id", "reason")  # columns of `previous` that entries need
+
+_MISSING = "file missing: listed in the labels, not found in the source"
+_UNLABELLED = "label missing: not listed in the labels"
+_WITH_LABELS = """
+create or replace table listed as
+select coalesce(f.uri, $folder || '/' || l.path) as uri, coalesce(f.path, l.path) as path, l.label,
+    coalesce(l.split, f.split) as split, l."group", l.weight, l.soft_label, l.attributes,
+    f.size, f.modified, f.container, f.kind, f."offset", f.length, f.ignored
+from (select * from listed where not ignored) f full join labels l on f.path = l.path
+"""
+# Files that could not be opened are tried again: permissions and networks recover without a change of size or time.
+_ENTRIES = f"""
+create or replace table entries as
+with entry as (
+    select coalesce(size, 0) as size, coalesce(modified, '') as modified, coalesce(weight, 1) as weight,
+        case when size is null then '{_MISSING}' when label is null then '{_UNLABELLED}' end as reason,
+        * exclude (size, modified, weight, ignored)
+    from listed where not coalesce(ignored, false)
+),
+known as (
+    select uri, size, modified, min(part) as part from previous
+    where part in (select unnest($parts::varchar[]))
+        and (image_id is not null or reason not like 'unreadable%')
+    group by all
+)
+select entry.*, case when entry.reason is null then known.part end as part
+from entry left join known
+    on entry.uri = known.uri and entry.size = known.size and entry.modified = known.modified
+"""
+_UNREAD = "part is null and reason is null"
+_ASSIGNED_ENTRIES = f"""
+select {", ".join(f'entries."{name}"' for name in ENTRIES.names if name != "part")},
+    coalesce(entries.part, assigned.part) as part
+from entries left join assigned on entries.uri = assigned.uri
+"""
+
+
+def count_listed(db: DuckDBPyConnection) -> int:
+    """Return the number of listed files that are not ignored."""
+    return database.count(db, "select count(*) from listed where not ignored")
+
+
+def join_labels(db: DuckDBPyConnection, labels: pa.Table, folder: str) -> None:
+    """Join a labels table (`manifest.MANIFEST`) to `listed`; its paths are relative to the folder."""
+    db.register("labels", labels)
+    db.execute(_WITH_LABELS, {"folder": folder})
+    db.unregister("labels")
+
+
+def load_previous(db: DuckDBPyConnection, file: Path | None, columns: Sequence[str] = ("*",)) -> None:
+    """Make `previous` from a catalog file; empty without a file. Columns that are not named stay null."""
+    database.create(db, "previous", CATALOG)
+    if file is not None:
+        query = f"insert into previous by name select {', '.join(columns)} from read_parquet($file)"
+        db.execute(query, {"file": str(file)})
+
+
+def make_entries(db: DuckDBPyConnection, parts: Sequence[str]) -> None:
+    """Make `entries`; a file read in an earlier night keeps its part if `parts`, the cached ones, have it."""
+    db.execute(_ENTRIES, {"parts": list(parts)})
+
+
+def first_labels(db: DuckDBPyConnection, most: int) -> list[str]:
+    query = "select distinct label from entries where label is not null order by label limit $most"
+    return [label for (label,) in db.execute(query, {"most": most}).fetchall()]
+
+
+def repeated_uri(db: DuckDBPyConnection) -> str | None:
+    """Return a URI that two entries have, or None."""
+    row = db.execute("select uri from entries group by uri having count(*) > 1 limit 1").fetchone()
+    return row[0] if row else None
+
+
+def has_files(db: DuckDBPyConnection) -> bool:
+    """Return whether any entry is a file that exists."""
+    return database.count(db, "select count(*) from entries where size > 0 or reason is null") > 0
+
+
+def count_entries(db: DuckDBPyConnection) -> tuple[int, int]:
+    """Return the number of entries, and of those that must be read."""
+    count, unread = db.execute(f"select count(*), count(*) filter ({_UNREAD}) from entries").fetchall()[0]
+    return count, unread
+
+
+def unread(db: DuckDBPyConnection, columns: Sequence[str], rows: int) -> Iterator[pa.Table]:
+    """Yield the unread entries, `rows` at a time; neighbours in an archive stay neighbours."""
+    names = ", ".join(f'"{name}"' for name in columns)
+    query = f'select {names} from entries where {_UNREAD} order by container nulls first, "offset", uri'
+    return database.pieces(db, query, rows)
+
+
+def write_entries(db: DuckDBPyConnection, assigned: Iterable[pa.RecordBatch], file: Path) -> None:
+    """Write `entries` as Parquet. assigned: the parts of the unread ones (ASSIGNED)."""
+    database.create(db, "assigned", ASSIGNED, assigned)
+    db.sql(_ASSIGNED_ENTRIES).write_parquet(str(file))
+
+
+def load_entries(db: DuckDBPyConnection, file: Path) -> list[str]:
+    """Make `entries` from the file of `write_entries`. Returns the names of their parts."""
+    db.execute("create or replace table entries as select * from read_parquet($file)", {"file": str(file)})
+    rows = db.sql("select distinct part from entries where part is not null order by part").fetchall()
+    return [part for (part,) in rows]
