@@ -46,7 +46,7 @@ def embed(classifier: Classifier, pixels: NDArray[np.uint8], batch_size: int = 1
     return torch.cat(parts).numpy()
 
 
-def features(model: "Network", x: Tensor) -> dict[str, Tensor]:
+def features(model: Network, x: Tensor) -> dict[str, Tensor]:
     """Everything on the way from float32 [B, 1, H, W] to the logits, of one forward pass:
 
     stem [B, w, h, w'] with h = H, or H/4 with the imagenet stem; stage1 [B, e w, h, w'], stage2

@@ -21,7 +21,7 @@ aside, which has one input channel, and the multi-scale head's, which are `head.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,10 +29,6 @@ from annotated_types import Ge, Le, Lt, MultipleOf
 from torch import Tensor, nn
 
 from resnet_core.model.inputs import Flips
-
-if TYPE_CHECKING:
-    pass
-
 
 # Channels that the multi-scale head projects each stage to, in widths of the first stage.
 _PROJECTED_WIDTHS = 2

@@ -110,9 +110,9 @@ def ends(interval: dict[str, float | None]) -> str:
 
 
 def training(made: Made) -> str:
-    """How it was trained, with what, on what, how long and at what cost."""
+    """Return the table of the training: network, epochs, time, hardware, seeds, code and packages."""
     lineage, checkpoint = made.lineage, made.checkpoint
-    dataset, energy, machine = lineage.get("dataset", {}), lineage.get("energy"), machine_of(lineage)
+    dataset, machine = lineage.get("dataset", {}), machine_of(lineage)
     seeds = lineage.get("seeds", {})
     unknown = "not recorded"
     rows = {
@@ -121,7 +121,6 @@ def training(made: Made) -> str:
         + (f", from the weights of `{lineage['start']}`" if lineage.get("start") else ""),
         "time": f"{checkpoint.seconds:,.0f} s on {checkpoint.device}",
         "hardware": plain(str(machine)) if machine else unknown,
-        "energy": f"{energy['watt_hours']:,.2f} Wh ({energy['how']})" if energy else unknown,
         "seeds": f"{seeds['training']} (training), {seeds['split']} (split)" if seeds else unknown,
         "commit": f"`{lineage.get('commit', unknown)}`",
         "distributions": f"{len(lineage['distributions'])}, SHA-256 `{lineage['lock']}` (environment.txt of the run)"

@@ -142,10 +142,7 @@ def _find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, s
 def _whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:
     """What the training began with and what it took; empty for one of an earlier release."""
     begun = read_lineage(checkpoint.folder)
-    if not begun:
-        return {}
-    summary = json.loads((checkpoint.folder / "epochs.json").read_text(encoding="utf-8"))
-    return begun | {"energy": summary.get("energy"), "seconds": checkpoint.seconds}
+    return begun and begun | {"seconds": checkpoint.seconds}
 
 
 def _tags_of(made: Made) -> dict[str, str]:

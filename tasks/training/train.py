@@ -14,7 +14,6 @@ from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import write_folder, write_text
 from resnet_core.training.config import warm_started
-from resnet_core.training.energy import EnergyMeter
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
 from tasks.dataset import Dataset
@@ -129,7 +128,6 @@ def _train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id:
             tracking.log_epochs(tracking_uri, run_id, [epoch])
 
         with tracking.system_metrics(tracking_uri, run_id):
-            energy = EnergyMeter(find_device(device), job.config.devices)
             classifier, epochs = run_job(job, device, runner, meter.step, on_epoch)
     with write_folder(folder / "model") as draft:
         classifier.save(draft)
@@ -137,7 +135,6 @@ def _train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id:
         "made_of": made_of,
         "seconds": round(time.monotonic() - started, 1),
         "device": where,
-        "energy": asdict(energy.stop()),
         "epochs": [asdict(epoch) for epoch in epochs],
     }
     write_text(folder / "epochs.json", json.dumps(summary, indent=2) + "\n")

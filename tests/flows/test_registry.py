@@ -171,7 +171,6 @@ def test_the_card_tells_it_to_a_person(nights: Nights) -> None:
         "Licence of the images: CC BY 4.0",
         "0 (training), 0 (split)",
         "SHA-256",
-        "Wh (processor",
     ]
     said += [catalog.digest, str(evaluation.metrics["accuracy"]), checkpoint.digest, checkpoint.mlflow_run_id]
     for words in said:
