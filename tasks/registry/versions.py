@@ -11,9 +11,7 @@ from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 
-from resnet_core.drift.reference import Reference, load_reference
 from resnet_core.errors import UserError, nearest
-from resnet_core.model.classifier import Classifier
 from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
 from tasks.registry.integrity import verified_folder
@@ -22,6 +20,7 @@ from tasks.settings import Settings
 from tasks.values import ModelVersion
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
+    from resnet_core.drift.reference import Reference
     from resnet_core.model.classifier import Classifier
 
 
@@ -33,6 +32,8 @@ def reference_of(tracking_uri: str, model: ModelVersion) -> Reference | None:
 @lru_cache(maxsize=4)
 def _reference_of(tracking_uri: str, model: ModelVersion, verify_key: str | None) -> Reference | None:
     """A version never changes, so a process checks and loads it once."""
+    from resnet_core.drift.reference import load_reference
+
     with tempfile.TemporaryDirectory() as scratch:
         folder = verified_folder(tracking_uri, model, verify_key, Path(scratch))
         return load_reference(folder / ARTIFACTS / MODEL_FOLDER)
