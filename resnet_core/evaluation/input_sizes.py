@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.evaluation.metrics import Labels, accuracy, macro_f1, roc_auc
+from resnet_core.evaluation.metrics import METRICS, Labels
 from resnet_core.model.classifier import Classifier
 
 _FACTORS = (0.5, 0.75, 1.0, 1.5, 2.0)
+MEASURED = ("accuracy", "macro_f1", "roc_auc")  # METRICS that AtSize holds
 SMALLEST = 4  # pixels
 MOST = 250  # images: a double side is four times the work
 BATCH = 64
@@ -56,6 +57,5 @@ def by_size(
             parts.append(once.probabilities(pixels[start : start + BATCH], side=side))
             advance(len(parts[-1]))
         shares = np.concatenate(parts)
-        values = (metric(labels, shares) for metric in (accuracy, macro_f1, roc_auc))
-        found.append(AtSize(side, len(labels), *values))
+        found.append(AtSize(side, len(labels), **{name: METRICS[name](labels, shares) for name in MEASURED}))
     return found

@@ -16,6 +16,7 @@ from resnet_core.evaluation.bootstrap import Interval as Interval
 Labels = NDArray[np.int64]  # [N], places in the class names
 Probabilities = NDArray[np.float32]  # [N, C]
 _Values = NDArray[np.float64]
+Curve = tuple[_Values, _Values]  # x [K], y [K]
 
 CALIBRATION_BINS = 15
 FLOOR = 1e-12  # the least probability of which a logarithm is taken
@@ -169,6 +170,31 @@ def _by_confidence(labels: Labels, probabilities: Probabilities) -> tuple[_Value
     confidence = probabilities.max(1).astype(np.float64)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     return confidence, (probabilities.argmax(1) == labels).astype(np.float64), bins
+
+
+def roc_curves(labels: Labels, probabilities: Probabilities, classes: Sequence[str]) -> dict[str, Curve]:
+    """Return the ROC curve of each class against the rest; of two classes, only the second's.
+
+    A class that has all images, or none, has no curve.
+    """
+    shown = [1] if len(classes) == 2 else range(len(classes))
+    occurring = [k for k in shown if 0 < (labels == k).sum() < len(labels)]
+    return {classes[k]: roc_curve(labels == k, probabilities[:, k]) for k in occurring}
+
+
+def roc_curve(positive: NDArray[np.bool_], scores: NDArray[np.float32], most: int = 160) -> Curve:
+    """Return false and true positive rates from (0, 0) to (1, 1), at most `most` points evenly along the curve.
+
+    positive, scores: [N].
+    """
+    from sklearn import metrics as sklearn_metrics  # takes a second to import
+
+    alarms, hits, _ = sklearn_metrics.roc_curve(positive, scores)
+    if len(hits) > most:
+        along = alarms + hits
+        kept = np.unique(np.searchsorted(along, np.linspace(0, along[-1], most)))
+        alarms, hits = alarms[kept], hits[kept]
+    return alarms, hits
 
 
 def confusion_matrix(labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:

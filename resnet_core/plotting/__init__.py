@@ -1,7 +1,7 @@
-"""Draw every chart, contact sheet and picture.
+"""Draw every chart, sheet and picture.
 
-Rooms: `canvas` (pages and colours), `plots` (evaluation), `data_plots` and `drift_plots` (data over time),
-`contact_sheet`, `gallery_sheet`, `label_sheet` (images in rows), `svg` (charts of the report), `thumbnails`.
+Rooms: `canvas` (pictures with text), `sheets` (PNG sheets of many images), `plots` (charts of an evaluation),
+`drift_plots` (data over time), `svg` (charts in a report's page), `thumbnails` (small pictures of many images).
 Door: every room.
 No other wing of resnet_core imports this one.
 """

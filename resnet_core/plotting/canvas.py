@@ -1,4 +1,4 @@
-"""Drawing pictures with text: what the sheets of images are made with."""
+"""Canvas: pictures of images with text, from which the sheets are made."""
 
 import io
 from functools import cache
@@ -12,29 +12,77 @@ from PIL import Image, ImageDraw, ImageFont
 
 from resnet_core.images.preprocessing import Gray
 
-# Sides in pixels: what is smaller is enlarged, so that a browser need not blur it.
+WHITE, INK, GRAY, _FRAME = 255, 31, 107, 200  # gray levels
+
+# Longer side of a picture, in pixels: a smaller image is enlarged here, because a browser would blur it.
 SMALLEST, LARGEST = 160, 256
-# Two bright colours, for images may be dark or light.
+# Two bright colours, visible on dark and on light images.
 _COOL, _HOT, _LINE = (np.array(c, dtype=np.float32) for c in ((255, 190, 40), (235, 30, 60), (255, 255, 255)))
 _OPACITY = 0.75
 
+# DejaVu comes with matplotlib; Pillow's own font has ASCII only.
+_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
+
+
+class Canvas:
+    """A white sheet of `width` x `height` pixels, gray or in colour; positions are (x, y) in pixels from the top left.
+
+    Levels are gray levels, 0 to 255.
+    """
+
+    def __init__(self, width: int, height: int, *, colour: bool = False) -> None:
+        self._image = Image.new("RGB" if colour else "L", (width, height), (WHITE,) * 3 if colour else WHITE)
+        self._draw = ImageDraw.Draw(self._image)
+
+    def _fill(self, level: int) -> int | tuple[int, int, int]:
+        return level if self._image.mode == "L" else (level, level, level)
+
+    def text(self, at: tuple[int, int], text: str, size: int, *, width: int, level: int = INK) -> None:
+        """Write one line, shortened to `width` pixels in its middle: the end of a path tells most."""
+        font, whole = _font(size), drawable(text)
+        shown, kept = whole, len(whole)
+        while font.getlength(shown) > width:
+            kept -= max(1, kept // 20)
+            head = kept // 3
+            shown = f"{whole[:head]}…{whole[len(whole) - (kept - head) :]}"
+        self._draw.text(at, shown, fill=self._fill(level), font=font)
+
+    def paste(self, image: Image.Image, corner: tuple[int, int], cell: int) -> None:
+        """Paste an image into the middle of a framed square of `cell` pixels, at its own aspect ratio.
+
+        A tiny image is enlarged by a whole factor, so that its pixels stay sharp.
+        """
+        scale = cell / max(image.size)
+        image = _enlarged(image, int(scale)) if scale >= 3 else _scaled(image, scale)
+        x, y = corner
+        place = (x + (cell - image.width) // 2, y + (cell - image.height) // 2)
+        self._image.paste(image.convert(self._image.mode), place)
+        self._draw.rectangle((x - 1, y - 1, x + cell, y + cell), outline=self._fill(_FRAME))
+
+    def line(self, left: int, right: int, y: int) -> None:
+        """Draw a thin horizontal line."""
+        self._draw.line((left, y, right, y), fill=self._fill(_FRAME))
+
+    def png(self) -> bytes:
+        buffer = io.BytesIO()
+        self._image.save(buffer, "PNG")
+        return buffer.getvalue()
+
 
 def picture(pixels: Gray) -> Image.Image:
-    """uint8 [H, W] in gray, its longer side between SMALLEST and LARGEST pixels: of a small one each pixel
-    is a square."""
+    """Return uint8 [H, W] as a gray image whose longer side is SMALLEST to LARGEST pixels."""
     image = Image.fromarray(pixels)
     longest = max(image.size)
     if longest < SMALLEST:
-        factor = -(-SMALLEST // longest)
-        return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
-    scale = min(1.0, LARGEST / longest)
-    fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-    return image.resize(fitted, Image.Resampling.LANCZOS) if scale < 1 else image
+        return _enlarged(image, -(-SMALLEST // longest))
+    return _scaled(image, LARGEST / longest) if longest > LARGEST else image
 
 
 def heated(pixels: Gray, heat: NDArray[np.float32]) -> Image.Image:
-    """The picture of uint8 [H, W] with float32 [H, W], 0 to 1, over it: the more heat, the more colour, and
-    a line around all above half."""
+    """Return the picture of uint8 [H, W] under a heat map, float32 [H, W] of 0 to 1.
+
+    Colour grows with heat; a white line surrounds everything above one half.
+    """
     image = picture(pixels)
     smooth = Image.fromarray(heat).resize(image.size, Image.Resampling.BICUBIC)
     h = np.clip(np.asarray(smooth), 0, 1)[..., None]
@@ -46,42 +94,36 @@ def heated(pixels: Gray, heat: NDArray[np.float32]) -> Image.Image:
 
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """The places, bool [H, W], that are inside and touch one that is not; the picture's border is none."""
+    """Return the pixels, bool [H, W], that are inside and touch one outside; the picture's border does not count."""
     padded = np.pad(inside, 1, mode="edge")
     around = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
     return inside & ~around
 
 
-def webp(image: Image.Image, *, lossless: bool = False) -> bytes:
-    """As a file. Without loss squares keep their edges, and take less room than with it."""
+def _enlarged(image: Image.Image, factor: int) -> Image.Image:
+    return image.resize((image.width * factor, image.height * factor), Image.Resampling.NEAREST)
+
+
+def _scaled(image: Image.Image, scale: float) -> Image.Image:
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.LANCZOS)
+
+
+def webp(image: Image.Image, *, lossless: bool = False, quality: int = 82) -> bytes:
+    """Encode as WebP. Lossless keeps the edges of enlarged pixels, and is the smaller file for them."""
     buffer = io.BytesIO()
-    image.save(buffer, "WEBP", lossless=lossless, quality=82, method=4)
+    image.save(buffer, "WEBP", lossless=lossless, quality=quality, method=4)
     return buffer.getvalue()
 
 
-_Shade = int | tuple[int, int, int]
-
-PAPER, INK, GRAY, FRAME = 255, 31, 107, 200
-
-# DejaVu comes with matplotlib; Pillow's own font has ASCII only.
-_FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
-
-
-def shade(sheet: Image.Image, level: int) -> _Shade:
-    """A gray level as the sheet's mode wants it."""
-    return level if sheet.mode == "L" else (level, level, level)
-
-
-def smaller(png: bytes, quality: int = 80) -> bytes:
-    """The same picture as lossy WebP, for pages that carry it inside."""
-    buffer = io.BytesIO()
+def smaller(png: bytes) -> bytes:
+    """Return a PNG as lossy WebP, for pages that embed it."""
     with Image.open(io.BytesIO(png)) as image:
-        image.save(buffer, "WEBP", quality=quality, method=4)
-    return buffer.getvalue()
+        return webp(image, quality=80)
 
 
 def drawable(text: str) -> str:
-    """Characters that the font lacks, and control characters, as their code: \\u7f3a."""
+    """Replace control characters, and characters that the font lacks, by their code: \\u7f3a."""
     known = _characters()
     return "".join(letter if ord(letter) in known and letter.isprintable() else _code(letter) for letter in text)
 
@@ -98,37 +140,3 @@ def _characters() -> frozenset[int]:
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(str(_FONT), size)
-
-
-def write(
-    draw: ImageDraw.ImageDraw, at: tuple[int, int], text: str, size: int, *, width: int, fill: _Shade = INK
-) -> None:
-    """One line; what is too long loses its middle, as the end of a path tells most."""
-    font, shown = _font(size), drawable(text)
-    kept = len(shown)
-    while font.getlength(shown) > width:
-        kept -= max(1, kept // 20)
-        head = kept // 3
-        whole = drawable(text)
-        shown = f"{whole[:head]}…{whole[len(whole) - (kept - head) :]}"
-    draw.text(at, shown, fill=fill, font=font)
-
-
-def paste(sheet: Image.Image, image: Image.Image, corner: tuple[int, int], cell: int) -> None:
-    """Into the middle of a framed square, the aspect ratio kept; a tiny image keeps its hard pixels."""
-    scale = cell / max(image.size)
-    if scale >= 3:
-        image = image.resize((image.width * int(scale), image.height * int(scale)), Image.Resampling.NEAREST)
-    else:
-        fitted = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
-        image = image.resize(fitted, Image.Resampling.LANCZOS)
-    x, y = corner
-    sheet.paste(image, (x + (cell - image.width) // 2, y + (cell - image.height) // 2))
-    frame = (x - 1, y - 1, x + cell, y + cell)
-    ImageDraw.Draw(sheet).rectangle(frame, outline=shade(sheet, FRAME))
-
-
-def png(sheet: Image.Image) -> bytes:
-    buffer = io.BytesIO()
-    sheet.save(buffer, "PNG")
-    return buffer.getvalue()

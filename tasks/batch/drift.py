@@ -71,12 +71,10 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
 
 def drawn(before: Profile, now: Profile, findings: tuple[Drift, ...], pair: _Pair | None) -> bytes:
     """A PNG."""
-    from resnet_core.plotting.drift_plots import (
-        comparison,  # a batch that is too small for it need not wait for Matplotlib
-    )
+    from resnet_core.plotting.drift_plots import compare_batch  # a batch that is too small needs no Matplotlib
 
     png = io.BytesIO()
-    comparison(before, now, findings, pair).savefig(png, format="png")
+    compare_batch(before, now, findings, pair).savefig(png, format="png")
     return png.getvalue()
 
 

@@ -27,9 +27,8 @@ from resnet_core.explain.grad_cam import Maps, grad_cam
 from resnet_core.explain.neighbours import MOST_IMAGES, Neighbour, nearest, sampled
 from resnet_core.images.preprocessing import Gray
 from resnet_core.model.classifier import Classifier
-from resnet_core.plotting import gallery_sheet
 from resnet_core.plotting.canvas import SMALLEST, heated, picture, webp
-from resnet_core.plotting.gallery_sheet import NEIGHBOURS, Beside, Shown
+from resnet_core.plotting.sheets import NEIGHBOURS, GalleryImage, NeighbourImage, gallery_sheet
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
@@ -221,14 +220,14 @@ def _write_picture(draft: Path, image_id: str, pixels: Gray) -> str:
 
 def sheet(dataset: str, layer: str, items: Sequence[Item], shard_set: ShardSet, uris: dict[str, str]) -> bytes:
     shown = [
-        Shown(
+        GalleryImage(
             item.kind, item.pixels, item.heat, item.label, item.predicted, item.confidence,
             uris.get(item.image_id, ""),
-            tuple(Beside(one.pixels, shard_set.classes[one.label], one.similarity) for one in item.neighbours),
+            tuple(NeighbourImage(one.pixels, shard_set.classes[one.label], one.similarity) for one in item.neighbours),
         )
         for item in items
     ]  # fmt: skip
-    return gallery_sheet.gallery_sheet(shown, f"{dataset}: what the classifier looked at", note(layer, shard_set.train))
+    return gallery_sheet(shown, f"{dataset}: what the classifier looked at", note(layer, shard_set.train))
 
 
 def note(layer: str, train: int) -> str:

@@ -13,10 +13,11 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from resnet_core.evaluation.assess import Assessment, Decisions
-from resnet_core.evaluation.input_sizes import AtSize
-from resnet_core.evaluation.metrics import Labels, Probabilities
+from resnet_core.evaluation.input_sizes import MEASURED, AtSize
+from resnet_core.evaluation.metrics import Labels, Probabilities, calibration_bins, roc_curves
 from resnet_core.evaluation.slices import Slice
 from resnet_core.plotting import plots
+from resnet_core.plotting.plots import png
 from resnet_core.shards import format as shards
 from resnet_core.training.loop import Epoch
 
@@ -126,16 +127,29 @@ def write_plots(
     classes: Sequence[str],
 ) -> None:
     epochs = [Epoch(**values) for values in json.loads((run / "epochs.json").read_text())["epochs"]]
-    figures = {
-        "training_curves": plots.training_curves(epochs),
-        "confusion_matrix": plots.confusion(found.metrics, classes),
-        "roc_curve": plots.roc(labels, found.judged.probabilities, classes),
-        "reliability": plots.reliability(labels, raw, found.unseen.probabilities),
-        "coverage": plots.coverage(found.curve),
+    accuracy = {"training": [(epoch.epoch, epoch.accuracy) for epoch in epochs]}
+    if epochs[0].validation_accuracy is not None:
+        accuracy["validation"] = [(epoch.epoch, epoch.validation_accuracy or 0.0) for epoch in epochs]
+    curves = roc_curves(labels, found.judged.probabilities, classes)
+    bins = {"before": calibration_bins(labels, raw), "after": calibration_bins(labels, found.unseen.probabilities)}
+    pictures = {
+        "training_curves": png(
+            lambda figure: plots.training_loss(figure, [(epoch.epoch, epoch.loss) for epoch in epochs]),
+            lambda figure: plots.accuracy_by_epoch(figure, accuracy),
+        ),
+        "confusion_matrix": png(lambda figure: plots.confusion(figure, found.metrics.confusion, classes)),
+        "roc_curve": png(lambda figure: plots.roc(figure, curves)),
+        "reliability": png(lambda figure: plots.reliability(figure, bins)),
+        "coverage": png(
+            lambda figure: plots.coverage(figure, [(wanted, share) for wanted, share, _ in found.curve]),
+            lambda figure: plots.set_sizes(figure, [(wanted, size) for wanted, _, size in found.curve]),
+        ),
     }
     if found.slices:
-        figures["slices"] = plots.slices(found.slices, found.metrics.overall["accuracy"].value)
+        overall = found.metrics.overall["accuracy"].value
+        pictures["slices"] = png(lambda figure: plots.slices(figure, found.slices, overall))
     if sizes:
-        figures["sizes"] = plots.sizes(sizes)
-    for name, figure in figures.items():
-        figure.savefig(draft / f"{name}.png", dpi=120)
+        by_size = {name: [(size.side, getattr(size, name)) for size in sizes] for name in MEASURED}
+        pictures["sizes"] = png(lambda figure: plots.sizes(figure, by_size))
+    for name, content in pictures.items():
+        (draft / f"{name}.png").write_bytes(content)

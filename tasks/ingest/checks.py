@@ -20,8 +20,8 @@ from resnet_core.drift.checks import ChecksConfig, Finding, check, check_quarant
 from resnet_core.drift.summary import Summary
 from resnet_core.errors import DataCheckError
 from resnet_core.images.preprocessing import Gray
-from resnet_core.plotting.contact_sheet import PAIRS, ConflictPair, contact_sheet, side_by_side
-from resnet_core.plotting.data_plots import comparison
+from resnet_core.plotting.drift_plots import compare_nights
+from resnet_core.plotting.sheets import PAIRS, ConflictPair, conflict_sheet, contact_sheet
 from resnet_core.storage.files import write_text, write_whole
 from tasks.artifacts import markdown_table, picture, plain
 from tasks.values import DataReport
@@ -57,7 +57,7 @@ def check_data(
     if not encrypted and samples:
         pictures[SAMPLES] = contact_sheet(samples, f"{dataset}: samples of each class")
     if not encrypted and conflicts:
-        pictures[_CONFLICTS] = side_by_side(conflicts)
+        pictures[_CONFLICTS] = conflict_sheet(conflicts)
     _write_pictures(folder, pictures)
     for finding in findings:
         if finding.action != "ok":
@@ -111,7 +111,7 @@ def _write_pictures(folder: UPath, pictures: Mapping[str, bytes]) -> None:
 
 def plot(now: Summary, last: Summary | None, new: Summary | None) -> bytes:
     buffer = io.BytesIO()
-    comparison(now, last, new).savefig(buffer, format="png")
+    compare_nights(now, last, new).savefig(buffer, format="png")
     return buffer.getvalue()
 
 

@@ -13,8 +13,7 @@ from resnet_core.catalog.queries import Place
 from resnet_core.drift import summary as data_summary
 from resnet_core.drift.summary import Summary
 from resnet_core.images.preprocessing import Gray
-from resnet_core.plotting import contact_sheet
-from resnet_core.plotting.contact_sheet import ConflictPair
+from resnet_core.plotting.sheets import CLASSES, PAIRS, SAMPLES, ConflictPair
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage import database
 from tasks.dataset import Dataset
@@ -52,8 +51,8 @@ def gather(
             changes = history.difference(versions_folder(store, dataset.name), int(accepted[0]), catalog.version)
             new = _summary_of(queries.present(db, data_summary.COLUMNS, changes))
         now = _summary_of(queries.present(db, data_summary.COLUMNS))
-        sampled = queries.samples(db, contact_sheet.SAMPLES, contact_sheet.CLASSES)
-        pairs = queries.conflicts(db, contact_sheet.PAIRS)
+        sampled = queries.samples(db, SAMPLES, CLASSES)
+        pairs = queries.conflicts(db, PAIRS)
     size = dataset.image.size
 
     def load(place: Place) -> Gray:

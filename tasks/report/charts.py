@@ -1,81 +1,85 @@
-"""A report's curves: training, ROC, and how far a confidence can be taken at its word."""
+"""Curves of a version's report: training, ROC and reliability."""
 
-from dataclasses import replace
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.evaluation.metrics import CALIBRATION_BINS, calibration_bins
-from resnet_core.plotting.svg import Axis, Series, line_chart, reliability_chart, roc_points
+from resnet_core.evaluation.metrics import OF_CALIBRATION, Labels, calibration_bins, roc_curves
+from resnet_core.plotting import plots
+from resnet_core.plotting.svg import inline_svg
 from tasks.report.parts import Parts
 from tasks.report.sections import Section, cell
 from tasks.report.words import NAMES, counted, listed, percent, title, value_of
 
-_SPREAD = ("calibration_error", "nll", "brier")
 _FITTED = {
     "validation": "Fitted on validation images, measured on held-out ones.",
     "held-out, crosswise": "Fitted on half of the held-out images and measured on the other half, both ways.",
 }
 
 
+class _Chart(NamedTuple):
+    title: str
+    chart: str  # an <svg> element
+    caption: str
+
+
 def curves(parts: Parts) -> Section | None:
-    """Training curves by epoch, and the ROC curve."""
-    found, charts = parts.training.curves, []
-    loss = found.get("train_loss") or []
-    if len(loss) > 1:
-        x = Axis(loss[0][0], loss[-1][0], "epoch")
-        top = max(value for _, value in loss)
-        said = f"Training loss fell from {loss[0][1]:.3f} to {loss[-1][1]:.3f} in {len(loss)} epochs"
-        charts.append(("Training loss", line_chart(said, [Series("", loss)], x, Axis(0, top)), said + "."))
-        lines = [
-            Series(name, found[key], style)
-            for key, name, style in (
-                ("train_accuracy", "training", "second"),
-                ("validation_accuracy", "validation", "first"),
-            )
-            if found.get(key)
-        ]
-        if lines:
-            lines[-1] = replace(lines[-1], style="first")
-            low = min(value for one in lines for _, value in one.points)
-            last = listed([f"{one.name} {percent(one.points[-1][1])}" for one in lines])
-            chart = line_chart(
-                f"Accuracy by epoch; at the end {last}", lines, x, Axis(max(0.0, low - 0.02), 1, percent=True)
-            )
-            charts.append(("Accuracy by epoch", chart, f"At the end: {last}."))
-    curve = roc(parts)
-    charts += [curve] if curve else []
+    """Return the training curves by epoch and the ROC curve; None where the version has neither."""
+    charts = [*_training(parts), *_roc(parts)]
     if not charts:
         return None
+    loss = parts.training.curves.get("train_loss") or []
     trained = f"{counted(len(loss), 'epoch')} of training" if loss else "Training was not recorded"
-    shown = [{"title": name, "chart": chart, "caption": caption} for name, chart, caption in charts]
-    return {"lead": f"{trained}{', and how well scores tell the classes apart' if curve else ''}.", "charts": shown}
+    scores = ", and how well scores tell the classes apart" if charts[-1].title == "ROC curve" else ""
+    return {"lead": f"{trained}{scores}.", "charts": [chart._asdict() for chart in charts]}
 
 
-def roc(parts: Parts) -> tuple[str, str, str] | None:
-    found, classes = parts.predictions, list(parts.classes)
-    if found is None or len(classes) < 2 or "probabilities" not in found:
-        return None
-    scores = np.stack(found["probabilities"].to_numpy())
-    places = [1] if len(classes) == 2 else range(len(classes))
-    points = {classes[k]: roc_points((found["label"] == classes[k]).to_numpy(), scores[:, k]) for k in places}
-    areas = {name: float(np.trapezoid([y for _, y in one], [x for x, _ in one])) for name, one in points.items()}
+def _training(parts: Parts) -> list[_Chart]:
+    recorded = parts.training.curves
+    loss = recorded.get("train_loss") or []
+    if len(loss) < 2:
+        return []
+    text = f"Training loss fell from {loss[0][1]:.3f} to {loss[-1][1]:.3f} in {len(loss)} epochs"
+    charts = [_Chart("Training loss", inline_svg(text, lambda figure: plots.training_loss(figure, loss)), f"{text}.")]
+    keys = {"training": "train_accuracy", "validation": "validation_accuracy"}
+    accuracy = {name: recorded[key] for name, key in keys.items() if recorded.get(key)}
+    if accuracy:
+        last = listed([f"{name} {percent(points[-1][1])}" for name, points in accuracy.items()])
+        chart = inline_svg(
+            f"Accuracy by epoch; at the end {last}", lambda figure: plots.accuracy_by_epoch(figure, accuracy)
+        )
+        charts.append(_Chart("Accuracy by epoch", chart, f"At the end: {last}."))
+    return charts
+
+
+def _roc(parts: Parts) -> list[_Chart]:
+    predictions, classes = _predictions(parts), list(parts.classes)
+    by_class = roc_curves(*predictions, classes) if predictions and len(classes) > 1 else {}
+    if not by_class:
+        return []
+    areas = {name: float(np.trapezoid(hits, alarms)) for name, (alarms, hits) in by_class.items()}
     hardest = min(areas, key=lambda name: areas[name])
-    lines = [Series("", one, "faint") for name, one in points.items() if name != hardest]
-    lines.append(Series(hardest, points[hardest]))
-    rate = Axis(0, 1, "wrongly called so", percent=True)
-    said = f"ROC curve of {hardest}" + (f", the hardest of {len(classes)} classes to tell" if len(classes) > 2 else "")
-    chart = line_chart(said, lines, rate, Axis(0, 1, percent=True), diagonal=True)
-    what = (
-        "A curve a class, the hardest in colour"
-        if len(classes) > 2
-        else f"Share of {hardest} that is found, against what is wrongly called so"
-    )
-    return "ROC curve", chart, f"{what}; the dashed line is chance."
+    text, caption = f"ROC curve of {hardest}", f"Share of {hardest} that is found, against what is wrongly called so"
+    if len(classes) > 2:
+        text += f", the hardest of {len(classes)} classes to tell"
+        caption = "A curve a class, the hardest in colour"
+    chart = inline_svg(text, lambda figure: plots.roc(figure, by_class, hardest))
+    return [_Chart("ROC curve", chart, f"{caption}; the dashed line is chance.")]
+
+
+def _predictions(parts: Parts) -> tuple[Labels, NDArray[np.float32]] | None:
+    """Return labels [N], places in the class names, and probabilities [N, C] of the held-out images."""
+    table, classes = parts.predictions, list(parts.classes)
+    if table is None or not classes or "probabilities" not in table:
+        return None
+    place = {name: k for k, name in enumerate(classes)}
+    probabilities = np.stack(table["probabilities"].to_numpy()).astype(np.float32)
+    return table["label"].map(place).to_numpy(dtype=np.int64), probabilities
 
 
 def calibration(parts: Parts) -> Section | None:
+    """Return the metrics that the temperature changes, before and after, and the reliability diagram."""
     if not parts.metrics:
         return None
     now, before = parts.metrics["metrics"], parts.metrics.get("uncalibrated") or {}
@@ -90,42 +94,34 @@ def calibration(parts: Parts) -> Section | None:
     rows = [
         {"name": title(name), "about": NAMES[name][1], "before": cell(name, before.get(name), None) if before else None,
          "after": cell(name, now[name], None)}
-        for name in _SPREAD
+        for name in OF_CALIBRATION
         if name in now
     ]  # fmt: skip
     return {
         "lead": lead + ".",
         "rows": rows,
         "before": bool(before),
-        "chart": reliability(parts, temperature),
+        "chart": _reliability(parts, temperature),
         "fitted": _FITTED.get(str(about.get("fitted_on")), ""),
     }
 
 
-def reliability(parts: Parts, temperature: float | None) -> str:
-    """The diagram, from the predictions; those before the temperature follow from those after it."""
-    found, classes = parts.predictions, list(parts.classes)
-    if found is None or not classes or "probabilities" not in found:
+def _reliability(parts: Parts, temperature: float | None) -> str:
+    """Return the diagram of the predictions; probabilities before the temperature follow from those after it."""
+    predictions = _predictions(parts)
+    if predictions is None:
         return ""
-    place = {name: k for k, name in enumerate(classes)}
-    labels = found["label"].map(place).to_numpy(dtype=np.int64)
-    after = np.stack(found["probabilities"].to_numpy()).astype(np.float64)
-    lines, drawn = [], [("after" if temperature else "predictions", "first", after)]
+    labels, after = predictions
+    bins = {"after" if temperature else "predictions": calibration_bins(labels, after)}
     if temperature:
-        drawn.insert(0, ("before", "second", uncalibrated(after, temperature)))
-    counts: Any = np.zeros(CALIBRATION_BINS)
-    for name, style, probabilities in drawn:
-        counts, right, confident = calibration_bins(labels, probabilities.astype(np.float32))
-        used = counts > 0
-        points = list(
-            zip((confident[used] / counts[used]).tolist(), (right[used] / counts[used]).tolist(), strict=True)
-        )
-        lines.append(Series(name, points, style, dots=True, weights=counts[used].tolist()))
-    return reliability_chart("Accuracy against confidence, and how many images have each confidence", lines, counts)
+        before = uncalibrated(after.astype(np.float64), temperature).astype(np.float32)
+        bins = {"before": calibration_bins(labels, before), **bins}
+    text = "Accuracy against confidence, and how many images have each confidence"
+    return inline_svg(text, lambda figure: plots.reliability(figure, bins), height=278)
 
 
 def uncalibrated(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """[N, C] as the network gave them, from those that the temperature T gave: p ** T, to a sum of 1."""
+    """Return the network's own probabilities [N, C]: those of the temperature T to the power T, to a sum of 1."""
     logs = temperature * np.log(np.maximum(probabilities, 1e-30))
     powers = np.exp(logs - logs.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)

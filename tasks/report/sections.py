@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from resnet_core.plotting.svg import Axis, Series, interval_mark, line_chart
+from resnet_core.plotting import plots
+from resnet_core.plotting.svg import Scale, inline_svg, interval_mark
 from tasks.registry.versions import CALIBRATION, GATE, GATE_CHECKS
 from tasks.report.parts import Parts
 from tasks.report.words import NAMES, between, counted, listed, lowest, number, percent, title, value_of
@@ -21,7 +22,7 @@ _RANKED = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")  # 1 is best;
 
 
 def cell(
-    name: str, ends: Mapping[str, float | None] | None, scale: Axis | None, reference: float | None = None
+    name: str, ends: Mapping[str, float | None] | None, scale: Scale | None, reference: float | None = None
 ) -> Section:
     """A number, its interval in words, and drawn on `scale`."""
     ends = ends or {}
@@ -36,7 +37,7 @@ def metrics(parts: Parts) -> Section | None:
         return None
     found = parts.metrics["metrics"]
     ranked = [name for name in _RANKED if name in found]
-    scale = Axis(lowest(*(found[name] for name in ranked)), 1.0)
+    scale = Scale(lowest(*(found[name] for name in ranked)), 1.0)
     rows = [{"name": title(name), "about": NAMES[name][1], **cell(name, found[name], scale)} for name in ranked]
     images, groups = parts.metrics["images"], parts.metrics.get("groups")
     drawn = f"{counted(groups, 'group')} of images" if groups else counted(images, "image")
@@ -54,7 +55,7 @@ def metrics(parts: Parts) -> Section | None:
 
 def _by_class(parts: Parts) -> Section:
     found = (parts.metrics or {}).get("classes") or {}
-    scale = Axis(lowest(*(values["recall"] for values in found.values())), 1.0)
+    scale = Scale(lowest(*(values["recall"] for values in found.values())), 1.0)
     rows = [
         {
             "name": name,
@@ -163,13 +164,8 @@ def _coverage_chart(parts: Parts) -> str:
     curve = [one for one in (parts.metrics or {}).get("coverage_curve") or [] if one["found"] is not None]
     if len(curve) < 2:
         return ""
-    low = min(min(one["wanted"], one["found"]) for one in curve)
-    axis = Axis(low, 1.0, "coverage asked for", percent=True)
     points = [(one["wanted"], one["found"]) for one in curve]
-    said = "Coverage found against coverage asked for"
-    return line_chart(
-        said, [Series("coverage found", points, dots=True)], axis, Axis(low, 1.0, percent=True), diagonal=True
-    )
+    return inline_svg("Coverage found against coverage asked for", lambda figure: plots.coverage(figure, points))
 
 
 def slices(parts: Parts) -> Section | None:
@@ -178,7 +174,7 @@ def slices(parts: Parts) -> Section | None:
         return None
     worse = [f"{one['column']} {one['value']}" for one in found if one["worse"]]
     overall = value_of((parts.metrics or {})["metrics"]["accuracy"])
-    scale = Axis(lowest(*(one["accuracy"] for one in found)), 1.0)
+    scale = Scale(lowest(*(one["accuracy"] for one in found)), 1.0)
     groups = [
         {"column": title(column), "rows": [_slice_row(one, scale, overall) for one in rows]}
         for column, rows in groupby(found, key=lambda one: one["column"])
@@ -198,7 +194,7 @@ def slices(parts: Parts) -> Section | None:
     }
 
 
-def _slice_row(one: Mapping[str, Any], scale: Axis, overall: float | None) -> Section:
+def _slice_row(one: Mapping[str, Any], scale: Scale, overall: float | None) -> Section:
     chance = "" if one.get("p") is None else f"{one['p']:.2g}"
     about = {"value": one["value"], "images": one["images"], "rest": percent(one.get("rest")), "worse": one["worse"]}
     return {**about, "p": chance, "accuracy": cell("accuracy", one["accuracy"], scale, overall)}
@@ -212,12 +208,9 @@ def sizes(parts: Parts) -> Section | None:
     flat = [{"side": one["side"], **{name: plain(one.get(name)) for name in kept}} for one in found]
     points = [(float(one["side"]), one["accuracy"]) for one in flat]
     best = max(points, key=lambda point: point[1])
-    low = min(value for _, value in points)
-    chart = line_chart(
+    chart = inline_svg(
         f"Accuracy by side in pixels, best at {best[0]:.0f}",
-        [Series("accuracy", points, dots=True)],
-        Axis(points[0][0], points[-1][0], "side, in pixels", at=[side for side, _ in points]),
-        Axis(max(0.0, low - 0.05), 1, percent=True),
+        lambda figure: plots.sizes(figure, {"accuracy": points}),
     )
     seen, images = found[0].get("images"), (parts.metrics or {})["images"]
     some = f" on {seen:,} of {images:,} held-out images" if seen and seen < images else ""

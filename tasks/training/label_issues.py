@@ -23,8 +23,7 @@ import resnet_core.evaluation
 import resnet_core.plotting
 from resnet_core.evaluation.label_issues import find
 from resnet_core.images.preprocessing import Gray
-from resnet_core.plotting import label_sheet
-from resnet_core.plotting.label_sheet import SHOWN, Suspect
+from resnet_core.plotting.sheets import SUSPECTS, Suspect, label_sheet
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.sources.manifest import list_manifest
@@ -200,7 +199,7 @@ def table_of(suspects: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
 
 
 def sheet(dataset: str, suspects: pd.DataFrame, shard_set: ShardSet) -> bytes:
-    shown = suspects[:SHOWN]
+    shown = suspects[:SUSPECTS]
     wanted, pixels = set(shown["image_id"]), dict[str, Gray]()
     with progress("issues", shard_set.train) as advance:
         for images in shards.iterate(shard_set.files, "train", shard_set.classes):
@@ -213,7 +212,7 @@ def sheet(dataset: str, suspects: pd.DataFrame, shard_set: ShardSet) -> bytes:
         for row in shown.itertuples()
     ]
     title = f"{dataset}: {len(suspects):,} of {shard_set.train:,} training labels look wrong"
-    return label_sheet.label_sheet(rows, title, len(suspects))
+    return label_sheet(rows, title, len(suspects))
 
 
 def _tail(uri: str) -> str:

@@ -19,7 +19,7 @@ from resnet_core.drift.checks import (
     check_quarantine,
 )
 from resnet_core.drift.summary import Summary, summarise
-from resnet_core.plotting.data_plots import comparison
+from resnet_core.plotting.drift_plots import compare_nights
 
 Digits = tuple[np.ndarray, list[str]]
 SCHEMA = pa.schema(
@@ -150,8 +150,8 @@ def test_a_night_without_a_good_image_is_told_from_one_with(digits: Digits) -> N
     last = summarise(rows(*digits))
     assert found(check(empty, last, ChecksConfig())) == ["images", "class share"]
     assert found(check(last, empty, ChecksConfig())) == ["new classes"]
-    comparison(empty, None)
-    comparison(empty, last, empty)
+    compare_nights(empty, None)
+    compare_nights(empty, last, empty)
 
 
 def test_parts_add_up_to_the_whole_and_survive_json(digits: Digits) -> None:

@@ -26,7 +26,7 @@ from resnet_core.drift.drift import (
 from resnet_core.drift.profiles import EDGES, Profile, profile_from, profile_of
 from resnet_core.drift.reference import Reference, load_reference
 from resnet_core.images.statistics import measure
-from resnet_core.plotting.drift_plots import comparison
+from resnet_core.plotting.drift_plots import compare_batch
 
 Digits = tuple[np.ndarray, list[str]]
 Pixels = NDArray[np.uint8]
@@ -267,7 +267,7 @@ def test_the_figure_marks_what_drifted_and_bears_any_name(digits: Digits) -> Non
     odd = other.set_column(0, "label", pa.array([f"$x^{k}$ \u7f3a" for k in range(30)] * 30)[: len(other)])
     pair = (vectors(digits, before), vectors(digits, now) / 2)
     found = measure_drift(profile_of(one), profile_of(odd), Thresholds(), (pair[0][:100], pair[1][:100]))
-    figure = comparison(profile_of(one), profile_of(odd), found, pair)
+    figure = compare_batch(profile_of(one), profile_of(odd), found, pair)
     figure.draw_without_rendering()
     titles = {axes.get_title().partition(":")[0]: axes for axes in figure.axes}
     assert set(titles) == {"label", "embedding", *EDGES}

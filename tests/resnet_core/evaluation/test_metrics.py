@@ -13,7 +13,10 @@ from resnet_core.evaluation.metrics import (
     macro_f1,
     measure,
     roc_auc,
+    roc_curve,
+    roc_curves,
 )
+from tests.versions import Digits, predicted
 
 
 def predictions(classes: int, count: int = 400, skill: float = 1.0, seed: int = 0) -> tuple[np.ndarray, Probabilities]:
@@ -71,3 +74,25 @@ def test_a_test_set_of_one_class_has_no_roc_and_does_not_crash() -> None:
     metrics = measure(np.zeros(20, dtype=np.int64), shares, ["a", "b"])
     assert np.isnan(metrics.overall["roc_auc"].value)
     assert metrics.per_class["b"].support == 0
+
+
+def test_the_drawn_roc_curve_has_the_area_that_is_reported(digits: Digits) -> None:
+    _, labels, shares = predicted(digits)
+    areas = []
+    for k in range(10):
+        alarms, hits = roc_curve(labels == k, shares[:, k], most=40)
+        assert len(alarms) == len(hits) <= 40
+        assert (alarms[0], hits[0], alarms[-1], hits[-1]) == (0, 0, 1, 1)
+        areas.append(np.trapezoid(hits, alarms))
+    assert np.mean(areas) == pytest.approx(roc_auc(labels, shares), abs=0.002)
+    alarms, hits = roc_curve(np.array([True, False, True, False]), np.full(4, 0.5, np.float32))
+    # Images with the same score count together, in whatever order they come.
+    assert (alarms.tolist(), hits.tolist()) == ([0, 1], [0, 1])
+
+
+def test_a_class_without_images_has_no_roc_curve() -> None:
+    labels, shares = predictions(4)
+    assert list(roc_curves(labels, shares, "abcd")) == ["a", "b", "c", "d"]
+    assert list(roc_curves(np.where(labels == 3, 0, labels), shares, "abcd")) == ["a", "b", "c"]
+    assert list(roc_curves(*predictions(2), "ab")) == ["b"]
+    assert roc_curves(np.zeros(9, np.int64), shares[:9, :2], "ab") == {}

@@ -9,8 +9,7 @@ from PIL import Image
 
 from resnet_core.explain.gallery import CLASSES, ERRORS, SAMPLES, UNCERTAIN, choose
 from resnet_core.plotting.canvas import heated, picture, webp
-from resnet_core.plotting.gallery_sheet import Beside, Shown, gallery_sheet
-from resnet_core.plotting.label_sheet import SHOWN, Suspect, label_sheet
+from resnet_core.plotting.sheets import SUSPECTS, GalleryImage, NeighbourImage, Suspect, gallery_sheet, label_sheet
 
 Digits = tuple[np.ndarray, list[str]]
 
@@ -80,15 +79,15 @@ def test_small_pictures_are_enlarged_without_a_blur_and_large_ones_made_smaller(
 
 
 @pytest.fixture
-def shown(digits: Digits) -> Shown:
-    beside = Beside(digits[0][1], "[b] ü", 0.987)
-    return Shown(
+def shown(digits: Digits) -> GalleryImage:
+    beside = NeighbourImage(digits[0][1], "[b] ü", 0.987)
+    return GalleryImage(
         "confident error", digits[0][0], np.eye(8, dtype=np.float32), "a", "b" * 300, 0.9, "x" * 500, (beside,) * 5
     )
 
 
-def test_a_sheet_grows_with_what_it_shows(shown: Shown) -> None:
-    def size(*items: Shown) -> tuple[int, int]:
+def test_a_sheet_grows_with_what_it_shows(shown: GalleryImage) -> None:
+    def size(*items: GalleryImage) -> tuple[int, int]:
         with Image.open(io.BytesIO(gallery_sheet(items, "digits", "note"))) as sheet:
             assert sheet.mode == "RGB"
             colour = np.ptp(np.asarray(sheet).astype(int), axis=2)
@@ -106,8 +105,8 @@ def test_a_sheet_of_labels_says_how_many_it_leaves_out(digits: Digits) -> None:
     suspect = Suspect(digits[0][0], 1, "3", "8" * 99, 0.01, "folder/" + "x" * 200)
 
     def sheet(count: int) -> np.ndarray:
-        with Image.open(io.BytesIO(label_sheet([suspect] * min(count, SHOWN + 5), "digits", count))) as image:
+        with Image.open(io.BytesIO(label_sheet([suspect] * min(count, SUSPECTS + 5), "digits", count))) as image:
             return np.asarray(image)
 
-    assert sheet(SHOWN + 5).shape[0] > sheet(SHOWN).shape[0]
+    assert sheet(SUSPECTS + 5).shape[0] > sheet(SUSPECTS).shape[0]
     assert sheet(0).shape[0] < sheet(1).shape[0] == sheet(6).shape[0] < sheet(7).shape[0]

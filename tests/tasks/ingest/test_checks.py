@@ -17,7 +17,7 @@ from upath import UPath
 from resnet_core.drift.checks import ChecksConfig, ClassShareCheck
 from resnet_core.drift.summary import Summary, summarise
 from resnet_core.errors import DataCheckError
-from resnet_core.plotting.contact_sheet import ConflictPair
+from resnet_core.plotting.sheets import ConflictPair
 from tasks.artifacts import plain
 from tasks.ingest.checks import check_data, last_accepted
 from tasks.values import DataReport

@@ -16,8 +16,6 @@ from upath import UPath
 from flows.cli.versions import app
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import UserError
-from resnet_core.evaluation.metrics import roc_auc
-from resnet_core.plotting.svg import roc_points
 from tasks.registry.runs import client
 from tasks.registry.versions import CALIBRATION, CHALLENGER, CHAMPION, GATE, ROLLED_BACK, SINCE
 from tasks.report.charts import uncalibrated
@@ -200,19 +198,6 @@ def test_probabilities_before_the_temperature_follow_from_those_after_it(digits:
     powers = raw ** (1 / TEMPERATURE)
     found = uncalibrated(powers / powers.sum(1, keepdims=True), TEMPERATURE)
     np.testing.assert_allclose(found, raw, atol=1e-9)
-
-
-def test_the_drawn_roc_curve_has_the_area_that_is_reported(digits: Digits) -> None:
-    _, labels, shares = predicted(digits)
-    areas = []
-    for k in range(10):
-        points = roc_points(labels == k, shares[:, k], most=40)
-        assert len(points) <= 40
-        assert (points[0], points[-1]) == ((0.0, 0.0), (1.0, 1.0))
-        areas.append(np.trapezoid([y for _, y in points], [x for x, _ in points]))
-    assert np.mean(areas) == pytest.approx(roc_auc(labels, shares), abs=0.002)
-    tied = roc_points(np.array([True, False, True, False]), np.full(4, 0.5, np.float32))
-    assert tied == [(0.0, 0.0), (1.0, 1.0)]  # images with one score are let in together, in whatever order they come
 
 
 def test_the_command(

@@ -1,4 +1,4 @@
-"""Contact sheets: every class and sample that fits is there, and what is cut is said."""
+"""Sheets: every class and sample that fits is there, and a note counts the rest."""
 
 import io
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from resnet_core.plotting.canvas import drawable, smaller
-from resnet_core.plotting.contact_sheet import (
+from resnet_core.plotting.sheets import (
     CELL,
     CLASSES,
     GAP,
@@ -16,8 +16,8 @@ from resnet_core.plotting.contact_sheet import (
     PAIRS,
     WIDTH,
     ConflictPair,
+    conflict_sheet,
     contact_sheet,
-    side_by_side,
 )
 
 Digits = tuple[np.ndarray, list[str]]
@@ -93,8 +93,8 @@ def pairs(photograph: Image.Image, count: int) -> Sequence[ConflictPair]:
     ]
 
 
-def test_the_two_images_of_a_conflict_stand_side_by_side(photograph: Image.Image) -> None:
-    sheet = opened(side_by_side(pairs(photograph, 1)))
+def test_the_two_images_of_a_conflict_stand_conflict_sheet(photograph: Image.Image) -> None:
+    sheet = opened(conflict_sheet(pairs(photograph, 1)))
     shift = MARGIN + (WIDTH - 3 * MARGIN) // 2
     rows, columns = slice(MARGIN + 24, MARGIN + 24 + 200), slice(MARGIN, MARGIN + 200)
     left, right = sheet[rows, columns], sheet[rows, columns.start + shift : columns.stop + shift]
@@ -104,7 +104,7 @@ def test_the_two_images_of_a_conflict_stand_side_by_side(photograph: Image.Image
 
 
 def test_more_pairs_than_fit_are_cut_with_a_note(photograph: Image.Image) -> None:
-    whole, more = (opened(side_by_side(pairs(photograph, count))) for count in (PAIRS, PAIRS + 30))
+    whole, more = (opened(conflict_sheet(pairs(photograph, count))) for count in (PAIRS, PAIRS + 30))
     assert 0 < more.shape[0] - whole.shape[0] < 100
 
 
