@@ -104,11 +104,14 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version in the registry."""
+    """A version in the registry. As text it is `NAME version NUMBER`."""
 
     name: str
     version: str
     run_id: str
+
+    def __str__(self) -> str:
+        return f"{self.name} version {self.version}"
 
 
 @dataclass(frozen=True)

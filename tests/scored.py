@@ -27,7 +27,6 @@ def a_batch(folder: Path, images: np.ndarray, *, files: int = 300, part: int = 1
     parts = tuple(UPath(path) for path in sorted(folder.glob("*.parquet")))
     failed = len(range(0, files, BAD))
     return Scores(
-        batch=folder.name,
         source="images",
         output=UPath(folder),
         parts=parts,
@@ -35,7 +34,6 @@ def a_batch(folder: Path, images: np.ndarray, *, files: int = 300, part: int = 1
         engine="torch",
         files=files,
         scored=files - failed,
-        failed=failed,
         reused=0,
         labels={},
         seconds=1.0,

@@ -65,20 +65,13 @@ def classify_batch(
 
 def show_scores(scores: Scores) -> None:
     """Print counts and mean confidence by label, and where the rows are."""
-    from tasks.batch.finish import speed
-
-    title = (
-        f"{scores.files:,} files by {scores.model.name} version {scores.model.version}: "
-        f"{scores.scored:,} scored, {scores.failed:,} failed"
-        + ("" if scores.review is None else f", {scores.review:,} need a person's eyes")
-    )
-    rows = table("label", number("images"), number("mean confidence"), title=title)
+    rows = table("label", number("images"), number("mean confidence"), title=scores.headline())
     for label, (count, confidence) in scores.labels.items():
         rows.add_row(label, f"{count:,}", f"{confidence:.3f}")
     console.print(rows)
     if scores.reasons:
-        console.print("failed: " + ", ".join(f"{count:,} {reason}" for reason, count in scores.reasons.items()))
-    console.print(f"{speed(scores)}\n{scores.output}\n")
+        console.print(scores.failures())
+    console.print(f"{scores.speed()}\n{scores.output}\n")
 
 
 @app.command()

@@ -1,11 +1,9 @@
 """Finish a batch: the rows are the files of the source, no more and no fewer, or it is not done."""
 
-import json
 import logging
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -18,9 +16,10 @@ from upath import UPath
 
 from resnet_core.reading.pool import end_idle
 from resnet_core.storage import database
-from resnet_core.storage.files import is_local, write_whole
+from resnet_core.storage.files import is_local
 from tasks.artifacts import markdown_table, plain
 from tasks.batch.folder import BEGUN, MANIFEST, WORK, check_run, remove, replace
+from tasks.batch.manifest import write_manifest
 from tasks.batch.values import Batch, Scores
 from tasks.progress import progress
 
@@ -60,7 +59,6 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
         raise RuntimeError(f"{batch.folder}: {found.check[0]} rows for {batch.files} files; the batch is not complete")
     clean(batch.folder, set(found.parts))
     scores = Scores(
-        batch=batch.final.name,
         source=batch.source,
         output=batch.final,
         parts=tuple(batch.final / path.name for path in parts),
@@ -68,7 +66,6 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
         engine=engine,
         files=batch.files,
         scored=found.counts.total(),
-        failed=batch.files - found.counts.total(),
         reused=batch.files - batch.to_score,
         labels={
             name: (found.counts[name], found.confidence[name] / found.counts[name]) for name in sorted(found.counts)
@@ -78,7 +75,7 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
         again=again,
         reasons=dict(found.reasons.most_common()),
     )
-    _write_manifest(batch.folder / MANIFEST, manifest(batch, scores, found.parts), batch.ignored)
+    write_manifest(batch.folder, scores, found.parts, batch.ignored)
     if (work := batch.folder / WORK).exists():
         remove(work)
     if batch.folder != batch.final:
@@ -158,71 +155,24 @@ def _remove_drafts(folder: UPath) -> None:
                 draft.unlink(missing_ok=True)
 
 
-def manifest(batch: Batch, scores: Scores, parts: dict[str, int]) -> dict[str, Any]:
-    return {
-        "source": batch.source,
-        "model_name": batch.model.name,
-        "model_version": batch.model.version,
-        "engine": scores.engine,
-        "files": batch.files,
-        "scored": scores.scored,
-        "failed": scores.failed,
-        "needs_review": scores.review,
-        "labels": {name: {"count": n, "mean_confidence": mean} for name, (n, mean) in scores.labels.items()},
-        "reasons": scores.reasons,
-        "parts": parts,
-        "seconds": round(scores.seconds, 3),
-        "images_per_second": round(scores.images_per_second, 1),
-        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _write_manifest(path: UPath, content: dict[str, Any], ignored: UPath) -> None:
-    """As JSON, with `ignored` as its last key: one name after the other, however many there are."""
-    head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("\n}")
-    with write_whole(path) as draft, draft.open("w", encoding="utf-8") as file, ignored.open("rb") as names:
-        file.write(f'{head},\n  "ignored": [')
-        separator = ""
-        for batch in pq.ParquetFile(names).iter_batches():
-            for name in batch["path"].to_pylist():
-                file.write(f"{separator}\n    {json.dumps(name, ensure_ascii=False)}")
-                separator = ","
-        file.write("\n  ]\n}\n" if separator else "]\n}\n")
-
-
 def in_words(scores: Scores) -> Iterator[str]:
-    """The lines that a log ends with: what a person who waited for the batch wants to know."""
-    yield (
-        f"{scores.files:,} files by {scores.model.name} version {scores.model.version}: {scores.scored:,} scored, "
-        f"{scores.failed:,} failed, {scores.reused:,} known from an earlier run{_to_see(scores)}"
-    )
+    """Yield the lines that end the log of a batch."""
+    yield f"{scores.headline()}, {scores.reused:,} known from an earlier run"
     if scores.labels:
         yield "; ".join(f"{name} {count:,} ({mean:.3f})" for name, (count, mean) in scores.labels.items())
     if scores.reasons:
-        yield "failed: " + ", ".join(f"{count:,} {reason}" for reason, count in scores.reasons.items())
-    yield f"{speed(scores)}; rows in {scores.output}"
-
-
-def speed(scores: Scores) -> str:
-    """How fast it was, or that there was nothing to do."""
-    if scores.reused == scores.files:
-        return "nothing new: all rows are of an earlier run"
-    earlier = f", {scores.reused:,} rows are of an earlier run" if scores.reused else ""
-    return f"{scores.images_per_second:,.1f} images/s by {scores.engine}{earlier}"
-
-
-def _to_see(scores: Scores) -> str:
-    return "" if scores.review is None else f"; {scores.review:,} need a person's eyes"
+        yield scores.failures()
+    yield f"{scores.speed()}; rows in {scores.output}"
 
 
 def markdown(scores: Scores, bad: list[tuple[str, str]]) -> str:
-    """The tables of the Prefect artifact; of the bad files, the first twenty."""
+    """Return the Prefect artifact: labels, and the first bad files as (uri, reason)."""
     header = ("label", "images", "mean confidence")
     labels = ((plain(name), f"{count:,}", f"{mean:.3f}") for name, (count, mean) in scores.labels.items())
     bad_files = ((plain(uri), plain(reason)) for uri, reason in bad)
     text = (
-        f"# {scores.files:,} files scored by {scores.model.name} version {scores.model.version}\n\n"
-        f"{scores.scored:,} scored, {scores.failed:,} failed; {speed(scores)}{_to_see(scores)}\n\n"
+        f"# {scores.files:,} files scored by {scores.model}\n\n"
+        f"{scores.outcome()}; {scores.speed()}\n\n"
         f"from `{scores.source}` to `{scores.output}`\n\n"
         f"{markdown_table(header, labels, numbers=header[1:])}\n"
     )

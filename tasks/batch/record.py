@@ -59,13 +59,7 @@ def open_run(mlflow: MlflowClient, scores: Scores, store: UPath) -> tuple[str, i
         run_id = str(found[0].info.run_id)
         return run_id, len(mlflow.get_metric_history(run_id, "files")) + 1
     run_id = str(mlflow.create_run(experiment, tags={SCORED: digest}, run_name=scores.batch).info.run_id)
-    params = {
-        "source": scores.source,
-        "output": str(scores.output),
-        "model_name": model.name,
-        "model_version": model.version,
-        "engine": scores.engine,
-    }
+    params = {**scores.identity(), "output": str(scores.output)}
     mlflow.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
     place = mlflow.get_model_version(model.name, model.version).source or ""
     if place.startswith(_LOGGED):  # one that others have registered may lie anywhere
@@ -76,16 +70,12 @@ def open_run(mlflow: MlflowClient, scores: Scores, store: UPath) -> tuple[str, i
 def measured(scores: Scores, drift: DriftReport) -> dict[str, float]:
     """Counts, seconds, images/s, the share of each label among the good images, and each measure of drift with its
     p."""
-    values = {
-        "files": float(scores.files),
-        "scored": float(scores.scored),
-        "failed": float(scores.failed),
+    values = {name: float(count) for name, count in scores.counts().items() if count is not None}
+    values |= {
         "reused": float(scores.reused),
         "seconds": scores.seconds,
         "images_per_second": scores.images_per_second,
     }
-    if scores.review is not None:
-        values["needs_review"] = float(scores.review)
     frequent = sorted(scores.labels.items(), key=lambda item: (-item[1][0], item[0]))
     for name, (count, _) in frequent[:_MOST_LABELS]:
         values[f"share.{metric_name(name)}"] = count / scores.scored
@@ -103,8 +93,4 @@ def metric_name(label: str) -> str:
 
 def note(scores: Scores, drift: DriftReport) -> str:
     """What the run's page says at the top."""
-    return (
-        f"{scores.files:,} files of `{scores.source}` by {scores.model.name} version {scores.model.version}: "
-        f"{scores.scored:,} scored, {scores.failed:,} failed. Rows in `{scores.output}`.\n\n"
-        f"Drift: {drift.in_words()}"
-    )
+    return f"{scores.headline()}. Source `{scores.source}`, rows in `{scores.output}`.\n\nDrift: {drift.in_words()}"

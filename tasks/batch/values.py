@@ -55,11 +55,19 @@ class PartOutcome:
 
 @dataclass(frozen=True)
 class Scores:
-    """A finished batch: the rows are in `parts`. `labels` has a count and a mean confidence for each label;
-    `review` images need a person's eyes, None where the version does not say. `reused` rows are of an earlier
-    run, `again` of the others were known by the content of their files; `reasons` counts the failed ones by why."""
+    """A finished batch, described once: manifest, MLflow run, pages and messages are made from it.
 
-    batch: str
+    source   as the user gave it, absolute
+    output   the folder of the batch; its name is the batch's name
+    parts    Parquet files with the rows
+    scored   number of good rows; the other files failed
+    reused   number of rows of an earlier run
+    again    number of other rows that were known by the content of their files
+    labels   by label: number of images, mean confidence
+    review   number of images for a person to see; None if the version has no prediction sets
+    reasons  number of failed files by reason
+    """
+
     source: str
     output: UPath
     parts: tuple[UPath, ...]
@@ -67,7 +75,6 @@ class Scores:
     engine: str
     files: int
     scored: int
-    failed: int
     reused: int
     labels: dict[str, tuple[int, float]]
     seconds: float
@@ -76,9 +83,49 @@ class Scores:
     reasons: dict[str, int] = field(default_factory=dict)
 
     @property
+    def batch(self) -> str:
+        return self.output.name
+
+    @property
+    def failed(self) -> int:
+        return self.files - self.scored
+
+    @property
     def images_per_second(self) -> float:
-        """Of the files that were scored this time."""
+        """Files scored in this run, a second."""
         return (self.files - self.reused) / self.seconds
+
+    def identity(self) -> dict[str, str]:
+        """Return source, version and engine, by their keys in the manifest and in the MLflow run."""
+        return {
+            "source": self.source,
+            "model_name": self.model.name,
+            "model_version": self.model.version,
+            "engine": self.engine,
+        }
+
+    def counts(self) -> dict[str, int | None]:
+        """Return the numbers of files, by their keys in the manifest and in the MLflow run."""
+        return {"files": self.files, "scored": self.scored, "failed": self.failed, "needs_review": self.review}
+
+    def outcome(self) -> str:
+        """Return `201 scored, 4 failed`, and how many images need review if that is known."""
+        review = "" if self.review is None else f", {self.review:,} need review"
+        return f"{self.scored:,} scored, {self.failed:,} failed{review}"
+
+    def headline(self) -> str:
+        return f"{self.files:,} files by {self.model}: {self.outcome()}"
+
+    def speed(self) -> str:
+        """Return images a second and the engine, or that no file was scored in this run."""
+        if self.reused == self.files:
+            return "nothing new: all rows are of an earlier run"
+        earlier = f", {self.reused:,} rows are of an earlier run" if self.reused else ""
+        return f"{self.images_per_second:,.1f} images/s by {self.engine}{earlier}"
+
+    def failures(self) -> str:
+        """Return the number of failed files by reason, or an empty text if none failed."""
+        return "failed: " + ", ".join(f"{n:,} {reason}" for reason, n in self.reasons.items()) if self.reasons else ""
 
 
 @dataclass(frozen=True)

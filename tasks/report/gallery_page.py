@@ -27,6 +27,8 @@ from resnet_core.storage.database import database
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import absolute, is_local
 from tasks.batch.folder import MANIFEST
+from tasks.batch.manifest import read_manifest
+from tasks.batch.values import Scores
 from tasks.progress import progress
 from tasks.report.pages import environment, own, write_page
 from tasks.report.words import counted, listed, moment, percent
@@ -56,17 +58,11 @@ class GalleryPage:
 
 @dataclass(frozen=True)
 class _ScoredBatch:
-    """What a folder of scores says of itself. `key` tells it from other batches."""
+    """A finished batch with the classes of its version. `key` tells it from other batches."""
 
-    name: str
+    scores: Scores
     key: str
-    manifest: Mapping[str, Any]
     classes: tuple[str, ...]
-    parts: tuple[UPath, ...]
-
-    @property
-    def model(self) -> str:
-        return f"{self.manifest['model_name']} version {self.manifest['model_version']}"
 
 
 def find_batch(place: str, store: UPath) -> _ScoredBatch:
@@ -75,7 +71,7 @@ def find_batch(place: str, store: UPath) -> _ScoredBatch:
     if not folder.exists() and (store / "scores" / place).exists():
         folder = store / "scores" / place
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        scores = read_manifest(folder)
     except FileNotFoundError:
         if not folder.exists():
             known = [path.name for path in (store / "scores").iterdir()] if (store / "scores").exists() else []
@@ -84,13 +80,11 @@ def find_batch(place: str, store: UPath) -> _ScoredBatch:
             f"BATCH: {folder} holds no finished batch ({MANIFEST} is missing). "
             "Give the output of `grayline classify-batch`, or run that again: it goes on where it was."
         ) from None
-    parts = tuple(sorted(folder.glob("*.parquet"), key=str))
-    if not parts:
+    if not scores.parts:
         raise UserError(f"BATCH: {folder} holds no rows any more. Run `grayline classify-batch` again.")
-    with parts[0].open("rb") as file:
+    with scores.parts[0].open("rb") as file:
         classes = json.loads(pq.read_schema(file).metadata[METADATA_KEY])["classes"]
-    key = digest_of(str(folder), manifest["model_name"], manifest["model_version"])
-    return _ScoredBatch(folder.name, key, manifest, tuple(classes), parts)
+    return _ScoredBatch(scores, digest_of(str(folder), scores.model.name, scores.model.version), tuple(classes))
 
 
 def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> None:
@@ -101,7 +95,7 @@ def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> Non
         if label not in batch.classes:
             known = list(batch.classes)
             raise UserError(
-                f"--label: {label!r} is no class of {batch.model}.{nearest(label, known)} "
+                f"--label: {label!r} is not a class of {batch.scores.model}.{nearest(label, known)} "
                 f"Its classes: {', '.join(known)}."
             )
 
@@ -109,12 +103,12 @@ def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> Non
 def write_gallery(batch: _ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> GalleryPage:
     """Choose images, read them where they lie, and write the page. Raises UserError where nothing can be written."""
     with database() as db:
-        picks = pick(db, readable(db, batch.parts), limit, labels)
+        picks = pick(db, readable(db, batch.scores.parts), limit, labels)
     rows = picks.rows.to_pylist()
     pictures = _read_pictures(rows, limits)
     size = write_page(to, render(batch, picks, rows, pictures, labels))
     unseen = sum(row["status"] == "ok" and not picture.webp for row, picture in zip(rows, pictures, strict=True))
-    return GalleryPage(to, size, batch.name, len(rows), picks.files, unseen)
+    return GalleryPage(to, size, batch.scores.batch, len(rows), picks.files, unseen)
 
 
 def readable(db: DuckDBPyConnection, parts: Sequence[UPath]) -> list[str]:
@@ -154,8 +148,9 @@ def render(
     script = own("gallery.js")
     facts = {
         "key": batch.key,
-        "source": f"gallery {batch.name} by {batch.manifest['model_name']} version {batch.manifest['model_version']}",
-        "file": "labels-" + "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in batch.name),
+        "source": f"gallery {batch.scores.batch} by {batch.scores.model}",
+        "file": "labels-"
+        + "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in batch.scores.batch),
         "classes": list(batch.classes),
         "keys": _shortcuts(batch.classes),
         "rows": [[row["uri"], row["image_id"], row["label"], row["confidence"]] for row in rows],
@@ -164,10 +159,9 @@ def render(
         environment()
         .get_template("gallery.html")
         .render(
-            batch=batch,
-            tiles=_tiles(batch),
+            scores=batch.scores,
+            tiles=_tiles(batch.scores),
             lead=lead(picks, labels),
-            source=batch.manifest["source"],
             keys=[(key, name) for key, name in _shortcuts(batch.classes).items()],
             shown_labels=[name for name in batch.classes if any(row["label"] == name for row in rows)],
             shots=shots,
@@ -193,9 +187,11 @@ def _shortcuts(classes: Sequence[str]) -> dict[str, str]:
     return dict(zip(_DIGITS, classes, strict=False))
 
 
-def _tiles(batch: _ScoredBatch) -> list[tuple[str, str]]:
-    names = (("Files", "files"), ("Scored", "scored"), ("Failed", "failed"), ("Need review", "needs_review"))
-    return [(name, f"{batch.manifest[key]:,}") for name, key in names if batch.manifest.get(key) is not None]
+def _tiles(scores: Scores) -> list[tuple[str, str]]:
+    names = ("Files", "Scored", "Failed", "Need review")
+    return [
+        (name, f"{count:,}") for name, count in zip(names, scores.counts().values(), strict=True) if count is not None
+    ]
 
 
 def lead(picks: Picks, labels: Sequence[str]) -> str:

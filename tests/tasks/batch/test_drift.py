@@ -113,8 +113,8 @@ class Home:
         counts = {row["label"]: (row["count_all"], row["confidence_mean"]) for row in good.to_pylist()}
         scored = sum(n for n, _ in counts.values())
         return Scores(
-            batch=name, source="/data/new", output=folder, parts=tuple(parts), model=version or self.version,
-            engine="torch", files=len(found), scored=scored, failed=len(found) - scored, reused=0, labels=counts,
+            source="/data/new", output=folder, parts=tuple(parts), model=version or self.version,
+            engine="torch", files=len(found), scored=scored, reused=0, labels=counts,
             seconds=2.0, review=pa.compute.sum(found["needs_review"]).as_py(),
         )  # fmt: skip
 

@@ -385,7 +385,7 @@ def test_a_batch_in_another_store_is_read_there(scores: Path, page: Path) -> Non
         (away / path.name).write_bytes(path.read_bytes())
     batch = find_batch(str(away), UPath("/nowhere"))
     with database() as db:
-        found = pick(db, readable(db, batch.parts), 50)
+        found = pick(db, readable(db, batch.scores.parts), 50)
     with database() as db:
         assert found.rows.equals(pick(db, [str(path) for path in sorted(scores.glob("*.parquet"))], 50).rows)
 
@@ -400,7 +400,7 @@ def test_the_command(store: Path, digits: Digits, tmp_path: Path) -> None:
         (["now"], r"BATCH: there is no folder now. Did you mean 'new'\?"),
         ([str(tmp_path)], "holds no finished batch"),
         ([str(scores), "--limit", "0"], "--limit: 0 is not from 1 to 5,000"),
-        ([str(scores), "--label", "33"], r"--label: '33' is no class of digits version 1. Did you mean '3'\?"),
+        ([str(scores), "--label", "33"], r"--label: '33' is not a class of digits version 1. Did you mean '3'\?"),
         ([str(scores), "-o", str(tmp_path)], "--output: .* is a folder"),
     ):
         wrong = CliRunner().invoke(app, ["gallery", *command])

@@ -1,0 +1,80 @@
+"""The manifest of a finished batch: `_manifest.json`, written last, so that a folder with one is complete.
+
+key                             value
+source                          the folder, archive, table or URL that was scored
+model_name, model_version       the version that scored it
+engine                          the engine that computed the predictions
+files, scored, failed           number of rows, of good rows, of bad files
+needs_review                    number of images for a person to see; null for versions without prediction sets
+labels                          by label: count, mean_confidence
+reasons                         number of bad files by reason
+parts                           number of rows by Parquet file
+seconds, images_per_second      of this run
+finished_at                     ISO 8601, UTC
+ignored                         names of sidecars and hidden files
+"""
+
+import json
+from collections.abc import Mapping
+from datetime import UTC, datetime
+
+import pyarrow.parquet as pq
+from upath import UPath
+
+from resnet_core.storage.files import write_whole
+from tasks.batch.folder import MANIFEST
+from tasks.batch.values import Scores
+from tasks.values import ModelVersion
+
+
+def write_manifest(folder: UPath, scores: Scores, rows: Mapping[str, int], ignored: UPath) -> None:
+    """Write the manifest into `folder`; `rows` are counted by part, `ignored` is a Parquet file of names.
+
+    Names are written one after the other, so that memory does not grow with their number.
+    """
+    content = {
+        **scores.identity(),
+        **scores.counts(),
+        "labels": {name: {"count": n, "mean_confidence": mean} for name, (n, mean) in scores.labels.items()},
+        "reasons": scores.reasons,
+        "parts": rows,
+        "seconds": round(scores.seconds, 3),
+        "images_per_second": round(scores.images_per_second, 1),
+        "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("\n}")
+    with (
+        write_whole(folder / MANIFEST) as draft,
+        draft.open("w", encoding="utf-8") as file,
+        ignored.open("rb") as names,
+    ):
+        file.write(f'{head},\n  "ignored": [')
+        separator = ""
+        for batch in pq.ParquetFile(names).iter_batches():
+            for name in batch["path"].to_pylist():
+                file.write(f"{separator}\n    {json.dumps(name, ensure_ascii=False)}")
+                separator = ","
+        file.write("\n  ]\n}\n" if separator else "]\n}\n")
+
+
+def read_manifest(folder: UPath) -> Scores:
+    """Return a finished batch by its manifest, which does not tell `reused` and `again`.
+
+    Raises FileNotFoundError for a batch that is not finished.
+    """
+    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    labels = {name: (label["count"], label["mean_confidence"]) for name, label in content.get("labels", {}).items()}
+    return Scores(
+        source=content["source"],
+        output=folder,
+        parts=tuple(sorted(folder.glob("*.parquet"), key=str)),
+        model=ModelVersion(content["model_name"], content["model_version"], ""),
+        engine=content.get("engine", ""),
+        files=content["files"],
+        scored=content["scored"],
+        reused=0,
+        labels=labels,
+        seconds=content.get("seconds", 0.0),
+        review=content.get("needs_review"),
+        reasons=content.get("reasons", {}),
+    )
