@@ -1,44 +1,109 @@
-"""What the documents say is what the code does."""
+"""The docs are held against the code: defaults, links, and every word that a user may type or read."""
 
+import dataclasses
 import re
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import pytest
 import yaml
+from pydantic import BaseModel
+from typer.core import TyperArgument
 
+from resnet_core.catalog.build import CATALOG
+from resnet_core.inference.scores import SCHEMA
+from resnet_core.shards.format import schema
 from tasks.dataset import Dataset
+from tests.reference import DOCS, PAGES, commands, settings, words
 
-HOME = Path(__file__).parents[1]
+HOME = DOCS.parent
+PAGES_WITH_LINKS = [HOME / "README.md", HOME / "CONTRIBUTING.md", HOME / "benchmarks" / "README.md", *DOCS.glob("*.md")]
+DEFAULTS = Dataset(name="parts", source="data/raw/parts")
+
+
+def yaml_block(page: Path, opening: str = "") -> Any:
+    """Return the content of the page's first YAML block that begins with `opening`."""
+    blocks = re.findall(r"```yaml\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
+    return yaml.safe_load(next(block for block in blocks if block.startswith(opening)))
 
 
 def test_the_documented_defaults_are_the_defaults() -> None:
-    text = (HOME / "docs" / "dataset-file.md").read_text()
-    documented = Dataset.model_validate(yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1]))  # type: ignore[index]
-    assert documented == Dataset(name="parts", source="data/raw/parts")
-    content = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])  # type: ignore[index]
-    for part, known in Dataset(name="a", source="b").model_dump().items():
-        if isinstance(known, dict):
-            assert set(content[part]) == set(known), part
+    assert Dataset.model_validate(yaml_block(DOCS / "dataset-file.md")) == DEFAULTS
 
 
-def test_the_documented_evaluation_is_the_default() -> None:
-    text = (HOME / "docs" / "evaluation.md").read_text()
-    documented = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])  # type: ignore[index]
-    assert documented == {"evaluate": Dataset(name="a", source="b").evaluate.model_dump()}
-
-
-def test_the_documented_thresholds_of_drift_are_the_defaults() -> None:
-    text = (HOME / "docs" / "drift.md").read_text()
-    documented = yaml.safe_load(re.search(r"```yaml\n(drift:.*?)```", text, re.S)[1])  # type: ignore[index]
-    assert documented == {"drift": Dataset(name="a", source="b").model_dump()["drift"]}
-
-
-def test_every_link_of_the_readme_leads_somewhere() -> None:
-    for document in ("README.md", "CONTRIBUTING.md"):
-        for target in re.findall(r"\]\(([^)#]+)\)", (HOME / document).read_text()):
-            if not target.startswith("http"):
-                assert (HOME / target).exists(), target
+@pytest.mark.parametrize(("page", "part"), [("evaluation.md", "evaluate"), ("gate.md", "gate"), ("drift.md", "drift")])
+def test_a_page_about_a_part_shows_its_defaults(page: str, part: str) -> None:
+    assert yaml_block(DOCS / page, part) == {part: DEFAULTS.model_dump()[part]}
 
 
 def test_the_example_of_the_readme_is_a_valid_data_set_file() -> None:
-    text = (HOME / "README.md").read_text()
-    assert Dataset.model_validate(yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1]))  # type: ignore[index]
+    assert Dataset.model_validate(yaml_block(HOME / "README.md"))
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_a_reference_page_is_up_to_date(name: str) -> None:
+    page = (DOCS / name).read_text(encoding="utf-8")
+    assert page == PAGES[name](), f"docs/{name} is older than the code: run `python -m tests.reference`"
+
+
+@pytest.mark.parametrize("page", PAGES_WITH_LINKS, ids=lambda page: str(page.relative_to(HOME)))
+def test_every_link_leads_somewhere(page: Path) -> None:
+    for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)\s]+))?\)", page.read_text(encoding="utf-8")):
+        if not target.startswith("http"):
+            place = page.parent / target if target else page
+            assert place.exists(), target
+            assert not anchor or anchor in anchors(place), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors that GitHub gives the headings of a page."""
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def words_of_commands() -> Iterator[tuple[str, str]]:
+    """Yield every command, option and argument with its page."""
+    for name, command in commands():
+        yield "commands.md", f"`grayline {name}"
+        for parameter in command.params:
+            kind = "" if isinstance(parameter, TyperArgument) else "`"
+            yield from (("commands.md", f"{kind}{word}") for word in words(parameter))
+
+
+def keys(part: Any, place: str = "") -> Iterator[str]:
+    """Yield every key of a data set file with its parts: `train.augment.flips`."""
+    if dataclasses.is_dataclass(part):
+        names = [field.name for field in dataclasses.fields(part)]
+    else:
+        names = list(type(part).model_fields)
+    for name in names:
+        yield f"{place}{name}"
+        value = getattr(part, name)
+        if dataclasses.is_dataclass(value) or isinstance(value, BaseModel):
+            yield from keys(value, f"{place}{name}.")
+
+
+def documented_keys(content: dict[str, Any], place: str = "") -> Iterator[str]:
+    """Yield every key of the documented file, in the same form."""
+    for name, value in content.items():
+        yield f"{place}{name}"
+        if isinstance(value, dict):
+            yield from documented_keys(value, f"{place}{name}.")
+
+
+def test_every_key_of_a_data_set_file_is_documented() -> None:
+    assert set(keys(DEFAULTS)) <= set(documented_keys(yaml_block(DOCS / "dataset-file.md")))
+
+
+WORDS = [
+    *words_of_commands(),
+    *(("settings.md", f"`{variable}`") for variable, _, _ in settings()),
+    *(("store.md", f"`{name}`") for name in (*CATALOG.names, *schema(8, {}).names)),
+    *(("scoring.md", f"`{name}`") for name in SCHEMA.names),
+]
+
+
+@pytest.mark.parametrize(("page", "word"), sorted(set(WORDS)))
+def test_is_documented(page: str, word: str) -> None:
+    assert word in (DOCS / page).read_text(encoding="utf-8"), f"docs/{page} does not mention {word}"

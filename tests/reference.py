@@ -1,0 +1,100 @@
+"""Make the reference pages of docs/ from the code: `python -m tests.reference` writes them.
+
+page         made from
+commands.md  the commands of `flows.cli.app`
+settings.md  the fields of `tasks.settings.Settings`
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import typer
+from pydantic_core import PydanticUndefined
+from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
+
+from flows.cli.app import app
+from tasks.settings import Settings
+
+DOCS = Path(__file__).parents[1] / "docs"
+_NOTICE = "<!-- Written by `python -m tests.reference`. Edit the help texts in the code instead. -->\n"
+_FOREIGN = {
+    "mlflow_tracking_uri": "MLflow's server, its own variable; by default SQLite in the store.",
+    "prefect_api_url": "Prefect's server, its own variable; by default a temporary one per command.",
+    "ray_address": "The Ray cluster, its own variable; by default the cluster that this machine is in.",
+}
+
+
+def commands(group: TyperGroup | None = None, prefix: str = "") -> Iterator[tuple[str, TyperCommand]]:
+    """Yield every command with its full name, such as `catalog diff`."""
+    group = group or typer.main.get_group(app)
+    for name, command in group.commands.items():
+        if isinstance(command, TyperGroup):
+            yield from commands(command, f"{name} ")
+        elif isinstance(command, TyperCommand):
+            yield f"{prefix}{name}", command
+
+
+def words(parameter: TyperArgument | TyperOption) -> list[str]:
+    """Return the words that a person types or reads: `--output`, `-o`, or `NAME` for an argument."""
+    if isinstance(parameter, TyperArgument):
+        return [parameter.metavar or str(parameter.name).upper()]
+    return [*parameter.opts, *parameter.secondary_opts]
+
+
+def settings() -> Iterator[tuple[str, str, str]]:
+    """Yield the environment variable, the default and the meaning of every setting."""
+    for name, field in Settings.model_fields.items():
+        variable = str(field.validation_alias or f"{Settings.model_config['env_prefix']}{name}".upper())
+        default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
+        yield variable, default, field.description or _FOREIGN[name]
+
+
+def commands_page() -> str:
+    """Return docs/commands.md."""
+    text = ["# Commands\n", _NOTICE, "`grayline --help` and `grayline COMMAND --help` print the same texts.\n"]
+    for name, command in commands():
+        usage = [_usage(parameter) for parameter in command.params if isinstance(parameter, TyperArgument)]
+        text.append(f"## `grayline {' '.join([name, *usage])}`\n\n{(command.help or '').strip()}\n")
+        if rows := [_row(parameter) for parameter in command.params]:
+            text.append("| option or argument | default | meaning |\n| --- | --- | --- |\n" + "\n".join(rows) + "\n")
+    return "\n".join(text)
+
+
+def _usage(argument: TyperArgument) -> str:
+    name = words(argument)[0] + ("..." if argument.nargs == -1 else "")
+    return name if argument.required else f"[{name}]"
+
+
+def _row(parameter: TyperArgument | TyperOption) -> str:
+    if parameter.required:
+        default = "required"
+    elif isinstance(parameter.default, bool):
+        default = "on" if parameter.default else "off"
+    else:
+        default = "" if parameter.default is None else f"`{parameter.default}`"
+    return f"| {', '.join(f'`{word}`' for word in words(parameter))} | {default} | {parameter.help} |"
+
+
+def settings_page() -> str:
+    """Return docs/settings.md."""
+    rows = "\n".join(f"| `{name}` | {default} | {meaning} |" for name, default, meaning in settings())
+    return (
+        f"# Settings of the machine\n\n{_NOTICE}\n"
+        "These environment variables are read by every command. The keys of a data set file are in\n"
+        "[dataset-file.md](dataset-file.md).\n\n"
+        f"| variable | default | meaning |\n| --- | --- | --- |\n{rows}\n\n"
+        "`make up` sets `GRAYLINE_HOME`, the working folder of the deployments in `prefect.yaml`.\n"
+    )
+
+
+PAGES = {"commands.md": commands_page, "settings.md": settings_page}
+
+
+def main() -> None:
+    """Write the pages."""
+    for name, page in PAGES.items():
+        (DOCS / name).write_text(page(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
