@@ -33,7 +33,10 @@ def write_batch(
     for number in range(bad):
         path = folder / "new" / f"bad-{number:04}.png"
         path.write_bytes(b"no image")
-        rows.append(blank(path) | {"status": "failed", "reason": "unsupported: <b>no</b> known format"})
+        rows.append(
+            blank(path)
+            | {"status": "failed", "reason_code": "unsupported", "reason": "unsupported: <b>no</b> known format"}
+        )
     scores = folder / "scores" / "new"
     scores.mkdir(parents=True)
     for part, start in enumerate(range(0, len(rows), -(-len(rows) // PARTS))):

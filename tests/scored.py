@@ -51,6 +51,7 @@ def scored(images: np.ndarray, count: int) -> pa.Table:
     read = pa.table(
         {
             "image_id": [f"{row:064x}" for row in rows],
+            "reason_code": ["damaged" if row % BAD == 0 else None for row in rows],
             "reason": ["cannot be decoded" if row % BAD == 0 else None for row in rows],
             "width": pa.array([8] * count, pa.int32()),
             "height": pa.array([8] * count, pa.int32()),

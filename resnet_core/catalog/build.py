@@ -27,8 +27,9 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from resnet_core.catalog import splits
-from resnet_core.catalog.splits import EXCLUDED, SplitConfig
+from resnet_core.catalog.splits import SplitConfig
 from resnet_core.images.statistics import HASH_BYTES
+from resnet_core.reasons import ReasonCode
 from resnet_core.storage import database
 
 CATALOG = pa.schema(
@@ -44,7 +45,8 @@ CATALOG = pa.schema(
         ("width", pa.int32()),
         ("height", pa.int32()),
         ("status", pa.string()),
-        ("reason", pa.string()),
+        ("reason_code", pa.string()),  # `resnet_core.reasons.ReasonCode`
+        ("reason", pa.string()),  # text for people
         ("near", pa.string()),  # image_id of a near-duplicate
         ("brightness", pa.float32()),  # of the resized pixels, in gray levels
         ("contrast", pa.float32()),
@@ -70,7 +72,8 @@ ENTRIES = pa.schema(
         ("attributes", pa.string()),
         ("size", pa.int64()),
         ("modified", pa.string()),
-        ("reason", pa.string()),  # a fault known before the file is read
+        ("reason_code", pa.string()),  # a fault known before the file is read
+        ("reason", pa.string()),
         ("part", pa.string()),  # null where there is a reason
     ]
 )
@@ -82,6 +85,7 @@ FACTS = pa.schema(
         ("image_id", pa.string()),
         ("width", pa.int32()),
         ("height", pa.int32()),
+        ("reason_code", pa.string()),
         ("reason", pa.string()),
         ("phash", pa.binary(HASH_BYTES)),
         ("brightness", pa.float32()),
@@ -98,11 +102,15 @@ with read as (
     select e.uri, e.label, e.split as fixed, e."group", e.weight, e.soft_label, e.attributes, e.size,
         e.modified, e.part,
         f.row, f.image_id, f.width, f.height, f.phash, f.brightness, f.contrast, f.sharpness,
-        coalesce(e.reason, f.reason, case
-            when least(f.width, f.height) < $smallest
+        coalesce(e.reason_code, f.reason_code, case
+            when least(f.width, f.height) < $smallest then '{ReasonCode.TOO_SMALL}'
+            when f.contrast < {_BLANK} then '{ReasonCode.BLANK}'
+        end) as code,
+        case when e.reason_code is not null then e.reason when f.reason_code is not null then f.reason
+            when code = '{ReasonCode.TOO_SMALL}'
                 then format('too small: {{}} x {{}} pixels, under the limit of {{}}', f.width, f.height, $smallest)
-            when f.contrast < {_BLANK} then format('blank: every pixel is {{}}', round(f.brightness)::int)
-        end) as reason
+            when code = '{ReasonCode.BLANK}' then format('blank: every pixel is {{}}', round(f.brightness)::int)
+        end as reason
     from entries e left join facts f on e.part = f.part and e.uri = f.uri
 ),
 -- Only images with equal bytes are ranked; they are few.
@@ -110,8 +118,8 @@ shared as (
     select uri, image_id, label, exists (
         select 1 from previous p where p.uri = read.uri and p.image_id = read.image_id and status = 'ok' and present
     ) as elder
-    from read where reason is null
-        and image_id in (select image_id from read where reason is null group by image_id having count(*) > 1)
+    from read where code is null
+        and image_id in (select image_id from read where code is null group by image_id having count(*) > 1)
 ),
 ranked as (
     select uri, image_id, label, row_number() over (partition by image_id order by not elder, uri) as place from shared
@@ -123,8 +131,10 @@ same as (
     group by image_id
 )
 select read.*,
-    case when same.other is not null then 'quarantined' when read.reason is not null then 'quarantined'
+    case when same.other is not null then 'quarantined' when read.code is not null then 'quarantined'
         when ranked.place > 1 then 'duplicate' else 'ok' end as status,
+    coalesce(read.code, case when same.other is not null then '{ReasonCode.LABEL_CONFLICT}'
+        when ranked.place > 1 then '{ReasonCode.DUPLICATE}' end) as why_code,
     coalesce(read.reason, case
         when same.other is not null and read.label = same.label
             then format('label conflict: the same bytes are ''{{}}'' in {{}}', same.other, same.second)
@@ -151,7 +161,7 @@ from (
     where status in ('ok', 'duplicate') group by image_id
 ) now left join (
     select image_id, min(split) as before, min(near) as near,
-        min(reason) filter (reason like '{EXCLUDED}%') as excluded,
+        min(reason) filter (reason_code = '{ReasonCode.NEAR_DUPLICATE}') as excluded,
         bool_or(status in ('ok', 'duplicate') and present) as elder
     from previous group by image_id
 ) earlier on now.image_id = earlier.image_id
@@ -174,7 +184,7 @@ create or replace temp table memberships as
 select distinct image_id, "group" from rows where status <> 'quarantined' and "group" is not null
 """
 
-_FINISHED = """
+_FINISHED = f"""
 create or replace table finished as
 with decided as (
     select i.image_id, coalesce(d.split, i.fixed, i.before, case
@@ -190,6 +200,8 @@ with decided as (
 )
 select r.image_id, r.uri, r.label, d.split, r."group", r.weight, r.soft_label, r.attributes, r.width, r.height,
     case when d.excluded is not null then 'duplicate' else r.status end as status,
+    case when r.why_code is not null then r.why_code
+        when d.excluded is not null then '{ReasonCode.NEAR_DUPLICATE}' end as reason_code,
     coalesce(r.why, d.excluded) as reason, d.near,
     r.brightness, r.contrast, r.sharpness, r.size, r.modified, true as present, r.part
 from rows r left join decided d on r.status <> 'quarantined' and r.image_id = d.image_id

@@ -13,6 +13,7 @@ import pyarrow as pa
 from upath import UPath
 
 from resnet_core.errors import UserError
+from resnet_core.reasons import ReasonCode
 from resnet_core.sources import folders, shard_files
 from resnet_core.sources.locate import LOCATED, locate
 from resnet_core.sources.manifest import place_of, read_manifest
@@ -86,8 +87,9 @@ update entries set label = v.label, soft_label = v.soft_label,
         entries.attributes)
 from verdicts v where entries.uri = v.uri
 """
-_STALE = """
+_STALE = f"""
 update entries set label = null, attributes = null, soft_label = null,
+    reason_code = '{ReasonCode.LABEL_OUTDATED}',
     reason = 'changed since it was corrected: its bytes are others than those that the label is of'
 from corrections c join facts f on c.uri = f.uri
 where entries.uri = c.uri and entries.part = f.part and c.alone and c.image_id <> f.image_id
@@ -95,12 +97,13 @@ where entries.uri = c.uri and entries.part = f.part and c.alone and c.image_id <
 """
 # A file that was moved is found by its bytes.
 _MOVED = """
-delete from entries where reason is not null and uri in (
+delete from entries where reason_code is not null and uri in (
     select uri from corrections where added and image_id in (select image_id from verdicts)
 )
 """
-_GONE = """
-update entries set reason = 'file missing: a correction names it, and it is not there'
+_GONE = f"""
+update entries set reason_code = '{ReasonCode.FILE_MISSING}',
+    reason = 'file missing: a correction names it, and it is not there'
 from corrections c where entries.uri = c.uri and c.added and entries.part is null
 """
 
@@ -171,6 +174,6 @@ def correct(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
         db.execute(statement)
     counts = """
     select (select count(*) from verdicts), (select count(*) from verdicts join corrections using (uri) where added),
-        (select count(*) from entries join corrections using (uri) where reason is not null and alone)
+        (select count(*) from entries join corrections using (uri) where reason_code is not null and alone)
     """
     return dict(zip(("corrected", "added", "lost"), db.sql(counts).fetchall()[0], strict=True))

@@ -7,16 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog.build import CATALOG, ENTRIES
+from resnet_core.reasons import Reason, ReasonCode, with_reason_codes
 from resnet_core.storage import database
 
 ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
-KNOWN_BY = ("uri", "size", "modified", "part", "image_id", "reason")  # columns of `previous` that entries need
+KNOWN_BY = ("uri", "size", "modified", "part", "reason_code")  # columns of `previous` that entries need
 
-_MISSING = "file missing: listed in the labels, not found in the source"
-_UNLABELLED = "label missing: not listed in the labels"
+_MISSING = Reason.of(ReasonCode.FILE_MISSING, "listed in the labels, not found in the source")
+_UNLABELLED = Reason.of(ReasonCode.LABEL_MISSING, "not listed in the labels")
 _WITH_LABELS = """
 create or replace table listed as
 select coalesce(f.uri, $folder || '/' || l.path) as uri, coalesce(f.path, l.path) as path, l.label,
@@ -29,21 +31,22 @@ _ENTRIES = f"""
 create or replace table entries as
 with entry as (
     select coalesce(size, 0) as size, coalesce(modified, '') as modified, coalesce(weight, 1) as weight,
-        case when size is null then '{_MISSING}' when label is null then '{_UNLABELLED}' end as reason,
+        case when size is null then '{_MISSING.code}' when label is null then '{_UNLABELLED.code}' end as reason_code,
+        case when size is null then '{_MISSING.text}' when label is null then '{_UNLABELLED.text}' end as reason,
         * exclude (size, modified, weight, ignored)
     from listed where not coalesce(ignored, false)
 ),
 known as (
     select uri, size, modified, min(part) as part from previous
     where part in (select unnest($parts::varchar[]))
-        and (image_id is not null or reason not like 'unreadable%')
+        and reason_code is distinct from '{ReasonCode.UNREACHABLE}'
     group by all
 )
-select entry.*, case when entry.reason is null then known.part end as part
+select entry.*, case when entry.reason_code is null then known.part end as part
 from entry left join known
     on entry.uri = known.uri and entry.size = known.size and entry.modified = known.modified
 """
-_UNREAD = "part is null and reason is null"
+_UNREAD = "part is null and reason_code is null"
 _ASSIGNED_ENTRIES = f"""
 select {", ".join(f'entries."{name}"' for name in ENTRIES.names if name != "part")},
     coalesce(entries.part, assigned.part) as part
@@ -64,9 +67,14 @@ def join_labels(db: DuckDBPyConnection, labels: pa.Table, folder: str) -> None:
 
 
 def load_previous(db: DuckDBPyConnection, file: Path | None, columns: Sequence[str] = ("*",)) -> None:
-    """Make `previous` from a catalog file; empty without a file. Columns that are not named stay null."""
+    """Make `previous` from a catalog file; empty without a file. Columns that are not named stay null.
+
+    Files of older releases have no `reason_code`: it comes from the text.
+    """
     database.create(db, "previous", CATALOG)
-    if file is not None:
+    if file is not None and "reason_code" not in pq.read_schema(file).names:
+        database.create(db, "previous", CATALOG, map(with_reason_codes, pq.ParquetFile(file).iter_batches()))
+    elif file is not None:
         query = f"insert into previous by name select {', '.join(columns)} from read_parquet($file)"
         db.execute(query, {"file": str(file)})
 
@@ -89,7 +97,7 @@ def repeated_uri(db: DuckDBPyConnection) -> str | None:
 
 def has_files(db: DuckDBPyConnection) -> bool:
     """Return whether any entry is a file that exists."""
-    return database.count(db, "select count(*) from entries where size > 0 or reason is null") > 0
+    return database.count(db, "select count(*) from entries where size > 0 or reason_code is null") > 0
 
 
 def count_entries(db: DuckDBPyConnection) -> tuple[int, int]:

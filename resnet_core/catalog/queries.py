@@ -12,6 +12,7 @@ from duckdb import DuckDBPyConnection
 from upath import UPath
 
 from resnet_core.catalog.build import CATALOG
+from resnet_core.reasons import ReasonCode
 from resnet_core.storage import database
 
 _COUNTS = "select status, count(*), count(near) from finished where present group by status"
@@ -20,7 +21,7 @@ _ATTRIBUTES = """
 select distinct unnest(json_keys(attributes)) as name from finished where attributes is not null order by name
 """
 _REASONS = """
-select split_part(reason, ':', 1), count(*) from finished where present and status = 'quarantined'
+select reason_code, count(*) from finished where present and status = 'quarantined'
 group by 1 order by 2 desc limit 3
 """
 _SAMPLES = """
@@ -30,11 +31,11 @@ qualify row_number() over (partition by label order by image_id) <= $images
 order by label, image_id
 """
 # Equal bytes under two labels, and near-duplicates under two labels.
-_CONFLICTS = """
+_CONFLICTS = f"""
 with pairs as (
     select a.label, a.part, a.uri, b.label, b.part, b.uri from catalog a join catalog b on a.image_id = b.image_id
     where a.present and b.present and a.label < b.label
-        and a.reason like 'label conflict%' and b.reason like 'label conflict%'
+        and a.reason_code = '{ReasonCode.LABEL_CONFLICT}' and b.reason_code = '{ReasonCode.LABEL_CONFLICT}'
     qualify row_number() over (partition by a.image_id order by a.uri, b.uri) = 1
     union all
     select a.label, a.part, a.uri, b.label, b.part, b.uri from catalog a join catalog b on a.near = b.image_id
@@ -78,7 +79,7 @@ def attributes(db: DuckDBPyConnection) -> list[str]:
 
 
 def frequent_reasons(db: DuckDBPyConnection) -> list[tuple[str, int]]:
-    """Return the three most frequent kinds of reason in quarantine, with the number of images."""
+    """Return the three most frequent reason codes in quarantine, with the number of images."""
     return db.sql(_REASONS).fetchall()
 
 

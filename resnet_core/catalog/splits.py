@@ -21,7 +21,6 @@ from resnet_core.shards.format import Split
 
 # By place: 0 is undecided. Of two that look the same and may not both stay, the lower one goes.
 NAMES: tuple[Split | None, ...] = (None, "train", "validation", "test")
-EXCLUDED = "near-duplicate of "
 
 _Numbers = NDArray[np.int64]
 
@@ -82,7 +81,7 @@ def decide(images: pa.Table, groups: pa.Table, pairs: _Numbers, config: SplitCon
         younger, elder = order(one, other, split, before)
         near[younger] = near[younger] or ids[elder]
         if split[one] != split[other] and not excluded[one] and not excluded[other]:
-            excluded[younger] = f"{EXCLUDED}{uris[elder]}, which is in {NAMES[split[elder]]}"
+            excluded[younger] = f"near-duplicate of {uris[elder]}, which is in {NAMES[split[elder]]}"
     stay = np.array([reason is None for reason in excluded], dtype=bool)
     _join_all(near, ids, pairs[stay[pairs].all(1)])
     return pa.table(

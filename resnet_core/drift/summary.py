@@ -23,7 +23,7 @@ EDGES: Mapping[str, NDArray[np.float64]] = {
     "height": 2.0 ** (np.arange(0, 273) / 16),
 }
 UNITS = {"brightness": "gray levels", "contrast": "gray levels", "sharpness": "", "width": "px", "height": "px"}
-COLUMNS = ["label", "status", "reason", *EDGES]
+COLUMNS = ["label", "status", "reason_code", "reason", *EDGES]
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,8 @@ def _empty() -> dict[str, Histogram]:
 @dataclass(frozen=True)
 class Summary:
     """`total` images, of which `ok` are fit for training: `classes` (label: images) and `histograms`
-    are theirs. `reasons` (reason: images) are of those in quarantine, with an example of each one's
-    full text. Summaries of parts add up to that of the whole."""
+    are theirs. `reasons` (reason code: images) are of those in quarantine, with an example of each one's
+    text. Summaries of parts add up to that of the whole."""
 
     total: int = 0
     ok: int = 0
@@ -119,7 +119,7 @@ def summarise(table: pa.Table | pa.RecordBatch) -> Summary:
     ok = table.filter(pc.equal(table["status"], "ok"))
     labels = pc.value_counts(ok["label"].combine_chunks().drop_null().cast(pa.string()))
     classes = {entry["values"]: entry["counts"] for entry in labels.to_pylist()}
-    reasons, examples = _count_reasons(table.filter(pc.equal(table["status"], "quarantined"))["reason"])
+    reasons, examples = _count_reasons(table.filter(pc.equal(table["status"], "quarantined")))
     return Summary(
         len(table),
         len(ok),
@@ -138,10 +138,9 @@ def histogram(values: NDArray[np.generic], edges: NDArray[np.float64]) -> Histog
     return Histogram(tuple(np.bincount(places, minlength=bins).tolist()), float(levels.sum()))
 
 
-def _count_reasons(reasons: pa.ChunkedArray) -> tuple[dict[str, int], dict[str, str]]:
-    """What stands before the colon is of a closed list; the decoder's own words after it are not."""
-    texts = pc.fill_null(reasons, "unknown")
-    kinds = pc.replace_substring_regex(texts, r"(?s):.*", "")
-    grouped = pa.table({"kind": kinds, "text": texts}).group_by("kind", use_threads=False)
-    found = sorted(grouped.aggregate([("text", "count"), ("text", "first")]).to_pylist(), key=lambda row: row["kind"])
-    return {row["kind"]: row["text_count"] for row in found}, {row["kind"]: row["text_first"] for row in found}
+def _count_reasons(quarantined: pa.Table) -> tuple[dict[str, int], dict[str, str]]:
+    """Count rows by reason code; the texts are the first row's."""
+    grouped = quarantined.group_by("reason_code", use_threads=False)
+    rows = grouped.aggregate([("reason", "count"), ("reason", "first")]).sort_by("reason_code").to_pylist()
+    counts = {row["reason_code"]: row["reason_count"] for row in rows}
+    return counts, {row["reason_code"]: row["reason_first"] for row in rows}

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.images._levels import BadImageError, Gray, Reason, check_size, luma, scale, scale_range
+from resnet_core.images._levels import BadImageError, Gray, check_size, luma, scale, scale_range
+from resnet_core.reasons import ReasonCode
 
 if TYPE_CHECKING:
     from pydicom.dataset import Dataset
@@ -36,26 +37,27 @@ def decode_dicom(data: bytes, max_pixels: int) -> Gray:
         import pydicom
         from pydicom.pixels.utils import pixel_array
     except ImportError:
-        raise BadImageError("unsupported", "a DICOM file; it needs `pip install 'grayline[dicom]'`") from None
+        raise BadImageError(ReasonCode.UNSUPPORTED, "a DICOM file; it needs `pip install 'grayline[dicom]'`") from None
     _check_inflated(data, max_pixels)
     dataset = pydicom.dcmread(io.BytesIO(data))
     if not any(word in dataset for word in _PIXELS) or "Rows" not in dataset or "Columns" not in dataset:
-        raise BadImageError("unsupported", "a DICOM file without an image")
+        raise BadImageError(ReasonCode.UNSUPPORTED, "a DICOM file without an image")
     check_size(int(dataset.Columns), int(dataset.Rows), max_pixels)
     _check_boxes(dataset.get("PixelData", b""))
     try:
         stored = pixel_array(dataset, index=0)
     except (RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())
-        raise BadImageError(_reason_of(words), words) from None
+        raise BadImageError(_code_of(words), words) from None
     return _to_gray(stored, dataset)
 
 
-def _reason_of(words: str) -> Reason:
+def _code_of(words: str) -> ReasonCode:
     """From pydicom's words: it has one kind of exception for everything."""
     if "less than expected" in words:
-        return "truncated"
-    return "unsupported" if "missing dependencies" in words or "does not support" in words else "unreadable"
+        return ReasonCode.TRUNCATED
+    unsupported = "missing dependencies" in words or "does not support" in words
+    return ReasonCode.UNSUPPORTED if unsupported else ReasonCode.DAMAGED
 
 
 def _to_gray(stored: NDArray[Any], dataset: "Dataset") -> Gray:
@@ -116,7 +118,7 @@ def _check_inflated(data: bytes, max_pixels: int) -> None:
         size += len(inflate.decompress(rest, 2**20))
         rest = inflate.unconsumed_tail
     if size > limit:
-        raise BadImageError("too large", f"unpacks to more than {limit:,} bytes")
+        raise BadImageError(ReasonCode.TOO_LARGE, f"unpacks to more than {limit:,} bytes")
 
 
 def _check_boxes(pixels: bytes) -> None:
@@ -125,7 +127,7 @@ def _check_boxes(pixels: bytes) -> None:
     while 0 <= place < len(pixels) and pixels[place + 4 : place + 8] != b"jp2c":
         length = int.from_bytes(pixels[place : place + 4], "big")
         if length == 0:
-            raise BadImageError("unreadable", "JPEG 2000: a box of 0 bytes before the codestream")
+            raise BadImageError(ReasonCode.DAMAGED, "JPEG 2000: a box of 0 bytes before the codestream")
         place += length
 
 

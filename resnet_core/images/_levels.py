@@ -5,10 +5,12 @@ Luma is ITU-R BT.601 on the file's own (gamma-encoded) levels, what JPEG stores 
 """
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from resnet_core.reasons import Reason, ReasonCode
 
 Gray = NDArray[np.uint8]
 
@@ -39,7 +41,7 @@ def scale_range(levels: NDArray[Any]) -> Gray:
     image's own range is stretched. Raises BadImageError for levels that are no numbers."""
     low, high = float(levels.min()), float(levels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
-        raise BadImageError("unreadable", "some gray levels are not finite numbers")
+        raise BadImageError(ReasonCode.DAMAGED, "some gray levels are not finite numbers")
     if low >= 0 and high <= 1:
         return scale(levels, 0, 1)
     if low >= 0 and high <= 65535:
@@ -54,23 +56,19 @@ def blocks(levels: NDArray[Any], gray: Gray) -> Iterator[tuple[NDArray[Any], Gra
         yield levels[row : row + rows], gray[row : row + rows]
 
 
-# The last two are given by whoever watches the decoder from outside.
-Reason = Literal["empty", "unsupported", "truncated", "too large", "unreadable", "over time", "crashed the decoder"]
-
 # Pillow's own threshold against decompression bombs.
 MAX_PIXELS = 89_478_485
 
 
 class BadImageError(Exception):
-    """The bytes give no image: `reason` is one of a closed list, `detail` the decoder's own words."""
+    """The bytes give no image."""
 
-    def __init__(self, reason: Reason, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
+    def __init__(self, code: ReasonCode, detail: str) -> None:
+        self.reason = Reason.of(code, detail)
+        super().__init__(self.reason.text)
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
     """Raises BadImageError when there are more pixels than `max_pixels`: to be asked before any is decoded."""
     if width * height > max_pixels:
-        raise BadImageError("too large", f"{width} x {height} pixels, over the limit of {max_pixels:,}")
+        raise BadImageError(ReasonCode.TOO_LARGE, f"{width} x {height} pixels, over the limit of {max_pixels:,}")

@@ -26,9 +26,9 @@ from resnet_core.images import _dicom as dicom
 from resnet_core.images._levels import MAX_PIXELS as MAX_PIXELS
 from resnet_core.images._levels import BadImageError as BadImageError
 from resnet_core.images._levels import Gray, check_size, scale, scale_range
-from resnet_core.images._levels import Reason as Reason
 from resnet_core.images._levels import luma as luma
 from resnet_core.images.preprocessing import Box, Preprocessing, resize
+from resnet_core.reasons import ReasonCode
 
 # No plugin that runs another program (EPS), or that takes anything for an image (TGA).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP", "DIB", "GIF", "AVIF", "JPEG2000", "PPM")
@@ -76,7 +76,7 @@ def decode(data: bytes, *, background: int = 0, max_pixels: int = MAX_PIXELS) ->
 def _decode_any(data: bytes, background: int, max_pixels: int, target: Preprocessing | None) -> _Decoded:
     """`target`: what a JPEG may be decoded smaller for; None: every pixel counts."""
     if not data:
-        raise BadImageError("empty", "the file has 0 bytes")
+        raise BadImageError(ReasonCode.EMPTY, "the file has 0 bytes")
     try:
         if dicom.is_dicom(data):
             return whole(dicom.decode_dicom(data, max_pixels))
@@ -88,12 +88,12 @@ def _decode_any(data: bytes, background: int, max_pixels: int, target: Preproces
     except UnidentifiedImageError:
         raise _unidentified(data) from None
     except Image.DecompressionBombError as error:
-        raise BadImageError("too large", str(error)) from None
+        raise BadImageError(ReasonCode.TOO_LARGE, str(error)) from None
     except MemoryError:
-        raise BadImageError("too large", "decoding needs more memory than there is") from None
+        raise BadImageError(ReasonCode.TOO_LARGE, "decoding needs more memory than there is") from None
     except Exception as error:  # noqa: BLE001 a decoder fed with damaged bytes may raise anything
         words = str(error) or type(error).__name__
-        raise BadImageError(_reason_of(words), words) from None
+        raise BadImageError(_code_of(words), words) from None
 
 
 def _unidentified(data: bytes) -> BadImageError:
@@ -106,13 +106,13 @@ def _unidentified(data: bytes) -> BadImageError:
                 factory(io.BytesIO(data), "")
             except Exception as error:  # noqa: BLE001 any of those that made Pillow try the next format
                 words = f"{name}: {str(error) or type(error).__name__}"
-                return BadImageError("unsupported" if "unknown" in words else _reason_of(words), words)
-    return BadImageError("unsupported", "no image format that is known begins like this")
+                return BadImageError(ReasonCode.UNSUPPORTED if "unknown" in words else _code_of(words), words)
+    return BadImageError(ReasonCode.UNSUPPORTED, "no image format that is known begins like this")
 
 
-def _reason_of(words: str) -> Reason:
+def _code_of(words: str) -> ReasonCode:
     """From a decoder's words."""
-    return "truncated" if any(sign in words.lower() for sign in _TOO_SHORT) else "unreadable"
+    return ReasonCode.TRUNCATED if any(sign in words.lower() for sign in _TOO_SHORT) else ReasonCode.DAMAGED
 
 
 def whole(levels: Gray) -> _Decoded:

@@ -13,9 +13,12 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from upath import UPath
 
 from resnet_core.model.classifier import Classifier
+from resnet_core.reasons import with_reason_codes
 from resnet_core.shards.format import METADATA_KEY
 
 # Of the rows that are picked, so many at most are bad files, and so many drawn from each label whatever its confidence:
@@ -122,7 +125,8 @@ SCHEMA = pa.schema(
         ("image_id", pa.string()),
         ("uri", pa.string()),
         ("status", pa.string()),
-        ("reason", pa.string()),
+        ("reason_code", pa.string()),  # `resnet_core.reasons.ReasonCode`
+        ("reason", pa.string()),  # text for people
         *PREDICTED,
         *_READ,
         *_KNOWN_BY,
@@ -185,12 +189,13 @@ def score_table(
     files: uri, size, modified. images: what reading them gave. predicted: PREDICTED, null where there is no
     image. model: name and version.
     """
-    count, reason = len(files), images["reason"]
+    count = len(files)
     columns = {
         "image_id": images["image_id"],
         "uri": files["uri"],
-        "status": pc.if_else(pc.is_null(reason), "ok", "failed"),
-        "reason": reason,
+        "status": pc.if_else(pc.is_null(images["reason_code"]), "ok", "failed"),
+        "reason_code": images["reason_code"],
+        "reason": images["reason"],
         **{name: predicted[name] for name in PREDICTED.names},
         **{name: images[name] for name in _READ.names},
         **{name: files[name] for name in _KNOWN_BY.names},
@@ -199,6 +204,17 @@ def score_table(
         "scored_at": pa.array([at] * count, SCHEMA.field("scored_at").type),
     }
     return pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
+
+
+def read_scores(path: UPath, columns: Sequence[str] = ()) -> pa.Table:
+    """Return columns of a file of scores, by default all. The codes of older releases' rows come from their texts."""
+    with path.open("rb") as file:
+        parquet = pq.ParquetFile(file)
+        names = columns or parquet.schema_arrow.names
+        if "reason_code" in parquet.schema_arrow.names:
+            return parquet.read(names)
+        table = with_reason_codes(parquet.read([*names, "image_id", "reason"]))
+        return table.select(columns) if columns else table
 
 
 def with_metadata(table: pa.Table, classes: Sequence[str]) -> pa.Table:

@@ -17,6 +17,7 @@ import pyarrow as pa
 
 from resnet_core.reading.image import NO_MEMORY, from_columns
 from resnet_core.reading.worker import DEFECT, LENGTHS, OUT_OF_MEMORY, ROW
+from resnet_core.reasons import Reason, ReasonCode
 
 _START_SECONDS = 60.0  # from a request to its first image; a new reader takes about 0.15
 _END_SECONDS = 5.0
@@ -42,12 +43,11 @@ class LostError(Exception):
     """A reader has ended, or was ended because it took too long, while on `row` of the request, or
     before any. `printed` is the end of its stderr."""
 
-    def __init__(self, row: int | None, reason: str, printed: str, *, over_time: bool) -> None:
-        super().__init__(reason)
+    def __init__(self, row: int | None, reason: Reason, printed: str) -> None:
+        super().__init__(reason.text)
         self.row = row
         self.reason = reason
         self.printed = printed
-        self.over_time = over_time
 
 
 class ReaderProcess:
@@ -112,7 +112,7 @@ class ReaderProcess:
                     waited += min(time.monotonic() - since, 2 * tick)
                 if waited > (_START_SECONDS if row is None else seconds):
                     self.end()
-                    raise self._lost(f"over time: no result after {seconds:g} s", over_time=True)
+                    raise self._lost(Reason.of(ReasonCode.OVER_TIME, f"no result after {seconds:g} s"))
 
     def end(self) -> int | None:
         """Kill it if it lives. Returns its exit status, or None when not even SIGKILL ends it, as on a
@@ -143,7 +143,8 @@ class ReaderProcess:
         status = self.end()
         if status == DEFECT:
             raise ReaderError(f"a defect in the reader of images:\n{self._text()}")
-        raise self._lost(NO_MEMORY if status == OUT_OF_MEMORY else f"crashed the decoder: {_name_status(status)}")
+        crashed = Reason.of(ReasonCode.DECODER_CRASHED, _name_status(status))
+        raise self._lost(NO_MEMORY if status == OUT_OF_MEMORY else crashed)
 
     def _look(self) -> None:
         """Take in which row it is on and what it has printed."""
@@ -154,8 +155,8 @@ class ReaderProcess:
     def _text(self) -> str:
         return self._printed.decode(errors="replace").strip()
 
-    def _lost(self, reason: str, *, over_time: bool = False) -> LostError:
-        return LostError(self._row, reason, self._text(), over_time=over_time)
+    def _lost(self, reason: Reason) -> LostError:
+        return LostError(self._row, reason, self._text())
 
 
 def environment() -> dict[str, str]:

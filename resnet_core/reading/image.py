@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from resnet_core.images.decode import MAX_PIXELS, BadImageError, decode_square
 from resnet_core.images.preprocessing import Gray, Preprocessing
 from resnet_core.images.statistics import HASH_BYTES, measure, perceptual_hash
+from resnet_core.reasons import Reason, ReasonCode
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -41,7 +42,7 @@ class ReadImage:
     image_id: str | None
     width: int | None = None
     height: int | None = None
-    reason: str | None = None
+    reason: Reason | None = None
     pixels: Gray | None = None
 
 
@@ -53,22 +54,24 @@ def read_image(data: bytes, settings: Preprocessing, limits: Limits = DEFAULT_LI
     try:
         square = decode_square(data, settings, limits.pixels)
     except BadImageError as error:
-        return ReadImage(image_id, reason=str(error))
+        return ReadImage(image_id, reason=error.reason)
     except MemoryError:
         return ReadImage(image_id, reason=NO_MEMORY)
     return ReadImage(image_id, square.width, square.height, pixels=square.pixels)
 
 
-NO_MEMORY = "too large: decoding needs more memory than a reader may have"
+NO_MEMORY = Reason.of(ReasonCode.TOO_LARGE, "decoding needs more memory than a reader may have")
 
 
 def too_many_bytes(size: int, limits: Limits) -> ReadImage:
-    return ReadImage(None, reason=f"too large: {size:,} bytes, over the limit of {limits.bytes:,}")
+    return ReadImage(
+        None, reason=Reason.of(ReasonCode.TOO_LARGE, f"{size:,} bytes, over the limit of {limits.bytes:,}")
+    )
 
 
-def unreadable(error: OSError) -> ReadImage:
-    """A file that cannot be opened is as bad as one that does not decode, and no worse."""
-    return ReadImage(None, reason=f"unreadable: {error.strerror or error}")
+def unreachable(error: OSError) -> ReadImage:
+    """The row of a file whose bytes cannot be had now: the next run tries it again."""
+    return ReadImage(None, reason=Reason.of(ReasonCode.UNREACHABLE, error.strerror or str(error)))
 
 
 def schema(size: int) -> "pa.Schema":
@@ -82,6 +85,7 @@ def schema(size: int) -> "pa.Schema":
             ("image_id", pa.string()),
             ("width", pa.int32()),
             ("height", pa.int32()),
+            ("reason_code", pa.string()),
             ("reason", pa.string()),
             ("phash", pa.binary(HASH_BYTES)),
             ("brightness", pa.float32()),
@@ -98,7 +102,9 @@ def as_columns(images: Sequence[ReadImage], size: int) -> tuple[dict[str, list[A
     every = [blank if image.pixels is None else image.pixels for image in images]
     pixels = np.array(every, dtype=np.uint8).reshape(-1, size, size)
     hashes = [None if image.pixels is None else perceptual_hash(image.pixels).hex() for image in images]
-    columns = {name: [getattr(image, name) for image in images] for name in ("image_id", "width", "height", "reason")}
+    columns = {name: [getattr(image, name) for image in images] for name in ("image_id", "width", "height")}
+    reasons = [image.reason or (None, None) for image in images]
+    columns["reason_code"], columns["reason"] = [code for code, _ in reasons], [text for _, text in reasons]
     columns["phash"] = hashes
     for name, numbers in zip(("brightness", "contrast", "sharpness"), measure(pixels), strict=True):
         rounded = numbers.astype(np.float32).tolist()

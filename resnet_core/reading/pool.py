@@ -18,8 +18,9 @@ import pyarrow as pa
 
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading._process import LostError, ReaderError, ReaderProcess
-from resnet_core.reading.image import DEFAULT_LIMITS, Limits, ReadImage, as_table, read_image, schema, unreadable
+from resnet_core.reading.image import DEFAULT_LIMITS, Limits, ReadImage, as_table, read_image, schema, unreachable
 from resnet_core.reading.worker import make_request
+from resnet_core.reasons import Reason, ReasonCode
 from resnet_core.sources.fetch import COLUMNS, prepare
 
 log = logging.getLogger("grayline")
@@ -50,7 +51,7 @@ def iterate_files(
     while the caller works on one. `command` starts a reader."""
     prepare(files)  # unpacking an archive takes longer than any image may
     suspects: set[int] = set()
-    condemned: dict[int, str] = {}
+    condemned: dict[int, Reason] = {}
     done = starts = 0
     while done < files.num_rows:
         if done in condemned:
@@ -73,14 +74,14 @@ def iterate_files(
                 continue
             row = first + lost.row
             log.debug("reading %s: %s\n%s", files["uri"][row], lost, lost.printed)
-            if alone or lost.over_time:
+            if alone or lost.reason.code == ReasonCode.OVER_TIME:
                 condemned[row] = lost.reason
             else:
                 suspects.add(row)
 
 
 def _hash_only(
-    file: pa.Table, settings: Preprocessing, limits: Limits, reason: str, command: Sequence[str]
+    file: pa.Table, settings: Preprocessing, limits: Limits, reason: Reason, command: Sequence[str]
 ) -> pa.Table:
     """The row of an image that is not to be decoded again: its bytes still give it a name."""
     try:
@@ -88,7 +89,8 @@ def _hash_only(
             (table,) = reader.ask(make_request(rows_of(file), settings, limits, reason), 1, limits.seconds)
             return table
     except LostError:
-        return as_table([ReadImage(None, reason=reason)], settings.size)
+        unread = Reason.of(ReasonCode.UNREACHABLE, f"its bytes could not be read, and before: {reason.text}")
+        return as_table([ReadImage(None, reason=unread)], settings.size)
 
 
 def rows_of(files: pa.Table) -> list[dict[str, Any]]:
@@ -150,5 +152,5 @@ def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS
     try:
         data = read_bytes(uri)
     except OSError as error:
-        return unreadable(error)
+        return unreachable(error)
     return read_image(data, settings, limits)

@@ -29,7 +29,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.reading.image import Limits, ReadImage, as_columns, read_image, too_many_bytes, unreadable
+from resnet_core.reading.image import Limits, ReadImage, as_columns, read_image, too_many_bytes, unreachable
+from resnet_core.reasons import Reason, ReasonCode
 from resnet_core.storage.locations import read_whole
 
 ROWS = 128
@@ -67,7 +68,9 @@ def main() -> None:
 
 def answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadImage], int]]:
     """Some read images and the side of their pixels, again and again, in the order of the request's rows."""
-    settings, limits, reason = Preprocessing(**request["settings"]), Limits(**request["limits"]), request["reason"]
+    settings, limits = Preprocessing(**request["settings"]), Limits(**request["limits"])
+    code, text = request["reason"] or (None, "")
+    reason = Reason(ReasonCode(code), text) if code else None
     _set_limit(resource.RLIMIT_DATA, memory_limit(limits))
     rows = request["rows"]
     contents = _open_rows([row for row in rows if row["size"] <= limits.bytes])
@@ -100,10 +103,10 @@ def _open_rows(rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
     return read_whole([row["uri"] for row in rows], [row["size"] for row in rows])
 
 
-def read(data: bytes | OSError, settings: Preprocessing, limits: Limits, reason: str | None) -> ReadImage:
+def read(data: bytes | OSError, settings: Preprocessing, limits: Limits, reason: Reason | None) -> ReadImage:
     """`reason`: what is known to be wrong with the image; it is not decoded then."""
     if isinstance(data, OSError):
-        return unreadable(data) if reason is None else ReadImage(None, reason=reason)
+        return unreachable(data)
     if reason is not None:
         return ReadImage(sha256(data).hexdigest(), reason=reason)
     return read_image(data, settings, limits)
@@ -122,7 +125,7 @@ def _set_limit(which: int, value: int) -> None:
 
 
 def make_request(
-    rows: list[dict[str, Any]], settings: Preprocessing, limits: Limits, reason: str | None = None
+    rows: list[dict[str, Any]], settings: Preprocessing, limits: Limits, reason: Reason | None = None
 ) -> bytes:
     """`rows`: of a listing, as `resnet_core.sources.fetch.open_rows` wants them."""
     how = {"settings": asdict(settings), "limits": asdict(limits), "reason": reason}

@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
+from resnet_core.inference.scores import read_scores
 from resnet_core.reading.pool import end_idle
 from resnet_core.storage import database
 from resnet_core.storage.files import is_local
@@ -26,7 +27,7 @@ from tasks.progress import progress
 log = logging.getLogger("grayline")
 
 LISTED = 20  # bad files that are named
-COLUMNS = ["uri", "status", "reason", "label", "confidence", "needs_review"]
+COLUMNS = ["uri", "status", "reason_code", "reason", "label", "confidence", "needs_review"]
 _CHECK = "select count(*), coalesce(sum(hash(uri)::hugeint), 0) from rows"
 
 
@@ -94,7 +95,7 @@ def tally(parts: Iterable[UPath]) -> _Tally:
     with database.database() as db, progress("check", len(parts), "parts") as advance:
         waiting: list[pa.Table] = []
         for path in parts:
-            rows = read_rows(path)
+            rows = read_scores(path, COLUMNS)
             found.parts[path.name] = len(rows)
             add(found, rows)
             waiting.append(pa.table({"uri": rows["uri"].cast(pa.string())}))
@@ -106,11 +107,6 @@ def tally(parts: Iterable[UPath]) -> _Tally:
     return found
 
 
-def read_rows(path: UPath) -> pa.Table:
-    with path.open("rb") as file:
-        return pq.read_table(file, columns=COLUMNS)
-
-
 def add(found: _Tally, rows: pa.Table) -> None:
     good = rows.filter(pc.field("status") == "ok").group_by("label")
     for row in good.aggregate([("confidence", "sum"), ([], "count_all")]).to_pylist():
@@ -119,7 +115,7 @@ def add(found: _Tally, rows: pa.Table) -> None:
     if rows["needs_review"].null_count < len(rows):
         found.review = (found.review or 0) + pc.sum(rows["needs_review"]).as_py()
     failed = rows.filter(pc.field("status") != "ok")
-    found.reasons.update(reason.partition(":")[0] for reason in failed["reason"].to_pylist())
+    found.reasons.update(failed["reason_code"].to_pylist())
     if left := LISTED - len(found.bad):
         some = failed.slice(0, left)
         found.bad += zip(some["uri"].to_pylist(), some["reason"].to_pylist(), strict=True)

@@ -20,9 +20,11 @@ import resnet_core.images
 import resnet_core.inference
 import resnet_core.model
 import resnet_core.reading
+import resnet_core.reasons
 from resnet_core.errors import UserError
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.inference.scores import PREDICTED
+from resnet_core.inference.scores import PREDICTED, read_scores
+from resnet_core.reasons import ReasonCode
 from resnet_core.sources import shard_files
 from resnet_core.sources.manifest import LISTED, list_manifest
 from resnet_core.sources.source import list_source, source_kind
@@ -36,7 +38,9 @@ from tasks.progress import counted, progress
 from tasks.values import ModelVersion
 
 # What decides a row, beside the file and the version.
-_CODE = (resnet_core.images, resnet_core.inference, resnet_core.model, resnet_core.reading)
+_CODE = (
+    resnet_core.images, resnet_core.inference, resnet_core.model, resnet_core.reading, resnet_core.reasons,
+)  # fmt: skip
 MOST_PARTS = 10_000  # beyond ten million files parts are larger: to each of them Prefect takes some 20 ms
 _MOST_KNOWN = 100_000  # rows whose predictions a worker looks up by content: 50 MB of memory
 
@@ -154,17 +158,12 @@ def _load_done(db: DuckDBPyConnection, parts: list[UPath]) -> dict[str, UPath]:
 
 
 def _done_rows(path: UPath) -> pa.RecordBatch:
-    table = read(path, ["uri", "modified", "size", "status", "reason"])
-    lost = pc.fill_null(pc.starts_with(table["reason"], "unreadable"), fill_value=False)
+    table = read_scores(path, ["uri", "modified", "size", "status", "reason_code"])
+    lost = pc.fill_null(pc.equal(table["reason_code"], ReasonCode.UNREACHABLE.value), fill_value=False)
     state = pc.if_else(pc.equal(table["status"], "ok"), "scored", pc.if_else(lost, "lost", "failed"))
     table = table.append_column("state", state)
     table = table.append_column("part", pa.array([path.name] * len(table), pa.string()))
     return table.select(_DONE.names).cast(_DONE).combine_chunks().to_batches()[0]
-
-
-def read(path: UPath, columns: list[str] | None = None) -> pa.Table:
-    with path.open("rb") as file:
-        return pq.read_table(file, columns=columns)
 
 
 def _carry(
@@ -195,7 +194,7 @@ def _chosen_of(db: DuckDBPyConnection, names: list[str]) -> Iterator[tuple[str, 
 
 def _carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
     """A new file with the rows of these URIs."""
-    table = read(path)
+    table = read_scores(path)
     table = table.filter(pc.is_in(table["uri"], value_set=pa.array(uris, pa.string())))
     made = folder / f"{key}-{digest_of(path.name, table['uri'].to_pylist())}.parquet"
     with write_whole(made) as draft:
@@ -226,7 +225,7 @@ def _write_known(stale: list[UPath], folder: UPath) -> UPath | None:
     None where there are none, or too many to look up."""
     tables, count = [], 0
     for path in stale:
-        table = read(path)
+        table = read_scores(path)
         tables.append(table.filter(pc.field("status") == "ok"))
         count += len(tables[-1])
         if count > _MOST_KNOWN:

@@ -92,7 +92,7 @@ def sample(batch: Batch, settings: Preprocessing, limits: Limits) -> NDArray[np.
         return np.empty((0, settings.size, settings.size), np.uint8)
     files = batch.waiting[len(batch.waiting) // 2].files().slice(0, _SAMPLE)
     images = pa.concat_tables(read_images(files, settings, limits, _SAMPLE))
-    good = np.flatnonzero(images["reason"].is_null().to_numpy())
+    good = np.flatnonzero(images["reason_code"].is_null().to_numpy())
     return shards.unpacked(images["pixels"], settings.size)[good]
 
 
@@ -123,7 +123,7 @@ def predict(
 ) -> tuple[pa.Table, int]:
     """PREDICTED, a row an image, null where there is none; each prediction stands in the row whose pixels it was
     made from. And how many of them were known by the image's content."""
-    good = np.flatnonzero(images["reason"].is_null().to_numpy())
+    good = np.flatnonzero(images["reason_code"].is_null().to_numpy())
     looked_up = _find_known(images["image_id"], known, good)
     fresh = good[looked_up < 0]
     pixels = shards.unpacked(images["pixels"], trained.preprocessing.size)[fresh]

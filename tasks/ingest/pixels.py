@@ -15,10 +15,12 @@ from upath import UPath
 
 import resnet_core.images
 import resnet_core.reading
+import resnet_core.reasons
 from resnet_core.catalog.build import FACTS
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import read_files
+from resnet_core.reasons import ReasonCode
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
@@ -36,7 +38,7 @@ def read_part(part: Part, settings: Preprocessing, limits: Limits, keys: Keys | 
 
 
 # The code that decides the pixels and facts of a file.
-READING = (resnet_core.images, resnet_core.reading)
+READING = (resnet_core.images, resnet_core.reading, resnet_core.reasons)
 
 
 def pixel_folder(store: UPath, dataset: str, settings: Preprocessing, limits: Limits, encrypt: bool) -> UPath:
@@ -58,11 +60,8 @@ def _is_complete(part: Part, keys: Keys | None) -> bool:
     again: permissions and networks recover."""
     if not part.path.exists():
         return False
-    known = shards.open_file(part.path, keys).read(columns=["image_id", "reason"])
-    return not any(
-        image is None and reason.startswith("unreadable")
-        for image, reason in zip(known["image_id"].to_pylist(), known["reason"].to_pylist(), strict=True)
-    )
+    codes = shards.open_file(part.path, keys).read(columns=["reason_code"])["reason_code"]
+    return ReasonCode.UNREACHABLE not in codes.to_pylist()
 
 
 def read_facts(path: UPath, keys: Keys | None) -> pa.RecordBatch:

@@ -116,7 +116,7 @@ def score_files(
         for wanted in settings:
             start = 0
             for images in iterate_files(files.select(COLUMNS), wanted, limits):
-                readable = images["reason"].is_null().to_pylist()
+                readable = images["reason_code"].is_null().to_pylist()
                 for row, image_id in enumerate(images["image_id"].to_pylist(), start):
                     image_ids[row] = image_id if readable[row - start] and image_ids[row] is not None else None
                 here = image_ids[start : start + len(images)]

@@ -13,10 +13,11 @@ from upath import UPath
 from resnet_core.errors import UserError
 from resnet_core.storage import locations as stores
 from resnet_core.storage.files import write_whole
-from tasks.sinks.rows import COLUMNS, with_text
+from tasks.sinks.rows import ADDED, COLUMNS, with_text
 
 # A spreadsheet has no use for the hundreds of numbers of an embedding.
 _HEADER = [name for name in COLUMNS.names if name != "embedding"]
+_OLDEST_HEADER = [name for name in _HEADER if name not in ADDED]
 ERRORS: tuple[type[Exception], ...] = (OSError, NotImplementedError)
 _LONGEST_HEADER = 4096  # bytes
 
@@ -29,7 +30,7 @@ def check(place: str) -> None:
         kind = None
     if kind == "directory":
         raise UserError(f"--to: {place} is a folder. Name a file in it.")
-    if kind and _header(place) != _HEADER:
+    if kind and [name for name in _header(place) if name not in ADDED] != _OLDEST_HEADER:
         raise UserError(f"--to: {place} holds something else than scores. Choose another file.")
     _check_writable(place)
 

@@ -9,7 +9,7 @@ from deltalake.exceptions import DeltaError
 
 from resnet_core.errors import UserError
 from resnet_core.storage import locations as stores
-from tasks.sinks.rows import BATCH, COLUMNS, ROWS, differences
+from tasks.sinks.rows import ADDED, BATCH, COLUMNS, ROWS, differences
 
 ERRORS: tuple[type[Exception], ...] = (DeltaError, OSError)
 # A store that does not answer is tried for minutes otherwise.
@@ -28,12 +28,16 @@ def check(place: str) -> None:
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     """Raises DeltaError, and then nothing has changed; so it does where another writes the same batch meanwhile."""
-    name = batch.replace("'", "''")
+    name, at = batch.replace("'", "''"), stores.absolute(place)
+    lacking = DeltaTable.is_deltatable(at) and not set(ADDED) <= {
+        field.name for field in DeltaTable(at).schema().fields
+    }
     write_deltalake(
-        stores.absolute(place),
+        at,
         pa.RecordBatchReader.from_batches(COLUMNS, rows),
         mode="overwrite",
         predicate=f"{BATCH} = '{name}'",
         partition_by=[BATCH],
+        schema_mode="merge" if lacking else None,
         writer_properties=WriterProperties(max_row_group_size=ROWS),
     )

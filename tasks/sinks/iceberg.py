@@ -24,7 +24,7 @@ from pyiceberg.table import Table
 from sqlalchemy.exc import SQLAlchemyError
 
 from resnet_core.errors import UserError
-from tasks.sinks.rows import BATCH, COLUMNS, differences
+from tasks.sinks.rows import ADDED, BATCH, COLUMNS, differences
 
 ERRORS: tuple[type[Exception], ...] = (
     CommitFailedException,
@@ -63,6 +63,9 @@ def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     warnings.filterwarnings("ignore", message="Delete operation did not match any records")
     table = open_table(*_open_catalog(place))
     with table.transaction() as transaction:
+        if not set(ADDED) <= set(table.schema().column_names):
+            with transaction.update_schema() as update:
+                update.union_by_name(COLUMNS)
         # Even where there is nothing to delete: it is what PyIceberg compares with what others have committed.
         transaction.delete(EqualTo(term=BATCH, value=batch))
         if files := _write_files(table, rows):

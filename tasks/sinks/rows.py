@@ -10,10 +10,13 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from resnet_core.inference.scores import SCHEMA
+from resnet_core.reasons import with_reason_codes
 
 ROWS = 8192  # in memory at a time, whatever the size of the parts
 BATCH = "batch"
 COLUMNS = pa.schema([(BATCH, pa.string()), *SCHEMA])
+# Tables made by older releases lack these columns and get them, all null, with the next batch.
+ADDED = ("reason_code",)
 
 
 class Write(Protocol):
@@ -39,7 +42,8 @@ def batch_rows(parts: Iterable[UPath], batch: str, count: int) -> Iterator[pa.Re
 def _pieces(parts: Iterable[UPath]) -> Iterator[pa.RecordBatch]:
     for part in parts:
         with part.open("rb") as file:
-            yield from pq.ParquetFile(file).iter_batches(ROWS, columns=SCHEMA.names)
+            for batch in pq.ParquetFile(file).iter_batches(ROWS, columns=SCHEMA.names):
+                yield with_reason_codes(batch).select(SCHEMA.names)
 
 
 def _even(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -81,15 +85,21 @@ def _list_text(lists: pa.Array, brackets: str, quoted: Callable[[str], str]) -> 
     return pc.if_else(lists.is_valid(), pc.binary_join_element_wise(brackets[0], joined, brackets[1], ""), None)
 
 
+def missing_columns(names: Iterable[str]) -> list[str]:
+    """Return the columns of scores that a table lacks, without those that it will get."""
+    there = {*names, *ADDED}
+    return [name for name in COLUMNS.names if name not in there]
+
+
 def differences(found: pa.Schema) -> str:
     """What is otherwise in a table than in COLUMNS, or nothing; the order of the columns does not matter."""
-    missing = [name for name in COLUMNS.names if name not in found.names]
+    missing = missing_columns(found.names)
     if missing:
         return f"has no column {', '.join(missing)}"
     more = [name for name in found.names if name not in COLUMNS.names]
     if more:
         return f"has a column {', '.join(more)} that scores have not"
-    for field in COLUMNS:
+    for field in (COLUMNS.field(name) for name in found.names):
         if (kind := found.field(field.name).type) is not None and _plain(kind) != _plain(field.type):
             return f"has {_plain(kind)} in its column {field.name}, and scores {_plain(field.type)}"
     return ""

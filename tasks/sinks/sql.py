@@ -18,7 +18,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from resnet_core.errors import UserError, nearest
-from tasks.sinks.rows import BATCH, COLUMNS, with_text
+from tasks.sinks.rows import ADDED, BATCH, COLUMNS, missing_columns, with_text
 
 TABLE = "scores"
 ERRORS: tuple[type[Exception], ...] = (SQLAlchemyError,)
@@ -36,21 +36,35 @@ def check(place: str) -> None:
     url, table = _open_place(place)
     engine = open_engine(url)
     with engine.connect() as connection, connection.begin() as transaction:
-        there = sa.inspect(connection).has_table(table.name, schema=table.schema)
-        if there:
-            _check_columns(connection, table)
-        if there or engine.dialect.name in _TAKES_TABLES_BACK:
-            table.metadata.create_all(connection)
+        taken_back = engine.dialect.name in _TAKES_TABLES_BACK
+        lacking = _check_columns(connection, table)
+        if taken_back or lacking == []:
+            _make_table(connection, table)
             replace(connection, table, "", iter([probe()]))
         transaction.rollback()
 
 
-def _check_columns(connection: sa.Connection, table: sa.Table) -> None:
-    found = {column["name"] for column in sa.inspect(connection).get_columns(table.name, schema=table.schema)}
-    if missing := [name for name in COLUMNS.names if name not in found]:
+def _check_columns(connection: sa.Connection, table: sa.Table) -> list[str] | None:
+    """Return the columns that an older release's table lacks, or None without a table. Raises UserError for others."""
+    inspector = sa.inspect(connection)
+    if not inspector.has_table(table.name, schema=table.schema):
+        return None
+    names = {column["name"] for column in inspector.get_columns(table.name, schema=table.schema)}
+    if missing := missing_columns(names):
         raise UserError(
             f"--to: the table {table.fullname} has no column {', '.join(missing)}. Name another table after a #."
         )
+    return [name for name in ADDED if name not in names]
+
+
+def _make_table(connection: sa.Connection, table: sa.Table) -> None:
+    """Make the table, or add the columns that an older release's table lacks."""
+    for name in _check_columns(connection, table) or ():
+        column = sa.schema.CreateColumn(table.c[name]).compile(dialect=connection.dialect)
+        connection.exec_driver_sql(
+            f"ALTER TABLE {connection.dialect.identifier_preparer.format_table(table)} ADD {column}"
+        )
+    table.metadata.create_all(connection)
 
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
@@ -60,7 +74,7 @@ def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     engine = open_engine(url)
     with engine.begin() as connection:
         lock(connection, table.fullname)
-        table.metadata.create_all(connection)
+        _make_table(connection, table)
     with engine.begin() as connection:
         lock(connection, f"{table.fullname} {batch}")
         replace(connection, table, batch, rows)

@@ -24,7 +24,7 @@ from resnet_core.plotting.drift_plots import compare_nights
 Digits = tuple[np.ndarray, list[str]]
 SCHEMA = pa.schema(
     [
-        *((name, pa.string()) for name in ("label", "status", "reason")),
+        *((name, pa.string()) for name in ("label", "status", "reason_code", "reason")),
         *((name, pa.int32()) for name in ("width", "height")),
         *((name, pa.float32()) for name in ("brightness", "contrast", "sharpness")),
     ]
@@ -44,7 +44,11 @@ def rows(images: Sequence[np.ndarray], labels: Sequence[str]) -> pa.Table:
 
 
 def quarantined(reasons: dict[str, int]) -> pa.Table:
-    made = [{"status": "quarantined", "reason": reason} for reason, count in reasons.items() for _ in range(count)]
+    made = [
+        {"status": "quarantined", "reason_code": reason.partition(":")[0], "reason": reason}
+        for reason, count in reasons.items()
+        for _ in range(count)
+    ]
     return pa.Table.from_pylist(made, schema=SCHEMA)
 
 
@@ -170,8 +174,8 @@ def test_parts_add_up_to_the_whole_and_survive_json(digits: Digits) -> None:
 
 def test_quarantine_over_the_limit_fails_and_names_ten_reasons() -> None:
     reasons = [
-        *("empty", "unsupported", "truncated", "too large", "unreadable", "over time"),
-        *("crashed the decoder", "blank", "too small", "label missing", "label conflict", "file missing"),
+        *("empty", "unsupported", "truncated", "too_large", "damaged", "over_time"),
+        *("decoder_crashed", "blank", "too_small", "label_missing", "label_conflict", "file_missing"),
     ]
     summary = summarise(quarantined({f"{reason}: in the decoder's words": 20 - k for k, reason in enumerate(reasons)}))
     with pytest.raises(DataCheckError) as raised:

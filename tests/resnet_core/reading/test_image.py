@@ -13,6 +13,7 @@ from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.images.statistics import measure, perceptual_hash
 from resnet_core.reading.image import Limits, ReadImage, as_table, read_image, schema
 from resnet_core.reading.pool import read_file
+from resnet_core.reasons import Reason, ReasonCode
 
 SETTINGS = Preprocessing(size=32)
 
@@ -37,7 +38,8 @@ def test_a_bad_image_keeps_its_name(png: bytes) -> None:
     image = read_image(cut, SETTINGS)
     assert image.image_id == hashlib.sha256(cut).hexdigest()
     assert image.reason is not None
-    assert image.reason.startswith("truncated: ")
+    assert image.reason.code == "truncated"
+    assert image.reason.text.startswith("truncated: ")
     assert image.pixels is None
 
 
@@ -45,14 +47,14 @@ def test_a_bad_image_keeps_its_name(png: bytes) -> None:
 def test_what_is_over_a_limit_is_too_large(png: bytes, limits: Limits, named: bool) -> None:
     image = read_image(png, SETTINGS, limits)
     assert image.reason is not None
-    assert image.reason.startswith("too large: ")
-    assert "over the limit of 1,000" in image.reason
+    assert image.reason.code == "too_large"
+    assert "over the limit of 1,000" in image.reason.text
     assert (image.image_id is None) is named
 
 
 def test_a_file_that_cannot_be_opened_has_a_reason_and_no_name(tmp_path: Path) -> None:
     assert read_file(str(tmp_path / "gone.png"), SETTINGS) == ReadImage(
-        None, reason="unreadable: No such file or directory"
+        None, reason=Reason(ReasonCode.UNREACHABLE, "unreachable: No such file or directory")
     )
     assert read_file(str(tmp_path), SETTINGS).image_id is None
 
@@ -65,6 +67,7 @@ def test_a_table_holds_every_field(png: bytes) -> None:
             "image_id": good.image_id,
             "width": 300,
             "height": 200,
+            "reason_code": None,
             "reason": None,
             "phash": perceptual_hash(good.pixels),
             "brightness": pytest.approx(good.pixels.mean()),
@@ -75,7 +78,8 @@ def test_a_table_holds_every_field(png: bytes) -> None:
         {
             **dict.fromkeys(("width", "height", "phash", "brightness", "contrast", "sharpness")),
             "image_id": hashlib.sha256(b"").hexdigest(),
-            "reason": bad.reason,
+            "reason_code": "empty",
+            "reason": "empty: the file has 0 bytes",
             "pixels": bytes(32 * 32),
         },
     ]

@@ -138,8 +138,8 @@ def test_a_crash_a_hang_and_a_bomb_cost_one_image_each(tmp_path: Path) -> None:
     paths = sorted(Path(str(files("elpv_dataset"))).glob("data/images/*.png"))[:200]
     expected = here(paths).to_pylist()
     bad = {
-        20: (b"CRASH", "crashed the decoder: signal SIGSEGV"),
-        21: (b"EXIT", "crashed the decoder: exit status 1"),
+        20: (b"CRASH", "decoder crashed: signal SIGSEGV"),
+        21: (b"EXIT", "decoder crashed: exit status 1"),
         90: (b"HANG", "over time: no result after 2 s"),
         91: (b"FLOOD", "over time: no result after 2 s"),
         150: (b"BOMB", "too large: decoding needs more memory than a reader may have"),
@@ -151,6 +151,7 @@ def test_a_crash_a_hang_and_a_bomb_cost_one_image_each(tmp_path: Path) -> None:
     assert len(found) == len(paths)
     for row, (_, reason) in bad.items():
         assert found[row]["reason"].startswith(reason), row
+        assert found[row]["reason_code"] == reason.partition(":")[0].replace(" ", "_")
         assert found[row]["image_id"] == here([paths[row]])["image_id"][0].as_py()
         assert found[row]["pixels"] == bytes(32 * 32)
     assert [found[row] for row in range(200) if row not in bad] == [
@@ -179,7 +180,7 @@ def test_a_crash_in_an_archive_costs_one_member(small_files: list[Path], tmp_pat
     files = pa.Table.from_batches(list_source(str(archive))).sort_by("path")
     found = read_files(files, SETTINGS, command=NAUGHTY_COMMAND)
     expected = here(paths)
-    assert found["reason"][101].as_py() == "crashed the decoder: signal SIGSEGV"
+    assert found["reason"][101].as_py() == "decoder crashed: signal SIGSEGV"
     assert found["image_id"].equals(expected["image_id"])
     assert found["pixels"].equals(expected["pixels"])
 

@@ -30,7 +30,7 @@ from tests.resnet_core.model.test_classifier import a_classifier
 from tests.scoring import MODEL, break_some, classify, plan, rows_of, use
 
 CONTRACT = [
-    "image_id", "uri", "status", "reason", "label", "confidence", "probabilities",
+    "image_id", "uri", "status", "reason_code", "reason", "label", "confidence", "probabilities",
     "model_name", "model_version", "scored_at",
 ]  # fmt: skip
 

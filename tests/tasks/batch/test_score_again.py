@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from upath import UPath
@@ -17,6 +19,7 @@ from resnet_core.images.decode import decode
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
 from resnet_core.reading.image import Limits
+from resnet_core.reading.pool import iterate_files
 from tasks.batch import finish as finish_batch
 from tasks.batch import folder as batch_folder
 from tasks.batch import score
@@ -126,6 +129,44 @@ def test_a_file_that_could_not_be_opened_is_tried_again(digit_folder: Path, tmp_
     files[0].rename(tmp_path / "x.png")
     scores = classify(tmp_path / "list.csv", tmp_path / "out")
     assert (scores.failed, scores.scored, scores.reused) == (1, 200, 199)
+
+
+def test_a_damaged_file_is_read_once_and_known_afterwards(
+    digit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    damaged = next(digit_folder.glob("1/*.png"))
+    content = bytearray(damaged.read_bytes())
+    content[-20] ^= 0xFF  # in the compressed levels, whose checksum is wrong then
+    damaged.write_bytes(content)
+    out_of_reach = digit_folder / "out of reach.png"
+    out_of_reach.symlink_to(f"/proc/{os.getpid()}/mem")  # a regular file that nobody can read
+    codes = {str(damaged): "damaged", str(out_of_reach): "unreachable"}
+    first = classify(digit_folder, tmp_path / "out")
+    assert first.reasons == {"damaged": 1, "unreachable": 1}
+    read = []
+    monkeypatch.setattr(score, "iterate_files", lambda files, *how: read.append(files) or iterate_files(files, *how))
+    for _ in range(2):
+        scores = classify(digit_folder, tmp_path / "out")
+        assert (scores.files, scores.failed, scores.reused) == (201, 2, 200)
+        failed = rows_of(tmp_path / "out").query("status == 'failed'")
+        assert dict(zip(failed["uri"], failed["reason_code"], strict=True)) == codes
+    assert [uri for files in read for uri in files["uri"].to_pylist()] == [str(out_of_reach)] * 2
+
+
+def test_rows_without_reason_codes_are_known(digit_folder: Path, tmp_path: Path) -> None:
+    """As a release wrote them that had no such column, and called damage and lack of access by one word."""
+    break_some(digit_folder)
+    (digit_folder / "out of reach.png").symlink_to(f"/proc/{os.getpid()}/mem")
+    codes = classify(digit_folder, tmp_path / "out").reasons
+    for path in (tmp_path / "out").glob("*.parquet"):
+        table = pq.read_table(path)
+        texts = pc.replace_substring_regex(table["reason"], "^(damaged|unreachable)", "unreadable")
+        place = table.schema.get_field_index("reason")
+        table = table.set_column(place, "reason", texts).drop_columns(["reason_code"])
+        pq.write_table(table, path)
+    scores = classify(digit_folder, tmp_path / "out")
+    assert (scores.files, scores.failed, scores.reused) == (206, 6, 205)
+    assert scores.reasons == codes
 
 
 def test_another_version_takes_the_place_of_the_old_one_when_it_is_complete(digit_folder: Path, tmp_path: Path) -> None:

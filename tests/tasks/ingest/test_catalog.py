@@ -95,7 +95,7 @@ def test_what_looks_like_both_sides_stays_out_and_is_still_out_the_night_after(c
     for _ in range(2):
         found = rows_by_name(ingested(dataset, store)[0])
         assert found.loc["twin.jpg", ["status", "split"]].tolist() == ["ok", "test"]
-        assert found.loc[learned.name, "status"] == "duplicate"
+        assert found.loc[learned.name, ["status", "reason_code"]].tolist() == ["duplicate", "near_duplicate"]
         assert found.loc[learned.name, "reason"] == f"near-duplicate of {cells}/a/twin.jpg, which is in test"
     assert found.loc[held_out.name, "status"] == "ok"
 
@@ -122,8 +122,9 @@ def test_blank_and_too_small_images_are_quarantined(digit_folder: Path, tmp_path
     Image.new("L", (50, 50), 77).save(digit_folder / "1" / "blank.png")
     Image.effect_noise((50, 3), 50).save(digit_folder / "1" / "flat.png")
     rows = rows_by_name(ingested(dataset_of(digit_folder), UPath(tmp_path / "s"))[0])
-    assert rows.loc["blank.png", "reason"] == "blank: every pixel is 77"
-    assert rows.loc["flat.png", "reason"] == "too small: 50 x 3 pixels, under the limit of 4"
+    columns = ["reason_code", "reason"]
+    assert rows.loc["blank.png", columns].tolist() == ["blank", "blank: every pixel is 77"]
+    assert rows.loc["flat.png", columns].tolist() == ["too_small", "too small: 50 x 3 pixels, under the limit of 4"]
 
 
 def test_what_came_went_and_changed(digit_folder: Path, tmp_path: Path, digits: Digits) -> None:

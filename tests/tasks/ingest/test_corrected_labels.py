@@ -130,7 +130,7 @@ def test_a_correction_is_not_of_the_bytes_that_came_later(digit_folder: Path, el
         shutil.copy(other, path)
     found = rows_of(digit_folder, write_labels(tmp_path / "c.csv", rows), UPath(tmp_path / "s"))
     assert found.loc[str(one), "status"] == "quarantined"
-    assert found.loc[str(one), "reason"].startswith("changed since it was corrected")
+    assert found.loc[str(one), "reason_code"] == "label_outdated"
     assert found.loc[str(inside), "label"] == "3"
 
 
@@ -141,7 +141,7 @@ def test_files_that_are_gone_are_quarantined(digit_folder: Path, elsewhere: Path
     found = rows_of(digit_folder, write_labels(tmp_path / "c.csv", rows), UPath(tmp_path / "s"))
     for row in rows:
         assert found.loc[row["path"], "status"] == "quarantined"
-        assert found.loc[row["path"], "reason"].startswith("file missing: a correction names it")
+        assert found.loc[row["path"], "reason_code"] == "file_missing"
 
 
 def test_of_several_corrections_the_latest_counts_whatever_its_file_is_called(

@@ -376,7 +376,7 @@ def test_images_of_an_idx_file_have_pictures(digits: Digits, tmp_path: Path) -> 
     for number, image in ((0, 30), (1, 3)):
         picture = np.asarray(Image.open(io.BytesIO(found[number].webp)).convert("L"))
         np.testing.assert_array_equal(picture, digits[0][image])
-    assert found[2].reason.startswith("unreadable")
+    assert found[2].reason.startswith("unreachable")
 
 
 def test_a_batch_in_another_store_is_read_there(scores: Path, page: Path) -> None:

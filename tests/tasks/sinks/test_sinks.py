@@ -25,7 +25,7 @@ import sqlalchemy as sa
 
 from resnet_core.inference.scores import SCHEMA
 from tasks.batch.values import Scores
-from tasks.sinks.rows import ROWS, batch_rows
+from tasks.sinks.rows import COLUMNS, ROWS, batch_rows
 from tasks.sinks.sinks import check_target, find_sink, write_to
 from tests.scored import a_batch, big_part
 
@@ -159,6 +159,35 @@ def test_a_batch_that_is_written_again_replaces_itself_and_nothing_else(
     assert uris(place.read("old")) == uris_of(fewer)
     if place.holds_many:
         assert uris(place.read("old 2")) == uris_of(other)
+
+
+def test_a_table_of_an_older_release_gets_the_new_column(
+    place: Place, tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old, new = a_batch(tmp_path / "old", digits[0]), a_batch(tmp_path / "new", digits[0])
+    with monkeypatch.context() as patch:
+        write_as_before(old, place, patch)
+    assert "reason_code" not in place.read("old")[0]
+    write(new, place)
+    codes = {row["uri"]: row["reason_code"] for row in place.read("new")}
+    assert set(codes.values()) == {None, "damaged"}
+    if place.holds_many:
+        assert uris(place.read("old")) == uris_of(old)
+        assert {row["reason_code"] for row in place.read("old")} == {None}
+    write(new, place)
+    assert uris(place.read("new")) == uris_of(new)
+
+
+def write_as_before(scores: Scores, place: Place, patch: pytest.MonkeyPatch) -> None:
+    """Write as a release does that knows no column `reason_code`."""
+    older = COLUMNS.remove(COLUMNS.get_field_index("reason_code"))
+    for module in ("csv_file", "sql", "delta", "iceberg"):
+        with suppress(ImportError):
+            patch.setattr(f"tasks.sinks.{module}.COLUMNS", older)
+    patch.setattr("tasks.sinks.csv_file._HEADER", [name for name in older.names if name != "embedding"])
+    sink, where = find_sink(place.target)
+    pieces = batch_rows(scores.parts, scores.batch, scores.files)
+    sink.write(where, scores.batch, (piece.select(older.names) for piece in pieces))
 
 
 def test_a_batch_that_fails_in_the_middle_leaves_the_old_rows(place: Place, tmp_path: Path, digits: Digits) -> None:
