@@ -19,7 +19,7 @@ from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import as_local
 from tasks.batch.folder import MANIFEST
 from tasks.batch.values import DriftReport, Scores
-from tasks.registry.runs import client, experiment_id
+from tasks.registry.runs import client, experiment_id, running
 
 SCORED = "grayline.scored"  # tag: the digest of the batch's folder, its source and its version
 _ENGINE = "grayline.engine"  # tag: what computed it the last time
@@ -40,12 +40,12 @@ def record_batch(scores: Scores, drift: DriftReport, tracking_uri: str, store: U
         MLFLOW_RUN_NOTE: note(scores, drift),
     }
     metrics = [Metric(name, value, now, step) for name, value in measured(scores, drift).items()]
-    mlflow.log_batch(run_id, metrics, tags=[RunTag(name, value) for name, value in tags.items()])
-    for path in (scores.output / MANIFEST, drift.plot):
-        if path is not None and path.exists():
-            with as_local(path) as file:
-                mlflow.log_artifact(run_id, str(file))
-    mlflow.update_run(run_id, "FINISHED")
+    with running(tracking_uri, run_id):
+        mlflow.log_batch(run_id, metrics, tags=[RunTag(name, value) for name, value in tags.items()])
+        for path in (scores.output / MANIFEST, drift.plot):
+            if path is not None and path.exists():
+                with as_local(path) as file:
+                    mlflow.log_artifact(run_id, str(file))
     return run_id
 
 

@@ -97,6 +97,23 @@ def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, str]) -> None:
 
 
 @contextmanager
+def running(tracking_uri: str, run_id: str, *, parent: str = "", ends: bool = True) -> Iterator[None]:
+    """Keep the run's status: RUNNING in the block, FINISHED after it, FAILED if the block raises.
+
+    parent: a run that fails with this one. ends: False leaves the run RUNNING for a later stage.
+    """
+    set_status(tracking_uri, run_id, "RUNNING")
+    try:
+        yield
+    except BaseException:
+        for failed in filter(None, (run_id, parent)):
+            set_status(tracking_uri, failed, "FAILED")
+        raise
+    if ends:
+        set_status(tracking_uri, run_id, "FINISHED")
+
+
+@contextmanager
 def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
     """MLflow's system metrics of the run: processor, memory, disk, network, and GPUs where it can read them."""
     # Its module sets up loggers of libraries that are not there; it is imported when there is something to watch.

@@ -128,22 +128,16 @@ def train_fold(
         tracking_uri, store, dataset.name, f"{plan.digest}-{fold}", name=name, parent=plan.mlflow_run_id
     )
     tracking.log_params(tracking_uri, run_id, {"fold": fold})
-    tracking.set_status(tracking_uri, run_id, "RUNNING")
     state = plan.folder / f"fold-{fold}.safetensors"
     job = replace(
         job_of(shard_set, _settings_of(dataset), resident_bytes, keys), state=state, held_out=_read_folds(plan) == fold
     )
-    try:
+    with tracking.running(tracking_uri, run_id, parent=plan.mlflow_run_id):
         image_ids, labels, probabilities = out_of_fold(
             job, f"fold {fold + 1}/{plan.folds}", tracking_uri, run_id, device, runner
         )
-    except BaseException:
-        for failed in (run_id, plan.mlflow_run_id):
-            tracking.set_status(tracking_uri, failed, "FAILED")
-        raise
-    write_predictions(done, image_ids, labels, probabilities, shard_set.classes)
-    tracking.log_metrics(tracking_uri, run_id, measure(labels, probabilities))
-    tracking.set_status(tracking_uri, run_id, "FINISHED")
+        write_predictions(done, image_ids, labels, probabilities, shard_set.classes)
+        tracking.log_metrics(tracking_uri, run_id, measure(labels, probabilities))
     state.unlink(missing_ok=True)
     return False
 
@@ -272,12 +266,11 @@ def _log_to_mlflow(found: CrossValidation, folder: UPath, tracking_uri: str) -> 
     values: dict[str, float] = {}
     for name, (mean, std) in found.metrics.items():
         values |= {f"{name}_mean": mean, f"{name}_std": std}
-    tracking.log_metrics(tracking_uri, found.mlflow_run_id, values)
-    mlflow = tracking.client(tracking_uri)
-    for name in (_PREDICTIONS, _SUMMARY):
-        with as_local(folder / name) as file:
-            mlflow.log_artifact(found.mlflow_run_id, str(file))
-    tracking.set_status(tracking_uri, found.mlflow_run_id, "FINISHED")
+    with tracking.running(tracking_uri, found.mlflow_run_id):
+        tracking.log_metrics(tracking_uri, found.mlflow_run_id, values)
+        for name in (_PREDICTIONS, _SUMMARY):
+            with as_local(folder / name) as file:
+                tracking.client(tracking_uri).log_artifact(found.mlflow_run_id, str(file))
 
 
 def markdown(found: CrossValidation) -> str:

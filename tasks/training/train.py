@@ -52,12 +52,8 @@ def train(
             job = replace(job, start=champion / "model", config=warm_started(job.config))
         start = champion.name if champion else None
         write_lineage(folder, dataset, shard_set, start, find_device(device).type, resident_bytes)
-        tracking.set_status(tracking_uri, run_id, "RUNNING")
-        try:
+        with tracking.running(tracking_uri, run_id, ends=False):
             _train_new(job, folder, made_of, tracking_uri, run_id, device, runner)
-        except BaseException:
-            tracking.set_status(tracking_uri, run_id, "FAILED")
-            raise
     summary = _read_summary(folder)
     epochs = [Epoch(**values) for values in summary["epochs"]]
     tracking.log_epochs(tracking_uri, run_id, epochs)

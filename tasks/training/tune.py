@@ -160,18 +160,16 @@ def run_trials(
         studies.queue_own(study, own)
     before = done = len(studies.ended(study))
     log.info("tune        %d trials of %d epochs, on %s", plan.trials, plan.epochs, places(job, device))
-    tracking.set_status(tracking_uri, plan.mlflow_run_id, "RUNNING")
-    try:
-        with progress("tune", plan.trials, "trials") as advance:
-            advance(min(done, plan.trials))
-            while done < plan.trials:
-                study.sampler = studies.sampler(job.config.seed, studies.begun(study))
-                study.optimize(lambda trial: _run_trial(trial, study, shared, advance), n_trials=1)
-                done = len(studies.ended(study))
-                advance(1)
-    except BaseException:
-        tracking.set_status(tracking_uri, plan.mlflow_run_id, "FAILED")
-        raise
+    with (
+        tracking.running(tracking_uri, plan.mlflow_run_id, ends=False),
+        progress("tune", plan.trials, "trials") as advance,
+    ):
+        advance(min(done, plan.trials))
+        while done < plan.trials:
+            study.sampler = studies.sampler(job.config.seed, studies.begun(study))
+            study.optimize(lambda trial: _run_trial(trial, study, shared, advance), n_trials=1)
+            done = len(studies.ended(study))
+            advance(1)
     return before
 
 
@@ -186,24 +184,19 @@ def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) ->
         shared.tracking_uri, shared.store, plan.dataset, name, name=f"trial-{number}", parent=plan.mlflow_run_id
     )
     tracking.log_params(shared.tracking_uri, run_id, search_space.fragment(values))
-    tracking.set_status(shared.tracking_uri, run_id, "RUNNING")
     model, config = search_space.apply(shared.job.model, shared.job.config, values)
     job = replace(shared.job, model=model, config=config, state=plan.folder / f"{number}.safetensors")
     accuracy = None
-    try:
-        accuracy = train(trial, study, job, shared, run_id, advance)
-        outcome = f"{accuracy:.4f}"
-    except LostProcessError:
-        tracking.set_status(shared.tracking_uri, run_id, "FAILED")
-        raise
-    except (TrainingError, torch.OutOfMemoryError, optuna.TrialPruned) as error:
-        # Values that cannot be trained with are bad ones, and the sampler should know.
-        outcome = f"ended, {error}"
-    except BaseException:
-        tracking.set_status(shared.tracking_uri, run_id, "FAILED")
-        raise
-    tracking.client(shared.tracking_uri).set_tag(run_id, _OUTCOME, outcome)
-    tracking.set_status(shared.tracking_uri, run_id, "FINISHED")
+    with tracking.running(shared.tracking_uri, run_id):
+        try:
+            accuracy = train(trial, study, job, shared, run_id, advance)
+            outcome = f"{accuracy:.4f}"
+        except LostProcessError:
+            raise
+        except (TrainingError, torch.OutOfMemoryError, optuna.TrialPruned) as error:
+            # Values that cannot be trained with are bad ones, and the sampler should know.
+            outcome = f"ended, {error}"
+        tracking.client(shared.tracking_uri).set_tag(run_id, _OUTCOME, outcome)
     log.info("tune        trial %d: %s with %s", trial.number, outcome, _text_of(values))
     plan.folder.joinpath(f"{number}.safetensors").unlink(missing_ok=True)
     if accuracy is None:
@@ -269,12 +262,11 @@ def finish_study(plan: _StudyPlan, tracking_uri: str) -> Tuning:
         own_accuracy=own[0] if own else None,
         importance=studies.importance(study),
     )
-    tracking.log_metrics(tracking_uri, plan.mlflow_run_id, {"best_validation_accuracy": found.accuracy})
-    with tempfile.TemporaryDirectory() as folder:
+    with tracking.running(tracking_uri, plan.mlflow_run_id), tempfile.TemporaryDirectory() as folder:
+        tracking.log_metrics(tracking_uri, plan.mlflow_run_id, {"best_validation_accuracy": found.accuracy})
         Path(folder, "best.yaml").write_text(_fragment_text(values), encoding="utf-8")
         studies.draw(study, Path(folder))
         tracking.client(tracking_uri).log_artifacts(plan.mlflow_run_id, folder, "tune")
-    tracking.set_status(tracking_uri, plan.mlflow_run_id, "FINISHED")
     create_markdown_artifact(markdown(found), key="tune", description="The best values, and what matters")
     return found
 
