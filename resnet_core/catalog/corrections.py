@@ -15,7 +15,8 @@ from upath import UPath
 from resnet_core.errors import UserError
 from resnet_core.reasons import ReasonCode
 from resnet_core.sources import folders, shard_files
-from resnet_core.sources.locate import LOCATED, locate
+from resnet_core.sources.listing import LOCATED
+from resnet_core.sources.locate import locate
 from resnet_core.sources.manifest import place_of, read_manifest
 from resnet_core.storage import database
 from resnet_core.storage.locations import absolute, facts

@@ -1,7 +1,7 @@
 """Tar and zip archives as sources: one row per member, wherever the archive lies.
 
-DuckDB decides what only the whole archive tells, and goes on in files when memory is short. Of members with
-the same path the last counts, as when the archive is unpacked; a hard link has the bytes of its target.
+DuckDB decides what only the whole archive tells, and goes on in files when memory is short. The last
+of members with the same path counts, as when the archive is unpacked; a hard link has the bytes of its target.
 """
 
 import re

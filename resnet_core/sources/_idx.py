@@ -1,7 +1,11 @@
-"""IDX, the format of MNIST: many images of one size in a file, their labels in a second beside it.
+"""IDX, the format of MNIST: many images of one size in a file, their labels in a second file beside it.
 
-http://yann.lecun.com/exdb/mnist/: magic number, then each dimension, as big-endian 32-bit numbers, then
-the bytes. An image is handed out as a PGM file (P5), so that nothing after it is special.
+bytes          content (http://yann.lecun.com/exdb/mnist/)
+4              magic number: 0x803 images, 0x801 labels
+4 a dimension  count[, height, width], big-endian
+rest           one byte per pixel or label
+
+An image is handed out as a PGM file (P5), like a file of its own.
 """
 
 import re
@@ -11,9 +15,9 @@ from collections.abc import Iterator, Sequence
 import pyarrow as pa
 
 from resnet_core.errors import UserError
-from resnet_core.sources.listing import batches
+from resnet_core.sources.listing import BATCH, numbered_rows
 from resnet_core.storage.compressed import open_unpacked, unpacked
-from resnet_core.storage.locations import facts, printable, read_ranges
+from resnet_core.storage.locations import facts, read_ranges
 
 _IMAGES, _LABELS = 0x00000803, 0x00000801
 _IMAGES_HEADER, _LABELS_HEADER = struct.Struct(">4L"), struct.Struct(">2L")
@@ -22,34 +26,39 @@ _LABELS_NAME = re.compile(r"(.*labels[-.])idx1-ubyte(\.gz)?", re.DOTALL)
 
 
 def is_images(name: str) -> bool:
+    """Return whether a file's name is that of IDX images."""
     return _IMAGES_NAME.fullmatch(name) is not None
 
 
 def is_labels(name: str) -> bool:
+    """Return whether a file's name is that of IDX labels."""
     return _LABELS_NAME.fullmatch(name) is not None
 
 
 def list_images(place: str, path: str) -> Iterator[pa.RecordBatch]:
-    """A row an image. path: of the file, relative to the source. Raises UserError for files that are no
-    IDX, or do not belong together."""
+    """Yield one row per image. `path`: of the file, relative to the source.
+
+    Raises UserError for files that are not IDX, or do not belong together.
+    """
     count, height, width = _open_images(place)
     labels = _read_labels(place, count)
-    modified = facts(place)["modified"]
-    split = "test" if re.search(r"t10k|test", path.rpartition("/")[2]) else None
-    length, size = height * width, len(_pgm_header(width, height)) + height * width
-    uri, path = printable(place), printable(path)
-    return batches(
-        (
-            f"{uri}#image={number}", f"{path}#image={number}", size, modified,
-            str(labels[number]) if labels is not None else None, split, uri, "idx",
-            _IMAGES_HEADER.size + number * length, length, False,
-        )
-        for number in range(count)
-    )  # fmt: skip
+    length = height * width
+    columns = {
+        "size": len(_pgm_header(width, height)) + length,
+        "modified": facts(place)["modified"],
+        "split": "test" if re.search(r"t10k|test", path.rpartition("/")[2]) else None,
+        "kind": "idx",
+        "length": length,
+    }
+    for start in range(0, count, BATCH):
+        numbers = range(start, min(start + BATCH, count))
+        columns["label"] = [str(label) for label in labels[start : numbers.stop]] if labels is not None else None
+        columns["offset"] = [_IMAGES_HEADER.size + number * length for number in numbers]
+        yield numbered_rows(place, path, numbers, columns)
 
 
 def read_images(place: str, offsets: Sequence[int], lengths: Sequence[int]) -> Iterator[bytes | OSError]:
-    """The images whose bytes begin at these places, as PGM files."""
+    """Yield the images whose bytes begin at these offsets, as PGM files."""
     try:
         file = unpacked(place)
         (head,) = read_ranges(file, [(0, _IMAGES_HEADER.size)])
@@ -57,7 +66,7 @@ def read_images(place: str, offsets: Sequence[int], lengths: Sequence[int]) -> I
             raise head
         _, _, height, width = _IMAGES_HEADER.unpack(head)
     except (OSError, struct.error) as error:
-        yield from (error if isinstance(error, OSError) else OSError("is cut short") for _ in offsets)
+        yield from (error if isinstance(error, OSError) else OSError("the file is cut short") for _ in offsets)
         return
     ranges = [(offset, offset + length) for offset, length in zip(offsets, lengths, strict=True)]
     for pixels in read_ranges(file, ranges):
@@ -70,7 +79,7 @@ def read_images(place: str, offsets: Sequence[int], lengths: Sequence[int]) -> I
 
 
 def image_place(place: str, number: int) -> tuple[int, int]:
-    """Where the bytes of an image begin, and how many they are. Raises OSError."""
+    """Return the offset and the length of an image's bytes. Raises OSError."""
     try:
         _, height, width = _open_images(place)
     except UserError as error:
@@ -83,25 +92,25 @@ def _pgm_header(width: int, height: int) -> bytes:
 
 
 def _open_images(place: str) -> tuple[int, int, int]:
-    """Images, height, width."""
+    """Return count, height and width of the images."""
     with open_unpacked(place) as file:
         head = file.read(_IMAGES_HEADER.size)
         if len(head) < _IMAGES_HEADER.size or _IMAGES_HEADER.unpack(head)[0] != _IMAGES:
-            raise UserError(f"{place}: is no IDX file of images (idx3-ubyte). Fetch it again, or correct `source:`.")
+            raise UserError(f"{place}: not an IDX file of images (idx3-ubyte). Fetch it again, or correct `source:`.")
         _, count, height, width = _IMAGES_HEADER.unpack(head)
         end = _IMAGES_HEADER.size + count * height * width
         if count:
             file.seek(end - 1)
             if not file.read(1):
-                raise UserError(f"{place}: is cut short: {count:,} images need {end:,} bytes. Fetch it again.")
+                raise UserError(f"{place}: cut short, {count:,} images need {end:,} bytes. Fetch it again.")
     return count, height, width
 
 
 def _read_labels(images: str, count: int) -> bytes | None:
-    """The labels in the file beside it, compressed or not; None: there is none."""
+    """Return the labels in the file beside the images, compressed or not; None without such a file."""
     folder, slash, name = images.rpartition("/")
-    found = _IMAGES_NAME.fullmatch(name)
-    stem = re.sub(r"images([-.])$", r"labels\1", found[1]) if found else ""
+    match = _IMAGES_NAME.fullmatch(name)
+    stem = re.sub(r"images([-.])$", r"labels\1", match[1]) if match else ""
     for place in (f"{folder}{slash}{stem}idx1-ubyte{packed}" for packed in ("", ".gz")):
         try:
             facts(place)
@@ -111,6 +120,6 @@ def _read_labels(images: str, count: int) -> bytes | None:
             head = file.read(_LABELS_HEADER.size)
             labels = file.read(count)
         if len(head) < _LABELS_HEADER.size or _LABELS_HEADER.unpack(head) != (_LABELS, count) or len(labels) < count:
-            raise UserError(f"{place}: does not hold the labels of the {count:,} images beside it. Fetch it again.")
+            raise UserError(f"{place}: not the labels of the {count:,} images beside it. Fetch it again.")
         return labels
     return None

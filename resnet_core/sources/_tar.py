@@ -1,7 +1,7 @@
 """Tar archives: where each member's bytes lie, from the headers alone.
 
-The formats (ustar, GNU, pax) as in POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header
-Block". `tarfile` takes 25 to 70 microseconds a member; here it only reads sparse members.
+The formats (ustar, GNU, pax) as in POSIX.1-2017, pax, "ustar Interchange Format" and "pax Header Block".
+`tarfile` needs 5 times as long for the headers, 2.5 times as long for a whole listing; it reads sparse members.
 """
 
 import tarfile
@@ -12,15 +12,16 @@ from typing import IO, NamedTuple
 from resnet_core.errors import UserError
 
 BLOCK = tarfile.BLOCKSIZE
-# Extended headers hold names and times; one that is longer is no such thing.
-_LONGEST_HEADER = 16 * 1024**2
+_LONGEST_HEADER = 16 * 1024**2  # bytes: extended headers hold names and times
 _ZEROS = bytes(BLOCK)
 FILES, HARD_LINK, _SYMBOLIC_LINK = b"0\0" + b"7", b"1", b"2"
 
 
 class Member(NamedTuple):
-    """`offset` of the bytes, `length` of them; of a sparse one, of its header, and `tarfile` has to
-    read it. `link` is what a hard link names; `modified` in seconds, as text. `size` in bytes."""
+    """A file or link. `offset` and `length` are those of its bytes; of a sparse file, those of header and bytes.
+
+    `modified`: seconds, as text. `size`: bytes, unpacked. `link`: the target.
+    """
 
     name: str
     type: bytes
@@ -33,8 +34,10 @@ class Member(NamedTuple):
 
 
 def read_headers(file: IO[bytes], archive: str) -> Iterator[Member]:
-    """Every regular file and link, in order. Goes through the file from front to back. Raises UserError
-    for an archive that is damaged or cut short."""
+    """Yield every regular file and link, in order; read from front to back.
+
+    Raises UserError for an archive that is damaged or cut short.
+    """
     at = 0
     shared: dict[bytes, bytes] = {}
     while (header := _header(file, at, archive)) is not None:
@@ -55,16 +58,15 @@ def read_headers(file: IO[bytes], archive: str) -> Iterator[Member]:
                 raise _damaged(archive, at)
             header = following
         if kind == b"S" or (extra and any(key.startswith(b"GNU.sparse") for key in extra)):
-            found: tuple[Member | None, int] = _sparse(file, begin, archive)
+            member, at = _sparse(file, begin, archive)
         else:
-            found = _plain(header, extra, at, archive)
-        member, at = found
+            member, at = _plain(header, extra, at, archive)
         if member:
             yield member
 
 
 def read_sparse(file: IO[bytes], offset: int) -> bytes:
-    """The bytes of a sparse member whose header, or the extended one before it, is at `offset`."""
+    """Return the bytes of a sparse member whose first header is at `offset`. Raises OSError."""
     try:
         file.seek(offset)
         with tarfile.TarFile(fileobj=file) as tar:
@@ -78,15 +80,17 @@ def read_sparse(file: IO[bytes], offset: int) -> bytes:
 
 
 def _header(file: IO[bytes], at: int, archive: str) -> bytes | None:
-    """The block at that place; None at the end of the archive, which is a block of zeros: without it
-    nobody could tell what is missing."""
+    """Return the block at that place, or None for the block of zeros that closes the archive.
+
+    An archive without the closing block is cut short.
+    """
     file.seek(at)
     block = file.read(BLOCK)
     if block == _ZEROS:
         return None
     if len(block) < BLOCK:
         raise _cut(archive, at)
-    # Adler-32's lower half is the sum of the bytes, plus 1, modulo 65521: of half a block it is exact.
+    # Adler-32's lower half is the sum of the bytes, plus 1, modulo 65521: exact for half a block.
     total = (zlib.adler32(block[:256]) & 0xFFFF) + (zlib.adler32(block[256:]) & 0xFFFF) - 2
     field = block[148:156]
     if total - sum(field) + 8 * 0x20 != _number(field, archive, at) and _signed(block) != _number(field, archive, at):
@@ -95,13 +99,13 @@ def _header(file: IO[bytes], at: int, archive: str) -> bytes | None:
 
 
 def _signed(block: bytes) -> int:
-    """The checksum as some old programs have it: of signed bytes."""
+    """Return the checksum of signed bytes, as some old programs wrote it."""
     plain = block[:148] + b" " * 8 + block[156:]
     return sum(byte - 256 if byte > 127 else byte for byte in plain)
 
 
 def _plain(header: bytes, extra: dict[bytes, bytes], at: int, archive: str) -> tuple[Member | None, int]:
-    """The member whose own header this is, if it is a file or a link, and where the next one begins."""
+    """Return the header's member, None unless it is a file or link, and where the next header begins."""
     kind = header[156:157]
     size = _number(header[124:136], archive, at)
     name = header[:100].partition(b"\0")[0]
@@ -130,7 +134,7 @@ def _plain(header: bytes, extra: dict[bytes, bytes], at: int, archive: str) -> t
     return None, data if kind in b"3456" else data + _padded(size)
 
 
-def _sparse(file: IO[bytes], begin: int, archive: str) -> tuple[Member, int]:
+def _sparse(file: IO[bytes], begin: int, archive: str) -> tuple[Member | None, int]:
     try:
         file.seek(begin)
         with tarfile.TarFile(fileobj=file) as tar:
@@ -153,20 +157,20 @@ def _content(file: IO[bytes], at: int, size: int, archive: str) -> bytes:
 
 
 def _records(content: bytes, archive: str, at: int) -> dict[bytes, bytes]:
-    """Records of pax: `length key=value` and a line's end; the length counts the whole of it."""
-    found = {}
+    """Parse pax records, `length key=value\\n`; the length counts the whole record."""
+    records = {}
     while content and content[0]:
         length, _, _ = content.partition(b" ")
         if not length.isdigit() or not len(length) + 3 <= int(length) <= len(content):
             raise _damaged(archive, at)
         key, _, value = content[len(length) + 1 : int(length) - 1].partition(b"=")
-        found[key] = value
+        records[key] = value
         content = content[int(length) :]
-    return found
+    return records
 
 
 def _number(field: bytes, archive: str, at: int) -> int:
-    """Octal digits; or, where the first bit is set, the number itself, big end first."""
+    """Parse octal digits; or a big-endian number, if the first bit is set."""
     if field[0] & 0x80:
         return int.from_bytes(field[1:], "big") - (256 ** (len(field) - 1) if field[0] == 0xFF else 0)
     try:
@@ -180,8 +184,8 @@ def _padded(size: int) -> int:
 
 
 def _damaged(archive: str, at: int) -> UserError:
-    return UserError(f"{archive}: is no whole tar: what begins at byte {at:,} is no header. Fetch or make it again.")
+    return UserError(f"{archive}: not a whole tar archive, no header at byte {at:,}. Fetch or make it again.")
 
 
 def _cut(archive: str, at: int) -> UserError:
-    return UserError(f"{archive}: is cut short at byte {at:,}. Fetch or make it again.")
+    return UserError(f"{archive}: cut short at byte {at:,}. Fetch or make it again.")

@@ -1,7 +1,8 @@
 """Zip archives: where each member lies, from the directory at the end, and its bytes from there.
 
-The records as in PKWARE's APPNOTE.TXT 6.3, sections 4.3 and 4.5. `zipfile` holds the whole directory in
-memory, half a kilobyte a member, and would read it again for every part of the work.
+The records as in PKWARE's APPNOTE.TXT 6.3, sections 4.3 and 4.5. `zipfile` needs twice as long for the directory
+and half a kilobyte of memory a member. It also fails on a comment that holds the end's signature, or on one name
+that is not UTF-8, and would read the directory again in every process.
 """
 
 import bz2
@@ -17,15 +18,13 @@ from resnet_core.errors import UserError
 _DIRECTORY_ENTRY = struct.Struct("<4s6H3L5H2L")
 _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _END, _END_64, _LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
-_STORED, _DEFLATED = 0, 8
-_ENCRYPTED, UTF8 = 0x1, 0x800
-# What a member's bytes have before them: the local header, the name again, times and rights. Where
-# that is more, it costs a second read.
-USUAL_PREFIX = 1024
+_STORED, _DEFLATED, _BZIP2 = 0, 8, 12
+_ENCRYPTED, _UTF8 = 0x1, 0x800
+USUAL_PREFIX = 1024  # bytes of local header, name, times and rights; longer ones cost a second read
 
 
 class Member(NamedTuple):
-    """`offset` of the local header, `length` of the packed and `size` of the unpacked bytes."""
+    """`offset` of the local header, `length` of the packed bytes, `size` of the unpacked bytes."""
 
     name: str
     size: int
@@ -36,31 +35,30 @@ class Member(NamedTuple):
 
 
 def read_directory(file: IO[bytes], archive: str) -> Iterator[Member]:
-    """Every member but folders, in the directory's order. Raises UserError for what is no whole zip."""
+    """Yield every member but folders, in the directory's order. Raises UserError for a damaged archive."""
     begin, length, shift = _find_directory(file, archive)
     file.seek(begin)
     read = 0
     while read < length:
         entry = file.read(_DIRECTORY_ENTRY.size)
         if len(entry) < _DIRECTORY_ENTRY.size or entry[:4] != b"PK\1\2":
-            raise _damaged(archive, f"its directory is no directory at byte {begin + read:,}")
-        (_, version, _, flags, _, _, _, crc, packed, size, *lengths, _, _, rights, offset) = _DIRECTORY_ENTRY.unpack(
-            entry
-        )
+            raise _damaged(archive, f"no directory entry at byte {begin + read:,}")
+        fields = _DIRECTORY_ENTRY.unpack(entry)
+        (_, version, _, flags, _, _, _, crc, packed, size, *lengths, _, _, rights, offset) = fields
         rest = file.read(sum(lengths))
         name = rest[: lengths[0]].partition(b"\0")[0]
         extra = rest[lengths[0] : lengths[0] + lengths[1]]
         read += _DIRECTORY_ENTRY.size + sum(lengths)
         if 0xFFFFFFFF in (size, packed, offset):
             size, packed, offset = _wide(extra, size, packed, offset, archive)
-        text = name.decode("utf-8", "surrogateescape") if flags & UTF8 else name.decode("cp437")
+        text = name.decode("utf-8", "surrogateescape") if flags & _UTF8 else name.decode("cp437")
         if not text.endswith("/"):
             link = version >> 8 == 3 and stat.S_ISLNK(rights >> 16)
             yield Member(text, size, crc, offset + shift, packed, link)
 
 
 def data_begin(head: bytes) -> int:
-    """Where the packed bytes begin, counted from the local header at whose start `head` is. Raises OSError."""
+    """Return where the packed bytes begin, counted from the start of the local header `head`. Raises OSError."""
     if len(head) < _LOCAL_HEADER.size or head[:4] != b"PK\3\4":
         raise OSError("the archive has no file there")
     *_, name, extra = _LOCAL_HEADER.unpack_from(head)
@@ -68,21 +66,19 @@ def data_begin(head: bytes) -> int:
 
 
 def unpack(head: bytes, packed: bytes, size: int) -> bytes:
-    """The bytes of a member, never more than `size`. head: its local header. Raises OSError."""
-    _, _, flags, method, _, _, _, _, _, _, _ = _LOCAL_HEADER.unpack_from(head)
+    """Return the bytes of a member, never more than `size`. head: its local header. Raises OSError."""
+    _, _, flags, method, *_ = _LOCAL_HEADER.unpack_from(head)
     if flags & _ENCRYPTED:
         raise OSError("is encrypted: decrypt the archive")
     try:
-        match method:
-            case 0:
-                data = packed
-            case 8:
-                inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-                data = inflate.decompress(packed, size + 1)
-            case 12:
-                data = bz2.BZ2Decompressor().decompress(packed, size + 1)
-            case _:
-                raise OSError(f"is compressed by method {method}: pack the archive with deflate")
+        if method == _STORED:
+            data = packed
+        elif method == _DEFLATED:
+            data = zlib.decompressobj(-zlib.MAX_WBITS).decompress(packed, size + 1)
+        elif method == _BZIP2:
+            data = bz2.BZ2Decompressor().decompress(packed, size + 1)
+        else:
+            raise OSError(f"is compressed by method {method}: pack the archive with deflate")
     except zlib.error as error:
         raise OSError(f"does not unpack: {error}") from None
     if len(data) != size:
@@ -91,7 +87,7 @@ def unpack(head: bytes, packed: bytes, size: int) -> bytes:
 
 
 def _find_directory(file: IO[bytes], archive: str) -> tuple[int, int, int]:
-    """Where the directory begins, how long it is, and how many bytes stand before the archive itself."""
+    """Return begin and length of the directory, and the number of bytes before the archive itself."""
     whole = file.seek(0, 2)
     tail_at = max(0, whole - _END.size - 0xFFFF - _LOCATOR_64.size)
     file.seek(tail_at)
@@ -114,14 +110,14 @@ def _find_directory(file: IO[bytes], archive: str) -> tuple[int, int, int]:
 
 
 def _find_end(tail: bytes) -> int | None:
-    """The record whose comment is the rest of the file; where something stands behind it, the last."""
-    found = [match.start() for match in re.finditer(b"PK\5\6", tail) if match.start() + _END.size <= len(tail)]
-    whole = [place for place in found if place + _END.size + _END.unpack_from(tail, place)[-1] == len(tail)]
-    return next(iter(whole or found[::-1]), None)
+    """Return the place of the end record whose comment is the rest of the file, else the last one's."""
+    places = [match.start() for match in re.finditer(b"PK\5\6", tail) if match.start() + _END.size <= len(tail)]
+    whole = [place for place in places if place + _END.size + _END.unpack_from(tail, place)[-1] == len(tail)]
+    return next(iter(whole or places[::-1]), None)
 
 
 def _find_end_64(file: IO[bytes], locator_at: int, stated: int, archive: str) -> int:
-    """Where it says, or right before its locator when something stands before the archive."""
+    """Return the stated place, or the place right before the locator if bytes stand before the archive."""
     for place in (stated, locator_at - _END_64.size):
         if 0 <= place <= locator_at - _END_64.size:
             file.seek(place)
@@ -131,7 +127,7 @@ def _find_end_64(file: IO[bytes], locator_at: int, stated: int, archive: str) ->
 
 
 def _wide(extra: bytes, size: int, packed: int, offset: int, archive: str) -> tuple[int, int, int]:
-    """Zip64: of the three, those that do not fit into 32 bits stand in the extra field of type 1."""
+    """Return the three numbers of Zip64: those beyond 32 bits stand in the extra field of type 1."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
         if kind == 1:
@@ -146,4 +142,4 @@ def _wide(extra: bytes, size: int, packed: int, offset: int, archive: str) -> tu
 
 
 def _damaged(archive: str, why: str) -> UserError:
-    return UserError(f"{archive}: is no whole zip: {why}. Fetch or make it again.")
+    return UserError(f"{archive}: not a whole zip archive, {why}. Fetch or make it again.")

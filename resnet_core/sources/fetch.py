@@ -1,4 +1,4 @@
-"""The bytes of listed files, in order, from whatever holds them."""
+"""The bytes of listed files, in order, from any container."""
 
 import zlib
 from collections.abc import Iterable, Iterator
@@ -12,27 +12,29 @@ from resnet_core.sources import _idx, _image_tables, _tar, _zip
 from resnet_core.storage.compressed import unpacked
 from resnet_core.storage.locations import open_stream, read_ranges, read_whole
 
-COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")
+COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")  # of a listing, to open its files
 
 
 def open_files(files: pa.Table) -> Iterator[bytes | OSError]:
-    """The bytes of each row, in order; an OSError in place of those that cannot be had.
+    """Yield the bytes of each row, in order; an OSError in place of bytes that cannot be read.
 
-    files: columns uri, size, modified, container, kind, offset, length of a listing. Of a container that
-    holds neighbouring rows no byte is fetched twice; never more is read than the row says.
+    files: the columns COLUMNS of a listing. No byte of a container is fetched twice for neighbouring rows,
+    and never more is read than the row says.
     """
     return open_rows(row for batch in files.select(COLUMNS).to_batches(1024) for row in batch.to_pylist())
 
 
 def open_rows(rows: Iterable[dict[str, Any]]) -> Iterator[bytes | OSError]:
-    """The same of rows that are no table."""
+    """Do the same for rows as dictionaries."""
     for (container, kind), some in groupby(rows, key=lambda row: (row["container"], row["kind"])):
         yield from _read(container, kind, list(some))
 
 
 def prepare(files: pa.Table) -> None:
-    """Make the forms of the rows' containers that reading needs, where they are not there: minutes for a
-    large compressed tar. `open_files` would do it, too, but its reader may have no such time."""
+    """Unpack or rewrite the rows' containers where reading needs it: minutes for a large compressed tar.
+
+    `open_files` does it, too, but inside the time limit of an image.
+    """
     pairs = files.select(["container", "kind"]).group_by(["container", "kind"]).aggregate([])
     for pair in pairs.to_pylist():
         try:
@@ -42,7 +44,7 @@ def prepare(files: pa.Table) -> None:
                 case "parquet":
                     _image_tables.regrouped(pair["container"])
         except (OSError, UserError):
-            continue  # each of its rows will say so
+            continue  # opening each of its rows gives the error
 
 
 def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
@@ -61,7 +63,7 @@ def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -
         case "idx":
             return _idx.read_images(container, offsets, [row["length"] for row in rows])
         case _:
-            raise ValueError(f"{kind!r} is no kind of container")
+            raise ValueError(f"unknown kind of container: {kind!r}")
 
 
 def _read_raw(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
@@ -98,10 +100,10 @@ def _unzip(container: str, row: dict[str, Any], head: bytes) -> bytes:
     begin, length = _zip.data_begin(head), row["length"]
     packed = head[begin : begin + length]
     if len(packed) < length:  # a longer prefix than usual
-        (found,) = read_ranges(container, [(row["offset"] + begin, row["offset"] + begin + length)])
-        if isinstance(found, OSError):
-            raise found
-        packed = found
+        (rest,) = read_ranges(container, [(row["offset"] + begin, row["offset"] + begin + length)])
+        if isinstance(rest, OSError):
+            raise rest
+        packed = rest
     data = _zip.unpack(head, packed, row["size"])
     if f"{zlib.crc32(data):08x}" != row["modified"]:
         raise OSError("its checksum is not the one that the archive says")

@@ -1,4 +1,4 @@
-"""The files below a folder, of this machine or of an object store: all of them, or those that a glob names."""
+"""Folders: all files below one, or those that a glob names; on this machine or in an object store."""
 
 import fnmatch
 import logging
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from resnet_core.errors import UserError
-from resnet_core.sources.listing import BATCH, LISTING, is_ignored, top_folder
+from resnet_core.sources.listing import BATCH, is_ignored, record_batch, top_folder
 from resnet_core.storage.locations import absolute, file_system, is_url, printable, remote_facts
 
 if TYPE_CHECKING:
@@ -23,17 +23,20 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("grayline")
 
-# Keys in a page of an object store's listing; S3 gives no more.
-PAGE = 1000
+PAGE = 1000  # keys in a page of an object store's listing; S3 gives at most that many
 _WILD = re.compile(r"[*?\[]")
-# Which parts of the glob the next name may be; None: no glob, any name will do.
+# The parts of the glob that the next name may match; None without a glob: any name matches.
 State = frozenset[int] | None
+# The URI and the path of a file, its size and tag; a folder that cannot be read has a size of None.
+_File = tuple[str, str, int | None, str]
 
 
 @dataclass(frozen=True)
 class _Glob:
-    """`folder` is what stands before the first part with a wildcard, `parts` the rest. As in a shell:
-    `*` and `?` stay within a name, `**` is any number of folders."""
+    """The folder before the first part with a wildcard, and the parts from there on.
+
+    As in a shell, `*` and `?` stay within a name, and `**` is any number of folders.
+    """
 
     folder: str
     parts: tuple[str, ...]
@@ -42,12 +45,14 @@ class _Glob:
         return self._with_skipped({0})
 
     def enter(self, state: State, name: str, *, deeper: bool = True) -> State:
-        """The state within the folder `name`; an empty one: nothing there can match. deeper: `**`
-        takes it, too."""
+        """Return the state within the folder `name`; an empty one if nothing there can match.
+
+        deeper: `**` matches the folder, too.
+        """
         assert state is not None
-        found = {place for place in state if deeper and self.parts[place] == "**"}
-        found |= {place + 1 for place in state if self.parts[place] != "**" and _fits(self.parts[place], name)}
-        return self._with_skipped({place for place in found if place < len(self.parts)})
+        inside = {place for place in state if deeper and self.parts[place] == "**"}
+        inside |= {place + 1 for place in state if self.parts[place] != "**" and _fits(self.parts[place], name)}
+        return self._with_skipped({place for place in inside if place < len(self.parts)})
 
     def takes(self, state: State, name: str) -> bool:
         assert state is not None
@@ -67,7 +72,7 @@ def is_glob(source: str) -> bool:
 
 
 def parse_glob(source: str) -> _Glob:
-    """The glob of an absolute path or URL."""
+    """Split the glob of an absolute path or URL."""
     scheme, mark, rest = source.rpartition("://")
     parts = rest.split("/")
     first = next(place for place, part in enumerate(parts) if _WILD.search(part))
@@ -75,50 +80,47 @@ def parse_glob(source: str) -> _Glob:
     return _Glob(scheme + mark + folder or "/", tuple(part for part in parts[first:] if part))
 
 
-# The URI and the path of a file, its size and tag; a size of None: a folder that cannot be read.
-_Found = tuple[str, str, int | None, str]
-
-
 def list_folder(folder: str) -> Iterator[pa.RecordBatch]:
-    """Every regular file: batches of LISTING; the label is the folder at the top. Links to files count,
-    links to folders are not followed (they may lead in circles). A folder that may not be read is an
-    ignored row."""
-    return _batches(walk(folder), top_folder)
+    """Yield every regular file as LISTING; the label is the folder at the top.
+
+    Links to files count; links to folders are not followed, for they may lead in circles. A folder that may
+    not be read is an ignored row.
+    """
+    return list_files(walk(folder), top_folder)
 
 
 def list_glob(glob: _Glob) -> Iterator[pa.RecordBatch]:
-    """Every regular file that it names; the label is the folder that holds the file. Links to folders
-    are followed where a part of the glob names them, and not by `**`."""
+    """Yield every regular file that the glob names as LISTING; the label is the folder that holds the file.
+
+    Links to folders are followed where a part of the glob names them, and not by `**`.
+    """
     root = _last(absolute(glob.folder))
-    return _batches(walk(glob.folder, glob), lambda path: _last(path.rpartition("/")[0]) or root)
+    return list_files(walk(glob.folder, glob), lambda path: _last(path.rpartition("/")[0]) or root)
 
 
-def _batches(files: Iterator[_Found], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
-    while True:
-        uris, paths, sizes, tags, labels, ignored = (list[Any]() for _ in range(6))
-        # Columns, not rows: a million tuples would keep the garbage collector busy.
-        for uri, path, size, modified in islice(files, BATCH):
-            label = None if size is None else label_of(path)
-            uri, path = printable(uri), printable(path)
-            uris.append(uri)
-            paths.append(path)
-            sizes.append(size or 0)
-            tags.append(modified)
-            labels.append(label)
-            ignored.append(size is None or is_ignored(path))
-        if not uris:
-            return
-        nothing = [None] * len(uris)
-        columns = [uris, paths, sizes, tags, labels, *[nothing] * 5, ignored]
-        yield pa.RecordBatch.from_arrays([*map(pa.array, columns, LISTING.types)], schema=LISTING)
+def list_files(files: Iterator[_File], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
+    """Yield walked files as LISTING."""
+    while some := list(islice(files, BATCH)):
+        columns = {
+            "uri": [printable(uri) for uri, *_ in some],
+            "path": [printable(path) for _, path, *_ in some],
+            "size": [size or 0 for *_, size, _ in some],
+            "modified": [tag for *_, tag in some],
+            "label": [None if size is None else label_of(path) for _, path, size, _ in some],
+            "ignored": [size is None or is_ignored(printable(path)) for _, path, size, _ in some],
+        }
+        yield record_batch(len(some), columns)
 
 
 def _last(path: str) -> str:
     return printable(path.rpartition("/")[2])
 
 
-def walk(root: str, glob: _Glob | None = None) -> Iterator[_Found]:
-    """Every regular file below a folder, or those that the glob names, as they are found."""
+def walk(root: str, glob: _Glob | None = None) -> Iterator[_File]:
+    """Yield every regular file below a folder, or those that the glob names, as they are found.
+
+    Yields URI, path below the folder, size and tag; a folder that cannot be read has a size of None.
+    """
     root = absolute(root)
     if not is_url(root):
         return _walk_local(root, glob)
@@ -128,7 +130,7 @@ def walk(root: str, glob: _Glob | None = None) -> Iterator[_Found]:
     return _walk_remote(fs, root, name, glob)
 
 
-def _walk_local(root: str, glob: _Glob | None) -> Iterator[_Found]:
+def _walk_local(root: str, glob: _Glob | None) -> Iterator[_File]:
     waiting: list[tuple[str, str, State]] = [(root, "", glob.begin() if glob else None)]
     while waiting:
         folder, above, state = waiting.pop()
@@ -144,8 +146,8 @@ def _walk_local(root: str, glob: _Glob | None) -> Iterator[_Found]:
                     inside = glob.enter(state, name, deeper=not entry.is_symlink()) if glob else None
                     if inside or not glob:
                         waiting.append((entry.path, above + name + "/", inside))
-                elif (not glob or glob.takes(state, name)) and (found := _local_file(entry, above + name)):
-                    yield found
+                elif (not glob or glob.takes(state, name)) and (file := _local_file(entry, above + name)):
+                    yield file
 
 
 def _is_folder(entry: "os.DirEntry[str]", glob: _Glob | None) -> bool:
@@ -155,19 +157,19 @@ def _is_folder(entry: "os.DirEntry[str]", glob: _Glob | None) -> bool:
         return False
 
 
-def _local_file(entry: "os.DirEntry[str]", path: str) -> _Found | None:
+def _local_file(entry: "os.DirEntry[str]", path: str) -> _File | None:
     try:
         facts = entry.stat()
     except PermissionError:
-        return entry.path, path, 0, ""  # it will say so itself when it is read
-    except OSError:  # a link to nowhere, or a file that has just gone
+        return entry.path, path, 0, ""  # reading it will give the error
+    except OSError:  # a link to nowhere, or a file that was just removed
         return None
     if not stat.S_ISREG(facts.st_mode):
         return None
     return entry.path, path, facts.st_size, str(facts.st_mtime_ns)
 
 
-def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: _Glob | None) -> Iterator[_Found]:
+def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: _Glob | None) -> Iterator[_File]:
     waiting: list[tuple[str, str, State]] = [(name, "", glob.begin() if glob else None)]
     while waiting:
         folder, above, state = waiting.pop()
@@ -180,24 +182,24 @@ def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: _Glob | N
             last = info["name"].rstrip("/").rpartition("/")[2]
             if info["name"].rstrip("/") == folder.rstrip("/"):  # the folder's own mark
                 continue
-            found = remote_facts(info)
-            if found["type"] == "directory":
+            file = remote_facts(info)
+            if file["type"] == "directory":
                 inside = glob.enter(state, last) if glob else None
                 if inside or not glob:
                     waiting.append((info["name"], above + last + "/", inside))
             elif not glob or glob.takes(state, last):
-                yield f"{root}/{above}{last}", above + last, found["size"], found["modified"]
+                yield f"{root}/{above}{last}", above + last, file["size"], file["modified"]
 
 
-def _walk_s3(fs: Any, root: str, name: str, glob: _Glob | None) -> Iterator[_Found]:
-    """All keys below, a page at a time: fsspec's own listing holds them all at once."""
+def _walk_s3(fs: Any, root: str, name: str, glob: _Glob | None) -> Iterator[_File]:
+    """Yield all keys below, a page at a time: fsspec's own listing holds them all at once."""
     bucket, key, _ = fs.split_path(name)
     begin = f"{key}/" if key else ""
-    wanted = {"Bucket": bucket, "MaxKeys": PAGE, "Prefix": begin + (_WILD.split(glob.parts[0])[0] if glob else "")}
+    query = {"Bucket": bucket, "MaxKeys": PAGE, "Prefix": begin + (_WILD.split(glob.parts[0])[0] if glob else "")}
     page: dict[str, Any] = {"IsTruncated": True}
     while page["IsTruncated"]:
         token = {"ContinuationToken": page["NextContinuationToken"]} if "NextContinuationToken" in page else {}
-        page = fs.call_s3("list_objects_v2", **wanted, **token)
+        page = fs.call_s3("list_objects_v2", **query, **token)
         for item in page.get("Contents", ()):
             path = item["Key"].removeprefix(begin)
             if path and not (path.endswith("/") and item["Size"] == 0) and (glob is None or _matches(glob, path)):
@@ -212,8 +214,8 @@ def _matches(glob: _Glob, path: str) -> bool:
     return glob.takes(state, name)
 
 
-def _unreadable(folder: str, above: str, error: OSError) -> Iterator[_Found]:
-    if isinstance(error, FileNotFoundError | NotADirectoryError):  # it has just gone
+def _unreadable(folder: str, above: str, error: OSError) -> Iterator[_File]:
+    if isinstance(error, FileNotFoundError | NotADirectoryError):  # it was just removed
         return
     if not above:
         raise UserError(f"{printable(folder)}: cannot be read ({error.strerror or error}). Allow it.") from None

@@ -1,4 +1,14 @@
-"""A table of what is known about files: CSV or Parquet with path, label, optional columns and any others."""
+"""Manifests: CSV or Parquet tables that say what is known about files.
+
+column      holds
+path        the file: relative to the manifest's folder, absolute, or a URL
+label       its class; empty: unlabelled
+split       optional: train | validation | test
+group       optional: files that must be in the same split
+soft_label  optional: a share for each class
+weight      optional: 0 or more, 1 unless given
+any other   an attribute; all of a row's attributes are one JSON object in `attributes`
+"""
 
 import csv
 import io
@@ -19,65 +29,25 @@ from upath import UPath
 from resnet_core.errors import UserError, nearest
 from resnet_core.shards.soft_labels import EXAMPLE, parse
 from resnet_core.sources._image_tables import as_text
-from resnet_core.sources.listing import BATCH, LISTING
-from resnet_core.storage.locations import absolute, facts, is_url, printable
-
-
-def _encoded(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> pa.Array:
-    """For each row the JSON object of what is not empty, null where nothing is: string [N]."""
-    known: dict[tuple[str | None, ...], str | None] = {}  # many images say the same
-    found = []
-    for row in rows:
-        key = tuple(row)
-        if key not in known:
-            if len(known) > 10_000:
-                known.clear()
-            filled = {name: value for name, value in zip(names, key, strict=True) if value}
-            known[key] = json.dumps(filled, ensure_ascii=False) if filled else None
-        found.append(known[key])
-    return pa.array(found, pa.string())
-
-
-def decoded(texts: Sequence[str | None], name: str) -> list[str | None]:
-    """One attribute of N images; None where it is not there."""
-    return [json.loads(text).get(name) if text else None for text in texts]
-
-
-def _is_attribute(field: pa.Field) -> bool:
-    """Whether a Parquet column can be said in a word: vectors and bytes cannot, and pandas' index says nothing."""
-    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
-    spoken = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer,
-              pa.types.is_floating, pa.types.is_decimal, pa.types.is_temporal)  # fmt: skip
-    return not field.name.startswith("__index_level_") and any(test(kind) for test in spoken)
-
+from resnet_core.sources.listing import BATCH, LOCATED, record_batch
+from resnet_core.storage.locations import AT_ONCE, absolute, facts, is_url, printable
 
 _REQUIRED = ("path", "label")
-_OPTIONAL = ("split", "group", "soft_label", "weight")
+COLUMNS = (*_REQUIRED, "split", "group", "soft_label", "weight")
 _SPLITS = ("train", "validation", "test")
-COLUMNS = (*_REQUIRED, *_OPTIONAL)
-_ATTRIBUTES = "attributes"  # what the other columns say: see `attributes`
+_ATTRIBUTES = "attributes"
 MANIFEST = pa.schema(
     [*((name, pa.string()) for name in COLUMNS[:-1]), ("weight", pa.float32()), (_ATTRIBUTES, pa.string())]
 )
 _TEXT = pa.schema([(name, pa.string()) for name in (*COLUMNS, _ATTRIBUTES)])
-# A file that is not there has neither size nor tag.
-LISTED = pa.schema(
-    [
-        *(field.with_nullable(field.nullable or field.name in ("size", "modified")) for field in LISTING),
-        MANIFEST.field("group"),
-        MANIFEST.field("weight"),
-        MANIFEST.field("soft_label"),
-        MANIFEST.field(_ATTRIBUTES),
-    ]
-)
-# Requests at a time for the facts of files in an object store.
-AT_ONCE = 32
+LISTED = pa.schema([*LOCATED, *(MANIFEST.field(name) for name in ("group", "weight", "soft_label", _ATTRIBUTES))])
 
 
 def read_manifest(path: UPath) -> pa.Table:
-    """One row a path, in the file's order: path, label, split, group, soft_label (text or null), weight
-    (float32, 1 unless given), attributes (a JSON object, or null). Raises UserError, naming the file and the
-    column, for anything that cannot be meant."""
+    """Return one row per path, in the file's order: MANIFEST.
+
+    Raises UserError, with the file and the column, for a table that is damaged or contradicts itself.
+    """
     try:
         with path.open("rb") as file:
             read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
@@ -91,67 +61,67 @@ def read_manifest(path: UPath) -> pa.Table:
 
 
 def list_manifest(manifest: UPath) -> Iterator[pa.RecordBatch]:
-    """The manifest's rows with their files: LISTED. It says what belongs to the data set; its paths are
-    relative to its folder, absolute, or URLs. Raises UserError where none of them is a file."""
+    """Yield the manifest's rows with their files: LISTED. Only these files belong to the data set.
+
+    Raises UserError if none of its paths is a file.
+    """
     folder = absolute(str(manifest.parent))
     table = read_manifest(manifest)
-    any_found = False
+    any_file = False
     with ThreadPoolExecutor(AT_ONCE) if is_url(folder) else nullcontext() as pool:
         for batch in table.to_batches(BATCH):
             uris = [place_of(folder, path) for path in batch["path"].to_pylist()]
-            found = list((pool.map if pool else map)(_facts, uris))
-            any_found = any_found or any(found)
-            yield _listed(batch, uris, found)
-    if not any_found:
+            sizes_and_tags = list((pool.map if pool else map)(_size_and_tag, uris))
+            any_file = any_file or any(size is not None for size, _ in sizes_and_tags)
+            columns = {
+                **{name: batch[name] for name in MANIFEST.names},
+                "uri": [printable(uri) for uri in uris],
+                "size": [size for size, _ in sizes_and_tags],
+                "modified": [tag for _, tag in sizes_and_tags],
+                "ignored": False,
+            }
+            yield record_batch(len(batch), columns, LISTED)
+    if not any_file:
         raise UserError(f"{manifest}: none of its {len(table):,} paths is a file. Write them relative to it.")
 
 
+def attribute_of(texts: Sequence[str | None], name: str) -> list[str | None]:
+    """Return an attribute of N images from their column `attributes`; None where it is missing."""
+    return [json.loads(text).get(name) if text else None for text in texts]
+
+
 def place_of(folder: str, path: str) -> str:
-    """Where a path of a manifest in the folder leads: relative to it, absolute, or a URL."""
+    """Return the place that a path of a manifest in the folder names."""
     if is_url(path) or path.startswith("file://"):
         return absolute(path)
     return f"{folder}/{path.removeprefix('/')}" if is_url(folder) else absolute(os.path.join(folder, path))
 
 
-def _facts(uri: str) -> tuple[int, str] | None:
+def _size_and_tag(uri: str) -> tuple[int | None, str | None]:
+    """Return size and `modified` of a file, None for both if it is missing."""
     try:
-        found = facts(uri)
+        file = facts(uri)
     except (OSError, ValueError):
-        return None
-    return (found["size"], found["modified"]) if found["type"] == "file" else None
-
-
-def _listed(batch: pa.RecordBatch, uris: list[str], found: list[tuple[int, str] | None]) -> pa.RecordBatch:
-    nothing = pa.nulls(len(batch))
-    columns: dict[str, Any] = {name: nothing.cast(LISTED.field(name).type) for name in LISTED.names}
-    columns |= {name: batch[name] for name in MANIFEST.names}
-    columns["uri"] = [printable(uri) for uri in uris]
-    columns["size"] = [each[0] if each else None for each in found]
-    columns["modified"] = [each[1] if each else None for each in found]
-    columns["ignored"] = [False] * len(batch)
-    return pa.RecordBatch.from_pydict(columns, LISTED)
+        return None, None
+    return (file["size"], file["modified"]) if file["type"] == "file" else (None, None)
 
 
 def _read_csv(file: Any, name: str) -> Iterator[pa.RecordBatch]:
-    """Everything as text: a class named 007 must not become 7, nor a class named NA vanish."""
+    """Read everything as text: a class named 007 must not become 7, nor a class named NA vanish."""
     rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), skipinitialspace=True, strict=True)
     header = next(rows, [])
-    places = _places(header, name)
-    others = {column: place for place, column in enumerate(header) if column and column not in COLUMNS}
-    while some := list(islice(_whole_rows(rows, len(header), places["path"] or 0, name), BATCH)):
-        columns = [
-            pa.nulls(len(some), pa.string())
-            if place is None
-            else pa.array([row[place] or None if place < len(row) else None for row in some], pa.string())
-            for place in places.values()
-        ]
-        said = ([row[place] if place < len(row) else None for place in others.values()] for row in some)
-        columns.append(_encoded(said, list(others)) if others else pa.nulls(len(some), pa.string()))
-        yield _tidy(columns)
+    _check_header(header, name)
+    places = {column: header.index(column) for column in header if column}
+    while some := list(islice(_full_rows(rows, len(header), places["path"], name), BATCH)):
+        texts = {
+            column: pa.array([row[place] or None if place < len(row) else None for row in some], pa.string())
+            for column, place in places.items()
+        }
+        yield _text_batch(texts, len(some))
 
 
-def _whole_rows(rows: Any, width: int, path: int, name: str) -> Iterator[list[str]]:
-    """rows: a csv.reader."""
+def _full_rows(rows: Any, width: int, path: int, name: str) -> Iterator[list[str]]:
+    """Yield the rows of a csv.reader, without empty lines."""
     for row in rows:
         if any(row[width:]):
             raise ValueError(f"line {rows.line_num} has {len(row)} fields, the first line {width}")
@@ -163,61 +133,58 @@ def _whole_rows(rows: Any, width: int, path: int, name: str) -> Iterator[list[st
 
 def _read_parquet(file: Any, name: str) -> Iterator[pa.RecordBatch]:
     table = pq.ParquetFile(file)
-    places = _places(table.schema_arrow.names, name)
-    others = [field.name for field in table.schema_arrow if field.name not in COLUMNS and _is_attribute(field)]
-    wanted = [*(column for column in COLUMNS if places[column] is not None), *others]
-    row = 0
-    for batch in table.iter_batches(BATCH, columns=wanted):
-        columns = [
-            pa.nulls(len(batch), pa.string()) if place is None else _text(batch[column])
-            for column, place in places.items()
-        ]
-        said = zip(*(_text(batch[column]).to_pylist() for column in others), strict=True)
-        columns.append(_encoded(said, others) if others else pa.nulls(len(batch), pa.string()))
-        tidy = _tidy(columns)
-        if tidy["path"].null_count:
-            raise UserError(f"{name}: row {row + tidy['path'].to_pylist().index(None) + 1:,}: `path` is empty.")
-        row += len(batch)
-        yield tidy
+    _check_header(table.schema_arrow.names, name)
+    selected = [field.name for field in table.schema_arrow if field.name in COLUMNS or _is_attribute(field)]
+    start = 0
+    for batch in table.iter_batches(BATCH, columns=selected):
+        rows = _text_batch({column: _as_text_or_null(batch[column]) for column in selected}, len(batch))
+        if rows["path"].null_count:
+            raise UserError(f"{name}: row {start + rows['path'].to_pylist().index(None) + 1:,}: `path` is empty.")
+        start += len(batch)
+        yield rows
 
 
-def _text(column: pa.Array) -> pa.Array:
+def _as_text_or_null(column: pa.Array) -> pa.Array:
     text = as_text(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
     return pc.if_else(pc.equal(text, ""), None, text)
 
 
-def _places(names: list[str], manifest: str) -> dict[str, int | None]:
-    """Where each of COLUMNS stands. Raises UserError for one that has to be there and is not."""
+def _check_header(names: list[str], manifest: str) -> None:
+    """Raise UserError if a required column is missing."""
     for column in _REQUIRED:
         if column not in names:
             hint = nearest(column, names)
             raise UserError(f"{manifest}: has no column {column!r}.{hint} Its columns: {', '.join(names)}.")
-    return {column: names.index(column) if column in names else None for column in COLUMNS}
 
 
-def _tidy(columns: list[pa.Array]) -> pa.RecordBatch:
-    columns[0] = pc.replace_substring_regex(columns[0], r"^\./", "")
-    return pa.RecordBatch.from_arrays(columns, schema=_TEXT)
+def _text_batch(texts: dict[str, pa.Array], count: int) -> pa.RecordBatch:
+    """Return `count` rows of a manifest as text; all columns but COLUMNS are attributes."""
+    others = [name for name in texts if name not in COLUMNS]
+    attributes = _encode(zip(*(texts[name].to_pylist() for name in others), strict=True), others) if others else None
+    path = pc.replace_substring_regex(texts["path"], r"^\./", "")
+    return record_batch(count, {**texts, "path": path, _ATTRIBUTES: attributes}, _TEXT)
 
 
 def _check(path: UPath, table: pa.Table) -> None:
     if pc.count_distinct(table["path"]).as_py() < len(table):
         counts = pc.value_counts(table["path"])
         first = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()
-        raise UserError(f"{path}: {first['values']!r} stands in it {first['counts']} times; keep one row.")
+        raise UserError(f"{path}: {first['values']!r} stands in {first['counts']} rows. Keep one.")
     for value in pc.unique(table["split"]).to_pylist():
         if value is not None and value not in _SPLITS:
-            raise UserError(f"{path}: split {value!r} is none of {', '.join(_SPLITS)}.{nearest(value, list(_SPLITS))}")
+            raise UserError(
+                f"{path}: split {value!r} is not one of {', '.join(_SPLITS)}.{nearest(value, list(_SPLITS))}"
+            )
     _check_soft_labels(path, table)
 
 
 def _check_soft_labels(path: UPath, table: pa.Table) -> None:
     labels = pc.unique(table["label"]).drop_null().to_pylist()
-    known = set(labels)
+    classes = set(labels)
     for text in pc.unique(table["soft_label"]).drop_null().to_pylist():
         try:
-            unknown = parse(text).keys() - known
-            problem = unknown and f"no row's label is {min(unknown)!r}.{nearest(min(unknown), labels)}"
+            unknown = parse(text).keys() - classes
+            problem = unknown and f"no row has the label {min(unknown)!r}.{nearest(min(unknown), labels)}"
         except ValueError as error:
             problem = f"{error}."
         if problem:
@@ -228,10 +195,32 @@ def _check_soft_labels(path: UPath, table: pa.Table) -> None:
             )
 
 
+def _encode(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> pa.Array:
+    """Return the attributes that are not empty as a JSON object per row, null for a row without any: string [N]."""
+    encoded: dict[tuple[str | None, ...], str | None] = {}  # many images have the same
+    texts = []
+    for row in rows:
+        key = tuple(row)
+        if key not in encoded:
+            if len(encoded) > 10_000:
+                encoded.clear()
+            filled = {name: value for name, value in zip(names, key, strict=True) if value}
+            encoded[key] = json.dumps(filled, ensure_ascii=False) if filled else None
+        texts.append(encoded[key])
+    return pa.array(texts, pa.string())
+
+
+def _is_attribute(field: pa.Field) -> bool:
+    """Return whether a Parquet column holds words or numbers; vectors, bytes and pandas' index do not count."""
+    kind = field.type.value_type if pa.types.is_dictionary(field.type) else field.type
+    plain = (pa.types.is_string, pa.types.is_large_string, pa.types.is_boolean, pa.types.is_integer,
+             pa.types.is_floating, pa.types.is_decimal, pa.types.is_temporal)  # fmt: skip
+    return not field.name.startswith("__index_level_") and any(is_kind(kind) for is_kind in plain)
+
+
 def _weights(path: UPath, column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """float32; 1 where none is given."""
-    given = pc.unique(column).drop_null().to_pylist()
-    weights = {text: _weight(path, text) for text in given}
+    """Return float32; 1 where none is given."""
+    weights = {text: _weight(path, text) for text in pc.unique(column).drop_null().to_pylist()}
     chunks = (pa.array([weights.get(text, 1.0) for text in chunk.to_pylist()], pa.float32()) for chunk in column.chunks)
     return pa.chunked_array(chunks, pa.float32())
 
@@ -242,5 +231,5 @@ def _weight(path: UPath, text: str) -> float:
     except ValueError:
         weight = math.nan
     if not 0 <= weight < math.inf:
-        raise UserError(f"{path}: weight {text!r} is no number of 0 or more.")
+        raise UserError(f"{path}: weight {text!r} is not a number of 0 or more.")
     return weight

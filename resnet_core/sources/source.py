@@ -1,9 +1,12 @@
-"""Sources: whatever holds images, as a list of files, and the bytes of any of them.
+"""Sources: anything that holds images, as a list of files. `list_source` is the door.
 
-A folder, a glob, a tar, a zip, Parquet files with image bytes, IDX files, or a manifest; each on this
-machine or behind an fsspec URL. A file's URI opens it with nothing else: a path or URL; a member of an
-archive as fsspec chains it, `tar://cats/1.png::file:///data/x.tar`; a row of a Parquet file or an image
-of an IDX file by its number, `/data/x.parquet#row=17`, `s3://b/train-images-idx3-ubyte.gz#image=17`.
+source                                     URI of a file
+folder, glob, manifest (paths in a table)  its path or URL
+tar, zip                                   tar://cats/1.png::file:///data/x.tar, as fsspec chains it
+Parquet with image bytes, shards           /data/x.parquet#row=17
+IDX (MNIST's format)                       s3://b/train-images-idx3-ubyte.gz#image=17
+
+Every source lies on this machine or behind an fsspec URL. A URI opens its file with nothing else.
 """
 
 import re
@@ -15,7 +18,7 @@ import pyarrow as pa
 from resnet_core.errors import UserError
 from resnet_core.sources import _idx, _image_tables, folders, shard_files
 from resnet_core.sources._archives import holds_files, list_tar, list_zip
-from resnet_core.sources.listing import batches, is_ignored, top_folder
+from resnet_core.sources.listing import is_ignored, record_batch, top_folder
 from resnet_core.storage.locations import absolute, facts, printable
 
 Kind = Literal["folder", "glob", "tar", "zip", "parquet", "shards", "idx", "manifest"]
@@ -25,8 +28,10 @@ _KINDS: dict[str, Kind] = {"csv": "manifest", "parquet": "parquet", "zip": "zip"
 
 
 def source_kind(source: str) -> Kind:
-    """What a source is. A folder is one of shards, Parquet or IDX files when it holds nothing else. Raises
-    UserError for one that is missing or of an unknown kind."""
+    """Return the kind of a source. A folder with nothing but shards, Parquet or IDX files has their kind.
+
+    Raises UserError for a source that is missing or of an unknown kind.
+    """
     place = absolute(source)
     try:
         kind = facts(place)["type"]
@@ -39,19 +44,19 @@ def source_kind(source: str) -> Kind:
         raise UserError(f"{source}: cannot be read ({error.strerror or error}). Allow it, or correct it.") from None
     if kind == "directory":
         return _folder_kind(place)
-    found = suffix_kind(place) if kind == "file" else None
-    if found == "parquet":
+    file_kind = suffix_kind(place) if kind == "file" else None
+    if file_kind == "parquet":
         with _image_tables.open_table(place) as table:
             if shard_files.is_shard(table):
                 return "shards"
             return "parquet" if _image_tables.image_column(table.schema_arrow, source) else "manifest"
-    if found is None:
-        raise UserError(f"{source}: is no folder and no .csv or .parquet manifest, tar, zip or IDX file. Correct it.")
-    return found
+    if file_kind is None:
+        raise UserError(f"{source}: not a folder, .csv or .parquet manifest, tar, zip or IDX file. Correct `source:`.")
+    return file_kind
 
 
 def check_source(source: str) -> None:
-    """Raises UserError unless there is something to list; looks at no image."""
+    """Raise UserError unless there is something to list; opens no image."""
     try:
         kind = source_kind(source)
         empty = _is_empty(source, kind)
@@ -63,10 +68,12 @@ def check_source(source: str) -> None:
 
 
 def list_source(source: str) -> Iterator[pa.RecordBatch]:
-    """A row a file, of any kind of source but a manifest: record batches of LISTING, in no order that
-    can be relied on. What is no image (hidden files, sidecars, symbolic links in archives, members that
-    a later one replaces, folders that may not be read) is a row that says `ignored`. Memory does not
-    grow with their number. Raises UserError for a source that cannot be listed to its end."""
+    """Yield one row per file as LISTING, in no particular order, for any source but a manifest.
+
+    Rows with `ignored`: hidden files, sidecars, folders that may not be read; in archives also symbolic links
+    and members that a later one replaces. Memory does not grow with the number of rows. Raises UserError for a
+    source that cannot be listed to its end.
+    """
     place = absolute(source)
     match source_kind(source):
         case "folder":
@@ -80,27 +87,21 @@ def list_source(source: str) -> Iterator[pa.RecordBatch]:
         case "parquet" | "shards" | "idx" as kind:
             return _list_containers(place, kind)
         case "manifest":
-            raise UserError(f"{source}: is a manifest, and lists files that lie elsewhere.")
+            raise UserError(f"{source}: a manifest, not images. Give the folder of its images.")
 
 
 def _is_empty(source: str, kind: Kind) -> bool:
-    place = absolute(source)
     match kind:
         case "manifest":
             return False
         case "tar" | "zip":
-            return not holds_files(place, kind)
-        case "folder":
-            return next(folders.walk(place), None) is None
-        case "glob":
-            glob = folders.parse_glob(place)
-            return next(folders.walk(glob.folder, glob), None) is None
+            return not holds_files(absolute(source), kind)
         case _:
             return next(list_source(source), None) is None
 
 
 def suffix_kind(place: str) -> Kind | None:
-    """What a file is by its name."""
+    """Return the kind of a file by its name."""
     name = place.rpartition("/")[2]
     if place.startswith(("http://", "https://")):
         name = re.split("[?#]", name, maxsplit=1)[0]
@@ -129,16 +130,17 @@ def _folder_kind(folder: str) -> Kind:
 
 
 def _list_containers(place: str, kind: Kind) -> Iterator[pa.RecordBatch]:
-    """Parquet, shards or IDX: a file, or all files of a folder, whose others are ignored rows."""
+    """List Parquet, shards or IDX: a file, or all files of a folder, whose others are ignored rows."""
     ways = {"parquet": _image_tables.list_table, "shards": shard_files.list_shard, "idx": _idx.list_images}
-    list_one = ways[kind]
+    list_file = ways[kind]
     if facts(place)["type"] == "file":
-        yield from list_one(place, place.rpartition("/")[2])
+        yield from list_file(place, place.rpartition("/")[2])
         return
     for uri, path, size, modified in folders.walk(place):
         uri, path = printable(uri), printable(path)
         if size is None or is_ignored(path) or _idx.is_labels(path):
-            row = (uri, path, size or 0, modified, None if size is None else top_folder(path))
-            yield from batches([(*row, *[None] * 5, True)])
+            label = None if size is None else top_folder(path)
+            file = {"uri": uri, "path": path, "size": size or 0, "modified": modified, "label": label, "ignored": True}
+            yield record_batch(1, file)
         else:
-            yield from list_one(uri, path)
+            yield from list_file(uri, path)

@@ -16,7 +16,7 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.format import Split
-from resnet_core.sources.manifest import decoded
+from resnet_core.sources.manifest import attribute_of
 from tasks.values import Catalog, ShardSet
 
 
@@ -66,7 +66,7 @@ def columns_of(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[str, lis
         if name in SLICED:
             yield name, table[name].to_pylist()
         else:
-            yield name, list(decoded(table["attributes"].to_pylist(), name))
+            yield name, list(attribute_of(table["attributes"].to_pylist(), name))
 
 
 def groups_of(table: pa.Table) -> Groups | None:

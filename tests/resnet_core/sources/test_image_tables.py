@@ -146,14 +146,14 @@ def test_what_cannot_be_meant_is_the_users_error(tmp_path: Path, digits: Digits)
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
     for source, message in (
         ("two.parquet", "one, two hold bytes; name the column of the images `image`"),
-        ("none", "no column of it holds the bytes of images. Its columns: width"),
+        ("none", "no column holds the bytes of images. Its columns: width"),
         ("empty.parquet", "holds no images"),
     ):
         with pytest.raises(UserError, match=message):
             check_source(str(tmp_path / source))
     whole = (tmp_path / "two.parquet").read_bytes()
     (tmp_path / "two.parquet").write_bytes(whole[:-20])
-    with pytest.raises(UserError, match="is no whole Parquet file"):
+    with pytest.raises(UserError, match="not a whole Parquet file"):
         list(list_source(str(tmp_path / "two.parquet")))
 
 

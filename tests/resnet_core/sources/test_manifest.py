@@ -92,10 +92,10 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         ("paths,label\na,b\n", "no column 'path'. Did you mean 'paths'"),
         ("path\na\n", "no column 'label'. Its columns: path."),
         ("", "no column 'path'"),
-        ("path,label,split\na,b,trian\n", "split 'trian' is none of train, validation, test. Did you mean 'train'"),
-        ("path,label\na,b\n./a,c\n", "'a' stands in it 2 times"),
-        ("path,label,weight\na,b,-1\n", "weight '-1' is no number"),
-        ("path,label,weight\na,b,nan\n", "weight 'nan' is no number"),
+        ("path,label,split\na,b,trian\n", "split 'trian' is not one of train, validation, test. Did you mean 'train'"),
+        ("path,label\na,b\n./a,c\n", "'a' stands in 2 rows"),
+        ("path,label,weight\na,b,-1\n", "weight '-1' is not a number"),
+        ("path,label,weight\na,b,nan\n", "weight 'nan' is not a number"),
         (
             "path,label,soft_label\na,b,b=0.5\n",
             "soft_label 'b=0.5' of 'a': its shares sum to 0.5, not to 1. Write a share",
@@ -103,7 +103,7 @@ def test_parquet_says_the_same_as_csv(tmp_path: Path) -> None:
         ("path,label,soft_label\nx,b,\na,b,b\n", "soft_label 'b' of 'a': 'b' is not like `class=0.5`. Write"),
         (
             "path,label,soft_label\nx,good,\na,bad,bad=0.5; godo=0.5\n",
-            "of 'a': no row's label is 'godo'. Did you mean 'good'? Write",
+            "of 'a': no row has the label 'godo'. Did you mean 'good'? Write",
         ),
         ("path,label\n,b\n", "line 2: `path` is empty"),
         ("path,label\n\na,b\n,b\n", "line 4: `path` is empty"),

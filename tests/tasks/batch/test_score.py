@@ -135,10 +135,10 @@ def test_shards_are_a_source_whose_pixels_are_taken_as_they_are(
     np.testing.assert_allclose(rows.loc[ids, "brightness"], pixels.reshape(150, -1).mean(1), rtol=1e-5)
     assert rows.loc[ids[120], "uri"] == f"{tmp_path}/shards/b.parquet#row=20"
     other = replace(classifier.preprocessing, resize="crop")
-    with pytest.raises(UserError, match=rf"made in another way \({size} px, fit"):
+    with pytest.raises(UserError, match=rf"holds pixels made with {size} px, fit"):
         plan_batch.plan_batch.fn(str(tmp_path / "shards"), UPath(tmp_path / "x"), MODEL, other)
     pd.DataFrame({"a": [1]}).to_parquet(tmp_path / "shards" / "c.parquet")
-    with pytest.raises(UserError, match=r"c\.parquet is no shard"):
+    with pytest.raises(UserError, match=r"c\.parquet: not a shard"):
         classify(tmp_path / "shards", tmp_path / "out")
 
 
