@@ -9,21 +9,21 @@ INSTALLED := .venv/installed
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(INSTALLED) ## The main job on 2,624 real images, without a server: files to a champion and a scored batch.
+demo: $(INSTALLED) ## Run the main job on 2,624 real images, without a server: from files to a champion and a scored batch.
 	$(BIN)/grayline demo
 
-test: $(INSTALLED) check ## Every check and every test, but for those that need an extra of half a gigabyte.
+test: $(INSTALLED) check ## Run every check and every test, except those that need an extra of half a gigabyte.
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not onnx and not tensorflow' --numprocesses auto --maxprocesses 4 --dist loadfile
 
-test-onnx: $(INSTALLED) ## The tests of exports by ONNX, onnxruntime and OpenVINO; installs [onnx].
+test-onnx: $(INSTALLED) ## Run the tests of ONNX, onnxruntime and OpenVINO exports; install [onnx].
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
 	$(BIN)/pytest -m onnx
 
-test-tensorflow: $(INSTALLED) ## The tests of TensorFlow's exports and readers; installs [tensorflow].
+test-tensorflow: $(INSTALLED) ## Run the tests of TensorFlow's exports and readers; install [tensorflow].
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorflow]'
 	$(BIN)/pytest -m tensorflow
 
-check: $(INSTALLED) ## Lint, format, types, layers: the checks that take seconds.
+check: $(INSTALLED) ## Check lint, format, types and layers, in seconds.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -32,22 +32,22 @@ check: $(INSTALLED) ## Lint, format, types, layers: the checks that take seconds
 up: $(INSTALLED) ## Start Prefect, MLflow, a worker and all deployments on this machine.
 	@$(BIN)/python -m flows.stack up
 
-down: ## End what `make up` started.
+down: ## Stop the processes that `make up` started.
 	@$(BIN)/python -m flows.stack down
 
-bench: $(INSTALLED) ## Ratios against peers, measured in the same run; prints a table, writes JSON.
+bench: $(INSTALLED) ## Measure ratios against peers in the same run; print a table, write JSON.
 	$(BIN)/python -m benchmarks
 
-# What pip itself does not pin.
+# Packages that constraints.txt leaves out.
 UNPINNED := grayline pip setuptools wheel
-lock: ## Resolve the newest dependencies that pyproject.toml allows, into constraints.txt; installs nothing.
+lock: ## Resolve the newest dependencies that pyproject.toml allows, into constraints.txt; install nothing.
 	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/pip install --quiet --dry-run --ignore-installed --report .venv-lock/report.json \
 	  '.[dev,onnx,samples,tensorflow]'
 	{ echo '# Made by `make lock`: what `make demo` and `make test` install.'; \
 	  .venv-lock/bin/python -c 'import json, sys; \
-	    found = (one["metadata"] for one in json.load(open(".venv-lock/report.json"))["install"]); \
-	    print(*sorted((m["name"] + "==" + m["version"] for m in found if m["name"] not in sys.argv), key=str.lower), sep="\n")' \
+	    packages = (item["metadata"] for item in json.load(open(".venv-lock/report.json"))["install"]); \
+	    print(*sorted((m["name"] + "==" + m["version"] for m in packages if m["name"] not in sys.argv), key=str.lower), sep="\n")' \
 	  $(UNPINNED); } > constraints.txt
 	rm -rf .venv-lock
 

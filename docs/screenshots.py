@@ -1,4 +1,4 @@
-"""Takes the README's two screenshots from a running stack (`make up`), with headless Chromium.
+"""Take the README's two screenshots from a running stack (`make up`), with headless Chromium.
 
     apt-get install chromium          # Debian's package
     .venv/bin/python docs/screenshots.py

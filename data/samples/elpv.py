@@ -18,7 +18,7 @@ from pathlib import Path
 
 SEED = 0
 LICENCE = "CC BY-NC-SA 4.0"
-# What the published file calls a probability, and the class that it is in labels4.csv.
+# The probability in the published file, and its class in labels4.csv.
 GRADES = {"0.0": "0", "0.3333333333333333": "1/3", "0.6666666666666666": "2/3", "1.0": "1"}
 
 
