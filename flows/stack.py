@@ -74,36 +74,23 @@ def up() -> None:
         raise UserError(f"GRAYLINE_STORE: the local stack needs a local store, not {settings.store}.")
     folder = Path(settings.root.path) / "stack"
     folder.mkdir(exist_ok=True)
-    prefect, mlflow = f"http://{_HOST}:{settings.prefect_port}", f"http://{_HOST}:{settings.mlflow_port}"
+    ports = {"prefect": settings.prefect_port, "mlflow": settings.mlflow_port}
+    prefect, mlflow = (f"http://{_HOST}:{port}" for port in ports.values())
     env = _environment(settings, prefect, mlflow)
-    python = (sys.executable, "-m")
-    store = settings.root.path
-    servers = {
-        "prefect": (
-            [*python, "prefect", "server", "start", "--host", _HOST, "--port", str(settings.prefect_port)],
-            settings.prefect_port,
-            "GRAYLINE_PREFECT_PORT",
-        ),
-        "mlflow": (
-            [*python, "mlflow", "server", "--host", _HOST, "--port", str(settings.mlflow_port), "--workers", "1",
-             "--backend-store-uri", f"sqlite:///{store}/mlflow.db",
-             "--artifacts-destination", f"file://{store}/mlartifacts"],
-            settings.mlflow_port,
-            "GRAYLINE_MLFLOW_PORT",
-        ),
-    }  # fmt: skip
-    for name, (_, port, setting) in servers.items():
+    for name, port in ports.items():
         if not _running(folder, name):
-            _check_port(port, setting)
-    for name, (command, _, _) in servers.items():
-        _start(folder, name, command, env)
+            _check_port(port, f"GRAYLINE_{name.upper()}_PORT")
+    store = settings.root.path
+    database = ["--backend-store-uri", f"sqlite:///{store}/mlflow.db"]
+    artifacts = ["--artifacts-destination", f"file://{store}/mlartifacts"]
+    at = {name: ["--host", _HOST, "--port", str(port)] for name, port in ports.items()}
+    _start(folder, "prefect", ["prefect", "server", "start", *at["prefect"]], env)
+    _start(folder, "mlflow", ["mlflow", "server", *at["mlflow"], *database, *artifacts, "--workers", "1"], env)
     _wait_for("prefect", folder, lambda: _answers(f"{prefect}/api/health"))
     _write_prefect_toml(prefect)
-    pool = [*python, "prefect", "--no-prompt", "work-pool", "create", _POOL, "--type", "process", "--overwrite"]
-    _call("work-pool", pool, folder, env)
-    deploy = [*python, "prefect", "--no-prompt", "deploy", "--all", "--prefect-file", str(PREFECT_YAML)]
-    _call("deploy", deploy, folder, env)
-    _start(folder, "worker", [*python, "prefect", "worker", "start", "--pool", _POOL, "--type", "process"], env)
+    _call(folder, "work-pool", ["work-pool", "create", _POOL, "--type", "process", "--overwrite"], env)
+    _call(folder, "deploy", ["deploy", "--all", "--prefect-file", str(PREFECT_YAML)], env)
+    _start(folder, "worker", ["prefect", "worker", "start", "--pool", _POOL, "--type", "process"], env)
     _wait_for("mlflow", folder, lambda: _answers(f"{mlflow}/health"))
     _wait_for("worker", folder, lambda: _worker_is_online(prefect))
     _say(f"Prefect  {prefect}   flows, runs, schedules")
@@ -150,14 +137,15 @@ def _check_port(port: int, setting: str) -> None:
 
 
 def _start(folder: Path, name: str, command: list[str], env: dict[str, str]) -> None:
-    """Start a process that outlives this one, unless it runs; write its pid and start time to a file."""
+    """Start `python -m COMMAND`, unless it runs; it outlives this process. Write its pid and start time to a file."""
     if _running(folder, name):
         _say(f"{name} is running already")
         return
     with (folder / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
-            command, env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True
-        )
+            [sys.executable, "-m", *command],
+            env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
     note = {"pid": process.pid, "began": psutil.Process(process.pid).create_time()}
     (folder / f"{name}.json").write_text(json.dumps(note), encoding="utf-8")
 
@@ -188,7 +176,9 @@ def _stop(folder: Path, name: str) -> None:
     (folder / f"{name}.json").unlink(missing_ok=True)
 
 
-def _call(name: str, command: list[str], folder: Path, env: dict[str, str]) -> None:
+def _call(folder: Path, name: str, words: list[str], env: dict[str, str]) -> None:
+    """Run a command of Prefect's. Raises RuntimeError if it fails."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     (folder / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
     if done.returncode:
@@ -207,11 +197,12 @@ def _wait_for(name: str, folder: Path, ready: Callable[[], bool]) -> None:
 
 
 def _answers(url: str) -> bool:
+    """Return whether a server answers within 5 seconds."""
     try:
-        with urllib.request.urlopen(url, timeout=5):
-            return True
+        urllib.request.urlopen(url, timeout=5).close()
     except OSError:
         return False
+    return True
 
 
 def _worker_is_online(prefect: str) -> bool:

@@ -15,7 +15,6 @@ from tasks.settings import Settings, check_store
 if TYPE_CHECKING:
     from tasks.release.monitor import Verdict
     from tasks.release.reproduce import Reproduction
-    from tasks.values import ModelVersion
 
 app = typer.Typer()
 
@@ -27,37 +26,31 @@ _Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
 @app.command()
 def promote(name: _Name, version: _Version = None, reason: _Reason = "promoted by hand") -> None:
     """Make a version (by default the challenger) the champion."""
-    if Settings().prefect_api_url:
-        ready(fans_out=False)
-        from flows.promote import promote as flow
-
-        _show_champion(flow(name, version, reason), reason)
-        return
-    check_store(Settings().root)  # without a server, the flow would take longer than the work itself
-    from tasks.registry.champion import make_champion
-
-    chosen = str(version) if version else None
-    _show_champion(make_champion(Settings().tracking_uri, name, chosen, reason, Settings().verify_key), reason)
+    _move(name, version, reason, back=False)
 
 
 @app.command()
 def rollback(name: _Name, version: _Version = None, reason: _Reason = "rolled back by hand") -> None:
     """Make the last accepted champion before this one (or a version) the champion again."""
-    if Settings().prefect_api_url:
+    _move(name, version, reason, back=True)
+
+
+def _move(name: str, version: int | None, reason: str, back: bool) -> None:
+    """Promote or roll back: on the Prefect server if there is one, else directly, which is faster than a flow."""
+    settings = Settings()
+    if settings.prefect_api_url:
         ready(fans_out=False)
-        from flows.promote import rollback as flow
+        from flows import promote as flows
 
-        _show_champion(flow(name, version, reason), reason)
-        return
-    check_store(Settings().root)
-    from tasks.registry.champion import take_back
+        champion = (flows.rollback if back else flows.promote)(name, version, reason)
+    else:
+        check_store(settings.root)
+        from tasks.registry.champion import make_champion, take_back
 
-    chosen = str(version) if version else None
-    _show_champion(take_back(Settings().tracking_uri, name, chosen, reason, Settings().verify_key), reason)
-
-
-def _show_champion(version: ModelVersion, reason: str) -> None:
-    console.print(f"{version.name}: version {version.version} is the champion ({reason})")
+        move = take_back if back else make_champion
+        chosen = str(version) if version else None
+        champion = move(settings.tracking_uri, name, chosen, reason, settings.verify_key)
+    console.print(f"{champion.name}: version {champion.version} is the champion ({reason})")
 
 
 @app.command()
