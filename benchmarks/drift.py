@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from upath import UPath
 
-from benchmarks.nights import preprocess, write_sample
+from benchmarks.nights import place, preprocess, write_sample
 from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out
 from resnet_core.device import find_device
@@ -78,7 +78,7 @@ def part(name: str, folder: Path) -> list[Measure]:
     image = replace(dataset.image, size=wanted.get("size", dataset.image.size))
     dataset = dataset.model_copy(update={"image": image})
     made = preprocess(dataset, UPath(folder / f"{name}-store"))
-    job = job_of(made, dataset, RESIDENT_BYTES, None)
+    job = job_of(made, dataset, place(made.folder, RESIDENT_BYTES))
     job = replace(job, config=replace(job.config, epochs=wanted.get("epochs", job.config.epochs)))
     classifier, _ = train(job, find_device())
     test = held_out(made)

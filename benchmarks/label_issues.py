@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from upath import UPath
 
-from benchmarks.nights import catalog_and_shards, write_sample
+from benchmarks.nights import catalog_and_shards, place, write_sample
 from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, kept, percents, train
 from resnet_core.device import describe, find_device
@@ -126,7 +126,7 @@ def predict(
         found: dict[str, list[float]] = {}
         for number in range(trial.folds):
             config = replace(dataset.train, seed=seed, start="scratch", early_stopping=0)
-            job = job_of(made, dataset.model_copy(update={"train": config}), RESIDENT_BYTES, None)
+            job = job_of(made, dataset.model_copy(update={"train": config}), place(made.folder, RESIDENT_BYTES))
             work = partial(one_fold, replace(job, held_out=fold == number), partial(advance, show, done))
             found |= kept(
                 f"label-issues-{name}-{seed}-{number}", work, made.digest, job.model, config, number, trial.folds

@@ -12,7 +12,9 @@ from tasks.ingest.catalog import write_catalog
 from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.ingest.scan import scan
+from tasks.store import Store
 from tasks.values import Catalog, ShardSet
+from tasks.workspace import Workspace
 
 DATA = Path(__file__).parents[1] / "data"
 WORKERS = 2
@@ -26,17 +28,22 @@ def write_sample(name: str, folder: Path, labels: str = "labels.csv", settings: 
     return wanted.model_copy(update={"source": str(folder), "labels": str(folder / labels)})
 
 
+def place(store: UPath, resident_bytes: int = 2 * 1024**3) -> Workspace:
+    """Return a workspace without MLflow."""
+    return Workspace(Store(store), "", "auto", Limits(), "threads", resident_bytes)
+
+
 def preprocess(dataset: Dataset, store: UPath) -> ShardSet:
     """What the flow does up to `preprocess`, as it does it."""
     return catalog_and_shards(dataset, store)[1]
 
 
 def catalog_and_shards(dataset: Dataset, store: UPath) -> tuple[Catalog, ShardSet]:
-    limits = Limits()
-    found = scan.fn(dataset, store, limits)
+    here = place(store)
+    found = scan.fn(dataset, here)
     with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(lambda part: read_part.fn(part, dataset.image, limits), found.unread))
-        catalog = write_catalog.fn(found, dataset, store)
-        plans = plan_shards.fn(catalog, found.pixels, dataset, store)
+        list(pool.map(lambda part: read_part.fn(part, dataset.image, here.limits), found.unread))
+        catalog = write_catalog.fn(found, dataset, here)
+        plans = plan_shards.fn(catalog, dataset, here)
         written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog, dataset.image), plans))
     return catalog, finish_shards.fn(plans, written, catalog, dataset)

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 from upath import UPath
 
-from benchmarks.nights import preprocess, write_sample
+from benchmarks.nights import place, preprocess, write_sample
 from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds, train
 from resnet_core.device import describe, find_device
@@ -81,7 +81,11 @@ def one_seed(
     name: str, made: ShardSet, dataset: Dataset, seed: int, sure: list[str], show: Callable[[float], None]
 ) -> dict[str, Any]:
     """The seconds, the epochs and every metric of one training."""
-    job = job_of(made, dataset.model_copy(update={"train": replace(dataset.train, seed=seed)}), RESIDENT_BYTES, None)
+    job = job_of(
+        made,
+        dataset.model_copy(update={"train": replace(dataset.train, seed=seed)}),
+        place(made.folder, RESIDENT_BYTES),
+    )
 
     def work(checkpoint: UPath) -> dict[str, Any]:
         classifier, epochs = train(job, checkpoint, show)

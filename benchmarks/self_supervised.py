@@ -25,7 +25,7 @@ from torch.optim import AdamW
 from torch.optim.lr_scheduler import OneCycleLR
 from upath import UPath
 
-from benchmarks.nights import preprocess, write_sample
+from benchmarks.nights import place, preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, Test, held_out, kept, percents, seconds, train
 from resnet_core.device import describe, find_device
@@ -61,7 +61,7 @@ Show = Callable[[float], None]
 def run(folder: Path, track: Track, epochs: int = EPOCHS, looks: int = LOOKS, seeds: int = SEEDS) -> Result:
     sample = write_sample("elpv", folder / "raw")
     made = preprocess(sample.model_copy(update={"image": replace(sample.image, size=SIZE)}), UPath(folder / "store"))
-    job = job_of(made, sample, RESIDENT_BYTES, None)
+    job = job_of(made, sample, place(made.folder, RESIDENT_BYTES))
     test, show, found = held_out(made), percents(track, len(ARMS) * seeds), []
     for seed in range(seeds):
         once = replace(job, config=replace(job.config, epochs=epochs, seed=seed))

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from upath import UPath
 
-from benchmarks.nights import preprocess, write_sample
+from benchmarks.nights import place, preprocess, write_sample
 from benchmarks.rounds import Comparison, Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out, kept, percents, seconds, train
 from resnet_core.device import describe, find_device
@@ -90,7 +90,7 @@ def prepared(sample: Dataset, size: int, folder: Path) -> tuple[Job, ShardSet]:
         }
     )
     made = preprocess(dataset, UPath(folder / f"store{size}"))
-    return job_of(made, dataset, RESIDENT_BYTES, None), made
+    return job_of(made, dataset, place(made.folder, RESIDENT_BYTES)), made
 
 
 def trained(job: Job, digest: str, test: HeldOut, seed: int, show: Show, pilot: Job | None = None) -> dict[str, Any]:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 import torch
 from upath import UPath
 
-from benchmarks.nights import preprocess, write_sample
+from benchmarks.nights import place, preprocess, write_sample
 from benchmarks.peers import recipe, timm_recipe, torchvision_recipe
 from benchmarks.peers.recipe import Trained
 from benchmarks.rounds import Comparison, Measure, Result, Track
@@ -65,7 +65,7 @@ def run(
     dataset = write_sample("elpv", folder / "raw")
     made = preprocess(dataset, UPath(folder / "store"))
     write_folders(made, folder / "raw", folder / "data")
-    job = job_of(made, dataset, RESIDENT_BYTES, None)
+    job = job_of(made, dataset, place(made.folder, RESIDENT_BYTES))
     job = replace(job, files=(validated(made, folder),), validation=made.test, config=replace(job.config, **changes))
     show = percents(track, seeds + len(parts) * len(PEERS))
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from upath import UPath
 
-from benchmarks.nights import preprocess, write_sample
+from benchmarks.nights import place, preprocess, write_sample
 from benchmarks.quality import CERTAIN, PARTS, certain
 from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, kept, percents, seconds, train
@@ -106,7 +106,7 @@ def prepared(dataset: Dataset, size: int, folder: Path) -> tuple[Job, str]:
     dataset = dataset.model_copy(update={"image": replace(dataset.image, size=size)})
     made = preprocess(dataset, UPath(folder / f"store{size}"))
     aside = np.random.default_rng(FOLD).random(made.train) < KEPT_ASIDE
-    return replace(job_of(made, dataset, RESIDENT_BYTES, None), held_out=aside), made.digest
+    return replace(job_of(made, dataset, place(made.folder, RESIDENT_BYTES)), held_out=aside), made.digest
 
 
 def tried(name: str, job: Job, digest: str, sure: list[str], show: Callable[[float], None]) -> dict[str, Any]:

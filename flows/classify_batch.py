@@ -20,10 +20,10 @@ from tasks.batch.score import Scoring, sample, score_part
 from tasks.batch.values import Scores
 from tasks.cluster import on_gpus
 from tasks.registry.versions import load_classifier, resolve
-from tasks.runner import run_all, task_runner, workers
-from tasks.settings import Settings, check_store
+from tasks.runner import run_all, task_runner
 from tasks.sinks.sinks import check_target, write_to
 from tasks.values import ModelVersion
+from tasks.workspace import workspace
 
 _EMBEDDED = 256  # images of a batch whose embeddings drift is measured on
 
@@ -54,29 +54,27 @@ def classify_batch(
         only_failed: Score failed files again, and nothing else.
         fail_over: Stop when the share of bad files is larger, such as 0.01.
     """
-    settings, started = Settings(), time.monotonic()
-    check_store(settings.root)
+    started, here = time.monotonic(), workspace()
     targets = [target.get_secret_value() for target in to or ()]
     for target in targets:
         check_target(target)
-    version = _wanted_version(settings.tracking_uri, output, model, only_failed)
-    classifier = load_classifier(settings.tracking_uri, version, settings.device)
+    version = _wanted_version(here.tracking_uri, output, model, only_failed)
+    classifier = load_classifier(here.tracking_uri, version, here.device)
     place = absolute_source(source)
-    folder = absolute(UPath(output)) if output else default_folder(settings.root, place, version)
+    folder = absolute(UPath(output)) if output else default_folder(here.store, place, version)
     batch = plan_batch(place, folder, version, classifier.preprocessing, embeddings, only_failed)
     chosen = choose_engine(
-        version, classifier, lambda: sample(batch, classifier.preprocessing, settings.limits), batch.to_score,
-        engine, settings.root, workers(),
-    )  # fmt: skip
+        version, classifier, lambda: sample(batch, classifier.preprocessing, here.limits), batch.to_score, engine, here
+    )
     how = Scoring(
-        version, chosen, settings.tracking_uri, settings.device, settings.limits, batch.run, batch.known,
+        version, chosen, here.tracking_uri, here.device, here.limits, batch.run, batch.known,
         embedded=1.0 if embeddings else _EMBEDDED / max(1, batch.files),
     )  # fmt: skip
     with watched(batch, fail_over) as watch, on_gpus():
         run_all(lambda part: score_part.submit(part, how), batch.waiting, watch)
     scores = finish_batch(batch, time.monotonic() - started, chosen.name, watch.again)
-    drift = check_drift(scores, settings.tracking_uri)
-    record_batch(scores, drift, settings.tracking_uri, settings.root)
+    drift = check_drift(scores, here.tracking_uri)
+    record_batch(scores, drift, here)
     for target in targets:
         write_to(scores, target)
     return Completed(message=next(in_words(scores)), data=scores)  # type: ignore[return-value]  # its data is

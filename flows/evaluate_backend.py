@@ -2,13 +2,13 @@
 
 from prefect import flow
 
-from flows.nightly_retrain import nightly_retrain
+from flows.nightly_retrain import shards_of
 from resnet_core.export.formats import Backend, check_installed
 from tasks.dataset import load_dataset
 from tasks.export.backends import BackendAccuracy, measure
 from tasks.registry.versions import resolve
 from tasks.runner import task_runner
-from tasks.settings import Settings, check_store, keys_for
+from tasks.workspace import workspace
 
 
 @flow(name="evaluate-backend", task_runner=task_runner())
@@ -21,9 +21,8 @@ def evaluate_backend(dataset: str, backend: Backend, model: str | None = None) -
         model: NAME@ALIAS or NAME/VERSION; by default the data set's champion.
     """
     check_installed("--backend", backend)
-    settings, data = Settings(), load_dataset(dataset)
-    check_store(settings.root)
-    version = resolve(settings.tracking_uri, model or data.name)
-    night = nightly_retrain(dataset, until="preprocess")
-    assert night.shard_set is not None
-    return measure(version, backend, night.shard_set, settings.tracking_uri, keys_for(data.encrypt, settings))
+    data = load_dataset(dataset)
+    here = workspace(data)
+    version = resolve(here.tracking_uri, model or data.name)
+    _, shard_set = shards_of(data, here)
+    return measure(version, backend, shard_set, here)

@@ -7,7 +7,7 @@ from resnet_core.export.formats import Format
 from resnet_core.storage.files import absolute
 from tasks.export.export import Export, export_on_record
 from tasks.registry.versions import resolve
-from tasks.settings import Settings, known_keys
+from tasks.workspace import workspace
 
 
 @flow(name="export")
@@ -20,7 +20,6 @@ def export(model: str, kind: Format, output: str, allow_difference: bool = False
         output: The file to write.
         allow_difference: Write it even if it differs from the model by more than rounding explains.
     """
-    settings = Settings()
-    version = resolve(settings.tracking_uri, model, field="NAME@ALIAS")
-    place = (absolute(UPath(output)), settings.root, settings.tracking_uri)
-    return export_on_record(version, kind, *place, known_keys(settings), allow_difference)
+    here = workspace().with_known_keys()
+    version = resolve(here.tracking_uri, model, field="NAME@ALIAS")
+    return export_on_record(version, kind, absolute(UPath(output)), here, allow_difference)

@@ -3,7 +3,7 @@
 from prefect import flow
 from upath import UPath
 
-from flows.nightly_retrain import nightly_retrain
+from flows.nightly_retrain import shards_of
 from resnet_core.inference.feature_files import Kind
 from resnet_core.model.features import Layer
 from resnet_core.storage.files import absolute
@@ -11,7 +11,7 @@ from tasks.dataset import load_dataset
 from tasks.export.features import FeatureSet, check_wanted, finish_features, plan_features, write_features
 from tasks.registry.versions import resolve
 from tasks.runner import fan_out, task_runner
-from tasks.settings import Settings, check_store, keys_for
+from tasks.workspace import workspace
 
 
 @flow(name="features", task_runner=task_runner())
@@ -30,19 +30,12 @@ def features(
         model: NAME@ALIAS or NAME/VERSION; by default the data set's champion.
         in_clear: Write features of an encrypted data set, too.
     """
-    settings, data = Settings(), load_dataset(dataset)
-    folder, keys = absolute(UPath(output)), keys_for(data.encrypt, settings)
+    data, folder = load_dataset(dataset), absolute(UPath(output))
+    here = workspace(data)
     check_wanted(kind, folder, data.encrypt, in_clear)
-    check_store(settings.root)
-    version = resolve(settings.tracking_uri, model or data.name)
-    night = nightly_retrain(dataset, until="preprocess")
-    assert night.shard_set is not None
-    place = (settings.tracking_uri, settings.device)
-    plan = plan_features(version, night.shard_set, night.catalog, layer, kind, folder, *place, keys)
-    fan_out(
-        "features",
-        lambda part: write_features.submit(part, plan.job, *place, keys),
-        plan.waiting,
-        sum(part.count for part in plan.waiting),
-    )
+    version = resolve(here.tracking_uri, model or data.name)
+    night, _ = shards_of(data, here)
+    plan = plan_features(version, night, layer, kind, folder, here)
+    images = sum(part.count for part in plan.waiting)
+    fan_out("features", lambda part: write_features.submit(part, plan.job, here), plan.waiting, images)
     return finish_features(plan)

@@ -5,8 +5,9 @@ from prefect import flow
 from flows.cross_validate import run_folds
 from tasks.dataset import load_dataset
 from tasks.runner import task_runner
-from tasks.settings import Settings, keys_for
+from tasks.training.cross_validate import check_folds
 from tasks.training.label_issues import LabelIssues, find_label_issues
+from tasks.workspace import workspace
 
 
 @flow(name="label-issues", task_runner=task_runner())
@@ -19,7 +20,8 @@ def label_issues(dataset: str, folds: int = 5) -> LabelIssues:
         dataset: Path of the data set file, for example data/elpv.yaml.
         folds: Number of folds; 5 trains 5 times, each time on four fifths.
     """
-    found, shard_set = run_folds(dataset, folds)
-    settings, data = Settings(), load_dataset(dataset)
-    keys = keys_for(data.encrypt, settings)
-    return find_label_issues(found, shard_set, data, settings.root, settings.tracking_uri, keys)
+    check_folds(folds)
+    data = load_dataset(dataset)
+    here = workspace(data)
+    predictions, shard_set = run_folds(data, folds, here)
+    return find_label_issues(predictions, shard_set, data, here)

@@ -10,8 +10,8 @@ from tasks.release import monitor as stage
 from tasks.release.labelled import check_labels
 from tasks.release.monitor import Verdict
 from tasks.release.promote import rollback as take_back
-from tasks.settings import Settings, check_store, known_keys
 from tasks.values import ModelVersion
+from tasks.workspace import workspace
 
 
 @flow(name="monitor")
@@ -23,22 +23,18 @@ def monitor(labels: str, model: str | None = None, rollback: bool = False) -> Ve
         model: NAME@ALIAS or NAME/VERSION; by default the champion of the only model there is.
         rollback: Make the previous champion the champion again if it does better.
     """
-    settings = Settings()
-    check_store(settings.root)
+    here = workspace().with_known_keys()
     check_labels(labels)
-    version = resolve(settings.tracking_uri, model)
+    version = resolve(here.tracking_uri, model)
     if rollback:
-        _check_champion(settings.tracking_uri, version)
-    before = _predecessor(settings.tracking_uri, version)
-    verdict = stage.monitor(
-        labels, version, before, settings.root, settings.tracking_uri, settings.device, settings.limits,
-        known_keys(settings),
-    )  # fmt: skip
+        _check_champion(here.tracking_uri, version)
+    before = _predecessor(here.tracking_uri, version)
+    verdict = stage.monitor(labels, version, before, here)
     if not verdict.failed:
         return verdict
     if before and verdict.take_back and rollback:
         reason = "monitor: " + "; ".join(f"{check.name}: {check.found}" for check in verdict.failed)
-        take_back(settings.tracking_uri, version.name, before.version, reason)
+        take_back(here.tracking_uri, version.name, before.version, reason)
     raise stage.MonitorError(verdict, _advice(verdict, rollback))
 
 

@@ -1,14 +1,15 @@
 """The nightly flow: from a folder of images to a model version, promoted if the gate accepts it."""
 
+from collections.abc import Callable
 from typing import Literal
 
 from prefect import flow
 
-from tasks.dataset import load_dataset
+from tasks.dataset import Dataset, load_dataset
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.explain import explain
 from tasks.ingest.catalog import write_catalog
-from tasks.ingest.checks import check_data, last_accepted
+from tasks.ingest.checks import check_data
 from tasks.ingest.evidence import gather
 from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
@@ -18,18 +19,14 @@ from tasks.release.promote import carry_out
 from tasks.release.register import register
 from tasks.report.night_page import report_night
 from tasks.runner import fan_out, task_runner
-from tasks.settings import Settings, check_store, keys_for
-from tasks.store import checks_folder
 from tasks.training.train import train
-from tasks.values import Night
+from tasks.values import Catalog, Night, ShardSet, have
+from tasks.workspace import Workspace, workspace
 
 _Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"]
 
 
-@flow(
-    name="nightly-retrain",
-    task_runner=task_runner(),
-)
+@flow(name="nightly-retrain", task_runner=task_runner())
 def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
     """Ingest, preprocess, train, evaluate and register; then the gate decides on the promotion.
 
@@ -39,65 +36,74 @@ def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
         dataset: Path of the data set file, for example data/elpv.yaml.
         until: The last stage to run; `gate` runs the whole night.
     """
-    settings, data = Settings(), load_dataset(dataset)
-    store, tracking_uri, limits = settings.root, settings.tracking_uri, settings.limits
-    keys = keys_for(data.encrypt, settings)
-    check_store(store)
+    data = load_dataset(dataset)
+    here = workspace(data)
+    night = ingest(data, here)
+    for stage in _until(until):
+        night = stage(night, data, here)
+    return report_night(night, here)
 
-    found = scan(data, store, limits)
-    fan_out(
-        "ingest",
-        lambda part: read_part.submit(part, data.image, limits, keys),
-        found.unread,
-        sum(part.count for part in found.unread),
-    )
-    catalog = write_catalog(found, data, store, keys)
-    nights = checks_folder(store, data.name)
-    evidence = gather(catalog, last_accepted(nights, catalog.version), found.pixels, data, store, keys)
-    report = check_data(
-        data.name, evidence.now, evidence.last, data.checks, nights / f"{catalog.version:06}", evidence.samples,
-        evidence.conflicts, new=evidence.new, quarantine_limit=data.quarantine_limit, encrypted=data.encrypt,
-    )  # fmt: skip
-    night = Night(catalog, report)
-    if until == "ingest":
-        return report_night(night, store, tracking_uri)
 
-    plans = plan_shards(catalog, found.pixels, data, store)
+def ingest(data: Dataset, here: Workspace) -> Night:
+    """Bring the catalog up to date, and check its data. Raises DataCheckError if a check fails the night."""
+    source = scan(data, here)
+    images = sum(part.count for part in source.unread)
+    fan_out("ingest", lambda part: read_part.submit(part, data.image, here.limits, here.keys), source.unread, images)
+    catalog = write_catalog(source, data, here)
+    return Night(catalog, check_data(gather(catalog, data, here), catalog, data, here))
+
+
+def preprocess(night: Night, data: Dataset, here: Workspace) -> Night:
+    """Make the shards of the catalog's good images."""
+    return night.with_(shard_set=make_shards(night.catalog, data, here))
+
+
+def make_shards(catalog: Catalog, data: Dataset, here: Workspace) -> ShardSet:
+    """Write the shards that are not there yet, side by side."""
+    plans = plan_shards(catalog, data, here)
+    images = sum(plan.count for plan in plans)
     written = fan_out(
-        "preprocess",
-        lambda plan: write_shard.submit(plan, catalog, data.image, keys),
-        plans,
-        sum(plan.count for plan in plans),
+        "preprocess", lambda plan: write_shard.submit(plan, catalog, data.image, here.keys), plans, images
     )
-    shard_set = finish_shards(plans, written, catalog, data)
-    night = Night(catalog, report, shard_set)
-    if until == "preprocess":
-        return report_night(night, store, tracking_uri)
+    return finish_shards(plans, written, catalog, data)
 
-    checkpoint = train(
-        shard_set, data, store, tracking_uri, settings.device, settings.resident_bytes, keys, settings.runner
-    )
-    night = Night(catalog, report, shard_set, checkpoint)
-    if until == "train":
-        return report_night(night, store, tracking_uri)
 
-    evaluation = evaluate(
-        checkpoint, shard_set, tracking_uri, settings.device, keys, catalog, data.evaluate, data.drift
-    )
-    explain(checkpoint, evaluation, catalog, shard_set, tracking_uri, settings.device, keys)
-    night = Night(catalog, report, shard_set, checkpoint, evaluation)
-    if until == "evaluate":
-        return report_night(night, store, tracking_uri)
+def shards_of(data: Dataset, here: Workspace) -> tuple[Night, ShardSet]:
+    """Run the night as far as the shards, for the flows that begin there."""
+    night = preprocess(ingest(data, here), data, here)
+    return night, have(night.shard_set)
 
-    version = register(checkpoint, evaluation, catalog, shard_set, tracking_uri, keys)
-    night = Night(catalog, report, shard_set, checkpoint, evaluation, version)
-    if until == "register":
-        return report_night(night, store, tracking_uri)
 
-    decision = judge(
-        version, evaluation, catalog, shard_set, data.gate, tracking_uri, settings.device, keys,
-        data=report, slices=data.evaluate.slices,
-    )  # fmt: skip
-    carry_out(decision, tracking_uri)
-    night = Night(catalog, report, shard_set, checkpoint, evaluation, version, decision)
-    return report_night(night, store, tracking_uri)
+def _train(night: Night, data: Dataset, here: Workspace) -> Night:
+    return night.with_(checkpoint=train(night, data, here))
+
+
+def _evaluate(night: Night, data: Dataset, here: Workspace) -> Night:
+    night = night.with_(evaluation=evaluate(night, data, here))
+    explain(night, here)
+    return night
+
+
+def _register(night: Night, data: Dataset, here: Workspace) -> Night:
+    return night.with_(version=register(night, here))
+
+
+def _gate(night: Night, data: Dataset, here: Workspace) -> Night:
+    night = night.with_(decision=judge(night, data, here))
+    carry_out(have(night.decision), here.tracking_uri)
+    return night
+
+
+_STAGES: dict[str, Callable[[Night, Dataset, Workspace], Night]] = {
+    "preprocess": preprocess,
+    "train": _train,
+    "evaluate": _evaluate,
+    "register": _register,
+    "gate": _gate,
+}
+
+
+def _until(last: _Stage) -> list[Callable[[Night, Dataset, Workspace], Night]]:
+    """Return the stages after ingest, up to the last one."""
+    names = list(_STAGES)
+    return [_STAGES[name] for name in names[: names.index(last) + 1 if last in names else 0]]

@@ -2,11 +2,12 @@
 
 from prefect import flow
 
-from flows.nightly_retrain import nightly_retrain
+from flows.nightly_retrain import shards_of
 from tasks.dataset import load_dataset
 from tasks.runner import task_runner
-from tasks.settings import Settings, check_store, keys_for
+from tasks.settings import Settings
 from tasks.training.tune import Tuning, check_numbers, finish_study, plan_study, run_trials
+from tasks.workspace import workspace
 
 
 @flow(name="tune", task_runner=task_runner())
@@ -21,13 +22,9 @@ def tune(dataset: str, trials: int = 20, epochs: int | None = None) -> Tuning:
         epochs: Epochs per trial; by default those of the data set file.
     """
     check_numbers(trials, epochs)
-    settings, data = Settings(), load_dataset(dataset)
-    store, tracking_uri, keys = settings.root, settings.tracking_uri, keys_for(data.encrypt, settings)
-    storage = settings.tuning_uri(data.name)
-    check_store(store)
-    night = nightly_retrain(dataset, until="preprocess")
-    assert night.shard_set is not None
-    plan = plan_study(night.shard_set, data, night.catalog, store, storage, tracking_uri, trials, epochs, keys)
-    machine = (settings.device, settings.resident_bytes, keys, settings.runner)
-    run_trials(plan, night.shard_set, data, store, tracking_uri, *machine)
-    return finish_study(plan, tracking_uri)
+    data = load_dataset(dataset)
+    here, storage = workspace(data), Settings().tuning_uri(data.name)
+    night, shard_set = shards_of(data, here)
+    plan = plan_study(night, data, storage, trials, epochs, here)
+    run_trials(plan, shard_set, data, here)
+    return finish_study(plan, here)

@@ -18,12 +18,12 @@ from upath import UPath
 
 from tasks.progress import progress
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
-from tasks.store import at_work, catalog_path
+from tasks.store import EPOCHS, MANIFEST, Store
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
-_MADE_FOR_VERSIONS = {"shards": SHARDS, "runs": CHECKPOINT}  # folder -> the tag of the versions that need it
-COMPLETE = ("_manifest.json", "epochs.json")  # written last, and so deleted first
+COMPLETE = (MANIFEST, EPOCHS)  # written last, and so deleted first
 
 
 @dataclass(frozen=True)
@@ -52,12 +52,16 @@ class Leftover:
         return max(file.modified for file in self.files)
 
 
-def leftovers(store: UPath, tracking_uri: str, before: datetime) -> list[Leftover]:
+def leftovers(here: Workspace, before: datetime) -> list[Leftover]:
     """What nothing refers to and nothing has written to since `before`. A data set whose catalog a night is making is
     left out, with a warning; of a night further on, the shard set and the training are the latest, which stay."""
+    store, tracking_uri = here.store, here.tracking_uri
+    places = {SHARDS: store.shards, CHECKPOINT: store.runs}  # the tag of the versions that need them
     found: list[Leftover] = []
-    for name in sorted({path.name for kind in ("pixels", *_MADE_FOR_VERSIONS) for path in folders(store / kind)}):
-        if at_work(store, name):
+    for name in sorted(
+        {path.name for place in (store.pixels, *places.values()) for path in folders(place("any").parent)}
+    ):
+        if store.at_work(name):
             log.warning("prune       %s: a night is at work, or was killed this week: left as it is", name)
             continue
         found += _unread_pixels(store, name, before)
@@ -65,8 +69,8 @@ def leftovers(store: UPath, tracking_uri: str, before: datetime) -> list[Leftove
         if not versions:
             log.warning("prune       %s: no version is registered here: its shards and trainings are left", name)
             continue
-        for kind, tag in _MADE_FOR_VERSIONS.items():
-            found += _unneeded(store / kind / name, {version.tags.get(tag, "") for version in versions})
+        for tag, place in places.items():
+            found += _unneeded(place(name), {version.tags.get(tag, "") for version in versions})
         in_use = {
             version.version for alias in (CHAMPION, CHALLENGER) if (version := by_alias(tracking_uri, name, alias))
         }
@@ -74,15 +78,15 @@ def leftovers(store: UPath, tracking_uri: str, before: datetime) -> list[Leftove
     return [one for one in found if one.modified < before]
 
 
-def _unread_pixels(store: UPath, name: str, before: datetime) -> Iterator[Leftover]:
+def _unread_pixels(store: Store, name: str, before: datetime) -> Iterator[Leftover]:
     """Caches that the catalog does not refer to, and in its own one the files, each night having left some. Without
     a catalog, or where some of its own are gone, any of them may be read by the next night."""
-    path = catalog_path(store, name)
+    path = store.catalog(name)
     if not path.exists():
         return
     with path.open("rb") as file:
         named = set(pc.unique(pq.read_table(file, columns=["part"])["part"]).drop_null().to_pylist())
-    caches = {folder: _files_of(folder) for folder in folders(store / "pixels" / name)}
+    caches = {folder: _files_of(folder) for folder in folders(store.pixels(name))}
     whole = [folder for folder, files in caches.items() if named <= {file.path.name for file in files}]
     if not whole:
         return
@@ -103,9 +107,9 @@ def _unneeded(parent: UPath, needed: set[str]) -> Iterator[Leftover]:
             yield Leftover(folder, tuple(files), "no registered version was made of it")
 
 
-def _unused_engines(store: UPath, name: str, in_use: set[str]) -> Iterator[Leftover]:
+def _unused_engines(store: Store, name: str, in_use: set[str]) -> Iterator[Leftover]:
     """Files and measurements of the engines of versions that score no longer; another trial makes them again."""
-    for folder in folders(store / "engines"):
+    for folder in folders(store.engines()):
         found = re.fullmatch(rf"{re.escape(name)}-(\d+)-[0-9a-f]+", folder.name)
         if found and found[1] not in in_use and (files := _files_of(folder)):
             yield Leftover(folder, tuple(files), f"version {found[1]} is neither champion nor challenger")

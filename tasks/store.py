@@ -1,89 +1,155 @@
-"""Where a data set's catalog lies, one row an image ever seen, and what each night changed in it."""
+"""The store: every path and file name under `GRAYLINE_STORE`.
 
-from collections.abc import Sequence
+`LAYOUT` lists the places; docs/store.md is made of it. `Store` builds the paths; no other module writes one as text.
+A folder named by a digest is its own cache: it is complete once the file that its stage writes last is there.
+"""
+
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
-import pyarrow.parquet as pq
-from duckdb import DuckDBPyConnection
 from upath import UPath
 
-from resnet_core.catalog.build import CATALOG
-from resnet_core.catalog.entries import load_previous
 from resnet_core.errors import UserError, nearest
-from resnet_core.storage.files import as_local
 
-VERSION = "grayline.version"  # in the catalog file's schema metadata
+CATALOG_VERSION = "grayline.version"  # in the catalog file's schema metadata
 
-
-def catalog_path(store: UPath, name: str) -> UPath:
-    return store / "catalog" / name / "catalog.parquet"
-
-
-def versions_folder(store: UPath, name: str) -> UPath:
-    """Not below the catalog: whoever reads that folder gets the images alone."""
-    return store / "history" / name
-
-
-def checks_folder(store: UPath, name: str) -> UPath:
-    """A folder a version, with what the data checks said of it."""
-    return store / "checks" / name
-
-
-def has_all_columns(path: UPath) -> bool:
-    """Whether a catalog has every column that its readers take for granted: that of another release may not."""
-    with path.open("rb") as file:
-        return set(CATALOG.names) <= set(pq.read_schema(file).names)
-
-
-def find_catalog(store: UPath, name: str | None) -> str:
-    """The data set's name, if it has a catalog; by default the only one there is. Raises UserError."""
-    folder = store / "catalog"
-    there = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
-    if not there:
-        raise UserError("catalog: there is none yet. Run `grayline ingest --dataset FILE.yaml` first.")
-    if name is None and len(there) > 1:
-        raise UserError(f"--dataset: say which of {', '.join(there)}.")
-    if name and name not in there:
-        raise UserError(
-            f"--dataset: there is no catalog of {name!r}.{nearest(name, there)} There are: {', '.join(there)}."
-        )
-    return name or there[0]
-
-
-def load_catalog(db: DuckDBPyConnection, store: UPath, name: str, columns: Sequence[str] = ("*",)) -> int:
-    """Make `previous`, the last night's catalog, empty before the first night. Returns its version.
-
-    Columns that are not named stay null.
-    """
-    path = catalog_path(store, name)
-    if not path.exists():
-        load_previous(db, None)
-        return 0
-    with as_local(path) as file:
-        load_previous(db, file, columns)
-        return int(pq.read_schema(file).metadata[VERSION.encode()])
-
+# Files of the folders below. A manifest, and `epochs.json` of a training, are written last.
+MANIFEST = "_manifest.json"  # of a shard set, a batch, a set of features
+EPOCHS, STATE, MODEL = "epochs.json", "state.safetensors", "model"  # of a training; `model` is a folder
+EVALUATION, METRICS_FILE = "evaluation", "metrics.json"
+PREDICTIONS, SLICES = "predictions.parquet", "slices.parquet"
+EXPLANATION, GALLERY, GALLERY_SHEET = "explanation", "gallery.json", "gallery.png"
+FOLDS, OUT_OF_FOLD, FOLDS_SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
+KEPT_ASIDE = "kept_aside.parquet"
+ISSUES, ISSUES_SHEET = "issues.csv", "issues.png"
+SUMMARY, COMPARISON, SAMPLES, CONFLICTS = "summary.json", "comparison.png", "samples.png", "conflicts.png"
+TRIALS, ENGINE_FILE = "trials.json", "model.onnx"
+BATCH_BEGUN, WORK, NEXT = "_batch.json", "_work", "_next"  # of a batch; the last two are folders
+DRIFT, DRIFT_PLOT = "_drift.json", "_drift.png"
+FEATURES_BEGUN = "_features.json"
 
 _LONGEST_NIGHT = timedelta(days=7)
 _WHEN = "%Y-%m-%dT%H%M%S"
 
 
-def begin_work(store: UPath, dataset: str) -> UPath:
-    """A folder for this night, which its last stage removes. What killed nights have left goes when it is so old
-    that no night can be working with it."""
-    folder = store / "work" / dataset
-    for path in folder.iterdir() if folder.exists() else ():
-        if _is_old(path):
-            path.fs.rm(path.path, recursive=True)
-    return folder / f"{datetime.now(UTC):{_WHEN}}-{uuid4().hex[:8]}"
+@dataclass(frozen=True)
+class Place:
+    """A line of the layout: a path, its content, and the stage that writes it."""
+
+    path: str
+    content: str
+    written_by: str
 
 
-def at_work(store: UPath, dataset: str) -> bool:
-    """Whether a night may be between its scan and its catalog: one that was killed there looks the same until it is
-    old."""
-    folder = store / "work" / dataset
-    return folder.exists() and not all(_is_old(path) for path in folder.iterdir())
+LAYOUT = (
+    Place("catalog/<dataset>/catalog.parquet", "one row per source image ever seen", "ingest"),
+    Place("history/<dataset>/<version>.parquet", "one row per file that a version of the catalog changed", "ingest"),
+    Place("checks/<dataset>/<version>/", "the data checks: `summary.json`, plots, samples", "ingest"),
+    Place("pixels/<dataset>/<digest>/", "a cache of decoded images; deleting it costs reading them again", "ingest"),
+    Place(
+        "work/<dataset>/<start>/", "files that the stages of a running night hand on; removed by the night", "ingest"
+    ),
+    Place("shards/<dataset>/<digest>/*.parquet", "one row per training image, and `_manifest.json`", "preprocess"),
+    Place("runs/<dataset>/<digest>/", "a training: `model/`, `epochs.json`, `evaluation/`, `explanation/`", "train"),
+    Place("tune/<dataset>/<digest>/", "checkpoints of a search; `study.db` beside them is Optuna's", "tune"),
+    Place("label_issues/<dataset>/<digest>/", "`issues.csv` and `issues.png`", "label-issues"),
+    Place("reproduce/<model>/<version>/", "the checkpoint of a version that is trained again", "reproduce"),
+    Place("scores/<batch>/*.parquet", "one row per file of a batch, `_manifest.json`, `_drift.json`", "classify-batch"),
+    Place("engines/<version>/", "the trials of engines on this machine, and the ONNX file", "classify-batch"),
+    Place("stack/", "process ids and logs of the local servers", "make up"),
+    Place("mlflow.db", "MLflow's database, unless `MLFLOW_TRACKING_URI` is set", "MLflow"),
+    Place("mlartifacts/", "MLflow's artifacts: model versions and files of runs", "MLflow"),
+    Place("prefect/", "Prefect's own files, unless `PREFECT_HOME` is set", "Prefect"),
+)
+
+
+@dataclass(frozen=True)
+class Store:
+    """The paths under the store's root, a local folder or any fsspec URL."""
+
+    root: UPath
+
+    def catalog(self, dataset: str) -> UPath:
+        """Return the catalog's file."""
+        return self.root / "catalog" / dataset / "catalog.parquet"
+
+    def history(self, dataset: str) -> UPath:
+        """Return the folder of the catalog's versions. The catalog's own folder holds images alone."""
+        return self.root / "history" / dataset
+
+    def checks(self, dataset: str) -> UPath:
+        """Return the folder with a folder of data checks for each version of the catalog."""
+        return self.root / "checks" / dataset
+
+    def pixels(self, dataset: str) -> UPath:
+        """Return the folder of the caches of decoded images."""
+        return self.root / "pixels" / dataset
+
+    def work(self, dataset: str) -> UPath:
+        """Return the folder of running nights."""
+        return self.root / "work" / dataset
+
+    def shards(self, dataset: str) -> UPath:
+        """Return the folder of shard sets."""
+        return self.root / "shards" / dataset
+
+    def runs(self, dataset: str) -> UPath:
+        """Return the folder of trainings and cross-validations."""
+        return self.root / "runs" / dataset
+
+    def tune(self, dataset: str) -> UPath:
+        """Return the folder of searches."""
+        return self.root / "tune" / dataset
+
+    def label_issues(self, dataset: str) -> UPath:
+        """Return the folder of label issues."""
+        return self.root / "label_issues" / dataset
+
+    def reproduce(self, model: str, version: str) -> UPath:
+        """Return the folder of a version that is trained again."""
+        return self.root / "reproduce" / model / version
+
+    def scores(self) -> UPath:
+        """Return the folder of batches that were given no output."""
+        return self.root / "scores"
+
+    def engines(self) -> UPath:
+        """Return the folder of engine trials."""
+        return self.root / "engines"
+
+    def find_catalog(self, name: str | None) -> str:
+        """Return the name of the data set if it has a catalog; by default the only one.
+
+        Raises UserError if there is none, or several and no name.
+        """
+        folder = self.root / "catalog"
+        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        if not names:
+            raise UserError("catalog: there is none yet. Run `grayline ingest --dataset FILE.yaml` first.")
+        if name is None and len(names) > 1:
+            raise UserError(f"--dataset: say which of {', '.join(names)}.")
+        if name and name not in names:
+            raise UserError(
+                f"--dataset: there is no catalog of {name!r}.{nearest(name, names)} There are: {', '.join(names)}."
+            )
+        return name or names[0]
+
+    def begin_work(self, dataset: str) -> UPath:
+        """Return a new folder for this night, which its last stage removes.
+
+        Folders that killed nights have left are removed once no night can be using them.
+        """
+        folder = self.work(dataset)
+        for path in folder.iterdir() if folder.exists() else ():
+            if _is_old(path):
+                path.fs.rm(path.path, recursive=True)
+        return folder / f"{datetime.now(UTC):{_WHEN}}-{uuid4().hex[:8]}"
+
+    def at_work(self, dataset: str) -> bool:
+        """Return whether a night may be between its scan and its catalog. A killed night looks the same for a week."""
+        folder = self.work(dataset)
+        return folder.exists() and not all(_is_old(path) for path in folder.iterdir())
 
 
 def _is_old(path: UPath) -> bool:

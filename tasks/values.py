@@ -6,8 +6,11 @@ need not wait for PyTorch.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+import json
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from tasks.store import MANIFEST
 
 if TYPE_CHECKING:
     from upath import UPath
@@ -16,6 +19,15 @@ if TYPE_CHECKING:
     from resnet_core.evaluation.metrics import Interval
     from resnet_core.images.preprocessing import Preprocessing
     from tasks.parts import Part
+
+
+Value = TypeVar("Value")
+
+
+def have(value: Value | None) -> Value:
+    """Return the value that an earlier stage has made. A missing one is a defect of the flow."""
+    assert value is not None, "a stage ran before the stage whose outcome it needs"
+    return value
 
 
 @dataclass(frozen=True)
@@ -63,6 +75,29 @@ class ShardSet:
     validation: int
     test: int
     written: int
+
+    @staticmethod
+    def open(folder: UPath) -> ShardSet | None:
+        """Read a finished shard set, FOLDER = shards/<dataset>/<digest>; None if it or one of its files is missing."""
+        from resnet_core.images.preprocessing import Preprocessing
+
+        path = folder / MANIFEST
+        if not path.exists():
+            return None
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        files = tuple(folder / name for name in manifest["shards"])
+        if not all(file.exists() for file in files):
+            return None
+        return ShardSet(
+            dataset=folder.parent.name,
+            folder=folder,
+            files=files,
+            digest=folder.name,
+            classes=tuple(manifest["classes"]),
+            preprocessing=Preprocessing(**manifest["preprocessing"]),
+            written=0,
+            **manifest["images"],
+        )
 
 
 @dataclass(frozen=True)
@@ -148,7 +183,7 @@ class DataReport:
 
 @dataclass(frozen=True)
 class Night:
-    """What a retraining came to, as far as it was asked to go."""
+    """The outcome of a retraining, as far as it has come: stages are given it, and return more of it."""
 
     catalog: Catalog
     data: DataReport
@@ -157,3 +192,7 @@ class Night:
     evaluation: Evaluation | None = None
     version: ModelVersion | None = None
     decision: Decision | None = None
+
+    def with_(self, **outcome: Any) -> Night:
+        """Return the night with the outcome of one more stage."""
+        return replace(self, **outcome)

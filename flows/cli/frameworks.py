@@ -10,7 +10,7 @@ from upath import UPath
 from flows.cli.options import DatasetFile, Model, ModelOption, check, choice, ready, resumable
 from flows.cli.tables import console, number, table
 from resnet_core.storage.files import absolute
-from tasks.settings import Settings, check_store, known_keys
+from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from tasks.export.backends import BackendAccuracy
@@ -42,13 +42,12 @@ def export(
 
         _show_export(flow(model, file_format, output, allow_difference))
         return
-    check_store(settings.root)  # without a server, the flow would take longer than the work itself
     from tasks.registry.versions import resolve
+    from tasks.workspace import workspace
 
-    version = resolve(settings.tracking_uri, model, field="NAME@ALIAS")
-    _show_export(
-        write(version, file_format, to, settings.root, settings.tracking_uri, known_keys(settings), allow_difference)
-    )
+    here = workspace().with_known_keys()  # without a server, the flow would take longer than the work itself
+    version = resolve(here.tracking_uri, model, field="NAME@ALIAS")
+    _show_export(write(version, file_format, to, here, allow_difference))
 
 
 def _show_export(result: Export) -> None:

@@ -84,9 +84,10 @@ def gallery(
     """Write a scored batch as one page to look through and correct; it exports labels for the next night."""
     from tasks.report.gallery_page import check_options, find_batch, write_gallery
     from tasks.report.pages import check_place
+    from tasks.store import Store
 
     to = check_place(output, "gallery.html")
-    folder = find_batch(batch, Settings().root)
+    folder = find_batch(batch, Store(Settings().root))
     check_options(folder, limit, label or [])
     page = write_gallery(folder, to, limit, label or [], Settings().limits)
     unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""

@@ -8,7 +8,7 @@ import typer
 from rich.table import Column
 
 from flows.cli.tables import console, number, table
-from tasks.settings import Settings, check_store
+from tasks.settings import Settings
 
 app = typer.Typer()
 catalog = typer.Typer(help="Show the versions of a data set's catalog.", no_args_is_help=True)
@@ -29,10 +29,11 @@ def catalog_diff(
     from collections import Counter
 
     from resnet_core.catalog.history import difference
-    from tasks.store import find_catalog, versions_folder
+    from tasks.store import Store
 
-    name = find_catalog(Settings().root, dataset)
-    changes = difference(versions_folder(Settings().root, name), older, newer).to_pylist()
+    store = Store(Settings().root)
+    folder = store.history(store.find_catalog(dataset))
+    changes = difference(folder, older, newer).to_pylist()
     counts = Counter(row["change"] for row in changes)
     console.print(", ".join(f"{counts[change]:,} {change}" for change in ("came", "went", "changed")))
     rows = table("", "file", "what")
@@ -61,12 +62,13 @@ def _describe(row: dict[str, Any]) -> str:
 def catalog_log(dataset: _DatasetName = None) -> None:
     """List the versions of the catalog, and how much each changed."""
     from resnet_core.catalog.history import versions
-    from tasks.store import find_catalog, versions_folder
+    from tasks.store import Store
 
-    name = find_catalog(Settings().root, dataset)
+    store = Store(Settings().root)
+    folder = store.history(store.find_catalog(dataset))
     columns = ("version", "came", "went", "changed")
     rows = table(*columns)
-    for row in versions(versions_folder(Settings().root, name)).to_pylist():
+    for row in versions(folder).to_pylist():
         rows.add_row(*(f"{row[column]:,}" for column in columns))
     console.print(rows)
 
@@ -79,14 +81,14 @@ def prune(
     delete: Annotated[bool, typer.Option("--delete", help="Delete them; otherwise they are only listed.")] = False,
 ) -> None:
     """List, or delete, files of earlier nights in the store that no catalog and no version refers to."""
-    check_store(Settings().root)
     from datetime import UTC, datetime, timedelta
 
     from tasks import prune
+    from tasks.workspace import workspace
 
     store = Settings().root
     before = datetime.now(UTC) - timedelta(days=older_than)
-    leftovers = prune.leftovers(store, Settings().tracking_uri, before)
+    leftovers = prune.leftovers(workspace(), before)
     if not leftovers:
         console.print(f"nothing to prune: whatever is older than {older_than} days is still needed")
         return

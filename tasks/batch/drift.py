@@ -30,11 +30,11 @@ from resnet_core.storage.files import write_text, write_whole
 from tasks.artifacts import markdown_table, picture, plain
 from tasks.batch.values import DriftReport, Scores
 from tasks.registry.versions import reference_of
+from tasks.store import DRIFT, DRIFT_PLOT
 
 log = logging.getLogger("grayline")
 
 _EVENT = "grayline.drift"
-_REPORT, _PLOTS = "_drift.json", "_drift.png"
 AT_ONCE = 8192  # rows in memory
 
 _Pair = tuple[NDArray[np.float32], NDArray[np.float32]]  # embeddings, of before and now
@@ -54,9 +54,9 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     now, embeddings = read_batch(scores.parts)
     pair = None if kept.embeddings is None or not len(embeddings) else (kept.embeddings, embeddings)
     findings = measure_drift(kept.profile, now, kept.thresholds, pair)
-    report = DriftReport(scores.model, now.images, findings, plot=scores.output / _PLOTS)
+    report = DriftReport(scores.model, now.images, findings, plot=scores.output / DRIFT_PLOT)
     png = drawn(kept.profile, now, findings, pair)
-    with write_whole(scores.output / _PLOTS) as draft:
+    with write_whole(scores.output / DRIFT_PLOT) as draft:
         draft.write_bytes(png)
     write_report(scores, report)
     create_markdown_artifact(markdown(scores, report, png), key="drift", description=report.in_words())
@@ -80,7 +80,7 @@ def drawn(before: Profile, now: Profile, findings: tuple[Drift, ...], pair: _Pai
 
 def not_measured(scores: Scores, why: str) -> DriftReport:
     report = DriftReport(scores.model, scores.scored, (), why)
-    if (old := scores.output / _PLOTS).exists():  # of another version, or of more images
+    if (old := scores.output / DRIFT_PLOT).exists():  # of another version, or of more images
         old.unlink()
     write_report(scores, report)
     log.info("drift       %s", report.in_words())
@@ -89,7 +89,7 @@ def not_measured(scores: Scores, why: str) -> DriftReport:
 
 def write_report(scores: Scores, report: DriftReport) -> None:
     text = json.dumps(described(scores, report), indent=2, ensure_ascii=False)
-    write_text(scores.output / _REPORT, text + "\n")
+    write_text(scores.output / DRIFT, text + "\n")
 
 
 def described(scores: Scores, report: DriftReport) -> dict[str, Any]:

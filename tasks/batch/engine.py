@@ -14,7 +14,6 @@ from numpy.typing import NDArray
 from prefect import task
 from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
-from upath import UPath
 
 import resnet_core.device
 import resnet_core.export
@@ -29,8 +28,10 @@ from tasks.batch.engine_trials import Surroundings, all_trials, fastest
 from tasks.batch.engine_trials import open_engine as open_engine
 from tasks.batch.values import EngineChoice
 from tasks.registry.int8_file import why_not
+from tasks.runner import workers
 from tasks.settings import Settings
 from tasks.values import ModelVersion
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
@@ -45,23 +46,20 @@ def choose_engine(
     sample: Callable[[], NDArray[np.uint8]],
     files: int,
     wanted: str | None,
-    store: UPath,
-    workers: int,
-    tracking_uri: str | None = None,
+    here: Workspace,
 ) -> EngineChoice:
     """The engine for so many files. Raises UserError where one is wanted by name that is not there, is not for
     this device, or does not agree.
 
     sample: gives real images of the batch, uint8 [M, S, S]; called only where something has to be tried.
-    wanted: an engine's name, `auto`, or None for what GRAYLINE_ENGINE says. workers: threads that will score
-        at once. tracking_uri: of the version; by default the settings'.
+    wanted: an engine's name, `auto`, or None for the setting GRAYLINE_ENGINE.
     """
-    settings = Settings()
-    named = settings.engine if wanted is None else wanted
+    named = Settings().engine if wanted is None else wanted
     option = "GRAYLINE_ENGINE" if wanted is None else "--engine"
     name = None if named == "auto" else check_engine(option, named, classifier.device)
-    folder = store / "engines" / f"{model.name}-{model.version}-{_surroundings_digest(model, classifier, workers)}"
-    around = Surroundings(model, classifier, tracking_uri or settings.tracking_uri, sample, workers, folder)
+    threads = workers()
+    folder = here.store.engines() / f"{model.name}-{model.version}-{_surroundings_digest(model, classifier, threads)}"
+    around = Surroundings(model, classifier, here.tracking_uri, sample, threads, folder)
     if name == "int8" and around.int8 is None:
         raise UserError(f"{option} int8: {why_not(around.tracking_uri, model)}")
     trials = all_trials(around, name, files)

@@ -32,6 +32,7 @@ from resnet_core.storage.files import as_local, write_text, write_whole
 from tasks.batch.values import EngineChoice, EngineTrial
 from tasks.registry.int8_file import allowed_int8, int8_file
 from tasks.registry.versions import load_classifier
+from tasks.store import ENGINE_FILE, TRIALS
 from tasks.values import ModelVersion
 
 
@@ -86,7 +87,6 @@ _COMPARED = 64  # images
 _BRIEF = 20.0  # seconds of a batch below which not even torch is measured
 # Seconds that a batch must take for a trial to pay, in the order of the trials.
 PAYS: dict[EngineName, float] = {"onnx": 60, "openvino": 60, "int8": 60, "compile": 900}
-TRIALS, _ONNX = "trials.json", "model.onnx"
 _WRITTEN: tuple[EngineName, ...] = ("onnx", "openvino")  # what runs the file in the store
 _BROKEN = "does not work"  # how the reason begins that may be gone the next time
 
@@ -124,7 +124,7 @@ class Surroundings:
         return open_engine(self.choice(trial), self.model, self.tracking_uri, self.classifier)
 
     def choice(self, trial: EngineTrial, trials: tuple[EngineTrial, ...] = ()) -> EngineChoice:
-        file = self.folder / _ONNX if trial.name in _WRITTEN else None
+        file = self.folder / ENGINE_FILE if trial.name in _WRITTEN else None
         plain = trial.name == "torch" and bool(trial.wrong)
         return EngineChoice(trial.name, trial.batch_size, self.workers, trial.speed, file, trial.digest, plain, trials)
 
@@ -155,7 +155,7 @@ def _read_trials(around: Surroundings) -> _Trials:
     if not path.exists():
         return {}
     rows = [EngineTrial(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    written = (around.folder / _ONNX).exists()
+    written = (around.folder / ENGINE_FILE).exists()
     return {
         row.name: row
         for row in rows
@@ -213,7 +213,7 @@ def _file_for(around: Surroundings, name: EngineName, known: _Trials) -> str:
     there = next((known[other].digest for other in _WRITTEN if other in known and known[other].digest), "")
     if there:
         return there
-    with write_whole(around.folder / _ONNX) as draft:
+    with write_whole(around.folder / ENGINE_FILE) as draft:
         write_file(around.classifier, around.model.name, around.model.version, draft)
         return file_digest(draft)
 

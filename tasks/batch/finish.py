@@ -18,10 +18,11 @@ from resnet_core.reading.pool import end_idle
 from resnet_core.storage import database
 from resnet_core.storage.files import is_local
 from tasks.artifacts import markdown_table, plain
-from tasks.batch.folder import BEGUN, MANIFEST, WORK, check_run, remove, replace
+from tasks.batch.folder import check_run, remove, replace
 from tasks.batch.manifest import write_manifest
 from tasks.batch.values import Batch, Scores
 from tasks.progress import progress
+from tasks.store import BATCH_BEGUN, MANIFEST, WORK
 
 log = logging.getLogger("grayline")
 
@@ -145,7 +146,7 @@ def clean(folder: UPath, names: set[str]) -> None:
 def _remove_drafts(folder: UPath) -> None:
     """What killed runs had begun to write. Elsewhere than on a disk there is no such thing (see `write_whole`)."""
     if is_local(folder):
-        for name in ("*.parquet", BEGUN, MANIFEST):
+        for name in ("*.parquet", BATCH_BEGUN, MANIFEST):
             for draft in folder.glob(f".{name}.*"):
                 draft.unlink(missing_ok=True)
 

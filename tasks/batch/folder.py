@@ -20,9 +20,8 @@ from resnet_core.errors import JobError, UserError
 from resnet_core.sources.source import check_source
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import absolute, write_text
+from tasks.store import BATCH_BEGUN, MANIFEST, NEXT, Store
 from tasks.values import ModelVersion
-
-BEGUN, MANIFEST, WORK, _NEXT = "_batch.json", "_manifest.json", "_work", "_next"
 
 
 class SupersededError(JobError):
@@ -66,7 +65,7 @@ def check_places(source: str, output: UPath | None) -> None:
 
 def claim(output: UPath, job: Job) -> Claim:
     """Take the folder for this job. Raises UserError where it holds something else."""
-    if (output / _NEXT / MANIFEST).exists():
+    if (output / NEXT / MANIFEST).exists():
         replace(output)  # a run was killed in the middle of it
     found = read_job(output)
     if found is None and output.exists() and any(output.glob("*.parquet")):
@@ -76,7 +75,7 @@ def claim(output: UPath, job: Job) -> Claim:
             f"--output: {output} holds a batch of {found['source']} by {found['model']['name']} "
             f"version {found['model']['version']}. Choose another folder."
         )
-    begun, folder = output / _NEXT, output
+    begun, folder = output / NEXT, output
     if found is not None and found.get("key") != job.key:
         folder = begun
         begun_job = read_job(begun)
@@ -87,7 +86,7 @@ def claim(output: UPath, job: Job) -> Claim:
     run = uuid4().hex
     content = json.dumps(asdict(job) | {"run": run}, indent=2, ensure_ascii=False) + "\n"
     try:
-        write_text(folder / BEGUN, content)
+        write_text(folder / BATCH_BEGUN, content)
     except OSError as error:
         if error.errno == errno.ENOSPC:
             raise
@@ -99,7 +98,7 @@ def claim(output: UPath, job: Job) -> Claim:
 def read_job(folder: UPath) -> dict[str, Any] | None:
     """What `claim` has written, None where there is nothing."""
     try:
-        found: dict[str, Any] = json.loads((folder / BEGUN).read_text(encoding="utf-8"))
+        found: dict[str, Any] = json.loads((folder / BATCH_BEGUN).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found
@@ -119,7 +118,7 @@ def score_files(folder: UPath, key: str) -> list[UPath]:
 
 def replace(output: UPath) -> None:
     """Put the complete rows in _next in the place of the old ones. Ended in the middle it can be done again."""
-    begun = output / _NEXT
+    begun = output / NEXT
     text = (begun / MANIFEST).read_text(encoding="utf-8")
     names = set(json.loads(text)["parts"])
     (output / MANIFEST).unlink(missing_ok=True)
@@ -129,7 +128,7 @@ def replace(output: UPath) -> None:
     for name in names:
         if (begun / name).exists():
             move(begun / name, output / name)
-    write_text(output / BEGUN, (begun / BEGUN).read_text(encoding="utf-8"))
+    write_text(output / BATCH_BEGUN, (begun / BATCH_BEGUN).read_text(encoding="utf-8"))
     write_text(output / MANIFEST, text)
     remove(begun)
 
@@ -142,10 +141,10 @@ def remove(folder: UPath) -> None:
     folder.fs.rm(folder.path, recursive=True)
 
 
-def default_folder(root: UPath, source: str, model: ModelVersion) -> UPath:
+def default_folder(store: Store, source: str, model: ModelVersion) -> UPath:
     """Named by what is scored and by what: the next run over the same source finds it, and goes on."""
     name = re.sub(r"[^\w.-]+", "-", source.rstrip("/").rpartition("/")[2]).strip("-.")[:40] or "batch"
-    return root / "scores" / f"{name}-{digest_of(source)[:8]}-by-{model.name}-{model.version}"
+    return store.scores() / f"{name}-{digest_of(source)[:8]}-by-{model.name}-{model.version}"
 
 
 def model_of(output: UPath) -> ModelVersion | None:

@@ -22,8 +22,8 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from resnet_core.storage.files import write_whole
-from tasks.batch.folder import MANIFEST
 from tasks.batch.values import Scores
+from tasks.store import MANIFEST
 from tasks.values import ModelVersion
 
 

@@ -31,10 +31,11 @@ from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage import database
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import write_whole
-from tasks.batch.folder import WORK, Claim, Job, absolute_source, check_places, claim, read_job, score_files
+from tasks.batch.folder import Claim, Job, absolute_source, check_places, claim, read_job, score_files
 from tasks.batch.values import Batch
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.progress import counted, progress
+from tasks.store import WORK
 from tasks.values import ModelVersion
 
 # What decides a row, beside the file and the version.

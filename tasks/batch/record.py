@@ -17,9 +17,10 @@ from upath import UPath
 
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import as_local
-from tasks.batch.folder import MANIFEST
 from tasks.batch.values import DriftReport, Scores
 from tasks.registry.runs import client, experiment_id, running
+from tasks.store import MANIFEST
+from tasks.workspace import Workspace
 
 SCORED = "grayline.scored"  # tag: the digest of the batch's folder, its source and its version
 _ENGINE = "grayline.engine"  # tag: what computed it the last time
@@ -29,10 +30,10 @@ _MOST_LABELS = 500  # whose shares are metrics, the most frequent ones
 
 
 @task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for
-def record_batch(scores: Scores, drift: DriftReport, tracking_uri: str, store: UPath) -> str:
+def record_batch(scores: Scores, drift: DriftReport, here: Workspace) -> str:
     """Write the batch's run, with the manifest and the drift plot as artifacts. Returns its id."""
-    mlflow = client(tracking_uri)
-    run_id, step = open_run(mlflow, scores, store)
+    mlflow = client(here.tracking_uri)
+    run_id, step = open_run(mlflow, scores, here.store.root)
     now = int(time.time() * 1000)
     tags = {
         _ENGINE: scores.engine,

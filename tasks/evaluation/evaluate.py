@@ -14,7 +14,6 @@ import resnet_core.evaluation
 import resnet_core.model
 import resnet_core.plotting
 import tasks.evaluation
-from resnet_core.drift.drift import Thresholds
 from resnet_core.evaluation import assess
 from resnet_core.evaluation import input_sizes as by_size
 from resnet_core.evaluation.assess import Assessment, HeldOut
@@ -26,14 +25,16 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import as_local, write_folder
-from tasks.dataset import EvaluateConfig
-from tasks.evaluation.files import METRICS_FILE, described, write_metrics, write_plots, write_predictions, write_slices
+from tasks.dataset import Dataset
+from tasks.evaluation.files import described, write_metrics, write_plots, write_predictions, write_slices
 from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, pixels_at, score_split
 from tasks.evaluation.page import markdown
 from tasks.evaluation.reference import make_reference
 from tasks.progress import Advance, progress
 from tasks.registry import runs as tracking
-from tasks.values import Catalog, Checkpoint, Evaluation, ShardSet
+from tasks.store import EVALUATION, METRICS_FILE, MODEL
+from tasks.values import Checkpoint, Evaluation, Night, ShardSet, have
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
@@ -45,63 +46,53 @@ _WORSE_SLICES = "grayline.worse_slices"  # tag of a training's run
 
 
 @task
-def evaluate(
-    checkpoint: Checkpoint,
-    shard_set: ShardSet,
-    tracking_uri: str,
-    device: str = "auto",
-    keys: Keys | None = None,
-    catalog: Catalog | None = None,
-    config: EvaluateConfig | None = None,
-    thresholds: Thresholds | None = None,
-) -> Evaluation:
+def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
     """Score the held-out images; find the calibration; write and log metrics with intervals, predictions, plots,
-    and the reference that batches are held against. What the same code has measured of the same checkpoint, with the
-    same settings and the same facts of the images, is not measured again.
+    and the reference that batches are compared with.
 
-    catalog: has the images' groups, URIs and the columns to slice by; without it there are none.
-    thresholds: of the drift from that reference.
+    Nothing is measured again if code, checkpoint, settings and the images' facts are those of an earlier night.
     """
-    config, thresholds, known = config or EvaluateConfig(), thresholds or Thresholds(), facts(catalog)
+    checkpoint, shard_set, config = have(night.checkpoint), have(night.shard_set), dataset.evaluate
+    known = facts(night.catalog)
     key = {
         "code": source_digest(*_MEASURING),
-        "settings": digest_of(config.model_dump(), asdict(thresholds)),
+        "settings": digest_of(config.model_dump(), asdict(dataset.drift)),
         "facts": table_digest([known]),
     }
     if checkpoint.reused and (found := _read_evaluation(checkpoint, key)):
         return found
-    with as_local(checkpoint.folder / "model") as folder:
-        classifier = Classifier.load(folder, device)
+    with as_local(checkpoint.folder / MODEL) as folder:
+        classifier = Classifier.load(folder, here.device)
     size_work = shard_set.test and len(sample(shard_set.test)) * len(sides(classifier.preprocessing.size))
     with progress("evaluate", shard_set.test + shard_set.validation + size_work) as advance:
-        image_ids, labels, raw = score_split(classifier, shard_set, "test", keys, advance)
-        validation = score_split(classifier, shard_set, "validation", keys, advance)[1:]
-        sizes = _measure_sizes(classifier, shard_set, labels, keys, advance)
+        image_ids, labels, raw = score_split(classifier, shard_set, "test", here.keys, advance)
+        validation = score_split(classifier, shard_set, "validation", here.keys, advance)[1:]
+        sizes = _measure_sizes(classifier, shard_set, labels, here.keys, advance)
     rows = in_order(known, image_ids)
-    images = HeldOut(labels, raw, groups_of(rows), dict(columns_of(rows, config.slices)) if catalog else {})
+    images = HeldOut(labels, raw, groups_of(rows), dict(columns_of(rows, config.slices)))
     wanted = Wanted(
         class_costs(config.costs, shard_set.classes), class_recalls(config.recall, shard_set.classes), config.coverage
     )
     assessed = assess.assess(images, validation if len(validation[0]) else None, wanted, shard_set.classes)
     groups = None if images.groups is None else int(images.groups.max()) + 1
-    with write_folder(checkpoint.folder / "evaluation") as draft:
+    with write_folder(checkpoint.folder / EVALUATION) as draft:
         write_metrics(draft, described(assessed, sizes, shard_set.classes, key, groups))
         assessed.calibration.save(draft)
-        make_reference(classifier, assessed.judged, shard_set, catalog, thresholds, keys).save(draft)
+        make_reference(classifier, assessed.judged, night, dataset.drift, here.keys).save(draft)
         write_predictions(draft, image_ids, rows["uri"], labels, assessed, shard_set.classes)
         write_slices(draft, assessed.slices)
-        write_plots(draft, checkpoint.folder, assessed, sizes, labels, raw, shard_set.classes)
-        _log_to_mlflow(tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
+        write_plots(draft, checkpoint.folder, assessed, sizes, images, shard_set.classes)
+        _log_to_mlflow(here.tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
     page = markdown(assessed, sizes, checkpoint, groups)
     create_markdown_artifact(page, key="evaluation", description="Held-out metrics")
     say(assessed)
     worse = tuple(each.name for each in assessed.slices if each.worse)
-    return Evaluation(checkpoint.folder / "evaluation", assessed.metrics.overall, assessed.metrics.count, worse)
+    return Evaluation(checkpoint.folder / EVALUATION, assessed.metrics.overall, assessed.metrics.count, worse)
 
 
 def _read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation | None:
     """What `evaluate` has written of this checkpoint, unless its key was another."""
-    path = checkpoint.folder / "evaluation" / METRICS_FILE
+    path = checkpoint.folder / EVALUATION / METRICS_FILE
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if {name: found.get(name) for name in key} != key:
         return None
@@ -111,7 +102,7 @@ def _read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation 
         for name, ends in found["metrics"].items()
     }
     worse = tuple(f"{each['column']} {each['value']}" for each in found["slices"] if each["worse"])
-    return Evaluation(checkpoint.folder / "evaluation", intervals, found["images"], worse)
+    return Evaluation(checkpoint.folder / EVALUATION, intervals, found["images"], worse)
 
 
 def _measure_sizes(
@@ -144,7 +135,7 @@ def _log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessme
     tracking.log_metrics(tracking_uri, run_id, values)
     worse = ", ".join(each.name for each in found.slices if each.worse)
     mlflow.set_tag(run_id, _WORSE_SLICES, worse or "none")
-    mlflow.log_artifacts(run_id, str(folder), "evaluation")
+    mlflow.log_artifacts(run_id, str(folder), EVALUATION)
 
 
 def say(found: Assessment) -> None:

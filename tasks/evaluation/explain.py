@@ -23,24 +23,24 @@ import resnet_core.explain
 import resnet_core.model
 import resnet_core.plotting
 from resnet_core.explain.gallery import Chosen, Kind, choose
-from resnet_core.explain.grad_cam import Maps, grad_cam
+from resnet_core.explain.grad_cam import grad_cam
 from resnet_core.explain.neighbours import MOST_IMAGES, Neighbour, nearest, sampled
 from resnet_core.images.preprocessing import Gray
 from resnet_core.model.classifier import Classifier
 from resnet_core.plotting.canvas import SMALLEST, heated, picture, webp
 from resnet_core.plotting.sheets import NEIGHBOURS, GalleryImage, NeighbourImage, gallery_sheet
 from resnet_core.shards import format as shards
-from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import as_local, write_folder
 from tasks import artifacts
 from tasks.progress import progress
 from tasks.registry import runs as tracking
-from tasks.values import Catalog, Checkpoint, Evaluation, Explanation, ShardSet
+from tasks.store import EXPLANATION, GALLERY, GALLERY_SHEET, MODEL, PREDICTIONS
+from tasks.values import Catalog, Explanation, Night, ShardSet, have
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
-_FOLDER, _GALLERY, _SHEET = "explanation", "gallery.json", "gallery.png"
 _MADE_BY = (resnet_core.explain, resnet_core.model, resnet_core.plotting)
 
 
@@ -69,41 +69,34 @@ class Item:
 
 
 @task
-def explain(
-    checkpoint: Checkpoint,
-    evaluation: Evaluation,
-    catalog: Catalog,
-    shard_set: ShardSet,
-    tracking_uri: str,
-    device: str = "auto",
-    keys: Keys | None = None,
-) -> Explanation:
+def explain(night: Night, here: Workspace) -> Explanation:
     """Write, log and show the gallery, unless that has been done of the same predictions by the same code."""
-    if keys is not None:
+    checkpoint, shard_set = have(night.checkpoint), have(night.shard_set)
+    if here.keys is not None:
         log.info("explain     %s is encrypted: no pictures are made of it", checkpoint.dataset)
         return Explanation(None, "", 0, 0)
-    predictions = evaluation.folder / "predictions.parquet"
+    predictions = have(night.evaluation).folder / PREDICTIONS
     made_of = digest_of(hashlib.sha256(predictions.read_bytes()).hexdigest(), source_digest(*_MADE_BY))
-    folder = checkpoint.folder / _FOLDER
+    folder = checkpoint.folder / EXPLANATION
     known = _read_gallery(folder)
     if known.get("made_of") != made_of:
-        with as_local(checkpoint.folder / "model") as model:
-            classifier = Classifier.load(model, device)
+        with as_local(checkpoint.folder / MODEL) as model:
+            classifier = Classifier.load(model, here.device)
         layer, items = _look(classifier, _read_predictions(predictions, shard_set.classes), shard_set)
-        uris = _read_uris(catalog, [one for item in items for one in _ids_of(item)])
+        uris = _read_uris(night.catalog, [one for item in items for one in _ids_of(item)])
         with write_folder(folder) as draft:
             known = {"made_of": made_of, "layer": layer, "looked_at": min(shard_set.train, MOST_IMAGES)}
             known["items"] = [_write_item(draft, item, shard_set.classes, uris) for item in items]
-            (draft / _SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
-            (draft / _GALLERY).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-            tracking.client(tracking_uri).log_artifacts(checkpoint.mlflow_run_id, str(draft), _FOLDER)
+            (draft / GALLERY_SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
+            (draft / GALLERY).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            tracking.client(here.tracking_uri).log_artifacts(checkpoint.mlflow_run_id, str(draft), EXPLANATION)
         create_markdown_artifact(page(checkpoint.dataset, folder, known), key="explanation", description="Gallery")
     errors = sum(item["label"] != item["predicted"] for item in known["items"])
     return Explanation(folder, known["layer"], len(known["items"]), errors)
 
 
 def _read_gallery(folder: UPath) -> dict[str, Any]:
-    path = folder / _GALLERY
+    path = folder / GALLERY
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
 
 
@@ -136,7 +129,7 @@ def _look(classifier: Classifier, found: _Predictions, shard_set: ShardSet) -> t
         wrong = found.labels[rows] != found.predicted[rows]
         alike = iter(nearest(classifier, pixels[wrong], pieces(), NEIGHBOURS))
     items = [
-        _item_of(one, found, maps, pixels[k], k, shard_set.classes, tuple(next(alike)) if wrong[k] else ())
+        _item_of(one, found, maps.heat[k], pixels[k], shard_set.classes, tuple(next(alike)) if wrong[k] else ())
         for k, one in enumerate(chosen)
     ]
     return maps.layer, items
@@ -145,16 +138,15 @@ def _look(classifier: Classifier, found: _Predictions, shard_set: ShardSet) -> t
 def _item_of(
     chosen: Chosen,
     found: _Predictions,
-    maps: Maps,
+    heat: NDArray[np.float32],
     pixels: Gray,
-    place: int,
     classes: Sequence[str],
     alike: tuple[Neighbour, ...],
 ) -> Item:
     row = chosen.row
     label, predicted = classes[found.labels[row]], classes[found.predicted[row]]
     confidence = float(found.confidence[row])
-    return Item(chosen.kind, found.image_ids[row], label, predicted, confidence, pixels, maps.heat[place], alike)
+    return Item(chosen.kind, found.image_ids[row], label, predicted, confidence, pixels, heat, alike)
 
 
 def _pixels_of(image_ids: list[str], shard_set: ShardSet) -> NDArray[np.uint8]:
@@ -249,8 +241,9 @@ def page(dataset: str, folder: UPath, known: dict[str, Any]) -> str:
         for item in known["items"]
         if item["kind"] != "sample"
     )
+    title = "Held-out images with what the classifier looked at"
     return (
         f"# {dataset}: held-out images to look at\n\n"
-        f"{artifacts.picture('Held-out images with what the classifier looked at', (folder / _SHEET).read_bytes())}\n\n"
+        f"{artifacts.picture(title, (folder / GALLERY_SHEET).read_bytes())}\n\n"
         f"{artifacts.markdown_table(header, rows, numbers=['confidence'])}\n"
     )

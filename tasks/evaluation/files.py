@@ -12,16 +12,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.evaluation.assess import Assessment, Decisions
+from resnet_core.evaluation.assess import Assessment, Decisions, HeldOut
 from resnet_core.evaluation.input_sizes import MEASURED, AtSize
-from resnet_core.evaluation.metrics import Labels, Probabilities, calibration_bins, roc_curves
+from resnet_core.evaluation.metrics import Labels, calibration_bins, roc_curves
 from resnet_core.evaluation.slices import Slice
 from resnet_core.plotting import plots
 from resnet_core.plotting.plots import png
 from resnet_core.shards import format as shards
 from resnet_core.training.loop import Epoch
-
-METRICS_FILE, _PREDICTIONS, _SLICES = "metrics.json", "predictions.parquet", "slices.parquet"
+from tasks.store import EPOCHS, METRICS_FILE, PREDICTIONS, SLICES
 
 
 def described(
@@ -92,7 +91,7 @@ def write_predictions(
         "needs_review": pa.array([None] * len(labels) if sets is None else sets.sum(1) != 1, pa.bool_()),
     }
     metadata = {shards.METADATA_KEY: json.dumps({"classes": list(classes)})}
-    pq.write_table(pa.table(table).replace_schema_metadata(metadata), folder / _PREDICTIONS)
+    pq.write_table(pa.table(table).replace_schema_metadata(metadata), folder / PREDICTIONS)
 
 
 def write_slices(folder: Path, slices: Sequence[Slice]) -> None:
@@ -114,24 +113,21 @@ def write_slices(folder: Path, slices: Sequence[Slice]) -> None:
         }
         for each in slices
     ]
-    pq.write_table(pa.Table.from_pylist(rows, schema), folder / _SLICES)
+    pq.write_table(pa.Table.from_pylist(rows, schema), folder / SLICES)
 
 
 def write_plots(
-    draft: Path,
-    run: UPath,
-    found: Assessment,
-    sizes: Sequence[AtSize],
-    labels: Labels,
-    raw: Probabilities,
-    classes: Sequence[str],
+    draft: Path, run: UPath, found: Assessment, sizes: Sequence[AtSize], images: HeldOut, classes: Sequence[str]
 ) -> None:
-    epochs = [Epoch(**values) for values in json.loads((run / "epochs.json").read_text())["epochs"]]
+    epochs = [Epoch(**values) for values in json.loads((run / EPOCHS).read_text())["epochs"]]
     accuracy = {"training": [(epoch.epoch, epoch.accuracy) for epoch in epochs]}
     if epochs[0].validation_accuracy is not None:
         accuracy["validation"] = [(epoch.epoch, epoch.validation_accuracy or 0.0) for epoch in epochs]
-    curves = roc_curves(labels, found.judged.probabilities, classes)
-    bins = {"before": calibration_bins(labels, raw), "after": calibration_bins(labels, found.unseen.probabilities)}
+    curves = roc_curves(images.labels, found.judged.probabilities, classes)
+    bins = {
+        "before": calibration_bins(images.labels, images.raw),
+        "after": calibration_bins(images.labels, found.unseen.probabilities),
+    }
     pictures = {
         "training_curves": png(
             lambda figure: plots.training_loss(figure, [(epoch.epoch, epoch.loss) for epoch in epochs]),

@@ -18,7 +18,7 @@ from resnet_core.model import features as embedding
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from tasks.values import Catalog, ShardSet
+from tasks.values import Catalog, Night, ShardSet, have
 
 if TYPE_CHECKING:  # SciPy's optimizers take their time to import, and a batch has no use for them
     from resnet_core.evaluation.calibrate import Judged
@@ -28,16 +28,15 @@ _LOOKS = ["brightness", "contrast", "sharpness"]
 
 
 def make_reference(
-    classifier: Classifier,
-    judged: Judged,
-    shard_set: ShardSet,
-    catalog: Catalog | None,
-    thresholds: Thresholds,
-    keys: Keys | None = None,
+    classifier: Classifier, judged: Judged, night: Night, thresholds: Thresholds, keys: Keys | None
 ) -> Reference:
-    """judged: what the version says of the held-out images. Of confidential images nothing is kept that an image
-    could be guessed from: no embeddings. catalog: has the training images' looks; without it there are none."""
-    profile = of_judged(judged, shard_set.classes) + _of_training(catalog)
+    """Describe the data that a version learned from and its answers for the held-out images.
+
+    judged: the version's answers for the held-out images. thresholds: of the drift from the reference. Nothing is kept
+    of confidential images that an image could be guessed from: no embeddings.
+    """
+    shard_set = have(night.shard_set)
+    profile = of_judged(judged, shard_set.classes) + _of_training(night.catalog)
     found = None if keys is not None or not shard_set.test else embeddings(classifier, shard_set)
     return Reference(profile, thresholds, found)
 
@@ -54,11 +53,9 @@ def of_judged(judged: Judged, classes: tuple[str, ...]) -> Profile:
     return Profile(dict.fromkeys(classes, 0)) + profile_of(pa.table(table))
 
 
-def _of_training(catalog: Catalog | None) -> Profile:
+def _of_training(catalog: Catalog) -> Profile:
     """How the images look that were learned from, a row group of the catalog at a time."""
     found = Profile()
-    if catalog is None:
-        return found
     learned = (pc.field("split") == "train") & (pc.field("status") == "ok") & pc.field("present")
     with catalog.path.open("rb") as file:
         for batch in pq.ParquetFile(file).iter_batches(columns=["split", "status", "present", *_LOOKS]):

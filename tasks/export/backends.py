@@ -13,12 +13,12 @@ from resnet_core.export import formats as export_formats
 from resnet_core.export.formats import RUNS, Backend, compare
 from resnet_core.export.graph import describe, trace
 from resnet_core.shards import format as shards
-from resnet_core.shards.encryption import Keys
 from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.registry.images import check_fits
 from tasks.registry.versions import load_classifier
 from tasks.values import ModelVersion, ShardSet
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -45,20 +45,18 @@ class BackendError(JobError):
 
 
 @task
-def measure(
-    model: ModelVersion, backend: Backend, shard_set: ShardSet, tracking_uri: str, keys: Keys | None = None
-) -> BackendAccuracy:
+def measure(model: ModelVersion, backend: Backend, shard_set: ShardSet, here: Workspace) -> BackendAccuracy:
     """Export the version, and score all held-out images twice: by PyTorch and by the framework. Raises
     UserError where the version wants other pixels or knows other classes than the shards have, and
     BackendError where the two accuracies differ."""
-    classifier = load_classifier(tracking_uri, model, "cpu")
+    classifier = load_classifier(here.tracking_uri, model, "cpu")
     check_fits(model, classifier, shard_set)
     with tempfile.TemporaryDirectory() as folder:
         kind = RUNS[backend]
         path = Path(folder) / f"model{export_formats.SUFFIX[kind]}"
         export_formats.write(kind, trace(classifier), describe(classifier, model.name, model.version), path)
         run = export_formats.load(backend, path)
-        held_out = shards.iterate(shard_set.files, "test", shard_set.classes, keys)
+        held_out = shards.iterate(shard_set.files, "test", shard_set.classes, here.keys)
         with progress("evaluate", shard_set.test) as advance:
             found = compare(classifier, run, held_out, shard_set.test, advance)
     accuracy, own = export_formats.accuracy(backend, found.labels, found.exported), found.own_accuracy
@@ -66,7 +64,7 @@ def measure(
         model, backend, found.count, accuracy, own, found.difference,
         found.count / found.seconds, found.count / found.own_seconds,
     )  # fmt: skip
-    tracking.log_metrics(tracking_uri, model.run_id, {f"test_accuracy_{backend}": accuracy})
+    tracking.log_metrics(here.tracking_uri, model.run_id, {f"test_accuracy_{backend}": accuracy})
     rows: list[dict[str, Any]] = [
         {"by": backend, "accuracy": accuracy, "images/s": result.speed},
         {"by": "PyTorch", "accuracy": own, "images/s": result.own_speed},

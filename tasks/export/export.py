@@ -12,12 +12,12 @@ from resnet_core.errors import JobError, UserError
 from resnet_core.export import formats as export_formats
 from resnet_core.export.formats import SUFFIX, Agreement, Format, check_installed, compare
 from resnet_core.export.graph import describe, trace
-from resnet_core.shards.encryption import Keys
 from resnet_core.storage.files import write_whole
 from tasks.progress import progress
 from tasks.registry.images import images_of
 from tasks.registry.versions import load_classifier
 from tasks.values import ModelVersion
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -64,23 +64,21 @@ def export(
     model: ModelVersion,
     kind: Format,
     output: UPath,
-    store: UPath,
-    tracking_uri: str,
-    keys: Keys | None = None,
+    here: Workspace,
     allow_difference: bool = False,
 ) -> Export:
     """Write the file beside its place, run it on held-out images by its framework's own runtime, and put
     it there if it agrees with the classifier. Raises ExportError where it does not, unless that is allowed."""
     check_place(output, kind)
     started = time.monotonic()
-    classifier = load_classifier(tracking_uri, model, "cpu")
-    known = images_of(model, store, tracking_uri, keys)
+    classifier = load_classifier(here.tracking_uri, model, "cpu")
+    known = images_of(model, here)
     log.info("export      %s version %s to %s", model.name, model.version, kind)
     pixels = known.sample(_CALIBRATED) if kind == "int8" else None
     with write_whole(output) as draft:
         export_formats.write(kind, trace(classifier), describe(classifier, model.name, model.version), draft, pixels)
         run = export_formats.load(export_formats.runtime_of(kind), draft)
-        with progress("verify", min(known.test, _CHECKED)) as advance:
+        with progress("verify", min(known.shard_set.test, _CHECKED)) as advance:
             found = compare(classifier, run, known.split("test"), _CHECKED, advance)
         wrong = what_is_wrong(kind, found)
         if wrong and not allow_difference:
@@ -110,13 +108,11 @@ def export_on_record(
     model: ModelVersion,
     kind: Format,
     output: UPath,
-    store: UPath,
-    tracking_uri: str,
-    keys: Keys | None = None,
+    here: Workspace,
     allow_difference: bool = False,
 ) -> Export:
     """`export` with an artifact that says what came of it."""
-    made = export(model, kind, output, store, tracking_uri, keys, allow_difference)
+    made = export(model, kind, output, here, allow_difference)
     create_table_artifact(
         [{name: str(value) for name, value in asdict(made).items() if name != "version"}],
         key="export",

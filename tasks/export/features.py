@@ -30,7 +30,9 @@ from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import write_text, write_whole
 from tasks.registry.images import check_fits
 from tasks.registry.versions import load_classifier
-from tasks.values import Catalog, ModelVersion, ShardSet
+from tasks.store import FEATURES_BEGUN, MANIFEST, WORK
+from tasks.values import Catalog, ModelVersion, Night, ShardSet, have
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,6 @@ class FeatureSet:
 
 log = logging.getLogger("grayline")
 
-BEGUN, MANIFEST, WORK = "_features.json", "_manifest.json", "_work"
 PART_BYTES = 64 * 1024**2  # of features in a file, and in the memory of a task
 MOST_IN_A_PART = 1024  # images
 _KNOWN = ["image_id", "label", "split"]
@@ -105,19 +106,12 @@ def check_wanted(kind: str, output: UPath, encrypted: bool, in_clear: bool) -> N
 
 @task
 def plan_features(
-    model: ModelVersion,
-    shard_set: ShardSet,
-    catalog: Catalog,
-    layer: Layer,
-    kind: Kind,
-    output: UPath,
-    tracking_uri: str,
-    device: str,
-    keys: Keys | None = None,
+    model: ModelVersion, night: Night, layer: Layer, kind: Kind, output: UPath, here: Workspace
 ) -> _FeaturePlan:
     """Cut the shards into parts, and find those that are done. Raises UserError for a version that does
     not fit the data set, and an output that is taken."""
-    classifier = load_classifier(tracking_uri, model, device)
+    shard_set = have(night.shard_set)
+    classifier = load_classifier(here.tracking_uri, model, here.device)
     check_fits(model, classifier, shard_set)
     shape = shape_of(classifier, layer)
     facts = {
@@ -131,14 +125,15 @@ def plan_features(
     begin(output, facts | {"format": kind})
     size = 4 * int(pc.product(pa.array(shape, pa.int64())).as_py())
     most = min(MOST_IN_A_PART, max(1, PART_BYTES // size))
-    parts = make_parts(shard_set, catalog, output, most, kind, (facts, source_digest(*_CODE)), keys)
+    job = _FeatureJob(model, layer, kind, facts)
+    parts = _make_parts(job, night, output, most, here)
     waiting = tuple(part for part in parts if not part.path.exists())
-    return _FeaturePlan(_FeatureJob(model, layer, kind, facts), output, parts, waiting)
+    return _FeaturePlan(job, output, parts, waiting)
 
 
 def begin(output: UPath, job: dict[str, Any]) -> None:
     """Claim the folder for this job: the same one may go on, another may not write into it."""
-    mark = output / BEGUN
+    mark = output / FEATURES_BEGUN
     if mark.exists():
         found = json.loads(mark.read_text(encoding="utf-8"))
         if found != job:
@@ -152,17 +147,16 @@ def begin(output: UPath, job: dict[str, Any]) -> None:
         write_text(mark, json.dumps(job, indent=2, ensure_ascii=False) + "\n")
 
 
-def make_parts(
-    shard_set: ShardSet, catalog: Catalog, output: UPath, most: int, kind: Kind, context: Any, keys: Keys | None
-) -> tuple[_FeaturePart, ...]:
+def _make_parts(job: _FeatureJob, night: Night, output: UPath, most: int, here: Workspace) -> tuple[_FeaturePart, ...]:
     """At most `most` images each, in the order of the shards; their listing is written."""
     parts: list[_FeaturePart] = []
+    context = (job.facts, source_digest(*_CODE))
     listing = output / WORK / "listing.parquet"
     with write_whole(listing) as draft, pq.ParquetWriter(draft, LISTING) as writer:
-        for shard, start, rows in pieces(shard_set, catalog, most, keys):
+        for shard, start, rows in pieces(have(night.shard_set), night.catalog, most, here.keys):
             writer.write_table(rows, row_group_size=len(rows))
             group = len(parts)
-            name = f"{group:06}-{digest_of(table_digest([rows]), shard.name, start, kind, context)}.{kind}"
+            name = f"{group:06}-{digest_of(table_digest([rows]), shard.name, start, job.kind, context)}.{job.kind}"
             parts.append(_FeaturePart(output / name, shard, start, len(rows), listing, group))
     return tuple(parts)
 
@@ -188,14 +182,12 @@ def pieces(
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="features {part.path.name}")
-def write_features(
-    part: _FeaturePart, job: _FeatureJob, tracking_uri: str, device: str, keys: Keys | None = None
-) -> int:
+def write_features(part: _FeaturePart, job: _FeatureJob, here: Workspace) -> int:
     """Compute and write the features of one part. Returns how many images they are of."""
-    classifier = load_classifier(tracking_uri, job.version, device)
+    classifier = load_classifier(here.tracking_uri, job.version, here.device)
     with part.listing.open("rb") as file:
         rows = Rows(*(column.to_pylist() for column in pq.ParquetFile(file).read_row_group(part.group).columns))
-    file = shards.open_file(part.shard, keys)
+    file = shards.open_file(part.shard, here.keys)
     levels = file.read(columns=["levels"])["levels"].slice(part.start, part.count)
     pixels = shards.unpacked(levels, shards.image_size(file))
     found = compute(classifier, pixels, job.layer)

@@ -1,9 +1,11 @@
 """Catalog: what the source has and what reading it told become one row an image ever seen."""
 
 import logging
+from collections.abc import Sequence
 from threading import Thread
 
 import numpy as np
+import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from numpy.typing import NDArray
 from prefect import task
@@ -20,8 +22,9 @@ from resnet_core.storage.files import as_local
 from tasks.dataset import Dataset
 from tasks.ingest.pixels import read_facts, read_rows
 from tasks.progress import progress
-from tasks.store import VERSION, catalog_path, has_all_columns, load_catalog, versions_folder
+from tasks.store import CATALOG_VERSION
 from tasks.values import Catalog, Scan
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
@@ -33,30 +36,30 @@ _Pairs = NDArray[np.int64]
 
 
 @task
-def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None = None) -> Catalog:
+def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
     """Give every image its status and its split; write the catalog, and its next version when anything
     has changed. Raises UserError when fewer than two classes are left."""
     # The readers have done their work, and each holds 45 MiB. Their end takes a while, and is not waited for.
     Thread(target=end_idle).start()
-    path = catalog_path(store, dataset.name)
+    path, versions = here.store.catalog(dataset.name), here.store.history(dataset.name)
     with database.database() as db:
-        before = load_catalog(db, store, dataset.name)
-        _load_scan(db, scan, keys)
+        before = load_catalog(db, path)
+        _load_scan(db, scan, here.keys)
         _correct(db, scan)
         build.judge(db, dataset.smallest_side)
         pairs = np.empty((0, 2), np.int64)
         if dataset.split.near_duplicates and queries.has_new_images(db):
-            pairs = _find_near(db, scan, dataset.image.size, keys)
+            pairs = _find_near(db, scan, dataset.image.size, here.keys)
         build.finish(db, dataset.split, pairs)
         classes = _find_classes(db, dataset)
         _check_evaluation(db, dataset, classes)
-        version = history.append(db, versions_folder(store, dataset.name), before)
+        version = history.append(db, versions, before)
         changed = version > before or queries.has_changed(db)
         rows = build.finished_rows(db)
-        if changed or not has_all_columns(path):
-            rows = database.written(rows, path, {VERSION: str(version)})
+        if changed or not _has_all_columns(path):
+            rows = database.written(rows, path, {CATALOG_VERSION: str(version)})
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
-        history.compact(versions_folder(store, dataset.name))
+        history.compact(versions)
         counts = queries.counts(db)
     ok, duplicate, quarantined = (counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined"))
     near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
@@ -68,6 +71,25 @@ def write_catalog(scan: Scan, dataset: Dataset, store: UPath, keys: Keys | None 
     )  # fmt: skip
     scan.entries.parent.fs.rm(scan.entries.parent.path, recursive=True)
     return written
+
+
+def load_catalog(db: DuckDBPyConnection, path: UPath, columns: Sequence[str] = ("*",)) -> int:
+    """Make `previous`, the last night's catalog, empty before the first night. Returns its version.
+
+    Columns that are not named stay null.
+    """
+    if not path.exists():
+        entries.load_previous(db, None)
+        return 0
+    with as_local(path) as file:
+        entries.load_previous(db, file, columns)
+        return int(pq.read_schema(file).metadata[CATALOG_VERSION.encode()])
+
+
+def _has_all_columns(path: UPath) -> bool:
+    """Return whether the catalog has every column that its readers rely on: that of another release may not."""
+    with path.open("rb") as file:
+        return set(build.CATALOG.names) <= set(pq.read_schema(file).names)
 
 
 def _load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:

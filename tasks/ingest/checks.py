@@ -8,7 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import task
@@ -16,7 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
-from resnet_core.drift.checks import ChecksConfig, Finding, check, check_quarantine, quarantine
+from resnet_core.drift.checks import Finding, check, check_quarantine, quarantine
 from resnet_core.drift.summary import Summary
 from resnet_core.errors import DataCheckError
 from resnet_core.images.preprocessing import Gray
@@ -24,52 +24,51 @@ from resnet_core.plotting.drift_plots import compare_nights
 from resnet_core.plotting.sheets import PAIRS, ConflictPair, conflict_sheet, contact_sheet
 from resnet_core.storage.files import write_text, write_whole
 from tasks.artifacts import markdown_table, picture, plain
-from tasks.values import DataReport
+from tasks.dataset import Dataset
+from tasks.store import COMPARISON, CONFLICTS, SAMPLES, SUMMARY
+from tasks.values import Catalog, DataReport
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
-_SUMMARY, _PLOTS, SAMPLES, _CONFLICTS = "summary.json", "comparison.png", "samples.png", "conflicts.png"
+
+@dataclass(frozen=True)
+class Evidence:
+    """The facts that the checks look at. `now` sums up tonight's images, `last` those of the last accepted night,
+    `new` those that came since. `samples`: pixels uint8 [H, W] of some images of each class."""
+
+    now: Summary
+    last: Summary | None
+    new: Summary | None
+    samples: Mapping[str, Sequence[Gray]]
+    conflicts: Sequence[ConflictPair]
 
 
 @task(cache_policy=NO_CACHE)  # the arrays would be hashed for a key that nobody asks for
-def check_data(
-    dataset: str,
-    now: Summary,
-    last: Summary | None,
-    config: ChecksConfig,
-    folder: UPath,
-    samples: Mapping[str, Sequence[Gray]],
-    conflicts: Sequence[ConflictPair] = (),
-    *,
-    new: Summary | None = None,
-    quarantine_limit: float = 1.0,
-    encrypted: bool = False,
-) -> DataReport:
-    """Write the night's pictures and summary under `folder` and publish the page. Raises DataCheckError
-    when a check says so, after everything is written and shown; such a night is not accepted.
+def check_data(evidence: Evidence, catalog: Catalog, dataset: Dataset, here: Workspace) -> DataReport:
+    """Write the night's pictures and summary, and publish the page; no picture of an image of encrypted data.
 
-    dataset: its name. new: the images that came since the last accepted night. samples: pixels uint8
-    [H, W] of some images of each class. encrypted: gray levels are confidential, no picture of an image
-    is made.
+    Raises DataCheckError when a check says so, after everything is written and shown; such a night is not accepted.
     """
-    findings = (quarantine(now, quarantine_limit), *check(now, last, config, new))
-    pictures = {_PLOTS: plot(now, last, new)}
-    if not encrypted and samples:
-        pictures[SAMPLES] = contact_sheet(samples, f"{dataset}: samples of each class")
-    if not encrypted and conflicts:
-        pictures[_CONFLICTS] = conflict_sheet(conflicts)
+    name, now, folder = dataset.name, evidence.now, here.store.checks(dataset.name) / f"{catalog.version:06}"
+    findings = (quarantine(now, dataset.quarantine_limit), *check(now, evidence.last, dataset.checks, evidence.new))
+    pictures = {COMPARISON: plot(now, evidence.last, evidence.new)}
+    if not dataset.encrypt and evidence.samples:
+        pictures[SAMPLES] = contact_sheet(evidence.samples, f"{name}: samples of each class")
+    if not dataset.encrypt and evidence.conflicts:
+        pictures[CONFLICTS] = conflict_sheet(evidence.conflicts)
     _write_pictures(folder, pictures)
     for finding in findings:
         if finding.action != "ok":
             log.warning("checks      %s: %s", finding.action, finding)
-    page = markdown(dataset, findings, now, last, conflicts, pictures)
-    create_markdown_artifact(page, key="data-checks", description=headline(dataset, findings))
+    page = markdown(name, findings, evidence, pictures)
+    create_markdown_artifact(page, key="data-checks", description=headline(name, findings))
     failed = [finding for finding in findings if finding.action == "fail"]
     _write_summary(folder, now, findings, accepted=not failed)
-    check_quarantine(now, quarantine_limit)
+    check_quarantine(now, dataset.quarantine_limit)
     if failed:
         raise DataCheckError(
-            f"{dataset}: " + "; ".join(str(finding) for finding in failed) + f". See {folder}. Mend the source or, "
+            f"{name}: " + "; ".join(str(finding) for finding in failed) + f". See {folder}. Mend the source or, "
             "if the change is meant, set `action: warn` or a wider limit for it under `checks:` in the data set file."
         )
     return DataReport(folder, findings)
@@ -82,7 +81,7 @@ def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
     for name in names:
         if int(name) >= version:
             continue
-        path = nights / name / _SUMMARY
+        path = nights / name / SUMMARY
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["accepted"]:
@@ -96,7 +95,7 @@ def _write_summary(folder: UPath, now: Summary, findings: Sequence[Finding], *, 
         "findings": [asdict(finding) for finding in findings],
         "summary": json.loads(now.to_json()),
     }
-    write_text(folder / _SUMMARY, json.dumps(content, ensure_ascii=False))
+    write_text(folder / SUMMARY, json.dumps(content, ensure_ascii=False))
 
 
 def _write_pictures(folder: UPath, pictures: Mapping[str, bytes]) -> None:
@@ -104,7 +103,7 @@ def _write_pictures(folder: UPath, pictures: Mapping[str, bytes]) -> None:
     for name, content in pictures.items():
         with write_whole(folder / name) as draft:
             draft.write_bytes(content)
-    for name in {_PLOTS, SAMPLES, _CONFLICTS} - set(pictures):
+    for name in {COMPARISON, SAMPLES, CONFLICTS} - set(pictures):
         if (folder / name).exists():
             (folder / name).unlink()
 
@@ -124,25 +123,19 @@ def headline(dataset: str, findings: Sequence[Finding]) -> str:
     return f"{dataset}: nothing to report"
 
 
-def markdown(
-    dataset: str,
-    findings: Sequence[Finding],
-    now: Summary,
-    last: Summary | None,
-    conflicts: Sequence[ConflictPair],
-    pictures: Mapping[str, bytes],
-) -> str:
+def markdown(dataset: str, findings: Sequence[Finding], evidence: Evidence, pictures: Mapping[str, bytes]) -> str:
     """The page. Pictures stand in it as data URIs, which both of Prefect's UIs show in Markdown; an
     image artifact would print the whole URI below its picture."""
+    now, last, conflicts = evidence.now, evidence.last, evidence.conflicts
     against = "against the last accepted night" if last else "the first night: nothing to hold it against"
     page = [f"# {headline(dataset, findings)}", _findings_table(findings), f"## {now.ok:,} images, {against}"]
-    page.append(picture("Class shares and distributions", pictures[_PLOTS]))
+    page.append(picture("Class shares and distributions", pictures[COMPARISON]))
     if now.reasons:
         page += ["## In quarantine", _reasons_table(now)]
     if conflicts:
         page += ["## One image under two labels", _conflicts_table(conflicts)]
-    if _CONFLICTS in pictures:
-        page.append(picture("The two images of each pair", pictures[_CONFLICTS]))
+    if CONFLICTS in pictures:
+        page.append(picture("The two images of each pair", pictures[CONFLICTS]))
     if SAMPLES in pictures:
         page += ["## Samples", picture("Samples of each class", pictures[SAMPLES])]
     return "\n\n".join(page) + "\n"

@@ -25,7 +25,9 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import write_whole
+from tasks.dataset import Dataset
 from tasks.parts import Part
+from tasks.workspace import Workspace
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="read {part.path.name}")
@@ -41,9 +43,10 @@ def read_part(part: Part, settings: Preprocessing, limits: Limits, keys: Keys | 
 READING = (resnet_core.images, resnet_core.reading, resnet_core.reasons)
 
 
-def pixel_folder(store: UPath, dataset: str, settings: Preprocessing, limits: Limits, encrypt: bool) -> UPath:
-    """Named by all that decides what a file's bytes become: settings, limits, code."""
-    return store / "pixels" / dataset / digest_of(settings, limits, encrypt, source_digest(*READING))
+def pixel_folder(dataset: Dataset, here: Workspace) -> UPath:
+    """Return the cache of a data set's pixels, named by all that decides them: settings, limits, code."""
+    digest = digest_of(dataset.image, here.limits, dataset.encrypt, source_digest(*READING))
+    return here.store.pixels(dataset.name) / digest
 
 
 def _write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None) -> None:

@@ -25,8 +25,10 @@ from resnet_core.shards.soft_labels import parse
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import link, write_text, write_whole
 from tasks.dataset import Dataset
-from tasks.ingest.pixels import READING, read_pixels
+from tasks.ingest.pixels import READING, pixel_folder, read_pixels
+from tasks.store import MANIFEST
 from tasks.values import Catalog, ShardSet
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
@@ -36,7 +38,7 @@ _GOOD = pc.field("present") & (pc.field("status") == "ok")
 
 
 @dataclass(frozen=True)
-class _ShardPlan:
+class ShardPlan:
     """One shard to be: the good images of `part` become `path`, or `twin` does, which has the same.
     `images` of them are in each of SPLITS."""
 
@@ -51,10 +53,10 @@ class _ShardPlan:
 
 
 @task
-def plan_shards(catalog: Catalog, pixels: UPath, dataset: Dataset, store: UPath) -> tuple[_ShardPlan, ...]:
+def plan_shards(catalog: Catalog, dataset: Dataset, here: Workspace) -> tuple[ShardPlan, ...]:
     """Which shards the catalog's good images make, in which files. Raises UserError when a class has
     no image to learn from, nothing is held out, or a soft label names what is no class."""
-    code = source_digest(*READING, resnet_core.shards)
+    code, pixels = source_digest(*READING, resnet_core.shards), pixel_folder(dataset, here)
     context = (catalog.classes, dataset.image, dataset.encrypt, code)
     found, learned = [], set()
     for part, rows in _rows_by_part(catalog):
@@ -65,9 +67,9 @@ def plan_shards(catalog: Catalog, pixels: UPath, dataset: Dataset, store: UPath)
         learned |= {label for label, split in zip(rows["label"].to_pylist(), splits, strict=True) if split == "train"}
     _check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
     found.sort()  # by what is in them: parts are named by places and dates too, on which no training may depend
-    folder = store / "shards" / dataset.name / digest_of([name for name, _, _ in found])
+    folder = here.store.shards(dataset.name) / digest_of([name for name, _, _ in found])
     twins = {path.name: path for path in folder.parent.glob("*/*.parquet")} if folder.parent.exists() else {}
-    return tuple(_ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
+    return tuple(ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
 
 
 def _rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
@@ -117,7 +119,7 @@ def _check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> No
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="shard {plan.path.name}")
-def write_shard(plan: _ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
+def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
     """Make the shard, unless it is there. Returns how many images were written."""
     if plan.path.exists():
         return 0
@@ -135,7 +137,7 @@ def write_shard(plan: _ShardPlan, catalog: Catalog, settings: Preprocessing, key
 
 
 @task
-def finish_shards(plans: tuple[_ShardPlan, ...], written: int, catalog: Catalog, dataset: Dataset) -> ShardSet:
+def finish_shards(plans: tuple[ShardPlan, ...], written: int, catalog: Catalog, dataset: Dataset) -> ShardSet:
     """Write `_manifest.json`, with which the set is complete."""
     folder = plans[0].path.parent
     train, validation, test = (sum(plan.images[k] for plan in plans) for k in range(len(_SPLITS)))
@@ -158,7 +160,7 @@ def finish_shards(plans: tuple[_ShardPlan, ...], written: int, catalog: Catalog,
         "images": {"train": made.train, "validation": made.validation, "test": made.test},
         "shards": {plan.path.name: plan.count for plan in plans},
     }
-    write_text(folder / "_manifest.json", json.dumps(manifest, indent=2) + "\n")
+    write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     total = made.train + made.validation + made.test
     log.info(
         "preprocess  %s images of %d px in %d shards: %s written now, %s reused",

@@ -9,35 +9,35 @@ from resnet_core.catalog import corrections, entries
 from resnet_core.catalog.entries import ASSIGNED
 from resnet_core.errors import UserError
 from resnet_core.reading import pool as reading
-from resnet_core.reading.image import Limits
 from resnet_core.sources.manifest import LISTED, list_manifest, read_manifest
 from resnet_core.sources.source import check_source, list_source, source_kind
 from resnet_core.storage import database
 from resnet_core.storage.files import absolute, write_whole
 from tasks.dataset import Dataset
+from tasks.ingest.catalog import load_catalog
 from tasks.ingest.pixels import pixel_folder
 from tasks.parts import COLUMNS, Part, make_parts
 from tasks.progress import counted
-from tasks.store import begin_work, load_catalog
 from tasks.values import Scan
+from tasks.workspace import Workspace
 
 
 @task
-def scan(dataset: Dataset, store: UPath, limits: Limits) -> Scan:
+def scan(dataset: Dataset, here: Workspace) -> Scan:
     """List the source, join the labels, and find what is unread. Raises UserError for a source that
     is missing, empty, or of fewer than two classes."""
     check_source(dataset.source)
     reading.start()  # most nights bring something new
-    pixels = pixel_folder(store, dataset.name, dataset.image, limits, dataset.encrypt)
+    pixels = pixel_folder(dataset, here)
     there = [path.name for path in pixels.iterdir()] if pixels.exists() else []
     with database.database() as db:
         list_files(db, dataset)
         if dataset.corrections:
             corrections.list_corrected(db, dataset.corrections)
-        load_catalog(db, store, dataset.name, entries.KNOWN_BY)
+        load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
         entries.make_entries(db, there)
         _check_entries(db, dataset)
-        work = begin_work(store, dataset.name)
+        work = here.store.begin_work(dataset.name)
         count, unread = entries.count_entries(db)
         listing = work / "unread.parquet"
         parts = make_parts(lambda rows: entries.unread(db, COLUMNS, rows), unread, listing, pixels)

@@ -15,6 +15,7 @@ from upath import UPath
 from tasks.artifacts import checks_table, markdown_table, plain
 from tasks.dataset import CardConfig
 from tasks.registry.runs import client
+from tasks.store import METRICS_FILE
 from tasks.training.lineage import machine_of
 from tasks.values import Catalog, Checkpoint, Decision, Evaluation, ShardSet
 
@@ -92,7 +93,7 @@ def quality(made: Made) -> str:
     text = f"On {made.evaluation.count:,} held-out images, which training has not seen:\n\n" + markdown_table(
         ("metric", "value (95% interval)"), rows
     )
-    path = made.evaluation.folder / "metrics.json"
+    path = made.evaluation.folder / METRICS_FILE
     classes = json.loads(path.read_text(encoding="utf-8")).get("classes", {}) if path.exists() else {}
     if classes:
         by_class = (

@@ -14,14 +14,14 @@ from prefect.artifacts import create_table_artifact
 
 from resnet_core.evaluation.comparison import Comparison, compare, compare_slices, in_words
 from resnet_core.evaluation.metrics import METRICS
-from resnet_core.shards.encryption import Keys
-from tasks.dataset import Gate
+from tasks.dataset import Dataset, Gate
 from tasks.registry import runs as tracking
 from tasks.registry.images import learned_from
 from tasks.registry.versions import CHAMPION, GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, by_alias, load_classifier
 from tasks.release.int8 import measure_int8
 from tasks.release.side_by_side import SideBySide, score_both, speed_ratio
-from tasks.values import Catalog, Check, DataReport, Decision, Evaluation, ModelVersion, ShardSet
+from tasks.values import Check, DataReport, Decision, Evaluation, ModelVersion, Night, have
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
@@ -30,39 +30,26 @@ _NAMED = 3  # slices that the table names
 
 
 @task
-def judge(
-    version: ModelVersion,
-    evaluation: Evaluation,
-    catalog: Catalog,
-    shard_set: ShardSet,
-    gate: Gate,
-    tracking_uri: str,
-    device: str = "auto",
-    keys: Keys | None = None,
-    data: DataReport | None = None,
-    slices: Sequence[str] = (),
-) -> Decision:
+def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
     """Hold the version against the data set file's limits, and against today's champion on the same
-    held-out images. The outcome is written on the version, whatever it is.
-
-    data: what tonight's data checks said, for `gate.data_checks`. slices: the columns by which the evaluation
-    breaks accuracy down, for `gate.slice_margin`.
-    """
+    held-out images. The outcome is written on the version, whatever it is."""
+    version, evaluation, gate = have(night.version), have(night.evaluation), dataset.gate
+    tracking_uri = here.tracking_uri
     champion = by_alias(tracking_uri, version.name, CHAMPION)
     if champion and champion.version == version.version:
         return Decision(version, (), False, "data, settings and code are those of the champion")
     checks = [_check_floor(evaluation, gate), _check_history(version, tracking_uri)]
     if gate.data_checks:
-        checks.append(check_data(data))
+        checks.append(_check_data(night.data))
     if gate.calibration is not None:
         checks.append(_check_calibration(evaluation, gate.calibration))
     if champion:
-        checks += _check_against(champion, version, catalog, shard_set, gate, tracking_uri, device, keys, slices)
+        checks += _check_against(champion, night, dataset, here)
     failed = [check for check in checks if not check.passed]
     reason = "; ".join(f"{check.name}: {check.found}" for check in failed or _telling(checks))
     decision = Decision(version, tuple(checks), not failed, reason)
     record(decision, gate, tracking_uri)
-    measure_int8(version, catalog, shard_set, gate, tracking_uri, keys)
+    measure_int8(night, gate, here)
     return decision
 
 
@@ -101,9 +88,7 @@ def _check_history(version: ModelVersion, tracking_uri: str) -> Check:
     return Check("history", "never rolled back", f"rolled back: {taken}" if taken else "new", not taken)
 
 
-def check_data(data: DataReport | None) -> Check:
-    if data is None:
-        return Check("data checks", "no warning", "not looked at", passed=False)
+def _check_data(data: DataReport) -> Check:
     warnings = ", ".join(finding.name for finding in data.warnings)
     found = f"warned of: {warnings}" if warnings else f"{len(data.findings)} passed"
     return Check("data checks", "no warning", found, passed=not warnings)
@@ -114,21 +99,12 @@ def _check_calibration(evaluation: Evaluation, most: float) -> Check:
     return Check("calibration", f"expected calibration error at most {most:.3f}", str(found), found.value <= most)
 
 
-def _check_against(
-    champion: ModelVersion,
-    version: ModelVersion,
-    catalog: Catalog,
-    shard_set: ShardSet,
-    gate: Gate,
-    tracking_uri: str,
-    device: str,
-    keys: Keys | None,
-    slices: Sequence[str],
-) -> list[Check]:
+def _check_against(champion: ModelVersion, night: Night, dataset: Dataset, here: Workspace) -> list[Check]:
     """The checks that compare; only the first of them where no image is left to compare by."""
-    new, old = (load_classifier(tracking_uri, each, device) for each in (version, champion))
-    learned = learned_from(champion, shard_set.folder.parent, tracking_uri, keys)
-    both = score_both(new, old, learned, catalog, shard_set, slices, keys)
+    gate, versions = dataset.gate, (have(night.version), champion)
+    new, old = (load_classifier(here.tracking_uri, each, here.device) for each in versions)
+    learned = learned_from(champion, here)
+    both = score_both(new, old, learned, night, dataset.evaluate.slices, here.keys)
     checks = [_check_images(both, champion)]
     if not len(both):
         return checks
@@ -136,7 +112,7 @@ def _check_against(
     if gate.slice_margin is not None and both.slices:
         checks.append(_check_slices(both, gate.slice_margin))
     if gate.speed is not None:
-        checks.append(_check_speed(speed_ratio(new, old, shard_set, keys), gate.speed, champion))
+        checks.append(_check_speed(speed_ratio(new, old, have(night.shard_set), here.keys), gate.speed, champion))
     return checks
 
 

@@ -18,7 +18,6 @@ from resnet_core.evaluation.metrics import METRICS
 from resnet_core.export import formats as export_formats
 from resnet_core.export import onnx_file as exported_onnx
 from resnet_core.export.graph import describe, trace
-from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import file_digest
 from tasks.dataset import Gate
 from tasks.evaluation.held_out import facts, groups_of, in_order, score_split
@@ -28,18 +27,18 @@ from tasks.registry.integrity import sign
 from tasks.registry.runs import client
 from tasks.registry.versions import INT8, load_classifier
 from tasks.settings import Settings
-from tasks.values import Catalog, ModelVersion, ShardSet
+from tasks.values import Night, have
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
 _CALIBRATED = 512  # training images that the scales are measured on
 
 
-def measure_int8(
-    version: ModelVersion, catalog: Catalog, shard_set: ShardSet, gate: Gate, tracking_uri: str, keys: Keys | None
-) -> None:
+def measure_int8(night: Night, gate: Gate, here: Workspace) -> None:
     """Make the file, hold it against the version on the held-out images, and write down whether it may be used:
     where it is shown, with the gate's confidence, to lose no more accuracy than `gate.int8`."""
+    version, tracking_uri = have(night.version), here.tracking_uri
     if gate.int8 is None:
         return
     try:
@@ -50,7 +49,7 @@ def measure_int8(
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / FILE
-            found = _made_and_compared(version, catalog, shard_set, gate, tracking_uri, keys, path)
+            found = _made_and_compared(night, gate, here, path)
             outcome = outcome_of(found, gate.int8, file_digest(path))
             if outcome["allowed"]:
                 if key := Settings().signing_key:
@@ -65,26 +64,19 @@ def measure_int8(
     log.info("gate        int8 is %s: %s", "allowed" if outcome["allowed"] else "not allowed", outcome["found"])
 
 
-def _made_and_compared(
-    version: ModelVersion,
-    catalog: Catalog,
-    shard_set: ShardSet,
-    gate: Gate,
-    tracking_uri: str,
-    keys: Keys | None,
-    path: Path,
-) -> Comparison:
+def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) -> Comparison:
     """int8 is the new one of the comparison. Writes the file to the path."""
-    classifier = load_classifier(tracking_uri, version, "cpu")
-    known = VersionImages(shard_set.files, shard_set.classes, shard_set.train, shard_set.test, keys)
+    version, shard_set = have(night.version), have(night.shard_set)
+    classifier = load_classifier(here.tracking_uri, version, "cpu")
+    known = VersionImages(shard_set, here.keys)
     text = describe(classifier, version.name, version.version)
     exported_onnx.write_int8(trace(classifier), text, path, known.sample(_CALIBRATED))
     run = exported_onnx.load(path)
-    image_ids, labels, own = score_split(classifier, shard_set, "test", keys, lambda done: None)
+    image_ids, labels, own = score_split(classifier, shard_set, "test", here.keys, lambda done: None)
     new = np.concatenate(
         [run(piece) for images in known.split("test") for piece in exported_onnx.pieces(images.pixels)]
     )
-    groups = groups_of(in_order(facts(catalog), image_ids))
+    groups = groups_of(in_order(facts(night.catalog), image_ids))
     return compare(METRICS["accuracy"], labels, new, own, gate.level, groups)
 
 

@@ -20,8 +20,6 @@ from upath import UPath
 from resnet_core.errors import JobError
 from resnet_core.evaluation.comparison import Comparison, below, compare, in_words
 from resnet_core.evaluation.metrics import METRICS, Interval, intervals
-from resnet_core.reading.image import Limits
-from resnet_core.shards.encryption import Keys
 from tasks.dataset import Gate
 from tasks.registry import runs as tracking
 from tasks.registry.images import learned_from
@@ -29,6 +27,7 @@ from tasks.registry.versions import GATE_SETTINGS, MONITOR, load_classifier
 from tasks.release.labelled import Answers, answer, check_labels
 from tasks.release.labelled import in_words as left_out_in_words
 from tasks.values import Check, ModelVersion
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -66,16 +65,7 @@ class MonitorError(JobError):
 
 
 @task
-def monitor(
-    labels: str,
-    version: ModelVersion,
-    predecessor: ModelVersion | None,
-    store: UPath,
-    tracking_uri: str,
-    device: str,
-    limits: Limits,
-    keys: Keys | None = None,
-) -> Verdict:
+def monitor(labels: str, version: ModelVersion, predecessor: ModelVersion | None, here: Workspace) -> Verdict:
     """Hold a version against its gate's floor, its evaluation and its predecessor, by images that none of
     them has learned from. The outcome is written on the version and its run.
 
@@ -83,15 +73,14 @@ def monitor(
     """
     check_labels(labels)
     versions = [each for each in (version, predecessor) if each]
-    classifiers = [load_classifier(tracking_uri, each, device) for each in versions]
-    shard_sets = store / "shards" / version.name
-    learned = [learned_from(each, shard_sets, tracking_uri, keys) for each in versions]
+    classifiers = [load_classifier(here.tracking_uri, each, here.device) for each in versions]
+    learned = [learned_from(each, here) for each in versions]
     for each, known in zip(versions, learned, strict=True):
         if known is None:
             log.warning("monitor     what version %s learned from is not kept any more", each.version)
-    found = answer(labels, classifiers, set().union(*(known or set() for known in learned)), limits)
-    verdict = judge(found, version, predecessor, _gate_of(version, tracking_uri), tracking_uri)
-    record(verdict, labels, tracking_uri)
+    found = answer(labels, classifiers, set().union(*(known or set() for known in learned)), here.limits)
+    verdict = judge(found, version, predecessor, _gate_of(version, here.tracking_uri), here.tracking_uri)
+    record(verdict, labels, here.tracking_uri)
     return verdict
 
 

@@ -32,7 +32,6 @@ from resnet_core.drift.reference import EMBEDDINGS
 from resnet_core.drift.reference import REFERENCE as REFERENCE_FILE
 from resnet_core.model.calibration import CALIBRATION as CALIBRATION_FILE
 from resnet_core.shards import format as shards
-from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import file_digest
 from resnet_core.storage.files import as_local
 from tasks.dataset import CardConfig
@@ -57,8 +56,10 @@ from tasks.registry.versions import (
 )
 from tasks.release.card import Made, card
 from tasks.settings import Settings
+from tasks.store import MODEL
 from tasks.training.lineage import environment, read_lineage
-from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, ShardSet
+from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, Night, have
+from tasks.workspace import Workspace
 
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _REQUIREMENTS = ("annotated-types", "fsspec", "mlflow", "numpy", "pillow", "safetensors", "torch")
@@ -78,28 +79,23 @@ SIGNATURE = ModelSignature(
 
 
 @task
-def register(
-    checkpoint: Checkpoint,
-    evaluation: Evaluation,
-    catalog: Catalog,
-    shard_set: ShardSet,
-    tracking_uri: str,
-    keys: Keys | None = None,
-) -> ModelVersion:
+def register(night: Night, here: Workspace) -> ModelVersion:
     """Make a version of the checkpoint, or find the one that was made of it, and call it challenger. The same
     checkpoint with another calibration decides otherwise, and with another reference it finds drift elsewhere: it
     is another version."""
-    registry, run_id = tracking.client(tracking_uri), checkpoint.mlflow_run_id
+    checkpoint, evaluation, catalog = have(night.checkpoint), have(night.evaluation), night.catalog
+    tracking_uri, run_id = here.tracking_uri, checkpoint.mlflow_run_id
+    registry = tracking.client(tracking_uri)
     measured = digests_of(evaluation)
     known = _find_known(tracking_uri, checkpoint, measured)
     if known:
         return value_of(known)
-    made = Made(checkpoint, evaluation, catalog, shard_set, _whole_lineage(checkpoint))
+    made = Made(checkpoint, evaluation, catalog, have(night.shard_set), _whole_lineage(checkpoint))
     registry.log_text(run_id, environment(made.lineage), "environment.txt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice on schemas, which are stated here
         _log_dataset(tracking_uri, run_id, catalog)
-        model_id = _log_model(tracking_uri, made, confidential=keys is not None)
+        model_id = _log_model(tracking_uri, made, confidential=here.keys is not None)
     seals = _seal_model(registry, model_id)
     if not registry.search_registered_models(f"name = '{checkpoint.dataset}'"):
         registry.create_registered_model(checkpoint.dataset)
@@ -221,7 +217,7 @@ def _log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
 @contextmanager
 def _model_files(made: Made) -> Iterator[dict[str, str]]:
     """The pyfunc's artifacts: the classifier's folder with its calibration and its reference, and the lineage."""
-    with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / "model") as trained:
+    with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / MODEL) as trained:
         folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE
         shutil.copytree(trained, folder)
         for name in (CALIBRATION_FILE, REFERENCE_FILE, EMBEDDINGS):

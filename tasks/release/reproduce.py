@@ -4,11 +4,10 @@ On one processor the same code, libraries and number of threads give the same by
 bits differ, and after some epochs more than those: then the metrics say how far.
 """
 
-import json
 import logging
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -37,15 +36,17 @@ from resnet_core.training.loop import Epoch
 from tasks.artifacts import markdown_table
 from tasks.dataset import Dataset
 from tasks.ingest.pixels import pixel_folder
+from tasks.ingest.preprocess import ShardPlan
 from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.registry.integrity import verified_folder
 from tasks.registry.versions import ARTIFACTS, CHECKPOINT, MODEL_FOLDER, REPRODUCED, value_of, versions_of
 from tasks.settings import Settings
-from tasks.store import VERSION, catalog_path
+from tasks.store import CATALOG_VERSION, MODEL, STATE
 from tasks.training.lineage import commit, distributions_here, machine_of, read_lineage
 from tasks.training.run import LEARNING, Meter, job_of, may_succeed, places, run_job
 from tasks.values import Catalog, ModelVersion, ShardSet
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -90,9 +91,9 @@ class Origin:
 
 
 @task
-def recall(version: ModelVersion, tracking_uri: str) -> Origin:
+def recall(version: ModelVersion, here: Workspace) -> Origin:
     """Read the version's lineage, from files that are what was registered. Raises UserError where it has none."""
-    folder = verified_folder(tracking_uri, version, Settings().verify_key)
+    folder = verified_folder(here.tracking_uri, version, Settings().verify_key)
     lineage = read_lineage(folder / ARTIFACTS)
     if not lineage:
         raise UserError(
@@ -102,49 +103,26 @@ def recall(version: ModelVersion, tracking_uri: str) -> Origin:
     return Origin(version, Dataset.model_validate(lineage["dataset"]), lineage)
 
 
-def find_shards(origin: Origin, store: UPath) -> ShardSet | None:
-    """The shards that the version was trained on, if all of them are still there."""
-    folder = store / "shards" / origin.dataset.name / origin.shards
-    path = folder / "_manifest.json"
-    if not path.exists():
-        return None
-    manifest = json.loads(path.read_text(encoding="utf-8"))
-    files = tuple(folder / name for name in manifest["shards"])
-    if not all(file.exists() for file in files):
-        return None
-    return ShardSet(
-        dataset=origin.dataset.name,
-        folder=folder,
-        files=files,
-        digest=origin.shards,
-        classes=tuple(manifest["classes"]),
-        preprocessing=origin.dataset.image,
-        written=0,
-        **manifest["images"],
-    )
-
-
-def catalog_now(origin: Origin, store: UPath) -> Catalog:
+def catalog_now(origin: Origin, here: Workspace) -> Catalog:
     """The catalog as it is now, to make the shards again where it still says the same. Raises UserError
     where it or the cache of its pixels is gone."""
-    path = catalog_path(store, origin.dataset.name)
+    path = here.store.catalog(origin.dataset.name)
     if not path.exists():
         raise _cannot_be_made(origin, f"{path} is gone too")
     with path.open("rb") as file:
         columns = ["label", "part"]
         table = pq.read_table(file, columns=columns, filters=pc.field("present") & (pc.field("status") == "ok"))
-        version = int(pq.read_schema(file).metadata[VERSION.encode()])
-    settings = Settings()
-    pixels = pixel_folder(store, origin.dataset.name, origin.dataset.image, settings.limits, origin.dataset.encrypt)
+        version = int(pq.read_schema(file).metadata[CATALOG_VERSION.encode()])
+    pixels = pixel_folder(origin.dataset, here)
     if not all((pixels / part).exists() for part in pc.unique(table["part"]).to_pylist()):
         raise _cannot_be_made(origin, f"the pixels in {pixels} are gone too")
     classes = tuple(sorted(pc.unique(table["label"]).to_pylist()))
     return Catalog(origin.dataset.name, path, "", version, classes, len(table), 0, 0, 0, 0)
 
 
-def check_plans(origin: Origin, found: str, catalog: Catalog) -> None:
+def check_plans(origin: Origin, plans: Sequence[ShardPlan], catalog: Catalog) -> None:
     """Raises UserError unless the shards that can be made now are those that the version was trained on."""
-    if found != origin.shards:
+    if plans[0].path.parent.name != origin.shards:
         raise _cannot_be_made(origin, f"the catalog, now at version {catalog.version}, or the code gives other ones")
 
 
@@ -157,29 +135,19 @@ def _cannot_be_made(origin: Origin, why: str) -> UserError:
 
 
 @task(retries=1, retry_condition_fn=may_succeed)
-def train_again(
-    origin: Origin,
-    shard_set: ShardSet,
-    store: UPath,
-    tracking_uri: str,
-    device: str = "auto",
-    keys: Keys | None = None,
-    runner: str = "threads",
-) -> Reproduction:
+def train_again(origin: Origin, shard_set: ShardSet, here: Workspace) -> Reproduction:
     """Train in a folder of its own, which is gone afterwards; an interrupted one goes on. The outcome is
     written on the version."""
     version, started = origin.version, time.monotonic()
-    folder = store / "reproduce" / version.name / version.version
-    with _starting_point(origin, store, tracking_uri) as start, _threads_of(origin):
-        job = replace(
-            job_of(shard_set, origin.dataset, origin.lineage["resident_bytes"], keys),
-            state=folder / "state.safetensors",
-        )
+    tracking_uri, folder = here.tracking_uri, here.store.reproduce(version.name, version.version)
+    then = replace(here, resident_bytes=origin.lineage["resident_bytes"])
+    with _starting_point(origin, here) as start, _threads_of(origin):
+        job = replace(job_of(shard_set, origin.dataset, then), state=folder / STATE)
         if start:
             job = replace(job, start=start, config=warm_started(job.config))
-        again = _train_job(job, device, runner)
+        again = _train_job(job, here)
     registered = verified_folder(tracking_uri, version, Settings().verify_key) / ARTIFACTS / MODEL_FOLDER
-    identical, largest, metrics = compare(again, registered, shard_set, keys)
+    identical, largest, metrics = compare(again, registered, shard_set, here.keys)
     found = Reproduction(version, identical, largest, metrics, surroundings(origin), time.monotonic() - started)
     if folder.exists():
         folder.fs.rm(folder.path, recursive=True)
@@ -190,25 +158,25 @@ def train_again(
 
 
 @contextmanager
-def _starting_point(origin: Origin, store: UPath, tracking_uri: str) -> Iterator[UPath | None]:
+def _starting_point(origin: Origin, here: Workspace) -> Iterator[UPath | None]:
     """The folder of the classifier that the training began with; None for one from scratch. Raises UserError
     where it is gone."""
     digest = origin.lineage["start"]
     if digest is None:
         yield None
         return
-    folder = store / "runs" / origin.dataset.name / digest / "model"
+    folder = here.store.runs(origin.dataset.name) / digest / MODEL
     if folder.exists():
         yield folder
         return
-    versions = versions_of(tracking_uri, origin.version.name).values()
+    versions = versions_of(here.tracking_uri, origin.version.name).values()
     made_of_it = [version for version in versions if version.tags.get(CHECKPOINT) == digest]
     if not made_of_it:
         raise UserError(
             f"{origin.version.name} version {origin.version.version} began with the weights of the training {digest}, "
             f"which is neither in {folder.parent} nor a registered version. It cannot be trained again."
         )
-    yield UPath(verified_folder(tracking_uri, value_of(made_of_it[0])) / ARTIFACTS / MODEL_FOLDER)
+    yield UPath(verified_folder(here.tracking_uri, value_of(made_of_it[0])) / ARTIFACTS / MODEL_FOLDER)
 
 
 @contextmanager
@@ -222,16 +190,16 @@ def _threads_of(origin: Origin) -> Iterator[None]:
         torch.set_num_threads(own)
 
 
-def _train_job(job: Job, device: str, runner: str) -> Classifier:
+def _train_job(job: Job, here: Workspace) -> Classifier:
     """The training, behind a progress bar."""
-    log.info("reproduce   %s, %d px, on %s", job.model.arch, job.preprocessing.size, places(job, device))
+    log.info("reproduce   %s, %d px, on %s", job.model.arch, job.preprocessing.size, places(job, here.device))
     with progress("reproduce", job.train * job.config.epochs) as advance:
         meter = Meter(advance, job.config.epochs)
 
         def on_epoch(epoch: Epoch) -> None:
             meter.epoch_done(epoch, job.train)
 
-        return run_job(job, device, runner, meter.step, on_epoch)[0]
+        return run_job(job, here, meter.step, on_epoch)[0]
 
 
 def compare(

@@ -19,7 +19,7 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from tasks.evaluation.held_out import columns_of, facts, in_order
 from tasks.progress import progress
-from tasks.values import Catalog, ShardSet
+from tasks.values import Night, ShardSet, have
 
 _ROUNDS = 7  # of a comparison of speed
 FIRST, _SECONDS = 32, 0.3  # images of the turns that warm up, and how long the others last
@@ -47,15 +47,14 @@ def score_both(
     new: Classifier,
     old: Classifier,
     learned: set[str] | None,
-    catalog: Catalog,
-    shard_set: ShardSet,
+    night: Night,
     slices: Sequence[str],
     keys: Keys | None,
 ) -> SideBySide:
     """The new version from the shards' pixels; the champion from the same, or, if it wants other ones, from
     the files, with its own preprocessing. learned: the ids of the images that the champion has learned
     from. slices: the columns by which the images are cut into slices."""
-    known, image_ids = facts(catalog), []
+    shard_set, known, image_ids = have(night.shard_set), facts(night.catalog), []
     labels, found, champions, there = [], [], [], []
     with progress("gate", shard_set.test) as advance:
         for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):

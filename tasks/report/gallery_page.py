@@ -26,12 +26,12 @@ from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.database import database
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import absolute, is_local
-from tasks.batch.folder import MANIFEST
 from tasks.batch.manifest import read_manifest
 from tasks.batch.values import Scores
 from tasks.progress import progress
 from tasks.report.pages import environment, own, write_page
 from tasks.report.words import counted, listed, moment, percent
+from tasks.store import MANIFEST, Store
 
 MOST = 5_000  # images that a browser still handles well
 OTHERS = 2  # labels beside the first that a picture is shown with
@@ -65,16 +65,16 @@ class _ScoredBatch:
     classes: tuple[str, ...]
 
 
-def find_batch(place: str, store: UPath) -> _ScoredBatch:
+def find_batch(place: str, store: Store) -> _ScoredBatch:
     """A folder of scores, or the name of one under the store's scores/. Raises UserError unless it is complete."""
     folder = absolute(UPath(place))
-    if not folder.exists() and (store / "scores" / place).exists():
-        folder = store / "scores" / place
+    if not folder.exists() and (store.scores() / place).exists():
+        folder = store.scores() / place
     try:
         scores = read_manifest(folder)
     except FileNotFoundError:
         if not folder.exists():
-            known = [path.name for path in (store / "scores").iterdir()] if (store / "scores").exists() else []
+            known = [path.name for path in store.scores().iterdir()] if store.scores().exists() else []
             raise UserError(f"BATCH: there is no folder {place}.{nearest(place, known)}") from None
         raise UserError(
             f"BATCH: {folder} holds no finished batch ({MANIFEST} is missing). "

@@ -4,15 +4,15 @@ from dataclasses import dataclass
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
-from upath import UPath
 
 from resnet_core.catalog.history import versions
 from resnet_core.evaluation.metrics import Interval
 from tasks.artifacts import checks_table, markdown_table, plain
 from tasks.registry import runs as tracking
 from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version, value_of
-from tasks.store import versions_folder
+from tasks.store import Store
 from tasks.values import DataReport, ModelVersion, Night
+from tasks.workspace import Workspace
 
 SHOWN = ("accuracy", "macro_f1", "roc_auc")
 
@@ -26,12 +26,11 @@ class Before:
 
 
 @task
-def report_night(night: Night, store: UPath | None = None, tracking_uri: str | None = None) -> Night:
-    """Publish the page as a Prefect artifact; returns what it was given. With the store and MLflow the page
-    also says what has changed since the last night."""
-    before = champion_before(night, tracking_uri) if tracking_uri and night.version else None
-    changes = catalog_changes(night, store) if store else ""
-    page = markdown(night, before, changes, tracking_uri or "")
+def report_night(night: Night, here: Workspace) -> Night:
+    """Publish the page as a Prefect artifact. Returns the night it was given."""
+    before = champion_before(night, here.tracking_uri) if night.version else None
+    changes = catalog_changes(night, here.store)
+    page = markdown(night, before, changes, here.tracking_uri)
     create_markdown_artifact(page, key="nightly-retrain", description=headline(night))
     return night
 
@@ -99,11 +98,11 @@ def _metrics_of(version: ModelVersion, tracking_uri: str) -> dict[str, float]:
     return {name: found[f"test_{name}"] for name in SHOWN if f"test_{name}" in found}
 
 
-def catalog_changes(night: Night, store: UPath) -> str:
+def catalog_changes(night: Night, store: Store) -> str:
     """What the newest version of the catalog changed, if it was made of what was read now."""
     if not night.catalog.read:
         return ""
-    rows = versions(versions_folder(store, night.catalog.dataset)).to_pylist()
+    rows = versions(store.history(night.catalog.dataset)).to_pylist()
     last = next((row for row in rows if row["version"] == night.catalog.version), None)
     return ", ".join(f"{last[key]:,} {key}" for key in ("came", "went", "changed") if last[key]) if last else ""
 

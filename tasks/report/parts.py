@@ -23,6 +23,7 @@ from resnet_core.storage.digest import file_digest
 from tasks.progress import progress
 from tasks.registry.champion import Event, events
 from tasks.registry.runs import client
+from tasks.store import GALLERY, METRICS_FILE, PREDICTIONS
 from tasks.values import ModelVersion
 
 _CURVES = ("train_loss", "train_accuracy", "validation_accuracy", "lr")
@@ -73,11 +74,11 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
         advance(1)
         folders = {file.path for file in mlflow.list_artifacts(model.run_id)} if model.run_id else set()
         evaluation = fetch(mlflow, model.run_id, "evaluation", folders, Path(made))
-        metrics = _read_json(evaluation, "metrics.json")
+        metrics = _read_json(evaluation, METRICS_FILE)
         predictions, classes = _read_predictions(evaluation)
         advance(1)
         explanation = fetch(mlflow, model.run_id, "explanation", folders, Path(made))
-        gallery = _read_json(explanation, "gallery.json")
+        gallery = _read_json(explanation, GALLERY)
         pictures = _read_pictures(explanation, gallery)
         advance(1)
         parts = Parts(
@@ -135,7 +136,7 @@ def _digest_in(folder: Path | None) -> str:
 
 def _read_predictions(folder: Path | None) -> tuple[pd.DataFrame | None, list[str]]:
     """Held-out predictions, and the classes in the order of their probabilities."""
-    path = folder / "predictions.parquet" if folder else None
+    path = folder / PREDICTIONS if folder else None
     if path is None or not path.exists():
         return None, []
     schema = pq.read_schema(path)

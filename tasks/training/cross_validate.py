@@ -21,7 +21,6 @@ from upath import UPath
 from resnet_core.errors import UserError
 from resnet_core.evaluation.metrics import METRICS, Labels, Probabilities
 from resnet_core.shards import format as shards
-from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, table_digest
 from resnet_core.storage.files import as_local, write_text, write_whole
 from resnet_core.training import job as training
@@ -31,9 +30,11 @@ from tasks.artifacts import markdown_table
 from tasks.dataset import Dataset
 from tasks.progress import progress
 from tasks.registry import runs as tracking
+from tasks.store import FOLDS, FOLDS_SUMMARY, OUT_OF_FOLD
 from tasks.training.folds import training_images
 from tasks.training.run import Meter, job_of, learning_digest, may_succeed, places, run_job
-from tasks.values import Catalog, ShardSet
+from tasks.values import Night, ShardSet, have
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -67,8 +68,6 @@ class CrossValidation:
 
 log = logging.getLogger("grayline")
 
-_FOLDS, _PREDICTIONS, _SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
-
 
 def check_folds(folds: int) -> None:
     """Raises UserError for a number that cannot be meant."""
@@ -77,24 +76,18 @@ def check_folds(folds: int) -> None:
 
 
 @task
-def plan_folds(
-    shard_set: ShardSet,
-    dataset: Dataset,
-    catalog: Catalog,
-    store: UPath,
-    tracking_uri: str,
-    folds: int,
-    keys: Keys | None = None,
-) -> _FoldPlan:
+def plan_folds(night: Night, dataset: Dataset, folds: int, here: Workspace) -> _FoldPlan:
     """Deal the training images out. Raises UserError where that cannot be done."""
-    images = training_images(shard_set, catalog, folds, dataset.split.seed, keys)
+    shard_set = have(night.shard_set)
+    images = training_images(shard_set, night.catalog, folds, dataset.split.seed, here.keys)
     # All that a fold's training depends on; who is predicted by whom is in the table.
     made_of = learning_digest(shard_set, dataset.model, _settings_of(dataset).train)
     digest = digest_of("folds", table_digest([images]), made_of)
-    folder = store / "runs" / dataset.name / digest
-    with write_whole(folder / _FOLDS) as draft:
+    folder = here.store.runs(dataset.name) / digest
+    with write_whole(folder / FOLDS) as draft:
         pq.write_table(images, draft)
-    run_id = tracking.open_run(tracking_uri, store, dataset.name, digest, name=f"{dataset.name}-{folds}-folds")
+    tracking_uri, name = here.tracking_uri, f"{dataset.name}-{folds}-folds"
+    run_id = tracking.open_run(tracking_uri, here.store.root, dataset.name, digest, name=name)
     tracking.log_params(tracking_uri, run_id, {"folds": folds, **_settings_of(dataset).model_dump()})
     tracking.set_status(tracking_uri, run_id, "RUNNING")
     return _FoldPlan(dataset.name, folder, digest, folds, len(images), run_id)
@@ -107,57 +100,40 @@ def _settings_of(dataset: Dataset) -> Dataset:
 
 
 @task(retries=1, retry_condition_fn=may_succeed, task_run_name="fold {fold}")
-def train_fold(
-    plan: _FoldPlan,
-    fold: int,
-    shard_set: ShardSet,
-    dataset: Dataset,
-    store: UPath,
-    tracking_uri: str,
-    device: str = "auto",
-    resident_bytes: int = 2 * 1024**3,
-    keys: Keys | None = None,
-    runner: str = "threads",
-) -> bool:
+def train_fold(plan: _FoldPlan, fold: int, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> bool:
     """Train on the other folds and predict this one, unless that has been done. Returns whether it had."""
     done = plan.folder / f"fold-{fold}.parquet"
     if done.exists():
         return True
-    name = f"{dataset.name}-fold-{fold}"
+    name, tracking_uri = f"{dataset.name}-fold-{fold}", here.tracking_uri
     run_id = tracking.open_run(
-        tracking_uri, store, dataset.name, f"{plan.digest}-{fold}", name=name, parent=plan.mlflow_run_id
+        tracking_uri, here.store.root, dataset.name, f"{plan.digest}-{fold}", name=name, parent=plan.mlflow_run_id
     )
     tracking.log_params(tracking_uri, run_id, {"fold": fold})
     state = plan.folder / f"fold-{fold}.safetensors"
-    job = replace(
-        job_of(shard_set, _settings_of(dataset), resident_bytes, keys), state=state, held_out=_read_folds(plan) == fold
-    )
+    job = replace(job_of(shard_set, _settings_of(dataset), here), state=state, held_out=_read_folds(plan) == fold)
     with tracking.running(tracking_uri, run_id, parent=plan.mlflow_run_id):
-        image_ids, labels, probabilities = out_of_fold(
-            job, f"fold {fold + 1}/{plan.folds}", tracking_uri, run_id, device, runner
-        )
+        image_ids, labels, probabilities = out_of_fold(job, f"fold {fold + 1}/{plan.folds}", run_id, here)
         write_predictions(done, image_ids, labels, probabilities, shard_set.classes)
         tracking.log_metrics(tracking_uri, run_id, measure(labels, probabilities))
     state.unlink(missing_ok=True)
     return False
 
 
-def out_of_fold(
-    job: Job, stage: str, tracking_uri: str, run_id: str, device: str, runner: str
-) -> tuple[list[str], Labels, Probabilities]:
+def out_of_fold(job: Job, stage: str, run_id: str, here: Workspace) -> tuple[list[str], Labels, Probabilities]:
     """Train, and predict what was held out: ids, labels [N] and probabilities [N, C]."""
     assert job.held_out is not None
     images = job.train - int(job.held_out.sum())
-    log.info("%-11s %s training images, on %s", stage, f"{images:,}", places(job, device))
+    log.info("%-11s %s training images, on %s", stage, f"{images:,}", places(job, here.device))
     with progress(stage, images * job.config.epochs) as advance:
         meter = Meter(advance, job.config.epochs)
 
         def on_epoch(epoch: Epoch) -> None:
             meter.epoch_done(epoch, images)
-            tracking.log_epochs(tracking_uri, run_id, [epoch])
+            tracking.log_epochs(here.tracking_uri, run_id, [epoch])
 
-        classifier, epochs = run_job(job, device, runner, meter.step, on_epoch)
-    tracking.log_epochs(tracking_uri, run_id, epochs)
+        classifier, epochs = run_job(job, here, meter.step, on_epoch)
+    tracking.log_epochs(here.tracking_uri, run_id, epochs)
     image_ids: list[str] = []
     labels, probabilities = [], []
     for kept in training.kept_aside(job):
@@ -169,7 +145,7 @@ def out_of_fold(
 
 def _read_folds(plan: _FoldPlan) -> NDArray[np.int32]:
     """int32 [N]: the fold of each training image."""
-    with (plan.folder / _FOLDS).open("rb") as file:
+    with (plan.folder / FOLDS).open("rb") as file:
         return pq.read_table(file, columns=["fold"])["fold"].to_numpy()
 
 
@@ -192,17 +168,17 @@ def write_predictions(
 
 
 @task
-def finish_folds(plan: _FoldPlan, reused: Sequence[bool], shard_set: ShardSet, tracking_uri: str) -> CrossValidation:
+def finish_folds(plan: _FoldPlan, reused: Sequence[bool], shard_set: ShardSet, here: Workspace) -> CrossValidation:
     """Put the folds' predictions together; write and log what they come to."""
     table = _out_of_fold_table(plan, shard_set)
-    with write_whole(plan.folder / _PREDICTIONS) as draft:
+    with write_whole(plan.folder / OUT_OF_FOLD) as draft:
         pq.write_table(table, draft)
     labels, fold, probabilities = columns(table, shard_set.classes)
     values = [measure(labels[fold == k], probabilities[fold == k]) for k in range(plan.folds)]
     by_fold = {name: tuple(value[name] for value in values) for name in METRICS}
     found = CrossValidation(
         dataset=plan.dataset,
-        predictions=plan.folder / _PREDICTIONS,
+        predictions=plan.folder / OUT_OF_FOLD,
         folds=plan.folds,
         count=plan.count,
         metrics={name: spread(numbers) for name, numbers in by_fold.items()},
@@ -210,8 +186,8 @@ def finish_folds(plan: _FoldPlan, reused: Sequence[bool], shard_set: ShardSet, t
         reused=sum(reused),
         mlflow_run_id=plan.mlflow_run_id,
     )
-    write_text(plan.folder / _SUMMARY, json.dumps(summary(found), indent=2) + "\n")
-    _log_to_mlflow(found, plan.folder, tracking_uri)
+    write_text(plan.folder / FOLDS_SUMMARY, json.dumps(summary(found), indent=2) + "\n")
+    _log_to_mlflow(found, plan.folder, here.tracking_uri)
     create_markdown_artifact(markdown(found), key="cross-validation", description="Metrics over the folds")
     return found
 
@@ -219,7 +195,7 @@ def finish_folds(plan: _FoldPlan, reused: Sequence[bool], shard_set: ShardSet, t
 def _out_of_fold_table(plan: _FoldPlan, shard_set: ShardSet) -> pa.Table:
     """image_id, uri, label, fold, predicted, confidence, probabilities of every training image, in the order
     of the shards."""
-    with (plan.folder / _FOLDS).open("rb") as file:
+    with (plan.folder / FOLDS).open("rb") as file:
         images = pq.read_table(file)
     parts = []
     for fold in range(plan.folds):
@@ -268,7 +244,7 @@ def _log_to_mlflow(found: CrossValidation, folder: UPath, tracking_uri: str) -> 
         values |= {f"{name}_mean": mean, f"{name}_std": std}
     with tracking.running(tracking_uri, found.mlflow_run_id):
         tracking.log_metrics(tracking_uri, found.mlflow_run_id, values)
-        for name in (_PREDICTIONS, _SUMMARY):
+        for name in (OUT_OF_FOLD, FOLDS_SUMMARY):
             with as_local(folder / name) as file:
                 tracking.client(tracking_uri).log_artifact(found.mlflow_run_id, str(file))
 

@@ -34,8 +34,10 @@ from tasks.artifacts import markdown_table, picture, plain
 from tasks.dataset import Dataset
 from tasks.progress import progress
 from tasks.registry import runs as tracking
+from tasks.store import ISSUES, ISSUES_SHEET
 from tasks.training.cross_validate import CrossValidation
 from tasks.values import ShardSet
+from tasks.workspace import Workspace
 
 
 def labels_table(dataset: Dataset) -> pd.DataFrame:
@@ -93,7 +95,6 @@ log = logging.getLogger("grayline")
 
 _MADE_BY = (resnet_core.evaluation, resnet_core.plotting)
 
-TABLE, _SHEET = "issues.csv", "issues.png"
 LISTED = 20  # rows of the page
 _TRUST = "confidence in its label"
 FIRST = ("path", "label", "suggested", "self_confidence", "rank")
@@ -111,16 +112,9 @@ class Judged:
 
 
 @task
-def find_label_issues(
-    found: CrossValidation,
-    shard_set: ShardSet,
-    dataset: Dataset,
-    store: UPath,
-    tracking_uri: str,
-    keys: Keys | None = None,
-) -> LabelIssues:
+def find_label_issues(found: CrossValidation, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> LabelIssues:
     """Judge the labels by the folds' predictions; write, log and show what is probably wrong."""
-    judged = _read_judged(found, shard_set, keys)
+    judged = _read_judged(found, shard_set, here.keys)
     issues = find(judged.labels, judged.targets, judged.probabilities)
     names = shard_set.classes
     suspects = pd.DataFrame(
@@ -136,24 +130,24 @@ def find_label_issues(
     table = table_of(suspects, labels_table(dataset))
     text = table.to_csv(index=False)
     digest = digest_of(hashlib.sha256(found.predictions.read_bytes()).hexdigest(), text, source_digest(*_MADE_BY))
-    folder = store / "label_issues" / dataset.name / digest
-    write_text(folder / TABLE, text)
-    if keys is None:
-        with write_whole(folder / _SHEET) as draft:
+    folder = here.store.label_issues(dataset.name) / digest
+    write_text(folder / ISSUES, text)
+    if here.keys is None:
+        with write_whole(folder / ISSUES_SHEET) as draft:
             draft.write_bytes(sheet(dataset.name, suspects, shard_set))
     else:
         log.info("issues      %s is encrypted: no pictures are made of it", dataset.name)
     made = LabelIssues(
         dataset=dataset.name,
         folder=folder,
-        table=folder / TABLE,
-        sheet=None if keys else folder / _SHEET,
+        table=folder / ISSUES,
+        sheet=None if here.keys else folder / ISSUES_SHEET,
         images=len(judged.image_ids),
         issues=len(suspects),
         worst=tuple(worst(suspects)),
         mlflow_run_id=found.mlflow_run_id,
     )
-    _log_to_mlflow(made, tracking_uri)
+    _log_to_mlflow(made, here.tracking_uri)
     create_markdown_artifact(page(made), key="label-issues", description=headline(made))
     return made
 

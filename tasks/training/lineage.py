@@ -16,20 +16,19 @@ from typing import Any
 from upath import UPath
 
 import resnet_core
-from resnet_core.device import Machine, this_machine
+from resnet_core.device import Machine, find_device, this_machine
 from resnet_core.storage.digest import source_digest
 from resnet_core.storage.files import write_text
 from tasks.dataset import Dataset
 from tasks.registry.versions import LINEAGE
 from tasks.training.run import LEARNING
 from tasks.values import ShardSet
+from tasks.workspace import Workspace
 
 _HOME = Path(resnet_core.__file__).resolve().parents[1]
 
 
-def write_lineage(
-    folder: UPath, dataset: Dataset, shard_set: ShardSet, start: str | None, device: str, resident_bytes: int
-) -> None:
+def write_lineage(folder: UPath, dataset: Dataset, shard_set: ShardSet, start: str | None, here: Workspace) -> None:
     """start: the digest of the training whose weights it begins with."""
     installed = distributions_here()
     written = {
@@ -38,8 +37,8 @@ def write_lineage(
         "images": {"train": shard_set.train, "validation": shard_set.validation, "test": shard_set.test},
         "start": start,
         "seeds": {"training": dataset.train.seed, "split": dataset.split.seed},
-        "device": device,
-        "resident_bytes": resident_bytes,
+        "device": find_device(here.device).type,
+        "resident_bytes": here.resident_bytes,
         "code": source_digest(*LEARNING),
         "commit": commit(),
         "python": platform.python_version(),

@@ -13,7 +13,6 @@ from resnet_core.errors import JobError, UserError
 from resnet_core.model import pretrained
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.resnet import ModelConfig
-from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.training import job as job_module
 from resnet_core.training.config import TrainConfig
@@ -22,6 +21,7 @@ from resnet_core.training.loop import Epoch, Step
 from tasks.dataset import Dataset
 from tasks.training.processes import LostProcessError, run_on_devices
 from tasks.values import ShardSet
+from tasks.workspace import Workspace
 
 # The code that decides the outcome of a training, beside its data and settings.
 LEARNING = (resnet_core.device, resnet_core.model, resnet_core.shards, resnet_core.training)
@@ -38,7 +38,7 @@ def learning_digest(shard_set: ShardSet, model: ModelConfig, config: TrainConfig
     return digest_of(shard_set.digest, model, config, pretrained.identity(model), source_digest(*LEARNING))
 
 
-def job_of(shard_set: ShardSet, dataset: Dataset, resident_bytes: int, keys: Keys | None) -> Job:
+def job_of(shard_set: ShardSet, dataset: Dataset, here: Workspace) -> Job:
     """One that starts from scratch and keeps no checkpoint."""
     return Job(
         files=shard_set.files,
@@ -48,22 +48,22 @@ def job_of(shard_set: ShardSet, dataset: Dataset, resident_bytes: int, keys: Key
         validation=shard_set.validation,
         model=dataset.model,
         config=dataset.train,
-        resident_bytes=resident_bytes,
-        keys=keys,
+        resident_bytes=here.resident_bytes,
+        keys=here.keys,
     )
 
 
 def run_job(
-    job: Job, device: str, runner: str, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
+    job: Job, here: Workspace, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
 ) -> tuple[Classifier, list[Epoch]]:
     """`training.run` where the settings want it: in this process, in several of this machine, or on a cluster."""
-    target = find_device(device)
+    target = find_device(here.device)
     if job.config.devices == 1:
         return job_module.run(job, target, on_step=on_step, on_epoch=on_epoch)
-    if runner == "ray":
+    if here.runner == "ray":
         from tasks.training.ray_processes import run_on_cluster
 
-        return run_on_cluster(job, target, device, on_step, on_epoch)
+        return run_on_cluster(job, target, here.device, on_step, on_epoch)
     return run_on_devices(job, target, on_step, on_epoch)
 
 

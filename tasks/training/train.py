@@ -10,7 +10,6 @@ from prefect import task
 from upath import UPath
 
 from resnet_core.device import find_device
-from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import write_folder, write_text
 from resnet_core.training.config import warm_started
@@ -20,40 +19,35 @@ from tasks.dataset import Dataset
 from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.registry.versions import CHAMPION, SHARDS, by_alias, checkpoint_of
+from tasks.store import EPOCHS, MODEL, STATE
 from tasks.training.lineage import write_lineage
 from tasks.training.run import Meter, job_of, learning_digest, may_succeed, places, run_job
-from tasks.values import Checkpoint, ShardSet
+from tasks.values import Checkpoint, Night, ShardSet, have
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
 
 @task(retries=1, retry_condition_fn=may_succeed)
-def train(
-    shard_set: ShardSet,
-    dataset: Dataset,
-    store: UPath,
-    tracking_uri: str,
-    device: str = "auto",
-    resident_bytes: int = 2 * 1024**3,
-    keys: Keys | None = None,
-    runner: str = "threads",
-) -> Checkpoint:
+def train(night: Night, dataset: Dataset, here: Workspace) -> Checkpoint:
     """Train, or find the classifier that the same data, settings and code have already given."""
-    champion = _champion_of(dataset, store, tracking_uri)
+    shard_set, tracking_uri = have(night.shard_set), here.tracking_uri
+    champion = _champion_of(dataset, here)
     made_of = learning_digest(shard_set, dataset.model, dataset.train)
-    folder = store / "runs" / dataset.name / _training_digest(made_of, champion)
-    run_id = tracking.open_run(tracking_uri, store, dataset.name, folder.name, name=run_name(dataset, folder.name))
+    folder = here.store.runs(dataset.name) / _training_digest(made_of, champion)
+    name = run_name(dataset, folder.name)
+    run_id = tracking.open_run(tracking_uri, here.store.root, dataset.name, folder.name, name=name)
     tracking.log_params(tracking_uri, run_id, dataset.model_dump(exclude={"card"}))
     tracking.set_tags(tracking_uri, run_id, _tags_of(dataset, shard_set))
-    reused = (folder / "epochs.json").exists()
+    reused = (folder / EPOCHS).exists()
     if not reused:
-        job = replace(job_of(shard_set, dataset, resident_bytes, keys), state=folder / "state.safetensors")
+        job = replace(job_of(shard_set, dataset, here), state=folder / STATE)
         if champion:
-            job = replace(job, start=champion / "model", config=warm_started(job.config))
+            job = replace(job, start=champion / MODEL, config=warm_started(job.config))
         start = champion.name if champion else None
-        write_lineage(folder, dataset, shard_set, start, find_device(device).type, resident_bytes)
+        write_lineage(folder, dataset, shard_set, start, here)
         with tracking.running(tracking_uri, run_id, ends=False):
-            _train_new(job, folder, made_of, tracking_uri, run_id, device, runner)
+            _train_new(job, folder, made_of, run_id, here)
     summary = _read_summary(folder)
     epochs = [Epoch(**values) for values in summary["epochs"]]
     tracking.log_epochs(tracking_uri, run_id, epochs)
@@ -85,13 +79,13 @@ def _tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
     }
 
 
-def _champion_of(dataset: Dataset, store: UPath, tracking_uri: str) -> UPath | None:
+def _champion_of(dataset: Dataset, here: Workspace) -> UPath | None:
     """The folder of the training that the champion came from, where the data set file wants to start there."""
-    champion = by_alias(tracking_uri, dataset.name, CHAMPION) if dataset.train.start == "champion" else None
+    champion = by_alias(here.tracking_uri, dataset.name, CHAMPION) if dataset.train.start == "champion" else None
     if champion is None:
         return None
-    folder = store / "runs" / dataset.name / checkpoint_of(tracking_uri, champion)
-    if (folder / "epochs.json").exists():
+    folder = here.store.runs(dataset.name) / checkpoint_of(here.tracking_uri, champion)
+    if (folder / EPOCHS).exists():
         return folder
     log.warning("train       the champion's training is gone from %s: this one starts from scratch", folder)
     return None
@@ -106,26 +100,26 @@ def _training_digest(made_of: str, champion: UPath | None) -> str:
 
 
 def _read_summary(folder: UPath) -> dict[str, Any]:
-    return json.loads((folder / "epochs.json").read_text(encoding="utf-8"))
+    return json.loads((folder / EPOCHS).read_text(encoding="utf-8"))
 
 
-def _train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id: str, device: str, runner: str) -> None:
+def _train_new(job: Job, folder: UPath, made_of: str, run_id: str, here: Workspace) -> None:
     """Fill `folder` with `model/` and, last, `epochs.json`; `state.safetensors` is there meanwhile."""
-    started, where = time.monotonic(), places(job, device)
+    started, where = time.monotonic(), places(job, here.device)
     begins = f", from {job.start.parent.name}" if job.start else ""
     log.info("train       %s, %d px, on %s%s", job.model.arch, job.preprocessing.size, where, begins)
     with progress("train", job.train * job.config.epochs) as advance:
         meter = Meter(advance, job.config.epochs)
-        if job.config.compile and find_device(device).type == "cuda":
+        if job.config.compile and find_device(here.device).type == "cuda":
             advance(0, "compiling the network, which takes a minute or more")
 
         def on_epoch(epoch: Epoch) -> None:
             meter.epoch_done(epoch, job.train)
-            tracking.log_epochs(tracking_uri, run_id, [epoch])
+            tracking.log_epochs(here.tracking_uri, run_id, [epoch])
 
-        with tracking.system_metrics(tracking_uri, run_id):
-            classifier, epochs = run_job(job, device, runner, meter.step, on_epoch)
-    with write_folder(folder / "model") as draft:
+        with tracking.system_metrics(here.tracking_uri, run_id):
+            classifier, epochs = run_job(job, here, meter.step, on_epoch)
+    with write_folder(folder / MODEL) as draft:
         classifier.save(draft)
     summary = {
         "made_of": made_of,
@@ -133,5 +127,5 @@ def _train_new(job: Job, folder: UPath, made_of: str, tracking_uri: str, run_id:
         "device": where,
         "epochs": [asdict(epoch) for epoch in epochs],
     }
-    write_text(folder / "epochs.json", json.dumps(summary, indent=2) + "\n")
-    (folder / "state.safetensors").unlink(missing_ok=True)
+    write_text(folder / EPOCHS, json.dumps(summary, indent=2) + "\n")
+    (folder / STATE).unlink(missing_ok=True)

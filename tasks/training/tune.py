@@ -18,7 +18,6 @@ from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
 from resnet_core.errors import JobError, TrainingError, UserError
-from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, table_digest
 from resnet_core.storage.files import write_whole
 from resnet_core.training import loop as fit
@@ -30,11 +29,13 @@ from tasks.artifacts import markdown_table
 from tasks.dataset import Dataset
 from tasks.progress import Advance, progress
 from tasks.registry import runs as tracking
+from tasks.store import KEPT_ASIDE
 from tasks.training import studies
 from tasks.training.folds import training_images
 from tasks.training.processes import LostProcessError
 from tasks.training.run import job_of, learning_digest, places, run_job
-from tasks.values import Catalog, ShardSet
+from tasks.values import Night, ShardSet, have
+from tasks.workspace import Workspace
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,6 @@ class Tuning:
 log = logging.getLogger("grayline")
 
 PARTS = 5  # of the training images one is kept aside, where there are no validation images
-_ASIDE = "kept_aside.parquet"
 _OUTCOME = "grayline.trial"
 
 
@@ -81,10 +81,7 @@ class _Trials:
     plan: _StudyPlan
     job: Job
     space: Space
-    tracking_uri: str
-    store: UPath
-    device: str
-    runner: str
+    here: Workspace
 
 
 def check_numbers(trials: int, epochs: int | None) -> None:
@@ -96,29 +93,22 @@ def check_numbers(trials: int, epochs: int | None) -> None:
 
 @task
 def plan_study(
-    shard_set: ShardSet,
-    dataset: Dataset,
-    catalog: Catalog,
-    store: UPath,
-    storage: str,
-    tracking_uri: str,
-    trials: int,
-    epochs: int | None = None,
-    keys: Keys | None = None,
+    night: Night, dataset: Dataset, storage: str, trials: int, epochs: int | None, here: Workspace
 ) -> _StudyPlan:
     """Which study it is: that of the same data, settings, space and code, if there is one."""
-    images = None
+    shard_set, images = have(night.shard_set), None
     if not shard_set.validation:
-        images = training_images(shard_set, catalog, PARTS, dataset.split.seed, keys)
+        images = training_images(shard_set, night.catalog, PARTS, dataset.split.seed, here.keys)
     settings = _settings_of(dataset, epochs)
     aside = table_digest([images]) if images else None
     made_of = learning_digest(shard_set, settings.model, settings.train)
     digest = digest_of("tune", aside, made_of, _space_of(settings))
-    folder = store / "tune" / dataset.name / digest
+    folder = here.store.tune(dataset.name) / digest
     if images:
-        with write_whole(folder / _ASIDE) as draft:
+        with write_whole(folder / KEPT_ASIDE) as draft:
             pq.write_table(images, draft)
-    run_id = tracking.open_run(tracking_uri, store, dataset.name, digest, name=f"{dataset.name}-tune")
+    tracking_uri = here.tracking_uri
+    run_id = tracking.open_run(tracking_uri, here.store.root, dataset.name, digest, name=f"{dataset.name}-tune")
     tracking.log_params(tracking_uri, run_id, settings.model_dump(exclude={"tune"}))
     name = f"{dataset.name}-{digest}"
     return _StudyPlan(dataset.name, name, storage, folder, trials, settings.train.epochs, run_id)
@@ -135,31 +125,22 @@ def _space_of(dataset: Dataset) -> Space:
 
 
 @task
-def run_trials(
-    plan: _StudyPlan,
-    shard_set: ShardSet,
-    dataset: Dataset,
-    store: UPath,
-    tracking_uri: str,
-    device: str = "auto",
-    resident_bytes: int = 2 * 1024**3,
-    keys: Keys | None = None,
-    runner: str = "threads",
-) -> int:
+def run_trials(plan: _StudyPlan, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> int:
     """Bring the study to as many trials as planned. Returns how many there were before."""
     settings = _settings_of(dataset, plan.epochs)
-    job = job_of(shard_set, settings, resident_bytes, keys)
+    job = job_of(shard_set, settings, here)
     if not shard_set.validation:
-        with (plan.folder / _ASIDE).open("rb") as file:
+        with (plan.folder / KEPT_ASIDE).open("rb") as file:
             job = replace(job, held_out=pq.read_table(file, columns=["fold"])["fold"].to_numpy() == 0)
-    shared = _Trials(plan, job, _space_of(settings), tracking_uri, store, device, runner)
+    shared = _Trials(plan, job, _space_of(settings), here)
+    tracking_uri = here.tracking_uri
     study = studies.open_study(plan.storage, plan.name, plan.epochs)
     studies.queue_again(study)
     own = search_space.own(job.model, job.config, shared.space)
     if own:
         studies.queue_own(study, own)
     before = done = len(studies.ended(study))
-    log.info("tune        %d trials of %d epochs, on %s", plan.trials, plan.epochs, places(job, device))
+    log.info("tune        %d trials of %d epochs, on %s", plan.trials, plan.epochs, places(job, here.device))
     with (
         tracking.running(tracking_uri, plan.mlflow_run_id, ends=False),
         progress("tune", plan.trials, "trials") as advance,
@@ -179,15 +160,16 @@ def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) ->
     trial.set_user_attr(studies.PROCESS, studies.this_process())
     values = studies.suggest(trial, shared.space)
     plan, number = shared.plan, studies.first_number(study, trial.number)
+    tracking_uri = shared.here.tracking_uri
     name = f"{plan.name}-{number}"
     run_id = tracking.open_run(
-        shared.tracking_uri, shared.store, plan.dataset, name, name=f"trial-{number}", parent=plan.mlflow_run_id
+        tracking_uri, shared.here.store.root, plan.dataset, name, name=f"trial-{number}", parent=plan.mlflow_run_id
     )
-    tracking.log_params(shared.tracking_uri, run_id, search_space.fragment(values))
+    tracking.log_params(tracking_uri, run_id, search_space.fragment(values))
     model, config = search_space.apply(shared.job.model, shared.job.config, values)
     job = replace(shared.job, model=model, config=config, state=plan.folder / f"{number}.safetensors")
     accuracy = None
-    with tracking.running(shared.tracking_uri, run_id):
+    with tracking.running(tracking_uri, run_id):
         try:
             accuracy = train(trial, study, job, shared, run_id, advance)
             outcome = f"{accuracy:.4f}"
@@ -196,7 +178,7 @@ def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) ->
         except (TrainingError, torch.OutOfMemoryError, optuna.TrialPruned) as error:
             # Values that cannot be trained with are bad ones, and the sampler should know.
             outcome = f"ended, {error}"
-        tracking.client(shared.tracking_uri).set_tag(run_id, _OUTCOME, outcome)
+        tracking.client(tracking_uri).set_tag(run_id, _OUTCOME, outcome)
     log.info("tune        trial %d: %s with %s", trial.number, outcome, _text_of(values))
     plan.folder.joinpath(f"{number}.safetensors").unlink(missing_ok=True)
     if accuracy is None:
@@ -217,14 +199,14 @@ def train(trial: Trial, study: Study, job: Job, shared: _Trials, run_id: str, ad
     def on_epoch(epoch: Epoch) -> None:
         accuracy = epoch.validation_accuracy
         assert accuracy is not None
-        tracking.log_epochs(shared.tracking_uri, run_id, [epoch])
+        tracking.log_epochs(shared.here.tracking_uri, run_id, [epoch])
         trial.report(accuracy, epoch.epoch)
         advance(0, note(epoch, accuracy))
         if epoch.epoch < last and trial.should_prune():
             raise optuna.TrialPruned(f"at {accuracy:.4f} after {epoch.epoch} of {last} epochs")
 
-    _, epochs = run_job(job, shared.device, shared.runner, on_step, on_epoch)
-    tracking.log_epochs(shared.tracking_uri, run_id, epochs)
+    _, epochs = run_job(job, shared.here, on_step, on_epoch)
+    tracking.log_epochs(shared.here.tracking_uri, run_id, epochs)
     # A process that was killed had written the checkpoint of an epoch that it had not told of.
     reported = study.trials[trial.number].intermediate_values
     for epoch in epochs:
@@ -240,9 +222,10 @@ def _text_of(values: Mapping[str, Value]) -> str:
 
 
 @task
-def finish_study(plan: _StudyPlan, tracking_uri: str) -> Tuning:
+def finish_study(plan: _StudyPlan, here: Workspace) -> Tuning:
     """What the study came to; its best values and its pictures go to MLflow. Raises JobError when no trial
     came to its end."""
+    tracking_uri = here.tracking_uri
     study = studies.open_study(plan.storage, plan.name, plan.epochs)
     ended, complete = studies.ended(study), studies.completed(study)
     if not complete:

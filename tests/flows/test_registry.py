@@ -35,11 +35,12 @@ from tasks.registry.champion import events
 from tasks.registry.integrity import check_version, sign, verified_folder
 from tasks.registry.versions import load_classifier
 from tasks.release.promote import carry_out
-from tasks.release.reproduce import find_shards, recall, train_again
+from tasks.release.reproduce import recall, train_again
 from tasks.settings import Settings
 from tasks.training.lineage import lock_digest, read_lineage
-from tasks.values import Check, Decision, ModelVersion, Night
+from tasks.values import Check, Decision, ModelVersion, Night, ShardSet
 from tests.conftest import write_folder
+from tests.places import a_workspace
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -384,13 +385,14 @@ def test_a_training_is_repeated_byte_by_byte_and_its_shards_are_made_again(night
 
 def test_another_seed_is_another_training_and_the_metrics_say_how_far(nights: Nights) -> None:
     store = UPath(nights.folder / "store")
-    origin = recall.fn(replace(TWO, version="1"), nights.uri)
+    here = a_workspace(store, nights.uri)
+    origin = recall.fn(replace(TWO, version="1"), here)
     assert origin.dataset == load_dataset(write(nights.folder))
-    shard_set = find_shards(origin, store)
+    shard_set = ShardSet.open(here.store.shards("few") / origin.shards)
     assert shard_set is not None
     other = origin.dataset.model_copy(update={"train": replace(origin.dataset.train, seed=7)})
     lineage = origin.lineage | {"distributions": ["torch==1.0", *origin.lineage["distributions"]]}
-    found = train_again.fn(replace(origin, dataset=other, lineage=lineage), shard_set, store, nights.uri, "cpu")
+    found = train_again.fn(replace(origin, dataset=other, lineage=lineage), shard_set, here)
     assert not found.identical
     assert 0 < found.largest < float("inf")
     assert nights.first.evaluation is not None

@@ -15,8 +15,9 @@ from flows.nightly_retrain import nightly_retrain
 from flows.reproduce import reproduce
 from tasks.prune import Leftover, delete, leftovers
 from tasks.settings import Settings
-from tasks.store import begin_work
+from tasks.store import Store
 from tests.conftest import write_folder
+from tests.places import a_workspace
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -39,7 +40,7 @@ def write(path: Path, size: int) -> str:
 def found(days: float = -1) -> list[Leftover]:
     """By default with what was written a moment ago."""
     settings = Settings()
-    return leftovers(settings.root, settings.tracking_uri, datetime.now(UTC) - timedelta(days=days))
+    return leftovers(a_workspace(settings.root, settings.tracking_uri), datetime.now(UTC) - timedelta(days=days))
 
 
 def places(some: list[Leftover]) -> set[str]:
@@ -84,7 +85,7 @@ def test_what_goes_is_what_neither_the_next_night_nor_a_version_needs(
     assert all(one.bytes > 0 for one in some)
 
     assert found(days=1) == []
-    work = begin_work(Settings().root, "few")
+    work = Store(Settings().root).begin_work("few")
     work.mkdir(parents=True)
     assert found() == []  # a night is at work
     work.rmdir()

@@ -49,6 +49,7 @@ from tasks.release.register import register
 from tasks.settings import Settings
 from tasks.values import ModelVersion, Night
 from tests.conftest import write_folder
+from tests.places import a_workspace
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -310,7 +311,7 @@ def test_too_few_images_are_not_measured_and_leave_no_old_plot(home: Home) -> No
     assert report.in_words() == "not measured: 60 images are too few to tell, it takes 100"
     assert not (scores.output / "_drift.png").exists()
     assert written(scores)["not_measured"].startswith("60 images")
-    run = record_batch.fn(scores, report, home.uri, Settings().root)
+    run = record_batch.fn(scores, report, a_workspace(Settings().root, home.uri))
     assert home.mlflow.get_run(run).data.tags["grayline.drifted"] == report.why
 
 
@@ -321,9 +322,9 @@ def test_a_version_of_an_earlier_release_keeps_nothing_and_that_is_said(home: Ho
     bare.mkdir()
     (bare / "calibration.json").write_text((home.night.evaluation.folder / "calibration.json").read_text())
     old = register.fn(
-        home.night.checkpoint, replace(home.night.evaluation, folder=UPath(bare)), home.night.catalog,
-        home.night.shard_set, home.uri,
-    )  # fmt: skip
+        home.night.with_(evaluation=replace(home.night.evaluation, folder=UPath(bare))),
+        a_workspace(Settings().root, home.uri),
+    )
     assert old.version != home.version.version
     scores = home.batch("old", darker, version=old)
     report = checked(scores)
@@ -389,7 +390,7 @@ def test_the_numbers_do_not_depend_on_the_order_of_the_rows_or_their_parts(home:
 def test_a_batch_is_a_run_that_is_found_again_and_the_version_lists_it(home: Home) -> None:
     scores = home.batch("nightly", darker)
     report = checked(scores)
-    run_id = record_batch.fn(scores, report, home.uri, Settings().root)
+    run_id = record_batch.fn(scores, report, a_workspace(Settings().root, home.uri))
     run = home.mlflow.get_run(run_id)
     assert home.mlflow.get_experiment(run.info.experiment_id).name == "few-scores"
     assert run.info.status == "FINISHED"
@@ -412,12 +413,12 @@ def test_a_batch_is_a_run_that_is_found_again_and_the_version_lists_it(home: Hom
     assert model.source_run_id == home.version.run_id
 
     again = replace(scores, engine="openvino", reused=scores.files, seconds=1.0)
-    assert record_batch.fn(again, report, home.uri, Settings().root) == run_id
+    assert record_batch.fn(again, report, a_workspace(Settings().root, home.uri)) == run_id
     history = home.mlflow.get_metric_history(run_id, "reused")
     assert [(metric.step, metric.value) for metric in history] == [(1, 0), (2, scores.files)]
     assert home.mlflow.get_run(run_id).data.tags["grayline.engine"] == "openvino"
     other = record_batch.fn(
-        replace(scores, batch="moved", output=scores.output / "moved"), report, home.uri, Settings().root
+        replace(scores, batch="moved", output=scores.output / "moved"), report, a_workspace(Settings().root, home.uri)
     )
     assert other != run_id
 
@@ -432,7 +433,7 @@ def test_a_batch_in_a_store_that_is_no_disk_is_measured_and_recorded_the_same(ho
     report, near = checked(far), checked(scores)
     assert report.findings == near.findings
     assert json.loads((folder / "_drift.json").read_text())["drifted"] == written(scores)["drifted"]
-    run_id = record_batch.fn(far, report, home.uri, Settings().root)
+    run_id = record_batch.fn(far, report, a_workspace(Settings().root, home.uri))
     assert {file.path for file in home.mlflow.list_artifacts(run_id)} == {"_manifest.json", "_drift.png"}
 
 
@@ -444,6 +445,6 @@ def test_any_label_has_a_metric_of_its_own(home: Home) -> None:
     scores = home.batch("odd", count=60)
     report = DriftReport(scores.model, 0, (), "not asked for")
     labels = dict.fromkeys(names, (10, 0.5))
-    run_id = record_batch.fn(replace(scores, labels=labels, scored=90), report, home.uri, Settings().root)
+    run_id = record_batch.fn(replace(scores, labels=labels, scored=90), report, a_workspace(Settings().root, home.uri))
     metrics = home.mlflow.get_run(run_id).data.metrics
     assert {f"share.{name}" for name in found} <= set(metrics)

@@ -22,13 +22,15 @@ from tasks.batch import engine_trials as open_engine
 from tasks.batch.engine import choose_engine
 from tasks.batch.engine_trials import PAYS, TRIALS
 from tasks.batch.values import EngineChoice
+from tasks.runner import workers
 from tasks.values import ModelVersion
+from tests.places import a_workspace
 from tests.resnet_core.model.test_classifier import a_classifier
 
 pytestmark = pytest.mark.usefixtures("prefect", "store")
 
 Digits = tuple[np.ndarray, list[str]]
-WORKERS = 2
+WORKERS = workers()
 LONG = 10**9  # files: days
 
 
@@ -52,7 +54,7 @@ def choose(
 
     def made(files: int, wanted: str | None = "auto", sample: Callable[[], np.ndarray] | None = None) -> EngineChoice:
         take = sample or (lambda: digits[0][:200])
-        return choose_engine.fn(model, classifier, take, files, wanted, UPath(tmp_path / "store"), WORKERS)
+        return choose_engine.fn(model, classifier, take, files, wanted, a_workspace(UPath(tmp_path / "store")))
 
     return made
 

@@ -26,8 +26,9 @@ from tasks.dataset import Dataset, EvaluateConfig
 from tasks.evaluation import evaluate as stage
 from tasks.registry.runs import client
 from tasks.training.train import train
-from tasks.values import Catalog, Checkpoint, Evaluation, ShardSet
+from tasks.values import Catalog, Checkpoint, DataReport, Evaluation, Night, ShardSet
 from tests.conftest import write_labels
+from tests.places import a_workspace
 from tests.tasks.ingest.test_ingest import dataset_of, ingested, sharded
 
 Digits = tuple[np.ndarray, list[str]]
@@ -72,9 +73,9 @@ class Case:
         self.tracking_uri = f"sqlite:///{folder}/mlflow.db"
         self.shard_set: ShardSet = sharded(self.dataset, self.store)
         self.catalog: Catalog = ingested(self.dataset, self.store)[0]
-        self.checkpoint: Checkpoint = train.fn(
-            self.shard_set, self.dataset, self.store, self.tracking_uri, "cpu", 2**30, None, "threads"
-        )
+        self.here = a_workspace(self.store, self.tracking_uri)
+        self.night = Night(self.catalog, DataReport(self.store, ()), self.shard_set)
+        self.checkpoint: Checkpoint = train.fn(self.night, self.dataset, self.here)
 
     def evaluate(self, reused: bool = False, catalog: Catalog | None = None, **changes: Any) -> Evaluation:
         """As the flow calls it, in a flow."""
@@ -83,9 +84,8 @@ class Case:
         @flow(name="evaluate-alone")
         def alone() -> Evaluation:
             checkpoint = replace(self.checkpoint, reused=reused)
-            return stage.evaluate(
-                checkpoint, self.shard_set, self.tracking_uri, "cpu", None, catalog or self.catalog, config
-            )
+            night = self.night.with_(catalog=catalog or self.catalog, checkpoint=checkpoint)
+            return stage.evaluate(night, self.dataset.model_copy(update={"evaluate": config}), self.here)
 
         return alone()
 

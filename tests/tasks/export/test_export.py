@@ -17,17 +17,21 @@ from resnet_core.model.classifier import Classifier
 from tasks.export import export as stage
 from tasks.registry.images import VersionImages, check_fits
 from tasks.values import ModelVersion, ShardSet
+from tests.places import a_workspace
 from tests.resnet_core.model.test_classifier import a_classifier
 from tests.resnet_core.shards.test_format import CLASSES, write
 
 MODEL = ModelVersion("digits", "3", "run")
 Digits = tuple[np.ndarray, list[str]]
+HERE = a_workspace(UPath("store"))
 
 
 @pytest.fixture
 def images(tmp_path: Path, digits: Digits) -> VersionImages:
     """Shards of 600 digits, every fifth held out."""
-    return VersionImages(tuple(write(UPath(tmp_path / "shards"), digits)), CLASSES, 480, 120, None)
+    files = tuple(write(UPath(tmp_path / "shards"), digits))
+    shard_set = ShardSet("digits", UPath("shards"), files, "x", CLASSES, Preprocessing(8), 480, 0, 120, 0)
+    return VersionImages(shard_set, None)
 
 
 @pytest.fixture
@@ -45,7 +49,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch, images: VersionImages) -> Classi
 
 
 def run_export(kind: Format, output: Path, **more: bool) -> object:
-    return stage.export(MODEL, kind, UPath(output), UPath("store"), "", **more)
+    return stage.export(MODEL, kind, UPath(output), HERE, **more)
 
 
 def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.ndarray]) -> None:
@@ -60,7 +64,7 @@ def spoil(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.nda
 
 
 def test_an_export_that_agrees_is_written(classifier: Classifier, tmp_path: Path, digits: Digits) -> None:
-    made = stage.export(MODEL, "torch", UPath(tmp_path / "new" / "model.pt2"), UPath("store"), "")
+    made = stage.export(MODEL, "torch", UPath(tmp_path / "new" / "model.pt2"), HERE)
     assert made.count == 120
     assert 0 <= made.difference < 1e-5
     assert made.accuracy == made.own_accuracy
@@ -80,7 +84,7 @@ def test_one_that_differs_is_not_unless_that_is_allowed(
         run_export("torch", output)
     assert output.read_text() == "of yesterday"
     assert len(list(output.parent.iterdir())) == 1
-    made = stage.export(MODEL, "torch", UPath(output), UPath("store"), "", allow_difference=True)
+    made = stage.export(MODEL, "torch", UPath(output), HERE, allow_difference=True)
     assert "differs by 0.0002" in made.wrong
     exported_torch.check_no_pickle(output)
 
@@ -96,9 +100,9 @@ def test_int8_may_differ_but_not_in_more_than_half_a_point_of_accuracy(
         def split(self, split):  # type: ignore[no-untyped-def]
             return map(right[id(classifier)], super().split(split))
 
-    known = Right(images.files, images.classes, images.train, images.test, None)
+    known = Right(images.shard_set, None)
     monkeypatch.setattr(stage, "images_of", lambda *place: known)
-    made = stage.export(MODEL, "int8", UPath(tmp_path / "good.onnx"), UPath("store"), "", allow_difference=True)
+    made = stage.export(MODEL, "int8", UPath(tmp_path / "good.onnx"), HERE, allow_difference=True)
     assert made.difference > 1e-4  # which no other format may
     assert made.own_accuracy == 1
 
@@ -146,7 +150,7 @@ def test_int8_is_calibrated_on_training_images_of_all_shards(images: VersionImag
 
 
 def test_shards_of_other_images_are_refused(classifier: Classifier, images: VersionImages) -> None:
-    shard_set = ShardSet("digits", UPath("shards"), images.files, "x", CLASSES, Preprocessing(8), 480, 0, 120, 0)
+    shard_set = images.shard_set
     check_fits(MODEL, classifier, shard_set)
     for other, message in (
         (replace(shard_set, preprocessing=Preprocessing(16)), "another size"),

@@ -19,7 +19,7 @@ from resnet_core.catalog import history, splits
 from resnet_core.catalog.splits import SplitConfig
 from resnet_core.errors import UserError
 from resnet_core.shards import format as shards
-from tasks.store import find_catalog, versions_folder
+from tasks.store import Store
 from tasks.values import Catalog
 from tests.conftest import write_folder
 from tests.resnet_core.sources.test_idx import write_pair
@@ -136,12 +136,12 @@ def test_what_came_went_and_changed(digit_folder: Path, tmp_path: Path, digits: 
     moved.rename(digit_folder / "4" / moved.name)
     write_folder(digit_folder, digits, range(10), 3, start=300)
     assert ingested(dataset, store)[0].version == 2
-    assert find_catalog(store, None) == "d"
-    found = history.difference(versions_folder(store, "d"), 1, 2).to_pandas()
+    assert Store(store).find_catalog(None) == "d"
+    found = history.difference(Store(store).history("d"), 1, 2).to_pandas()
     assert found["change"].value_counts().to_dict() == {"came": 4, "went": 2}
     assert set(found.loc[found["change"] == "went", "uri"]) == {str(gone), str(moved)}
     with pytest.raises(UserError, match="no catalog of 'e'"):
-        find_catalog(store, "e")
+        Store(store).find_catalog("e")
 
 
 def test_other_columns_of_the_labels_are_in_the_catalog_and_make_no_version(digit_folder: Path, tmp_path: Path) -> None:

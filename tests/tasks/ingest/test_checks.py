@@ -19,8 +19,10 @@ from resnet_core.drift.summary import Summary, summarise
 from resnet_core.errors import DataCheckError
 from resnet_core.plotting.sheets import ConflictPair
 from tasks.artifacts import plain
-from tasks.ingest.checks import check_data, last_accepted
-from tasks.values import DataReport
+from tasks.dataset import Dataset
+from tasks.ingest.checks import Evidence, check_data, last_accepted
+from tasks.values import Catalog, DataReport
+from tests.places import a_workspace
 from tests.resnet_core.drift.test_checks import quarantined, rows
 
 Digits = tuple[np.ndarray, list[str]]
@@ -28,8 +30,14 @@ FAIL = ChecksConfig(class_share=ClassShareCheck(action="fail"))
 
 
 @flow
-def night(**given: Any) -> DataReport:
-    return check_data(**given)
+def night(version: int, home: UPath, evidence: dict[str, Any], **settings: Any) -> DataReport:
+    data = Dataset.model_validate({"name": "digits", "source": "digits", **settings})
+    catalog = Catalog("digits", home, "", version, (), 0, 0, 0, 0, 0)
+    return check_data(Evidence(**evidence), catalog, data, a_workspace(home))
+
+
+def nights_of(home: UPath) -> UPath:
+    return home / "checks" / "digits"
 
 
 def summary(digits: Digits, without: str = "") -> Summary:
@@ -38,15 +46,13 @@ def summary(digits: Digits, without: str = "") -> Summary:
     return summarise(rows(images[keep], [labels[k] for k in keep]))
 
 
-def given(digits: Digits, folder: UPath, **more: Any) -> dict[str, Any]:
+def given(digits: Digits, **more: Any) -> dict[str, Any]:
     """A night without the eights, against one with them, and one image under two labels."""
     image = digits[0][5]
     return {
-        "dataset": "digits",
         "now": summary(digits, without="8"),
         "last": summary(digits),
-        "config": ChecksConfig(),
-        "folder": folder,
+        "new": None,
         "samples": {"0": [digits[0][0]], "1": [digits[0][1]]},
         "conflicts": [ConflictPair(image, "5", "a/5|x.png", image, "9", "b/9*y.png")],
         **more,
@@ -67,9 +73,9 @@ def newest_page() -> str:
 def test_a_warning_is_shown_written_and_logged_and_the_night_accepted(
     digits: Digits, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    nights = UPath(tmp_path / "nights")
+    home, nights = UPath(tmp_path), nights_of(UPath(tmp_path))
     with caplog.at_level(logging.WARNING, "grayline"):
-        report = night(**given(digits, nights / "000002"))
+        report = night(2, home, given(digits))
     assert len(report.warnings) == 1
     (line,) = [record.getMessage() for record in caplog.records if record.name == "grayline"]
     assert line.startswith("checks      warn: class share: '8' 9.68% before, 0% now")
@@ -77,17 +83,17 @@ def test_a_warning_is_shown_written_and_logged_and_the_night_accepted(
     assert "| class share | **warning** | '8' 9.68% before, 0% now |" in page
     assert page.count("(data:image/webp;base64,") == 3
     for name in ("comparison.png", "samples.png", "conflicts.png"):
-        with Image.open(tmp_path / "nights" / "000002" / name) as picture:
+        with Image.open(tmp_path / "checks" / "digits" / "000002" / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 10
     assert last_accepted(nights, 99) == ("000002", summary(digits, without="8"))
 
 
 @pytest.mark.usefixtures("prefect")
 def test_a_failed_night_is_shown_and_written_but_not_accepted(digits: Digits, tmp_path: Path) -> None:
-    nights = UPath(tmp_path / "nights")
-    night(**given(digits, nights / "000001", now=summary(digits), last=None))
+    home, nights = UPath(tmp_path), nights_of(UPath(tmp_path))
+    night(1, home, given(digits, now=summary(digits), last=None))
     with pytest.raises(DataCheckError, match=r"class share: '8' .*`action: warn`"):
-        night(**given(digits, nights / "000002", config=FAIL))
+        night(2, home, given(digits), checks=FAIL)
     assert "# digits: not accepted, 1 of 8 checks failed" in newest_page()
     written = json.loads((nights / "000002" / "summary.json").read_text())
     assert written["accepted"] is False
@@ -97,20 +103,20 @@ def test_a_failed_night_is_shown_and_written_but_not_accepted(digits: Digits, tm
 
 @pytest.mark.usefixtures("prefect")
 def test_too_many_in_quarantine_fail_the_night_after_the_page_names_the_reasons(digits: Digits, tmp_path: Path) -> None:
-    nights = UPath(tmp_path / "nights")
+    home, nights = UPath(tmp_path), nights_of(UPath(tmp_path))
     now = summary(digits) + summarise(quarantined({"truncated: 3 bytes | missing": 500, "blank: every pixel is 0": 99}))
     with pytest.raises(DataCheckError, match=r"599 of 2,396 images \(25%\).*truncated 500, blank 99"):
-        night(**given(digits, nights / "000001", now=now, quarantine_limit=0.2))
+        night(1, home, given(digits, now=now), quarantine_limit=0.2)
     assert r"| truncated | 500 | truncated\: 3 bytes \| missing |" in newest_page()
     assert last_accepted(nights, 99) is None
 
 
 @pytest.mark.usefixtures("prefect")
 def test_encrypted_data_leaves_no_picture_of_an_image(digits: Digits, tmp_path: Path) -> None:
-    folder = UPath(tmp_path / "nights" / "000001")
-    night(**given(digits, folder))
+    home, folder = UPath(tmp_path), nights_of(UPath(tmp_path)) / "000001"
+    night(1, home, given(digits))
     assert (folder / "samples.png").exists()
-    night(**given(digits, folder, encrypted=True))
+    night(1, home, given(digits), encrypt=True)
     assert sorted(path.name for path in folder.iterdir()) == ["comparison.png", "summary.json"]
     page = newest_page()
     assert page.count("(data:image") == 1
@@ -119,8 +125,9 @@ def test_encrypted_data_leaves_no_picture_of_an_image(digits: Digits, tmp_path: 
 
 @pytest.mark.usefixtures("prefect")
 def test_a_store_that_is_no_disk_holds_the_same(digits: Digits, tmp_path: Path) -> None:
-    nights = UPath(f"memory://{tmp_path.name}")
-    night(**given(digits, nights / "000001"))
+    home = UPath(f"memory://{tmp_path.name}")
+    nights = nights_of(home)
+    night(1, home, given(digits))
     assert {path.name for path in (nights / "000001").iterdir()} == {
         *("comparison.png", "samples.png", "conflicts.png", "summary.json")
     }

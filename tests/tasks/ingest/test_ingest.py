@@ -20,9 +20,10 @@ from tasks.ingest.catalog import write_catalog
 from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.ingest.scan import scan
-from tasks.store import versions_folder
+from tasks.store import Store
 from tasks.values import Catalog, Scan, ShardSet
 from tests.conftest import write_folder, write_labels
+from tests.places import a_workspace
 
 Digits = tuple[np.ndarray, list[str]]
 LIMITS = Limits()
@@ -34,15 +35,16 @@ def dataset_of(folder: Path, **settings: object) -> Dataset:
 
 def ingested(dataset: Dataset, store: UPath) -> tuple[Catalog, Scan]:
     """The stage as the flow runs it, without Prefect's engine."""
-    found = scan.fn(dataset, store, LIMITS)
+    here = a_workspace(store)
+    found = scan.fn(dataset, here)
     for part in found.unread:
         read_part.fn(part, dataset.image, LIMITS)
-    return write_catalog.fn(found, dataset, store), found
+    return write_catalog.fn(found, dataset, here), found
 
 
 def sharded(dataset: Dataset, store: UPath) -> ShardSet:
-    catalog, found = ingested(dataset, store)
-    plans = plan_shards.fn(catalog, found.pixels, dataset, store)
+    catalog, _ = ingested(dataset, store)
+    plans = plan_shards.fn(catalog, dataset, a_workspace(store))
     written = sum(write_shard.fn(plan, catalog, dataset.image) for plan in plans)
     return finish_shards.fn(plans, written, catalog, dataset)
 
@@ -315,7 +317,7 @@ def test_a_night_with_soft_labels_ends_in_shards_that_have_them(digit_folder: Pa
     second = sharded(dataset, store)
     assert second.digest != first.digest
     assert 0 < second.written < 200
-    (row,) = history.difference(versions_folder(store, "d"), 1, 2).to_pylist()
+    (row,) = history.difference(Store(store).history("d"), 1, 2).to_pylist()
     assert (row["change"], row["soft_label_before"], row["soft_label"]) == ("changed", changed["soft_label"], None)
 
 
@@ -324,14 +326,14 @@ def test_a_catalog_that_knows_no_soft_labels_is_read_by_the_next_night(digit_fol
     path = Path(ingested(dataset, store)[0].path.path)
     written = pq.read_table(path)
     pq.write_table(written.drop_columns(["soft_label"]), path)
-    for delta in versions_folder(store, "d").glob("*.parquet"):
+    for delta in Store(store).history("d").glob("*.parquet"):
         pq.write_table(pq.read_table(delta.path).drop_columns(["soft_label", "soft_label_before"]), delta.path)
     shard_set = sharded(dataset, store)
     assert pq.read_table(path).equals(written)
     assert shard_set.train + shard_set.test == 200
     labels = write_labels(tmp_path / "labels.csv", uncertain(digit_folder))
     catalog, _ = ingested(dataset_of(digit_folder, labels=str(labels)), store)
-    changes = history.difference(versions_folder(store, "d"), 0, catalog.version)
+    changes = history.difference(Store(store).history("d"), 0, catalog.version)
     now = pq.read_table(catalog.path.path).sort_by("uri")["soft_label"]
     assert changes["soft_label"].to_pylist() == now.to_pylist()
     assert 0 < now.null_count < 200
@@ -364,7 +366,7 @@ def test_a_class_without_training_images_is_the_users_error(digit_folder: Path, 
 
 def test_a_killed_ingest_goes_on_with_the_parts_it_has(digit_folder: Path, tmp_path: Path) -> None:
     store, dataset = UPath(tmp_path / "s"), dataset_of(digit_folder)
-    found = scan.fn(dataset, store, LIMITS)
+    found = scan.fn(dataset, a_workspace(store))
     read_part.fn(found.unread[0], dataset.image, LIMITS)
     before = os.stat(found.unread[0].path.path)
     catalog, _ = ingested(dataset, store)

@@ -25,6 +25,7 @@ from tasks.release.int8 import measure_int8, outcome_of
 from tasks.settings import Settings
 from tasks.values import Night
 from tests.conftest import write_folder
+from tests.places import a_workspace
 
 pytestmark = [pytest.mark.usefixtures("prefect"), pytest.mark.onnx]
 
@@ -61,14 +62,17 @@ def choose(night: Night, digits: Digits, tmp_path: Path) -> EngineChoice:
     assert night.version
     classifier = load_classifier(Settings().tracking_uri, night.version, "cpu")
     return choose_engine.fn(
-        night.version, classifier, lambda: digits[0][:100], 10, "int8", UPath(tmp_path / "store"), 2
+        night.version,
+        classifier,
+        lambda: digits[0][:100],
+        10,
+        "int8",
+        a_workspace(UPath(tmp_path / "store"), Settings().tracking_uri),
     )
 
 
 def measure(night: Night, most: float) -> None:
-    assert night.version
-    assert night.shard_set
-    measure_int8(night.version, night.catalog, night.shard_set, Gate(int8=most), Settings().tracking_uri, None)
+    measure_int8(night, Gate(int8=most), a_workspace(Settings().root, Settings().tracking_uri))
 
 
 def test_what_it_costs_is_measured_and_the_promotion_does_not_wait_for_it(night: Night) -> None:

@@ -24,7 +24,9 @@ from tasks.settings import Settings
 from tasks.training import tune as stage
 from tasks.training.studies import open_study
 from tasks.training.tune import Tuning
+from tasks.values import DataReport, Night
 from tests.conftest import write_folder
+from tests.places import a_workspace
 from tests.tasks.ingest.test_ingest import ingested, sharded
 
 HOME = Path(__file__).resolve().parents[3]
@@ -104,9 +106,10 @@ def run_study(dataset: Path, folder: Path) -> optuna.Study:
     data, store, mlflow, storage = (
         load_dataset(dataset), UPath(folder), f"sqlite:///{folder}/mlflow.db", f"sqlite:///{folder}/study.db"
     )  # fmt: skip
-    shard_set, (catalog, _) = sharded(data, store), ingested(data, store)
-    plan = stage.plan_study.fn(shard_set, data, catalog, store, storage, mlflow, 4)
-    stage.run_trials.fn(plan, shard_set, data, store, mlflow, "cpu")
+    here, shard_set, (catalog, _) = a_workspace(store, mlflow), sharded(data, store), ingested(data, store)
+    night = Night(catalog, DataReport(UPath(folder), ()), shard_set)
+    plan = stage.plan_study.fn(night, data, storage, 4, None, here)
+    stage.run_trials.fn(plan, shard_set, data, here)
     return optuna.load_study(study_name=plan.name, storage=storage)
 
 

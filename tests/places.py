@@ -1,0 +1,15 @@
+"""A workspace for stages that are called without a flow."""
+
+from typing import Any
+
+from upath import UPath
+
+from resnet_core.reading.image import DEFAULT_LIMITS
+from tasks.store import Store
+from tasks.workspace import Workspace
+
+
+def a_workspace(store: UPath, tracking_uri: str = "", **changes: Any) -> Workspace:
+    """Return the workspace of a store, on the CPU, without keys."""
+    given = {"device": "cpu", "limits": DEFAULT_LIMITS, "runner": "threads", "resident_bytes": 2**30, **changes}
+    return Workspace(Store(store), tracking_uri, **given)
