@@ -13,6 +13,7 @@ from typer.core import TyperArgument
 
 from resnet_core.catalog.build import CATALOG
 from resnet_core.inference.scores import SCHEMA
+from resnet_core.reasons import ReasonCode
 from resnet_core.shards.format import schema
 from tasks.dataset import Dataset
 from tests.reference import DOCS, PAGES, commands, settings, words
@@ -101,6 +102,7 @@ WORDS = [
     *(("settings.md", f"`{variable}`") for variable, _, _ in settings()),
     *(("store.md", f"`{name}`") for name in (*CATALOG.names, *schema(8, {}).names)),
     *(("scoring.md", f"`{name}`") for name in SCHEMA.names),
+    *(("reasons.md", f"| `{code}` |") for code in ReasonCode),
 ]
 
 
