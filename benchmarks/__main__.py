@@ -103,7 +103,7 @@ def choose(arguments: list[str]) -> Chosen:
 
 
 def run(chosen: Chosen, console: Console) -> list[Result]:
-    """One bar a benchmark, each in a folder of its own that is gone afterwards."""
+    """Run the chosen benchmarks, with a progress bar and a temporary folder each."""
     columns = (TextColumn("{task.description:<8}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     results = []
     with Progress(*columns, console=console) as progress:

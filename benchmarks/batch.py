@@ -1,15 +1,16 @@
-"""A whole batch, from files to rows on the disk, against timm's inference script and against what is the limit.
+"""A whole batch, from files to rows on the disk, against timm's inference script and against the limit.
 
-JPEG files of 1024x768 to 64 px, ResNet-18, two cores. Ours is all that `classify-batch` does between its first and its
-last line: list, read, hash, decode, score, write, check, manifest; Prefect and MLflow are left out (`.fn`; `fixed` has
-them), and so is the choice of the engine. The peers have the same weights and make their start before the clock runs.
+JPEG files of 1024x768 to 64 px, ResNet-18, two cores. Ours is `classify-batch` from its first to its last line.
+It lists, reads, hashes, decodes, scores, writes, checks and writes the manifest. Prefect and MLflow are left out
+(`.fn`; `fixed` has them), and so is the choice of the engine. The peers have the same weights and start before the
+clock runs.
 
-- timm's inference script: its loader with two workers, its batches, no hash, a CSV file; ours with `decode: exact` and
-  `decode: fast`, which a data set's file chooses for ingest, training and scoring alike;
-- the limit: a bare loop that decodes, and the engine on arrays in memory, each with all cores to itself. They cannot
-  both have the same cores at once: what is to be reached there is the sum of the two times an image, and the slower
-  of the two only where one of them has a device of its own. Both are given;
-- shards: the same batch out of shards, against the engine on arrays in memory.
+- timm's inference script: its loader with two workers, its batches, no hash, a CSV file. Ours runs with
+  `decode: exact` and `decode: fast`, a setting for ingest, training and scoring alike.
+- The limit: a bare loop that decodes, and the engine on arrays in memory, with all cores to itself. On shared cores
+  the limit is the sum of the two times per image. With a device of its own, it is the slower of the two. The table
+  has both.
+- Shards: the same batch out of shards, against the engine on arrays in memory.
 """
 
 import hashlib
@@ -190,7 +191,7 @@ def write_shards(pixels: NDArray[np.uint8], folder: Path) -> None:
 
 
 def apart(mine: pd.DataFrame, theirs: pd.DataFrame) -> Difference:
-    """Of the probability of the most probable class: Pillow's filter is not quite ours, nor is its decoder."""
+    """Compare the largest probabilities: Pillow's filter and decoder are not quite ours."""
     ours = mine.set_index("uri")["confidence"].loc[theirs["filename"]].to_numpy()
     gap = np.abs(ours - theirs["prob_0"].to_numpy())
     return Difference(float(gap.mean()), float(gap.max()), "probability")

@@ -2,9 +2,9 @@
 
 All give shuffled batches of 256 uint8 images of 64 px with their labels. Ours read Parquet shards as
 `tasks.ingest.preprocess` makes them. ImageFolder reads the same images as PNG files, in its fastest plain
-form (opened as gray, no float conversion), with 0 and with 2 workers, of which the faster is the
-peer. Random rows of a numpy memmap are the limit: nothing but the copy. All files are in the page
-cache. Images are repeated to fill the shards; that makes none of the readers faster.
+form: opened as gray, no float conversion. It runs with 0 and with 2 workers, and the faster is the peer.
+Random rows of a numpy memmap are the limit: the copy alone. All files are in the page cache.
+Images are repeated to fill the shards; that makes none of the readers faster.
 """
 
 from collections.abc import Iterator

@@ -1,15 +1,13 @@
-"""`grayline classify-batch` as a user runs it, Prefect and MLflow included, by itself, for it takes long.
+"""The command `grayline classify-batch`, Prefect and MLflow included. Run it by itself, because it takes long.
 
-- fixed: ten images, beside a Prefect server that is running; and how much of that is importing. What counts is
-  seconds: at most 8.
-- growth: LARGE images against SMALL, out of a tar, without a server: time an image, and the highest sum of resident
-  bytes of the command and all processes that it started. At most 1.15 times in time, 1.3 in memory.
+- fixed: ten images beside a running Prefect server, and the share of importing. The limit is 8 seconds.
+- growth: LARGE images against SMALL, out of a tar, without a server. Time per image may grow 1.15 times. Memory, the
+  highest sum of resident bytes of the command and all its processes, may grow 1.3 times.
+- workers: a Ray cluster of two nodes, pinned to a core each, against a cluster of one node. The rate is the batch's
+  own images/s, including the start of workers and Prefect. Twice would be linear. The command, its Prefect server and
+  the scheduler share the cores: beside one node they find a core free, beside two none.
 
-- workers: a Ray cluster of two nodes, each pinned to a core of its own, against one of one node; the batch's own
-  images/s, in which a worker's start is, and Prefect's. Twice would be linear. The command, its Prefect server and
-  the scheduler have no machine of their own here: beside one node they find a core free, beside two none.
-
-The version that scores is of the digits, an epoch of training; the images are `scale`'s, all different.
+The version that scores is of the digits, trained for an epoch; the images are `scale`'s, all different.
 """
 
 import json

@@ -1,9 +1,9 @@
-"""What drift measures say where a camera has changed, and what it costs: `python -m benchmarks drift [PART ...]`.
+"""Drift measures under a changed camera, and the loss of accuracy: `python -m benchmarks drift [PART ...]`.
 
-A training on the sample data set (ELPV at 64 px and for 12 epochs, which takes a minute); one half of the held-out
-images is the reference, the other half the batch, once as it is and once for each change. What a threshold ought to be
-is where accuracy begins to suffer: 0.2 is `drift:`'s default. The table of docs/drift.md is this one's. The measures
-that call it drift stand in the place of the unit.
+The training uses a sample data set (ELPV at 64 px and for 12 epochs, which takes a minute). Half of the held-out
+images is the reference. The other half is the batch, once unchanged and once for each change. A threshold should lie
+where accuracy begins to suffer; the default of `drift:` is 0.2. The table of docs/drift.md is this one.
+The column of the unit names the measures that drifted.
 """
 
 from collections.abc import Callable
@@ -96,7 +96,7 @@ def part(name: str, folder: Path) -> list[Measure]:
 
 
 def profile(classifier: Classifier, pixels: Pixels) -> Profile:
-    """What scoring would keep of a batch, without reviews: this version knows no sets."""
+    """Return the profile that scoring would keep of a batch, without reviews: this version has no sets."""
     shares = classifier.probabilities(pixels)
     brightness, contrast, sharpness = measure(pixels)
     looks = pa.table({"brightness": brightness, "contrast": contrast, "sharpness": sharpness})

@@ -1,13 +1,13 @@
-"""The engines of bulk scoring, each against plain eager PyTorch: `python -m benchmarks engines [NAME ...]`.
+"""The engines of bulk scoring, against plain eager PyTorch: `python -m benchmarks engines [NAME ...]`.
 
-The peer has normalised float tensors ready, contiguous as torch makes them, and runs the weights under
-`inference_mode`, every step on all of torch's threads. Ours take uint8 images to calibrated
-probabilities as a batch does: as many threads as the peer has, each with images of its own. Both in batches of
-the size that the engine would choose, and the peer in batches of 128 too; reading files is no part of it.
-The difference is between the two softmax outputs; that of int8 is what the gate is asked about.
+The peer has normalised float tensors ready, contiguous as torch makes them. It runs the weights under
+`inference_mode`, every step on all of torch's threads. Ours take uint8 images to calibrated probabilities as a batch
+does: as many threads as the peer has, with images of their own. Both use the batch size that the engine would choose,
+and the peer also batches of 128. Reading files is not included.
+The difference is between the two softmax outputs; for int8, the gate judges it.
 
-The limit: the network's multiplications and additions at the rate at which these cores multiply large matrices, with
-nothing else to do. Engines that convolve as the network is written cannot be faster than that.
+The limit: the network's multiplications and additions at the rate at which these cores multiply large matrices. Engines
+that convolve as the network is written cannot be faster than that.
 """
 
 from collections.abc import Sequence

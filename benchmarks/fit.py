@@ -1,11 +1,10 @@
 """Training: one epoch of `resnet_core.training.loop.fit` against the bare loop, which is the limit.
 
-Ours shuffles and gathers resident uint8 images, augments, normalises, weighs and smooths the loss,
-steps the schedule, averages the weights and counts what was right. The bare loop does forward,
-backward and an SGD step on one random batch that lies ready. Same network, same shapes, both
-channels_last, both in float32 and, on a CPU with units for it, in bfloat16. Ours is the rate that
-`fit` itself reports for its second epoch: in the first one it fetches the memory that it keeps. Large
-images can bring it above the limit: the bare loop gives its memory back to the system in every step, see
+Ours shuffles and gathers resident uint8 images, augments, normalises, and weights and smooths the loss. It also steps
+the schedule, averages the weights and counts correct predictions. The bare loop does forward, backward and an SGD step
+on one random batch that lies ready. Both have the same network and shapes, channels_last, in float32 and, on a CPU with
+units for it, in bfloat16. Our rate is that of `fit`'s second epoch, because the first one allocates memory.
+Large images can bring it above the limit: the bare loop returns its memory to the system in every step, see
 `resnet_core.device`.
 """
 

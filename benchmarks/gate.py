@@ -1,12 +1,11 @@
-"""How often the gate lets a challenger in: `python -m benchmarks gate`, by itself.
+"""How often the gate promotes a challenger: `python -m benchmarks gate`, by itself.
 
-A night is a champion and a challenger that answer for the same 2,000 held-out images and differ on a
-twentieth, a tenth or a fifth of them; the challenger is as good, 3 points worse or 1 point better. Whether
-it gets in is what `resnet_core.evaluation.comparison` says, which the gate asks, at the defaults of a data set file.
-The last column of rules is what gates do otherwise: the challenger's accuracy is not below the champion's.
+A night is a champion and a challenger that predict the same 2,000 held-out images. They differ on a twentieth, a tenth
+or a fifth of them. The challenger is as good, 3 points worse or 1 point better.
+`resnet_core.evaluation.comparison` decides, as in the gate, at the defaults of a data set file.
+The last column is the common alternative: the challenger's accuracy is not below the champion's.
 
-`images`: each image stands for itself. `groups`: images come in fours that resemble each other, as of one
-patient, and the gate knows it.
+`images`: images are independent. `groups`: images come in similar fours, as of one patient, and the gate knows it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -61,8 +60,10 @@ def run(folder: Path, track: Track, parts: Sequence[str] = PARTS, nights: int = 
 
 
 def rates(difference: float, share: float, nights: int, group: int = 1, seed: int = 0) -> dict[str, float]:
-    """Of each rule, the share of the nights on which a challenger gets in whose accuracy is higher by
-    `difference` and which differs from the champion on `share` of the images."""
+    """Return, by rule, the share of the nights on which the challenger is promoted.
+
+    Its accuracy is higher by `difference`, and it differs from the champion on `share` of the images.
+    """
     passed = dict.fromkeys(RULES, 0)
     groups = np.repeat(np.arange(IMAGES // group), group) if group > 1 else None
     for night in simulated(difference, share, nights, group, seed):

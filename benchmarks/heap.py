@@ -1,7 +1,7 @@
-"""What it brings to keep a step's memory (`resnet_core.device`): `python -m benchmarks heap`, by itself.
+"""The benefit of keeping a step's memory (`resnet_core.device`): `python -m benchmarks heap`, by itself.
 
-`fit` as it is, and without it, where glibc gives memory back to the system as it sees fit. Each training is in a
-process of its own: what one has freed the other would use. The rate is that of the second epoch, the peak that of
+`fit` as it is, and without it, where glibc returns memory to the system. Trainings run in processes of their own,
+because the second would use memory that the first one freed. The rate is that of the second epoch, the peak that of
 the process.
 """
 

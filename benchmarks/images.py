@@ -16,10 +16,10 @@ PHOTOGRAPHS = 3
 
 
 def photographs(each: int, width: int = 1024, height: int = 768) -> Iterator[bytes]:
-    """JPEG files, 4:2:0, `each` different crops of every photograph.
+    """Yield JPEG files, 4:2:0, `each` different crops of every photograph.
 
-    The photographs are smaller than that: they go on mirrored beyond their borders, which keeps
-    their detail, where enlarging would smooth it and make them cheaper to decode than a camera's.
+    The photographs are smaller than the files, so they are mirrored beyond their borders. Enlarging would smooth them
+    and make them cheaper to decode than a camera's.
     """
     rng = np.random.default_rng(0)
     for photograph in range(PHOTOGRAPHS):
@@ -28,8 +28,10 @@ def photographs(each: int, width: int = 1024, height: int = 768) -> Iterator[byt
 
 
 def scenes(count: int, width: int = 1024, height: int = 768, quality: int = QUALITY) -> Iterator[bytes]:
-    """JPEG files like `photographs`, each a blend of crops of two of them: as in a collection, no two look
-    the same, where thousands of crops of three photographs would be near-duplicates of each other."""
+    """Yield JPEG files like `photographs`, blends of crops of two of them.
+
+    As in a collection, no two look the same. Thousands of crops of three photographs would be near-duplicates.
+    """
     rng = np.random.default_rng(1)
     for _ in range(count):
         one, other = rng.permutation(PHOTOGRAPHS)[:2]

@@ -1,10 +1,10 @@
 """Nights over a collection of images, against a bare loop over the same files.
 
 Ours is the whole of ingest and preprocess: list, read, hash, decode, look for near-duplicates, write
-parts, catalog, version and shards, all flushed to the disk; Prefect is left out (`.fn`). The peer
+parts, catalog, version and shards, all flushed to the disk. Prefect is left out (`.fn`). The peer
 opens, decodes and resizes with the same decoder, keeps the pixels and writes nothing. Both have two
-workers: ours two threads with a reader process each, the peer two processes, which a bare Python loop
-needs to keep two cores busy. What lies between them is the price of all that a night does besides.
+workers. Ours are two threads with a reader process each; the peer needs two processes to keep two cores busy.
+The ratio is the price of everything else in a night.
 
 The second night finds 1% more images; its peer is the first night.
 """

@@ -1,9 +1,8 @@
-"""Wrong labels on purpose, and how many are found: `python -m benchmarks label_issues [PART ...]`, by itself.
+"""Wrong labels on purpose, and the share that is found: `python -m benchmarks label_issues [PART ...]`, by itself.
 
-A twentieth of the training labels is flipped, the flow's own stages make shards of what stands there then,
-and its own folds are trained and predicted. What counts as found is a flipped label among those that are
-called issues; everything else that is called one counts against it, a label that was wrong before too. A
-label of which the experts were not sure (a soft one) is not flipped: it says by itself that it may be wrong.
+A twentieth of the training labels is flipped. The flow's own stages make shards of these labels, train the folds and
+predict. A flipped label among the issues counts as found. Every other issue counts as a false alarm, even if the label
+was wrong before. Soft labels are not flipped, because they state their doubt themselves.
 """
 
 import csv

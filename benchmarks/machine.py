@@ -1,4 +1,4 @@
-"""What a run was measured on: without it a figure says nothing."""
+"""The machine and the packages of a run: without them a figure says nothing."""
 
 import os
 import platform

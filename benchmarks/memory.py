@@ -1,9 +1,8 @@
 """Peak memory of a training on streamed shards: `python -m benchmarks memory`, by itself.
 
-The same training of a tiny network, in a process of its own, on SMALL and on LARGE images. What it may
-hold in memory is held equal (`resident_bytes`), and less than either set. The figure that counts is the
-large run's peak over the small one's: at most 1.1. Images are noise that compresses; shards are of the
-size that a night writes.
+The same training of a tiny network, in a process of its own, on SMALL and on LARGE images. Both may hold equally much
+in memory (`resident_bytes`), less than either set. The result is the large run's peak over the small one's: at most
+1.1. Images are noise that compresses; shards have the size that a night writes.
 """
 
 import resource
@@ -74,7 +73,7 @@ def train_on(folder: str) -> None:
 
 
 def peak_bytes() -> int:
-    """Of this process. Linux's `ru_maxrss` begins with the peak of the process that started it."""
+    """Return the peak of this process. Linux's `ru_maxrss` begins with the peak of the process that started it."""
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

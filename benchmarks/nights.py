@@ -34,7 +34,7 @@ def place(store: UPath, resident_bytes: int = 2 * 1024**3) -> Workspace:
 
 
 def preprocess(dataset: Dataset, store: UPath) -> ShardSet:
-    """What the flow does up to `preprocess`, as it does it."""
+    """Run the flow's stages up to `preprocess`."""
     return catalog_and_shards(dataset, store)[1]
 
 

@@ -1,4 +1,4 @@
-"""What Prefect costs a scoring batch: tasks that do nothing, with what score_part and finish_batch are given."""
+"""The cost of Prefect in a scoring batch: tasks that do nothing, with the inputs of score_part and finish_batch."""
 
 import json
 import logging
@@ -93,14 +93,14 @@ def task_cost(folder: Path, sizes: Sequence[int]) -> Tasks:
 
 
 def core_seconds() -> float:
-    """Of this process and all below it, the server among them."""
+    """Return the processor seconds of this process and all below it, the server among them."""
     here = psutil.Process()
     times = [process.cpu_times() for process in (here, *here.children(recursive=True))]
     return sum(each.user + each.system for each in times)
 
 
 def completed_tasks() -> int:
-    """Of the flow that runs, as its server has recorded it."""
+    """Return the number of completed tasks that the server has recorded for the running flow."""
     run = FlowRunContext.get()
     assert run is not None
     assert run.flow_run is not None

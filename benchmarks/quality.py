@@ -1,10 +1,9 @@
-"""How well the sample data sets are learned: `python -m benchmarks quality [PART ...]`, by itself.
+"""The accuracy on the sample data sets: `python -m benchmarks quality [PART ...]`, by itself.
 
-The flow's own stages up to the shards, so the split and the near-duplicates that must go are those of a
-user's night; then one training a seed, of the recipe of the data set's file, and its classifier on the
-held-out images. The split is the same for all seeds: what varies is the initial weights, the order of the
-images and their augmentation. The spread is that of the training, not that of the choice of test images:
-one seed's accuracy on ELPV's 657 has a standard error of 1.5 points besides.
+The flow's own stages run up to the shards, so split and near-duplicates are those of a user's night. Then the data set
+file's recipe is trained once per seed, and evaluated on the held-out images. The split is the
+same for all seeds. The initial weights, the order of the images and their augmentation vary. So the spread is that of
+the training, not of the choice of test images: on ELPV's 657, accuracy has a standard error of 1.5 points besides.
 """
 
 import hashlib
@@ -118,7 +117,7 @@ def certain(source: Path, labels: str) -> list[str]:
 
 
 def gathered(name: str, trial: Trial, outcomes: list[dict[str, Any]]) -> list[Measure]:
-    """One line a metric; its values are one a seed."""
+    """Return a line per metric, with a value per seed."""
     wanted = [*trial.metrics, *([CERTAIN] if trial.certain else [])]
     lines = [Measure(f"{name}, {metric}", tuple(found[metric] for found in outcomes)) for metric in wanted]
     return [*lines, Measure(f"{name}, training", tuple(found["seconds"] for found in outcomes), "s")]

@@ -1,7 +1,7 @@
-"""Interleaved timing: every contestant has one turn a round, so that a noisy machine is noisy to all.
+"""Interleaved timing: every contestant has one turn per round, so that other load falls on all of them.
 
-A figure is a rate (images/s) of one turn. A ratio is taken between two turns of the same round, and
-its median over the rounds is what is reported: absolute rates belong to a machine and an hour.
+A figure is a rate (images/s) of one turn. A ratio is taken between two turns of the same round.
+The median over the rounds is reported, because absolute rates belong to a machine and an hour.
 """
 
 import math
@@ -73,7 +73,7 @@ class Measure:
 
 @dataclass(frozen=True)
 class Result:
-    """What one benchmark came to; `setting` says what was held equal."""
+    """The result of a benchmark; `setting` says what was held equal."""
 
     name: str
     setting: str

@@ -1,10 +1,9 @@
-"""From ten thousand images to a million: `python -m benchmarks scale`, by itself, for it takes long.
+"""From ten thousand images to a million: `python -m benchmarks scale`, by itself, because it takes long.
 
-`grayline preprocess` runs as a user runs it, from a tar of small images to shards, once on SMALL images
-and once on LARGE. An image is a blend of two crops of scikit-image's photographs: all differ, as a
-collection's do. Time is wall-clock time an image, Prefect's start included; memory is the highest sum
-of resident bytes of the command and all processes that it started. The figures that count are the
-large run's over the small one's: at most 1.2 in time, 1.5 in memory.
+The command `grayline preprocess` runs from a tar of small images to shards, on SMALL and on LARGE images. An image is
+a blend of two crops of scikit-image's photographs, so all differ, as in a collection. Time is wall-clock time per
+image, Prefect's start included. Memory is the highest sum of resident bytes of the command and all its processes. The
+results are the large run's figures over the small one's: at most 1.2 in time, 1.5 in memory.
 """
 
 import io

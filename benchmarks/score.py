@@ -1,8 +1,8 @@
 """The classifier of bulk scoring: `Classifier.probabilities` against plain eager PyTorch.
 
-Ours takes uint8 images and normalises them; the peer has normalised float tensors ready, contiguous
-as torch makes them, in batches of 128, and runs the same weights under `inference_mode`. Both to
-softmax, ours in batches of its own choice. Reading files is no part of it: see `decode` and `ingest`.
+Ours takes uint8 images and normalises them, in batches of its own choice. The peer has normalised float tensors ready,
+contiguous as torch makes them, in batches of 128. It runs the same weights under `inference_mode`. Both end with
+softmax. Reading files is not included: see `decode` and `ingest`.
 The difference is between the two softmax outputs.
 """
 
@@ -56,7 +56,7 @@ def run(folder: Path, track: Track) -> Result:
 
 
 def contestants(folder: Path) -> tuple[NDArray[np.uint8], Tensor, ResNet, Classifier]:
-    """Cells as uint8 [N, S, S] and as the peer has them, its network, and the classifier of the same weights."""
+    """Return cells as uint8 [N, S, S] and as the peer's tensors, the peer's network, and the classifier."""
     read = [read_file(str(path), Preprocessing(SIZE)).pixels for path in cells(IMAGES)]
     pixels = np.stack([image for image in read if image is not None])
     normalisation = Normalisation(float(pixels.mean()) / 255, float(pixels.std()) / 255)

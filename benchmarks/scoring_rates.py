@@ -1,7 +1,6 @@
-"""What each stage of a scoring batch costs on this machine, the shipped code at two or three sizes.
+"""The cost of a scoring batch's stages on this machine, with the shipped code at two or three sizes.
 
-A stage that this measures is the one that `classify-batch` runs; only what it would read from elsewhere (the listing,
-the registered version) is put in its place.
+The stages are those of `classify-batch`. Only inputs from elsewhere (the listing, the registered version) are replaced.
 """
 
 import os
@@ -168,7 +167,7 @@ def files_in_memory(count: int) -> Iterator[pa.RecordBatch]:
 
 
 def opening(folder: Path, sizes: Sequence[int]) -> Growth:
-    """What a worker takes to find its part in the listing, by the number of parts."""
+    """Measure the time in which a worker finds its part in the listing, by the number of parts."""
 
     def measure(count: int) -> float:
         table = pa.Table.from_batches(list(files_in_memory(count))).select(parts.COLUMNS)
@@ -200,8 +199,10 @@ class Scored:
 
 
 def scored(folder: Path, source: Path, classifier: Classifier, engine: Engine, sizes: Sequence[int]) -> Scored:
-    """Score a source in parts of these sizes, WORKERS side by side, each thrice, into folders that are made below this
-    one; the first time does not count."""
+    """Score a source in parts of these sizes, WORKERS at once, into folders below this one.
+
+    Sizes are scored three times; the first time does not count.
+    """
     taken: dict[int, list[float]] = {}
     end_idle()
     with scoring(classifier, engine), ThreadPoolExecutor(WORKERS) as pool:

@@ -1,12 +1,12 @@
-"""Whether looking at the images without their labels first helps: `python -m benchmarks self_supervised`, by itself.
+"""Pre-training without labels: `python -m benchmarks self_supervised`, by itself.
 
-ELPV's training cells at 96 pixels, three trainings a seed that are judged on the held-out cells:
+ELPV's training cells at 96 pixels, three trainings per seed, evaluated on the held-out cells:
 
 - `scratch`: EPOCHS epochs of the data set file's recipe;
-- `pre-trained`: the same, from weights of VICReg (Bardes, Ponce & LeCun 2021, arXiv:2105.04906) on the same cells
-  without their labels: two views of a cell are to have like features, and the features to vary and to be unlike;
-- `longer`: from scratch, as many epochs as fit into the seconds of `pre-trained`, the first part included. This is what
-  pre-training has to be better than.
+- `pre-trained`: the same, from weights of VICReg on the same cells without their labels (Bardes, Ponce & LeCun 2021,
+  arXiv:2105.04906): two views of a cell get similar features, and the features vary and are uncorrelated;
+- `longer`: from scratch, with as many epochs as fit into the seconds of `pre-trained`, pre-training included.
+  Pre-training has to beat this one.
 """
 
 import sys

@@ -1,15 +1,14 @@
-"""A batch of 100 million images on up to 1,024 workers, from what each stage costs here: `python -m benchmarks
-simulate_scoring`, by itself, for it takes some minutes.
+"""A batch of 100 million images on up to 1,024 workers, simulated: `python -m benchmarks simulate_scoring`, by itself.
 
-No machine here has so many workers. So each stage is measured at two or three sizes, with the shipped code; what it
-takes at the size of the batch follows from the largest size and from how it grew up to there; and a simulation
-(`simulation`) puts the stages together: plan and finish alone, in between a driver, Prefect's server and the workers.
-Two loads: photographs, whose decoding takes the time, and images so small that all else does.
+No machine here has so many workers. So the stages are measured at two or three sizes, with the shipped code. Their time
+at the size of the batch is extrapolated from the largest size and the growth up to it. A simulation (`simulation`)
+combines the stages: plan and finish alone, in between a driver, Prefect's server and the workers. The two loads are
+photographs, where decoding dominates, and images so small that everything else does.
 
-Whether that tells the truth is seen where it can be: CHECKED small images are scored in a Prefect flow, in parts as
-they are and in small ones, and the time that the same simulation says is held against the clock.
+The simulation is checked at a small size: CHECKED small images are scored in a Prefect flow, in normal and in small
+parts. The simulated time is compared with the measured one.
 
-What is not in it: a network between the workers and the files, an object store's listing, machines that die.
+Not included: a network between the workers and the files, an object store's listing, machines that die.
 """
 
 from dataclasses import dataclass, replace
@@ -78,7 +77,7 @@ class Costs:
 
     @property
     def task(self) -> float:
-        """Seconds of Prefect for one more task. What the server records later holds nobody up."""
+        """Seconds of Prefect for one more task. Later records of the server delay nobody."""
         return self.tasks.returned.at(MOST_PARTS) / MOST_PARTS
 
     @property
@@ -156,7 +155,7 @@ def measured(folder: Path, scored: Scored, part: dict[str, Growth]) -> Costs:
 
 
 def least(rounds: list[Costs]) -> Costs:
-    """Of each stage and size the quickest round."""
+    """Return the quickest round, by stage and size."""
     first, *others = rounds
     for other in others:
         plan, finish = first.plan, first.finish
@@ -208,15 +207,18 @@ def batch_job(costs: Costs, load: str) -> Job:
 
 
 def improved(costs: Costs, load: str) -> Job:
-    """What would be done then: list and plan by prefix or archive, LISTERS at a time; tallies and what drift wants from
-    the parts' own outcomes; and twice as many parts waiting as there are workers."""
+    """Return the job with possible improvements.
+
+    List and plan by prefix or archive, LISTERS at a time. Take tallies and drift from the parts' own outcomes.
+    Keep twice as many parts waiting as there are workers.
+    """
     job = batch_job(costs, load)
     before = (costs.listing(load).at(FILES) + costs.plan.at(FILES)) / LISTERS + costs.start
     return replace(job, before=before, after=3 * costs.handing.at(job.parts), most_waiting=2 * max(CURVE))
 
 
 def batches(costs: Costs, load: str) -> list[Measure]:
-    """What the simulation says of a load."""
+    """Simulate a load."""
     job, better = batch_job(costs, load), improved(costs, load)
     lines = [
         Measure(f"{load}: a worker", (costs.speed(load),), "images/s"),
@@ -242,7 +244,7 @@ def efficiencies(job: Job, costs: Costs, load: str, workers: int) -> tuple[float
 
 
 def stages(costs: Costs) -> list[Measure]:
-    """What was measured, and what it comes to at the size of the batch."""
+    """Return the measured costs, and those at the size of the batch."""
     size = part_size(FILES, most_parts=MOST_PARTS)
     count, last = -(-FILES // size), costs.plan.cut.sizes[-1]
     found = {

@@ -34,7 +34,7 @@ class Growth:
         return self.seconds[-1] + (size - self.sizes[-1]) * max(last, self.seconds[-1] / self.sizes[-1])
 
     def least(self, other: "Growth") -> "Growth":
-        """Of two measurements of the same: whoever else is at work only adds."""
+        """Return the smaller of two measurements: other load only adds time."""
         return Growth(self.sizes, tuple(map(min, self.seconds, other.seconds)))
 
 

@@ -1,11 +1,12 @@
 """Images of other sizes than the training's: `python -m benchmarks sizes`, by itself.
 
-Two networks learn from ELPV's cells at 96 pixels: one with the multi-scale head and a size drawn for each
-batch, about 96 and out of shards of the largest, for what is enlarged is not as sharp as what is larger; one plain
-ResNet at 96, given as many epochs as fit into the seconds that the first one took. Both then classify the held-out
-cells at half to twice that size, each made from the original file of 300 pixels as scoring would make it: by one look
-at an image as it comes, and brought to sizes that the network learned at (`score_scales`), the mean of three for the
-first one, 96 for the plain one. What counts is the mean accuracy over the sizes.
+Two networks learn from ELPV's cells at 96 pixels. The first has the multi-scale head and draws a size for each batch,
+about 96. Its shards have the largest size, because enlarged images are less sharp. The second is a plain ResNet at 96,
+with as many epochs as fit into the seconds of the first.
+
+Both classify the held-out cells at half to twice that size, resized from the original 300 pixels as in scoring.
+They see the image as it is, and resized to learned sizes (`score_scales`): the mean of three for the first network,
+96 for the plain one. The result is the mean accuracy over the sizes.
 """
 
 import hashlib
@@ -122,7 +123,7 @@ def epoch_seconds(job: Job) -> float:
 
 
 def in_both(made: ShardSet, larger: ShardSet, raw: Path) -> HeldOut:
-    """The images that are held out of both, for what looks like another is decided by the pixels, at every size."""
+    """Return the images held out of both. Near-duplicates are found on the pixels, so they differ by size."""
     held, others = held_out(made), set(held_out(larger).image_ids)
     rows = [row for row, image in enumerate(held.image_ids) if image in others]
     data = {hashlib.sha256(file).hexdigest(): file for file in map(Path.read_bytes, (raw / "images").iterdir())}

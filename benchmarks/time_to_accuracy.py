@@ -1,16 +1,14 @@
 """Seconds of training to an accuracy: `python -m benchmarks time_to_accuracy [PART]`, by itself.
 
-Ours is what `data/elpv.yaml` says, from the shards of a night; the peers are torchvision's and timm's
-recipes over image files of the same split, the originals of 300 pixels. All see the same input size on the
-same cores, and are held against the same images after every epoch. The networks are what each recipe names:
-the peers' ResNet-18 has a first stage of 64 channels, ours the `width` of the file. Evaluation is not counted, nor
-what comes before the first step, which for ours is a night's ingest. The first epoch that reaches the
-target counts. A peer that has not come so far in twice our seconds is stopped there: its time is at least that,
-and so is the ratio; twice is what is wanted.
+Ours is `data/elpv.yaml`, from the shards of a night. The peers are torchvision's and timm's recipes over image files of
+the same split, the originals of 300 pixels. All use the same input size on the same cores. They are evaluated on the
+same images after every epoch. The networks are those of the recipes: the peers' ResNet-18 has a first stage of 64 channels,
+ours the `width` of the file. Neither evaluation nor the time before the first step is counted; for ours that is a
+night's ingest. The first epoch that reaches the target counts. A peer that has not reached it in twice our seconds is
+stopped: its time is at least that, and so is the ratio. The goal is twice.
 
-A schedule that is cut off in its middle says little of what it would have come to. So the peers run twice:
-`documented`, with all the epochs that their authors recommend, and `shortened`, with a schedule of the
-same shape over as many epochs as reach the limit.
+A schedule that is cut off in its middle says little about its end. So the peers run twice. `documented` has all the
+epochs that the authors recommend. `shortened` has a schedule of the same shape, with as many epochs as reach the limit.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
-"""Trainings that take minutes: how far they are, and outcomes that are kept.
+"""Trainings that take minutes: their progress, and results that are kept.
 
-An outcome lies in a folder named by all that decides it: data, settings, code. A command that was
-interrupted finds what it had finished, and goes on from the last epoch's checkpoint of what it had not.
-What it does not know is how busy the machine was: `rm -r benchmarks/results/trainings` measures anew.
+A result lies in a folder named by everything that decides it: data, settings, code. An interrupted command finds its
+finished trainings and resumes the others from their last epoch's checkpoint.
+The name does not cover the load of the machine: `rm -r benchmarks/results/trainings` measures again.
 """
 
 import json
@@ -48,7 +48,7 @@ def held_out(shard_set: ShardSet) -> Test:
 
 
 def kept(name: str, work: Callable[[UPath], dict[str, Any]], *decides: Any) -> dict[str, Any]:
-    """What `work` returns, or once returned. It is given a place for a checkpoint."""
+    """Return the result of `work`, kept from an earlier run or new. It is given a path for a checkpoint."""
     folder = UPath(KEPT / f"{name}-{digest_of(*decides, source_digest(*LEARNING, classifier, metrics))}")
     outcome, checkpoint = folder / "outcome.json", folder / "state.safetensors"
     if not outcome.exists():
@@ -67,7 +67,7 @@ def train(job: training.Job, checkpoint: UPath, show: Callable[[float], None]) -
 
 
 def seconds(epochs: Sequence[Epoch], images: int) -> float:
-    """What the epochs took; what came between them (validation, checkpoints) is not in it."""
+    """Return the seconds of the epochs, without validation and checkpoints between them."""
     return sum(images / epoch.images_per_second for epoch in epochs)
 
 

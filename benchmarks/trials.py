@@ -1,11 +1,11 @@
-"""What a change of the recipe does: `python -m benchmarks trials [NAME ...]`, by itself.
+"""Changes of the recipe: `python -m benchmarks trials [NAME ...]`, by itself.
 
-The recipe of `data/elpv-best.yaml`, shortened, learns from three quarters of ELPV's training cells and is judged on
-the fourth. The held-out cells, which the figures of `quality` are about, are not looked at to choose by. All trials
-have the same images; two seeds vary the initial weights and the order. Read differences of a point as noise.
+The recipe of `data/elpv-best.yaml`, shortened, learns from three quarters of ELPV's training cells and is evaluated on
+the fourth. The held-out cells of `quality` are not used for choosing. All trials have the same images; two seeds vary
+the initial weights and the order. Read differences of a point as noise.
 
-It is shortened in two ways: few epochs at 224 px, to see what learns sooner; and, for the names that begin with
-`long`, all of the recipe's at 128 px, where it learns by heart, to see what that can be held against with.
+The recipe is shortened in two ways. Few epochs at 224 px show which change learns sooner. Names that begin with `long`
+run all epochs at 128 px, where the network overfits, to compare remedies.
 """
 
 from collections.abc import Callable, Mapping
@@ -48,7 +48,7 @@ MOVED = {"zoom": 0.15, "rotate": 10.0, "brightness": 0.05, "contrast": 0.2}
 
 @dataclass(frozen=True)
 class Changes:
-    """Of the data set file's `model`, `train` and `train.augment`, and how the recipe is shortened."""
+    """Changes of the data set file's `model`, `train` and `train.augment`, and the shortened recipe."""
 
     model: Mapping[str, Any] = field(default_factory=dict)
     train: Mapping[str, Any] = field(default_factory=dict)

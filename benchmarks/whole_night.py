@@ -1,13 +1,14 @@
-"""A whole night on ELPV, by itself, for it takes half an hour on two quiet cores.
+"""A whole night on ELPV, by itself, because it takes half an hour on two idle cores.
 
-Ours is what a user types: `grayline retrain` on `data/elpv.yaml` and `grayline classify-batch` over all 2,624 files,
-from the first import to the last row, Prefect's and MLflow's time included; the version must be promoted, with an
-accuracy of TARGET. The peer is what one would write instead: torchvision's reference training on an ImageFolder of the
-same split, of the same input size, an evaluation after each epoch, until it has that accuracy, and timm's inference
-script over the same files with what came of it. It makes no near-duplicate check, no interval, no version and no gate.
+Ours are the commands `grayline retrain` on `data/elpv.yaml` and `grayline classify-batch` over all 2,624 files. Time
+runs from the first import to the last row, Prefect and MLflow included. The version must be promoted, with an accuracy of
+TARGET.
 
-Its schedule has as many epochs as three times our seconds have room for: cut off in its middle, the documented one of
-90 epochs would say nothing. A peer that has not come so far by then is stopped: its time is at least that.
+The peer is the usual script: torchvision's reference training on an ImageFolder of the same split and input size. It is
+evaluated after each epoch, until it reaches that accuracy; then timm's inference script runs over the same files. It
+makes no near-duplicate check, no interval, no version and no gate. Its schedule has as many epochs as fit into three
+times our seconds: cut off in its middle, the documented one of 90 epochs would say nothing. A peer that has not reached
+the accuracy by then is stopped: its time is at least that.
 """
 
 import os
@@ -91,7 +92,7 @@ def their_night(folder: Path, made: ShardSet, limit: float, show: Callable[[floa
         show(min(1.0, spent / limit))
         if best >= TARGET or spent >= limit:
             break
-    # What the network's weights are makes no difference to the time it takes.
+    # The values of the weights do not change the time.
     given = timm_inference.Given({}, len(made.classes), side, 0.5, 0.25)
     rows = timm_inference.infer(folder / "raw" / "images", timm_inference.build(given), given, folder / "timm.csv")
     return time.monotonic() - began, best, len(rows)

@@ -1,1 +1,1 @@
-"""What a user would train with otherwise, each as its authors document it."""
+"""The alternatives for training and inference, run as their authors document them."""

@@ -1,4 +1,4 @@
-"""What a peer's recipe is to the benchmark that runs it."""
+"""The interface of a peer's recipe."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -12,7 +12,7 @@ Batches = Iterable[tuple[Tensor, Tensor]]  # float32 [B, C, H, W] and int64 [B]
 
 
 class Trained(NamedTuple):
-    """One epoch: the seconds of its training, with loading, without evaluation; the accuracy after it."""
+    """Seconds of an epoch's training, with loading, without evaluation; the accuracy after it."""
 
     seconds: float
     accuracy: float

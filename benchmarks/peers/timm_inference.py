@@ -1,8 +1,9 @@
 """timm's inference script, through timm's own parts, with the values it has by default.
 
-`inference.py` of timm's repository: the folder reader, the loader with two workers and its prefetcher, batches of 256,
-the model in evaluation mode under `inference_mode`, softmax and the five most probable classes, all results kept until
-the end, then a table of file names and a CSV file. The weights, sides and normalisation are those that it is given.
+`inference.py` of timm's repository: the folder reader, the loader with two workers and its prefetcher, batches of 256.
+The model runs in evaluation mode under `inference_mode`, then softmax and the five most probable classes.
+All results are kept until the end, then written as a table of file names and a CSV file.
+The weights, sides and normalisation are those that it is given.
 """
 
 from dataclasses import dataclass
@@ -21,8 +22,7 @@ WORKERS = 2
 
 @dataclass(frozen=True)
 class Given:
-    """What a trained model comes with: names of a torchvision ResNet-18 with one input channel; none: whatever a fresh
-    one has."""
+    """A trained model: weights by the names of a torchvision ResNet-18 with one input channel; none: random ones."""
 
     weights: dict[str, Tensor]
     classes: int

@@ -1,10 +1,14 @@
 """timm's training script for ResNet-18, through timm's own parts, with the values it has by default.
 
-`train.py` of timm's repository: SGD with Nesterov's momentum of 0.9 and a rate of 0.1 for 256 images a
-batch, here 0.05 for the 128 it takes; weight decay 2e-5 on kernels and matrices; a cosine over 300 epochs
-after five of warm-up from 1e-5; label smoothing of 0.1; a random resized crop with a random filter, a
-mirror image and colour jitter of 0.4; the middle of the image in evaluation, as the network's own
-configuration says. One input channel: timm averages ImageNet's mean and deviation for it.
+`train.py` of timm's repository:
+
+- SGD with Nesterov's momentum of 0.9, and a rate of 0.1 for batches of 256, here 0.05 for 128;
+- weight decay 2e-5 on kernels and matrices; label smoothing of 0.1;
+- a cosine over 300 epochs after five of warm-up from 1e-5;
+- a random resized crop with a random filter, a mirror image and colour jitter of 0.4;
+- the middle of the image in evaluation, as the network's own configuration says.
+
+The network has a single input channel: timm averages ImageNet's mean and deviation for it.
 """
 
 from collections.abc import Iterator

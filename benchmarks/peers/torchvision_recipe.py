@@ -1,10 +1,13 @@
 """torchvision's reference recipe for ResNet-18, on one device.
 
-`references/classification` of torchvision's repository, with the values that its script has by default
-and its README gives for ResNet-18: SGD of rate 0.1 and momentum 0.9, weight decay 1e-4 on everything, the
-rate divided by ten after every third of 90 epochs, batches of 32; a random resized crop and a mirror image
-in training, the middle 224/256 in evaluation; ImageNet's mean and deviation; a DataLoader over an
-ImageFolder, which makes three equal channels of a gray image.
+`references/classification` of torchvision's repository, with its script's defaults and its README's values for
+ResNet-18:
+
+- SGD of rate 0.1 and momentum 0.9, weight decay 1e-4 on everything, batches of 32;
+- the rate divided by ten after every third of 90 epochs;
+- a random resized crop and a mirror image in training, the middle 224/256 in evaluation;
+- ImageNet's mean and deviation;
+- a DataLoader over an ImageFolder, which makes three equal channels of a gray image.
 """
 
 from collections.abc import Iterator
