@@ -41,7 +41,7 @@ def record_batch(scores: Scores, drift: DriftReport, here: Workspace) -> str:
         MLFLOW_RUN_NOTE: note(scores, drift),
     }
     metrics = [Metric(name, value, now, step) for name, value in measured(scores, drift).items()]
-    with running(tracking_uri, run_id):
+    with running(here.tracking_uri, run_id):
         mlflow.log_batch(run_id, metrics, tags=[RunTag(name, value) for name, value in tags.items()])
         for path in (scores.output / MANIFEST, drift.plot):
             if path is not None and path.exists():
