@@ -252,4 +252,4 @@ def finish(db: duckdb.DuckDBPyConnection, config: SplitConfig, pairs: NDArray[np
 
 def finished_rows(db: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:
     """Yield `finished` in the order of the catalog file."""
-    return database.pieces(db, _ORDERED, database.AT_ONCE)
+    return database.pieces(db, _ORDERED, database.BATCH_ROWS)

@@ -93,11 +93,11 @@ def present(db: DuckDBPyConnection, columns: list[str], changes: pa.Table | None
     """Yield columns of the images in the source, in pieces. changes: only those that came or changed by it."""
     query = f"select {', '.join(columns)} from catalog where present"
     if changes is None:
-        yield from database.pieces(db, query, database.AT_ONCE)
+        yield from database.pieces(db, query, database.BATCH_ROWS)
         return
     db.register("changes", changes)
     query += " and uri in (select uri from changes where change in ('came', 'changed'))"
-    yield from database.pieces(db, query, database.AT_ONCE)
+    yield from database.pieces(db, query, database.BATCH_ROWS)
     db.unregister("changes")
 
 

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 
 from resnet_core.errors import UserError
 from resnet_core.sources.listing import BATCH, numbered_rows
-from resnet_core.storage.compressed import kept
+from resnet_core.storage.compressed import shared_copy
 from resnet_core.storage.locations import UNKNOWN_SIZE, facts, open_stream
 
 _ROWS = 32  # rows whose images are in memory at a time
@@ -158,7 +158,7 @@ def regrouped(place: str) -> str:
         column = image_column(table.schema_arrow, place)
         if column is None or not any(_is_large(table, group, column) for group in range(table.num_row_groups)):
             return place
-    return kept(place, "regrouped", _regroup)
+    return shared_copy(place, "regrouped", _regroup)
 
 
 def _regroup(place: str, to: Path) -> None:

@@ -1,8 +1,11 @@
-"""Compressed files that must be read at any place: unpacked once a machine, for as long as they are used.
+"""Compressed files that must be read at any place: unpacked once per machine, for as long as they are used.
 
-The unpacked form lies in a folder of the temporary one that only its owner may enter, named by the
-file's URI, size and tag, and is shared by all processes of the machine. It goes when the process that
-made it ends; what a killed one left goes when another is made a day later.
+The unpacked copy is named by the file's URI, size and tag, and shared by all processes of the machine. Its folder
+in the temporary folder is its owner's alone. The copy goes when the process that made it ends; copies of killed
+processes go a day later, when another is made.
+
+fsspec's `filecache` does not fit: processes do not wait for each other, and nothing is removed at the end. Its
+import takes longer than the start of a reader process.
 """
 
 import atexit
@@ -13,6 +16,7 @@ import hashlib
 import io
 import lzma
 import os
+import re
 import shutil
 import stat
 import tempfile
@@ -22,53 +26,59 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any
 
 import pyarrow as pa
 
 from resnet_core.errors import UserError
 from resnet_core.storage.locations import facts, open_stream, read_ranges
 
-_Packing = Literal["gzip", "bzip2", "xz", "zstd"]
-_MAGIC: dict[bytes, _Packing] = {
-    b"\x1f\x8b\x08": "gzip",
-    b"BZh": "bzip2",
-    b"\xfd7zXZ\x00": "xz",
-    b"\x28\xb5\x2f\xfd": "zstd",
-}
-_A_DAY = 86_400.0
+_Opener = Callable[[IO[bytes]], Any]
+_DAY = 86_400.0  # seconds
 _made: set[Path] = set()
 
 
-def _packing(place: str) -> _Packing | None:
-    """How a file is compressed, as its first bytes say. Raises OSError."""
+def _open_zstd(file: IO[bytes]) -> Any:
+    return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
+
+
+# By the first bytes. Those of bzip2 are matched further than its magic, for a tar begins with any name.
+_OPENERS: dict[bytes, _Opener] = {
+    rb"\x1f\x8b\x08": gzip.open,
+    rb"BZh.1AY&SY": bz2.open,
+    rb"\xfd7zXZ\x00": lzma.open,
+    rb"\x28\xb5\x2f\xfd": _open_zstd,
+}
+
+
+def _opener_of(place: str) -> _Opener | None:
+    """Return what opens a compressed file, by its first bytes; None for other files. Raises OSError."""
     (head,) = read_ranges(place, [(0, 10)])
     if isinstance(head, OSError):
         raise head
-    found = next((kind for magic, kind in _MAGIC.items() if head.startswith(magic)), None)
-    # A tar begins with a name, which may begin with anything printable.
-    return None if found == "bzip2" and head[4:] != b"1AY&SY" else found
+    return next((opener for magic, opener in _OPENERS.items() if re.match(magic, head, re.DOTALL)), None)
 
 
 @contextmanager
 def open_unpacked(place: str) -> Iterator[IO[bytes]]:
-    """The unpacked content from front to back; a file that is not compressed as it is. Reading raises
-    UserError for one that does not unpack."""
-    kind = _packing(place)
-    with open_stream(place) if kind is None else io.BufferedReader(_Unpacking(place, kind), 1024**2) as file:
+    """Open the unpacked content from front to back; an uncompressed file as it is.
+
+    Reading raises UserError if the file does not unpack.
+    """
+    opener = _opener_of(place)
+    with open_stream(place) if opener is None else io.BufferedReader(_Unpacking(place, opener), 1024**2) as file:
         yield file
 
 
 def unpacked(place: str) -> str:
-    """Where the unpacked content can be read at any place: the file itself, where it is not compressed.
-    Raises OSError."""
-    return place if _packing(place) is None else kept(place, "unpacked", _unpack)
+    """Return the place of the unpacked content: the file itself, unless it is compressed. Raises OSError."""
+    return place if _opener_of(place) is None else shared_copy(place, "unpacked", _unpack)
 
 
-def kept(place: str, form: str, write: Callable[[str, Path], None]) -> str:
-    """Another form of a file, which `write` makes, or any process of this machine has made. Raises OSError."""
-    found = facts(place)
-    name = hashlib.sha256(repr((place, form, found["size"], found["modified"])).encode()).hexdigest()[:32]
+def shared_copy(place: str, form: str, write: Callable[[str, Path], None]) -> str:
+    """Return another form of a file, made by `write` unless a process of this machine has made it. Raises OSError."""
+    file = facts(place)
+    name = hashlib.sha256(repr((place, form, file["size"], file["modified"])).encode()).hexdigest()[:32]
     path = _folder() / name
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -99,16 +109,16 @@ def _unpack(place: str, to: Path) -> None:
 def _folder() -> Path:
     folder = Path(tempfile.gettempdir()) / f"grayline-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
-    found = folder.lstat()
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
-        raise PermissionError(1, "is no folder that only you may enter; remove it", str(folder))
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+        raise PermissionError(1, "not a folder that only you may enter; remove it", str(folder))
     return folder
 
 
 def _sweep(folder: Path) -> None:
-    for old in folder.iterdir():
-        if old.stat().st_mtime < time.time() - _A_DAY:
-            old.unlink(missing_ok=True)
+    for path in folder.iterdir():
+        if path.stat().st_mtime < time.time() - _DAY:
+            path.unlink(missing_ok=True)
 
 
 def _remove_made() -> None:
@@ -118,15 +128,15 @@ def _remove_made() -> None:
 
 
 class _Unpacking(io.RawIOBase):
-    """The unpacked bytes of a compressed file. Going back means to begin again."""
+    """The unpacked bytes of a compressed file. Seeking backwards starts again at the front."""
 
-    def __init__(self, place: str, kind: _Packing) -> None:
-        self._place, self._kind = place, kind
+    def __init__(self, place: str, opener: _Opener) -> None:
+        self._place, self._opener = place, opener
         self._begin()
 
     def _begin(self) -> None:
         self._packed = open_stream(self._place)
-        self._file: Any = _decoder(self._packed, self._kind)
+        self._file = self._opener(self._packed)
         self._at = 0
 
     def readable(self) -> bool:
@@ -163,15 +173,3 @@ class _Unpacking(io.RawIOBase):
             return self._file.read(count)
         except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise UserError(f"{self._place}: does not unpack ({error}). Fetch or make it again.") from None
-
-
-def _decoder(file: IO[bytes], kind: _Packing) -> Any:
-    match kind:
-        case "gzip":
-            return gzip.GzipFile(fileobj=file)
-        case "bzip2":
-            return bz2.BZ2File(file)
-        case "xz":
-            return lzma.LZMAFile(file)
-        case "zstd":
-            return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")

@@ -17,18 +17,15 @@ from upath import UPath
 
 from resnet_core.storage.files import write_whole
 
-# Enough for the hash tables of a million images; beyond it DuckDB goes on in files.
-_MEMORY = "256MB"
-ROW_GROUP = 4096
-AT_ONCE = 8192
+_MEMORY = "256MB"  # enough for the hash tables of a million images; beyond it DuckDB goes on in files
+_ROW_GROUP = 4096
+BATCH_ROWS = 8192
 _numbers = numbers()
-
-Config = dict[str, str | bool | int | float | list[str]]
 
 
 @contextmanager
 def database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """An empty database, gone when the block ends."""
+    """Yield an empty database, gone when the block ends."""
     name, engine = f"night{next(_numbers)}", _engine(os.getpid())
     try:
         with engine.cursor() as db:
@@ -41,22 +38,26 @@ def database() -> Iterator[duckdb.DuckDBPyConnection]:
 
 @lru_cache
 def _engine(process: int) -> duckdb.DuckDBPyConnection:
-    """What all databases of a process share: to start it takes as long as to look up a thousand images.
-    It belongs to the process of this number: a forked one must not use its parent's."""
+    """Start the engine that all databases of a process share; a start takes as long as a thousand look-ups.
+
+    process: its number, for a forked process must not use its parent's engine.
+    """
     folder = tempfile.mkdtemp(prefix="grayline-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    config: Config = {
-        "memory_limit": _MEMORY,
-        "threads": 2,
-        "temp_directory": folder,
-        "preserve_insertion_order": False,
-        "allocator_background_threads": True,  # memory goes back to the system, though the engine stays
-    }
-    return duckdb.connect(":memory:", config=config)
+    return duckdb.connect(
+        ":memory:",
+        config={
+            "memory_limit": _MEMORY,
+            "threads": 2,
+            "temp_directory": folder,
+            "preserve_insertion_order": False,
+            "allocator_background_threads": True,  # give memory back to the system, though the engine stays
+        },
+    )
 
 
 def create(db: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Iterable[pa.RecordBatch] = ()) -> None:
-    """A table of the schema with all rows; columns that they lack are null."""
+    """Create a table of the schema with all rows; columns that they lack are null."""
     tables = _together(rows)
     first = _joined([schema.empty_table(), *islice(tables, 1)])
     _run(db, f'create or replace table "{name}" as select * from incoming', first)
@@ -65,11 +66,11 @@ def create(db: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: It
 
 
 def _together(rows: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
-    """AT_ONCE rows or a few more at a time: a statement costs as much as a thousand."""
+    """Yield BATCH_ROWS rows or a few more at a time: a statement costs as much as a thousand rows."""
     waiting: list[pa.Table] = []
     for batch in rows:
         waiting.append(pa.Table.from_batches([batch]))
-        if sum(map(len, waiting)) >= AT_ONCE:
+        if sum(map(len, waiting)) >= BATCH_ROWS:
             yield _joined(waiting)
             waiting = []
     if waiting:
@@ -87,15 +88,15 @@ def _run(db: duckdb.DuckDBPyConnection, statement: str, incoming: pa.Table) -> N
 
 
 def pieces(db: duckdb.DuckDBPyConnection, query: str, rows: int) -> Iterator[pa.Table]:
-    """The query's rows in order, as tables of exactly `rows` rows but for the last."""
+    """Yield the query's rows in order, as tables of exactly `rows` rows but for the last."""
     waiting: list[pa.RecordBatch] = []
     held = 0
     reader = db.sql(query).to_arrow_reader(rows)
     for batch in reader:
         while held + len(batch) >= rows:
-            wanted = rows - held
-            yield pa.Table.from_batches([*waiting, batch.slice(0, wanted)], reader.schema)
-            batch, waiting, held = batch.slice(wanted), [], 0
+            room = rows - held
+            yield pa.Table.from_batches([*waiting, batch.slice(0, room)], reader.schema)
+            batch, waiting, held = batch.slice(room), [], 0
         if len(batch):
             waiting.append(batch)
             held += len(batch)
@@ -103,17 +104,19 @@ def pieces(db: duckdb.DuckDBPyConnection, query: str, rows: int) -> Iterator[pa.
         yield pa.Table.from_batches(waiting, reader.schema)
 
 
-def written(rows: Iterator[pa.Table], path: UPath, metadata: Mapping[str, str]) -> Iterator[pa.Table]:
-    """The same tables; once the last is taken, they are one Parquet file. Row groups are small: whoever
-    wants the rows of one part reads few others."""
+def write_through(rows: Iterator[pa.Table], path: UPath, metadata: Mapping[str, str]) -> Iterator[pa.Table]:
+    """Yield the same tables; once the last is taken, they are one Parquet file.
+
+    Row groups are small, so that reading one part of the rows reads few others.
+    """
     first = next(rows)
     schema = first.schema.with_metadata(metadata)
     with write_whole(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as writer:
         for table in chain([first], rows):
-            writer.write_table(table, row_group_size=ROW_GROUP)
+            writer.write_table(table, row_group_size=_ROW_GROUP)
             yield table
 
 
 def count(db: duckdb.DuckDBPyConnection, query: str) -> int:
-    """The query's only value, an integer."""
+    """Return the query's only value, an integer."""
     return int(db.execute(query).fetchall()[0][0])

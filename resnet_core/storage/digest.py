@@ -1,7 +1,7 @@
 """Digests: the names of everything that is derived from something else.
 
-A file named by the digest of what went into it is its own cache: if it is there, the work is done;
-if an input changed, the name changed with it.
+A file named by the digest of its inputs is its own cache: if it exists, the work is done; if an input changes,
+so does the name.
 """
 
 import ast
@@ -22,47 +22,45 @@ from pyarrow import csv
 from resnet_core.errors import JobError
 
 DIGESTS = "digests.json"
-SIGNATURE_FILE = "model.sig"  # of all files, DIGESTS too; it cannot be in the list that it signs
+SIGNATURE_FILE = "model.sig"  # signs all files and DIGESTS, so it cannot be listed itself
 MLFLOW_NOTE = "registered_model_meta"  # name and version, which MLflow writes beside what it loads
 _UNLISTED = (DIGESTS, SIGNATURE_FILE, MLFLOW_NOTE)
 
 
 class DamagedVersionError(JobError):
-    """A model version is not what was registered: it is not used."""
+    """A model version differs from what was registered: it is not used."""
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 of the file's bytes, 64 hexadecimal digits."""
+    """Return the SHA-256 of the file's bytes, 64 hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digests_of(folder: Path) -> dict[str, str]:
-    """The digest of each file below the folder, by its path with slashes; without those of UNLISTED."""
-    found = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
-    return {name: file_digest(found[name]) for name in sorted(found) if name not in _UNLISTED}
+    """Return the digest of each file below the folder, by its path with slashes; _UNLISTED files are left out."""
+    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if not path.is_dir()}
+    return {name: file_digest(files[name]) for name in sorted(files) if name not in _UNLISTED}
 
 
 def remove_bytecode(folder: Path) -> None:
-    """Python leaves compiled code beside code that it imports, and runs it instead: nobody could tell the
-    genuine from the hostile, and the source makes it again."""
+    """Remove compiled code, which Python runs instead of the source and which no digest covers."""
     for path in folder.rglob("__pycache__"):
-        shutil.rmtree(path, ignore_errors=True)  # what cannot be removed is found as an extra file
+        shutil.rmtree(path, ignore_errors=True)  # `check_digests` finds files that cannot be removed
 
 
 def write_digests(folder: Path) -> str:
-    """List the folder's files in DIGESTS. Returns the digest of the list."""
+    """List the folder's files in DIGESTS. Return the digest of the list."""
     (folder / DIGESTS).write_text(json.dumps(digests_of(folder), indent=2) + "\n", encoding="utf-8")
     return file_digest(folder / DIGESTS)
 
 
 def check_digests(folder: Path, listed: str | None = None, below: str = "") -> None:
-    """Raises DamagedVersionError, with the names of the files, unless those of the folder are the listed
-    ones, byte by byte.
+    """Raise DamagedVersionError, with the names of the files, unless the folder's files are the listed ones.
 
-    listed: the digest of the list itself, kept elsewhere; without it only accidents are found, for whoever
-        can change a file can change the list.
-    below: the beginning of the names that are looked at; by default all.
+    listed: the digest of the list itself, kept elsewhere. Without it only accidents are found: a person who can
+        change a file can change the list.
+    below: check only names that begin with this.
     """
     path = folder / DIGESTS
     if not path.is_file():
@@ -70,14 +68,14 @@ def check_digests(folder: Path, listed: str | None = None, below: str = "") -> N
     if listed is not None and file_digest(path) != listed:
         raise DamagedVersionError(f"{DIGESTS} is changed")
     try:
-        wanted = dict(json.loads(path.read_text(encoding="utf-8")))
+        expected = dict(json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError):
         raise DamagedVersionError(f"{DIGESTS} is changed") from None
-    found = digests_of(folder)
+    actual = digests_of(folder)
     wrong = [
-        f"{name} is {'missing' if name not in found else 'extra' if name not in wanted else 'changed'}"
-        for name in sorted(wanted.keys() | found.keys())
-        if name.startswith(below) and wanted.get(name) != found.get(name)
+        f"{name} is {'missing' if name not in actual else 'extra' if name not in expected else 'changed'}"
+        for name in sorted(expected.keys() | actual.keys())
+        if name.startswith(below) and expected.get(name) != actual.get(name)
     ]
     if wrong:
         more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
@@ -85,14 +83,14 @@ def check_digests(folder: Path, listed: str | None = None, below: str = "") -> N
 
 
 def digest_of(*parts: Any) -> str:
-    """16 hexadecimal digits over JSON-like values, dataclasses and tuples, in the order given."""
+    """Return 16 hexadecimal digits over JSON-like values, dataclasses and tuples, in the order given."""
     text = json.dumps(parts, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
 def table_digest(pieces: Iterable[pa.Table]) -> str:
-    """The same over a table that comes in pieces: its columns, its rows and their order."""
-    # As text: equal tables may differ in bytes that no value is in.
+    """Return the same over a table that comes in pieces: its columns, its rows and their order."""
+    # Digest the text, for equal tables may differ in unused bytes.
     text = hashlib.sha256()
     for piece in pieces:
         sink = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: any fsspec store, written beside and renamed, or put at once."""
+"""Files that appear whole or not at all, in any fsspec store: written beside and renamed, or put at once."""
 
 import os
 import shutil
@@ -12,17 +12,18 @@ from upath import UPath
 
 
 def is_local(path: UPath) -> bool:
+    """Return whether a path is on this machine's file system."""
     return path.protocol in ("", "file", "local")
 
 
 def absolute(path: UPath) -> UPath:
-    """A local path from the root of the disk, whatever the working folder; others as they are."""
+    """Return a local path from the root of the disk; others unchanged."""
     return UPath(os.path.abspath(path.path)) if is_local(path) else path
 
 
 @contextmanager
 def write_whole(path: UPath) -> Iterator[Path]:
-    """A local file to write to, which becomes `path` when the block ends well, and is gone otherwise.
+    """Yield a local file to write to: it becomes `path` when the block succeeds, and is removed otherwise.
 
     On a local disk it is flushed and renamed; elsewhere the final put is the commit.
     """
@@ -47,7 +48,7 @@ def write_whole(path: UPath) -> Iterator[Path]:
 
 @contextmanager
 def write_folder(path: UPath) -> Iterator[Path]:
-    """The same for a folder, which replaces what was there."""
+    """Do the same for a folder, which replaces an existing one."""
     with tempfile.TemporaryDirectory() as made:
         yield Path(made)
         if path.exists():
@@ -62,7 +63,7 @@ def write_folder(path: UPath) -> Iterator[Path]:
 
 @contextmanager
 def as_local(path: UPath) -> Iterator[Path]:
-    """A local file or folder with the content of `path`, for libraries that want a name on disk."""
+    """Yield a local file or folder with the content of `path`, for libraries that need a name on disk."""
     if is_local(path):
         yield Path(path.path)
     else:
@@ -73,17 +74,18 @@ def as_local(path: UPath) -> Iterator[Path]:
 
 
 def write_text(path: UPath, text: str) -> None:
+    """Write text as UTF-8, whole or not at all."""
     with write_whole(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
-def link(old: UPath, new: UPath) -> None:
-    """Make `new` the same file as `old`: a hard link where the disk has them, else a copy."""
+def link(source: UPath, new: UPath) -> None:
+    """Make `new` the same file as `source`: a hard link where the disk has them, else a copy."""
     with write_whole(new) as draft:
-        if is_local(old):
+        if is_local(source):
             try:
-                os.link(old.path, draft)
+                os.link(source.path, draft)
             except OSError:
-                shutil.copyfile(old.path, draft)
+                shutil.copyfile(source.path, draft)
         else:
-            old.fs.get_file(old.path, str(draft))
+            source.fs.get_file(source.path, str(draft))

@@ -1,4 +1,4 @@
-"""Where a URI leads: a file of this machine, or one that fsspec opens; whole, as a stream, or in pieces."""
+"""Places: files of this machine, or URLs that fsspec opens; read whole, as a stream, or in ranges."""
 
 import io
 import os
@@ -13,48 +13,49 @@ if TYPE_CHECKING:
 
 
 def printable(name: str) -> str:
-    """A name whose bytes are no UTF-8 as text that any table can hold; other names unchanged."""
+    """Return a name as text that any table can hold; names that are valid UTF-8 stay as they are."""
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def _unprintable(name: str) -> str:
-    """The name that `printable` was given."""
+    """Return the name that `printable` was given."""
     return re.sub(r"\\udc([89a-f][0-9a-f])", lambda match: os.fsdecode(bytes([int(match[1], 16)])), name)
 
 
 UNKNOWN_SIZE = -1  # until it is read
 BLOCK = 4 * 1024**2
-# Neighbours in a container are fetched in one go: so much at once, with no wider gaps than this.
+# Neighbours in a container are fetched together: at most so many bytes, with gaps of at most so many.
 _RUN, GAP = 4 * 1024**2, 64 * 1024
-# Files of an object store that are fetched at the same time: requests, and bytes.
-AT_ONCE, _AT_ONCE_BYTES = 32, 64 * 1024**2
+AT_ONCE, _AT_ONCE_BYTES = 32, 64 * 1024**2  # requests to an object store at a time, and their bytes
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 _TAGS = ("ETag", "etag", "md5Hash", "md5", "LastModified", "last_modified", "mtime", "created")
 
 
 def is_url(place: str) -> bool:
-    """Whether it leads to another file system than this machine's."""
+    """Return whether a place is in another file system than this machine's."""
     return _SCHEME.match(place) is not None and not place.startswith(("file://", "local://"))
 
 
 def absolute(place: str) -> str:
-    """A local path from the root of the disk, whatever the working folder; URLs without a last slash."""
+    """Return a local path from the root of the disk, a URL without its last slash."""
     if is_url(place):
         return place if place.endswith("://") else place.rstrip("/")
     return os.path.abspath(re.sub("^(file|local)://", "", place))
 
 
 def file_system(url: str) -> tuple["AbstractFileSystem", str]:
-    """The file system, with the settings that the environment gives it, and the name there. It keeps
-    no listings: what a long process has once seen would hide what is new. Raises OSError."""
+    """Return the file system, with its settings from the environment, and the name there. Raises OSError.
+
+    It caches no listings, which would hide new files from a long process.
+    """
     import fsspec
 
     protocol = url.partition("://")[0]
     with _os_errors():
         if "::" in protocol:
             return fsspec.core.url_to_fs(url)
-        # Not url_to_fs: it takes a `::` in a file's name for a chain of file systems, as some of these do.
+        # `url_to_fs` and some file systems take a `::` in a file's name for a chain of file systems.
         kind = fsspec.get_filesystem_class(protocol)
         odd = url.rfind("/", len(protocol) + len("://"), url.find("::")) if "::" in url else -1
         folder, name = (url, "") if odd < 0 else (url[:odd], url[odd:])
@@ -62,25 +63,25 @@ def file_system(url: str) -> tuple["AbstractFileSystem", str]:
 
 
 def facts(place: str) -> dict[str, Any]:
-    """`type` (file, directory or other), `size` and `modified` of it. Raises OSError."""
+    """Return `type` (file, directory or other), `size` and `modified` of a place. Raises OSError."""
     if not is_url(place):
-        found = os.stat(_existing(place))
-        kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}.get(stat.S_IFMT(found.st_mode), "other")
-        return {"type": kind, "size": found.st_size, "modified": str(found.st_mtime_ns)}
+        status = os.stat(_existing(place))
+        kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}.get(stat.S_IFMT(status.st_mode), "other")
+        return {"type": kind, "size": status.st_size, "modified": str(status.st_mtime_ns)}
     fs, name = file_system(place)
     with _os_errors():
         return remote_facts(fs.info(name))
 
 
 def remote_facts(info: dict[str, Any]) -> dict[str, Any]:
-    """The same of what fsspec says of a file."""
+    """Return the same from fsspec's description of a file."""
     size = info.get("size")
     tag = next((info[name] for name in _TAGS if info.get(name) is not None), "")
     return {"type": info.get("type", "file"), "size": UNKNOWN_SIZE if size is None else int(size), "modified": str(tag)}
 
 
 def open_stream(place: str) -> IO[bytes]:
-    """To read from front to back, in jumps too. Raises OSError."""
+    """Open a file to read from front to back, also with jumps. Raises OSError."""
     if not is_url(place):
         return open(_existing(place), "rb", buffering=1024**2)
     fs, name = file_system(place)
@@ -89,8 +90,10 @@ def open_stream(place: str) -> IO[bytes]:
 
 
 def read_whole(uris: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | OSError]:
-    """The bytes of each file, in order. One that has not the size that it had when it was listed is an
-    error (UNKNOWN_SIZE: whatever it has); more than that is never read."""
+    """Yield the bytes of each file, in order; an OSError if a file no longer has its size.
+
+    Never reads more than the size; UNKNOWN_SIZE stands for any.
+    """
     waiting: list[tuple[AbstractFileSystem, str, int]] = []
     for uri, size in zip(uris, sizes, strict=True):
         fs, name = file_system(uri) if is_url(uri) else (None, uri)
@@ -106,8 +109,7 @@ def read_whole(uris: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | OS
 
 
 def read_ranges(place: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes | OSError]:
-    """The bytes from the first to before the second place of each range, in order; fewer where the
-    file ends."""
+    """Yield the bytes of each range [start, end), in order; fewer where the file ends."""
     try:
         with _reader(place) as read:
             for run in _runs(ranges):
@@ -140,31 +142,28 @@ def _reader(place: str) -> Iterator[Any]:
         def fetch(start: int, end: int) -> bytes:
             with _os_errors():
                 data = fs.cat_file(name, start=start, end=end)
-            # Some web servers know no ranges and send it all.
+            # Web servers without ranges send the whole file.
             return data if len(data) <= end - start else data[start:end]
 
         yield fetch
     else:
-        with open(_existing(place), "rb", buffering=0) as file:
-            yield lambda start, end: _pread(file.fileno(), start, end)
+        with open(_existing(place), "rb") as file:
 
+            def read(start: int, end: int) -> bytes:
+                file.seek(start)
+                return file.read(end - start)
 
-def _pread(file: int, start: int, end: int) -> bytes:
-    pieces = []
-    while start < end and (piece := os.pread(file, end - start, start)):
-        pieces.append(piece)
-        start += len(piece)
-    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+            yield read
 
 
 def _fetch(files: Sequence[tuple["AbstractFileSystem", str, int]]) -> Iterator[bytes | OSError]:
-    """Files of one object store: many requests at a time where its file system can."""
+    """Yield files of one object store, with many requests at a time where its file system can."""
     if not files:
         return
     names = [name for _, name, _ in files]
     ends = [size + 1 if size > 0 else None for _, _, size in files]
-    found = files[0][0].cat_ranges(names, [0 if end else None for end in ends], ends, on_error="return")
-    for (_, _, size), data in zip(files, found, strict=True):
+    contents = files[0][0].cat_ranges(names, [0 if end else None for end in ends], ends, on_error="return")
+    for (_, _, size), data in zip(files, contents, strict=True):
         yield _as_os_error(data) if isinstance(data, Exception) else _checked(data, size)
 
 
@@ -183,7 +182,7 @@ def _checked(data: bytes, size: int) -> bytes | OSError:
 
 
 def _existing(path: str) -> str:
-    """A local name, also where `printable` has changed it."""
+    """Return a local file's name, also if `printable` has changed it."""
     if "\\udc" not in path or os.path.lexists(path):
         return path
     return _unprintable(path)
@@ -191,7 +190,7 @@ def _existing(path: str) -> str:
 
 @contextmanager
 def _os_errors() -> Iterator[None]:
-    """Whatever a file system's own library raises as an OSError."""
+    """Raise the errors of file systems' libraries as OSError."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - every library has a family of its own

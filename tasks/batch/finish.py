@@ -99,7 +99,7 @@ def tally(parts: Iterable[UPath]) -> _Tally:
             found.parts[path.name] = len(rows)
             add(found, rows)
             waiting.append(pa.table({"uri": rows["uri"].cast(pa.string())}))
-            if sum(map(len, waiting)) >= database.AT_ONCE:
+            if sum(map(len, waiting)) >= database.BATCH_ROWS:
                 found.check = added(found.check, _check_of(db, waiting))
                 waiting = []
             advance(1)

@@ -187,7 +187,7 @@ def _carry(
 def _chosen_of(db: DuckDBPyConnection, names: list[str]) -> Iterator[tuple[str, list[str]]]:
     """The chosen URIs of each of these files, in one pass over all: a pass for each would take as long as there are
     files, times rows."""
-    rows = db.sql(_CHOSEN_OF, params={"names": names}).to_arrow_reader(database.AT_ONCE)
+    rows = db.sql(_CHOSEN_OF, params={"names": names}).to_arrow_reader(database.BATCH_ROWS)
     pairs = (pair for batch in rows for pair in zip(batch["part"].to_pylist(), batch["uri"].to_pylist(), strict=True))
     for name, some in groupby(pairs, key=lambda pair: pair[0]):
         yield name, [uri for _, uri in some]

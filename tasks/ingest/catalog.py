@@ -57,7 +57,7 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         changed = version > before or queries.has_changed(db)
         rows = build.finished_rows(db)
         if changed or not _has_all_columns(path):
-            rows = database.written(rows, path, {CATALOG_VERSION: str(version)})
+            rows = database.write_through(rows, path, {CATALOG_VERSION: str(version)})
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions)
         counts = queries.counts(db)

@@ -65,7 +65,7 @@ def test_nobody_else_may_look_into_it(tmp_path: Path, scratch: Path) -> None:
     folder = Path(compressed.unpacked(packed(tmp_path))).parent
     assert folder.stat().st_mode & 0o077 == 0
     folder.chmod(0o777)
-    with pytest.raises(PermissionError, match="no folder that only you may enter"):
+    with pytest.raises(PermissionError, match="not a folder that only you may enter"):
         compressed.unpacked(packed(tmp_path))
 
 
