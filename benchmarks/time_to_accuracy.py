@@ -1,11 +1,11 @@
 """Seconds of training to an accuracy: `python -m benchmarks time_to_accuracy [PART]`, by itself.
 
-Ours is `data/elpv.yaml`, from the shards of a night. The peers are torchvision's and timm's recipes over image files of
-the same split, the originals of 300 pixels. All use the same input size on the same cores. They are evaluated on the
-same images after every epoch. The networks are those of the recipes: the peers' ResNet-18 has a first stage of 64 channels,
-ours the `width` of the file. Neither evaluation nor the time before the first step is counted; for ours that is a
-night's ingest. The first epoch that reaches the target counts. A peer that has not reached it in twice our seconds is
-stopped: its time is at least that, and so is the ratio. The goal is twice.
+Ours is `data/elpv.yaml`, from the shards of a night. The peers are torchvision's and timm's recipes over image files
+of the same split, the originals of 300 pixels. All use the same input size on the same cores. They are evaluated on
+the same images after every epoch. The networks are those of the recipes: the peers' ResNet-18 has a first stage of 64
+channels, ours the `width` of the file. Neither evaluation nor the time before the first step is counted; for ours
+that is a night's ingest. The first epoch that reaches the target counts. A peer that has not reached it in twice our
+seconds is stopped: its time is at least that, and so is the ratio. The goal is twice.
 
 A schedule that is cut off in its middle says little about its end. So the peers run twice. `documented` has all the
 epochs that the authors recommend. `shortened` has a schedule of the same shape, with as many epochs as reach the limit.

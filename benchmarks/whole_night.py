@@ -1,8 +1,8 @@
 """A whole night on ELPV, by itself, because it takes half an hour on two idle cores.
 
 Ours are the commands `grayline retrain` on `data/elpv.yaml` and `grayline classify-batch` over all 2,624 files. Time
-runs from the first import to the last row, Prefect and MLflow included. The version must be promoted, with an accuracy of
-TARGET.
+runs from the first import to the last row, Prefect and MLflow included. The version must be promoted, with an
+accuracy of TARGET.
 
 The peer is the usual script: torchvision's reference training on an ImageFolder of the same split and input size. It is
 evaluated after each epoch, until it reaches that accuracy; then timm's inference script runs over the same files. It
