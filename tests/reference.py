@@ -3,8 +3,10 @@
 page         made from
 commands.md  the commands of `flows.cli.app`
 settings.md  the fields of `tasks.settings.Settings`
+store.md     its first table: `tasks.store.LAYOUT`
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from flows.cli.app import app
 from tasks.settings import Settings
+from tasks.store import LAYOUT
 
 DOCS = Path(__file__).parents[1] / "docs"
 _NOTICE = "<!-- Written by `python -m tests.reference`. Edit the help texts in the code instead. -->\n"
@@ -87,7 +90,14 @@ def settings_page() -> str:
     )
 
 
-PAGES = {"commands.md": commands_page, "settings.md": settings_page}
+def store_page() -> str:
+    """Return docs/store.md with the current layout; the rest of the page is kept."""
+    page = (DOCS / "store.md").read_text(encoding="utf-8")
+    rows = "".join(f"| `{place.path}` | {place.content} | {place.written_by} |\n" for place in LAYOUT)
+    return re.sub(r"(\| path \|.*\n\| --- .*\n)(?:\|.*\n)+", lambda table: table[1] + rows, page, count=1)
+
+
+PAGES = {"commands.md": commands_page, "settings.md": settings_page, "store.md": store_page}
 
 
 def main() -> None:

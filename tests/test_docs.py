@@ -1,6 +1,7 @@
 """The docs are held against the code: defaults, links, and every word that a user may type or read."""
 
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,12 +11,14 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from typer.core import TyperArgument
+from upath import UPath
 
 from resnet_core.catalog.build import CATALOG
 from resnet_core.inference.scores import SCHEMA
 from resnet_core.reasons import ReasonCode
 from resnet_core.shards.format import schema
 from tasks.dataset import Dataset
+from tasks.store import LAYOUT, Store
 from tests.reference import DOCS, PAGES, commands, settings, words
 
 HOME = DOCS.parent
@@ -46,6 +49,20 @@ def test_the_example_of_the_readme_is_a_valid_data_set_file() -> None:
 def test_a_reference_page_is_up_to_date(name: str) -> None:
     page = (DOCS / name).read_text(encoding="utf-8")
     assert page == PAGES[name](), f"docs/{name} is older than the code: run `python -m tests.reference`"
+
+
+def test_the_layout_of_the_store_has_every_path_that_the_code_builds() -> None:
+    store = Store(UPath("/store"))
+    methods = [method for name, method in inspect.getmembers(Store, inspect.isfunction) if name != "begin_work"]
+    signatures = {method: inspect.signature(method) for method in methods}
+    paths = [
+        method(store, *("x" for _ in list(signature.parameters)[1:]))
+        for method, signature in signatures.items()
+        if signature.return_annotation is UPath
+    ]
+    assert len(paths) >= 10
+    folders = {path.relative_to(store.root).parts[0] for path in paths}
+    assert folders <= {place.path.split("/")[0] for place in LAYOUT}
 
 
 @pytest.mark.parametrize("page", PAGES_WITH_LINKS, ids=lambda page: str(page.relative_to(HOME)))

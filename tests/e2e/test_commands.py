@@ -15,6 +15,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from tasks.store import LAYOUT
 from tests.conftest import write_folder
 from tests.tasks.batch.test_score import break_some
 
@@ -65,6 +66,7 @@ def test_the_demo_goes_from_files_to_a_champion_and_a_scored_batch(demo: Demo) -
     assert len(pd.read_parquet(store / "catalog" / "digits")) == 1797
     (shards,) = (store / "shards" / "digits").iterdir()
     assert len(pd.read_parquet(shards)) == 1797
+    assert {path.name for path in store.iterdir()} <= {place.path.split("/")[0] for place in LAYOUT}
     (batch,) = (store / "scores").iterdir()
     assert len(pd.read_parquet(batch)) == 1797
     (metrics,) = (store / "runs" / "digits").glob("*/evaluation/metrics.json")
