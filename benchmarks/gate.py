@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmarks.rounds import Measure, Result, Track
 from resnet_core.evaluation.bootstrap import Groups
-from resnet_core.evaluation.comparison import Comparison, compare
+from resnet_core.evaluation.comparison import Comparison, Pair, compare
 from resnet_core.evaluation.metrics import Labels, Probabilities, accuracy
 from tasks.dataset import Gate
 
@@ -75,7 +75,7 @@ def rates(difference: float, share: float, nights: int, group: int = 1, seed: in
 
 
 def judged(night: Night, gate: Gate, groups: Groups | None) -> Comparison:
-    return compare(accuracy, *night, gate.level, groups)
+    return compare(accuracy, Pair(*night, groups), gate.level)
 
 
 def simulated(difference: float, share: float, nights: int, group: int, seed: int) -> Iterator[Night]:

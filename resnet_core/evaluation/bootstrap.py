@@ -1,12 +1,11 @@
-"""95% intervals by drawing the images again.
+"""Bootstrap: 95% intervals by drawing the images again.
 
-Percentile bootstrap (Efron & Tibshirani 1993, chapter 13): the images are drawn with replacement, and
-the number is taken each time. Images of one group (a patient, a camera) resemble each other, so where
-there are groups it is they that are drawn, whole (Davison & Hinkley 1997, section 3.8). Nothing is
-refitted: an interval speaks of the test set's size, not of the training's luck.
+This is the percentile bootstrap (Efron & Tibshirani 1993, chapter 13): draw the images with replacement, and compute
+the statistic of each resample. Images of one group (a patient, a camera) resemble each other, so whole groups are
+drawn (Davison & Hinkley 1997, section 3.8). No model is trained again: an interval reflects the size of the test
+set, and not the randomness of the training.
 
-A resample is how often each image was drawn. Whatever is a sum over images is then a product of
-matrices, and a thousand resamples of ten thousand images take seconds.
+A resample holds how often each image was drawn. Any sum over images is then a product of matrices.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,16 +15,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 RESAMPLES = 1000
-AT_ONCE = 2_000_000  # images times resamples that are in memory at a time
+_CELLS = 2_000_000  # images times resamples that are in memory at a time
 
 Counts = NDArray[np.float64]  # [R, N]: how often image n is in resample r
 Groups = NDArray[np.int64]  # [N]: the number of each image's group, from 0 on
-_Statistic = Callable[[Counts], NDArray[np.float64]]  # [R, N] -> [R, ...], a value a resample
+_Statistic = Callable[[Counts], NDArray[np.float64]]  # [R, N] -> [R, ...], a value per resample
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value and the ends of its 95% interval; NaN where the data cannot tell."""
+    """A value and the ends of its 95% interval; NaN if the data cannot tell."""
 
     value: float
     low: float
@@ -36,10 +35,10 @@ class Interval:
 
 
 def draw(count: int, groups: Groups | None = None, seed: int = 0) -> Iterator[Counts]:
-    """RESAMPLES resamples of `count` images, some rows at a time."""
+    """Yield RESAMPLES resamples of `count` images, several rows at a time."""
     rng = np.random.default_rng(seed)
     drawn = count if groups is None else int(groups.max()) + 1
-    most = max(1, AT_ONCE // max(count, 1))
+    most = max(1, _CELLS // max(count, 1))
     for start in range(0, RESAMPLES, most):
         rows = min(most, RESAMPLES - start)
         cells = rng.integers(0, drawn, (rows, drawn)) + drawn * np.arange(rows)[:, None]
@@ -50,17 +49,17 @@ def draw(count: int, groups: Groups | None = None, seed: int = 0) -> Iterator[Co
 def spread(
     statistic: _Statistic, count: int, groups: Groups | None = None, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The statistic of the images themselves [...], and of each resample [RESAMPLES, ...]."""
+    """Return the statistic of the images themselves [...], and of each resample [RESAMPLES, ...]."""
     again = np.concatenate([statistic(counts) for counts in draw(count, groups, seed)])
     return statistic(np.ones((1, count)))[0], again
 
 
 def ends(value: float, resampled: NDArray[np.float64]) -> Interval:
-    """The interval of a value, from its resamples [R]. Some may be NaN: a resample may lack a class."""
-    known = resampled[~np.isnan(resampled)]
-    if np.isnan(value) or not len(known):
+    """Return the interval of a value from its resamples [R]; NaN, as of a resample without a class, is left out."""
+    numbers = resampled[~np.isnan(resampled)]
+    if np.isnan(value) or not len(numbers):
         return Interval(float(value), float("nan"), float("nan"))
-    low, high = np.percentile(known, [2.5, 97.5])
+    low, high = np.percentile(numbers, [2.5, 97.5])
     return Interval(float(value), float(low), float(high))
 
 
@@ -76,8 +75,8 @@ def ratios(
 
     def statistic(counts: Counts) -> NDArray[np.float64]:
         with np.errstate(invalid="ignore", divide="ignore"):
-            found: NDArray[np.float64] = (counts @ over) / (counts @ under)
-        return found
+            quotients: NDArray[np.float64] = (counts @ over) / (counts @ under)
+        return quotients
 
     value, again = spread(statistic, len(over), groups, seed)
     return [ends(value[k], again[:, k]) for k in range(over.shape[1])]

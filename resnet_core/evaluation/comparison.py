@@ -1,20 +1,18 @@
-"""Is one classifier better than another, or not worse, by their answers to the same held-out images?
+"""Comparison of two classifiers by their predictions for the same held-out images: is the new one better, or not worse?
 
-What counts is the images on which they differ: those `gained`, which only the new one has right, and
-those `lost`. How much chance alone moves their difference follows from their number, and is far less
-than two intervals held side by side would say.
+The evidence is in the images on which they differ: `gained`, right by the new classifier only, and `lost`, right by
+the old one only. A comparison of pairs is far more sensitive than two intervals side by side.
 
-- Accuracy over images: better by McNemar's exact test (1947); the lower bound of the difference is that
-  of the score test for paired proportions (Tango 1998, Statistics in Medicine 17:891), which holds its
-  level where images or differences are few.
-- Images that come in groups (a patient's, a module's): the same two questions of whole groups, by sign
-  flips, which McNemar's test is of single images, and by a paired bootstrap (Efron & Tibshirani 1993,
-  chapter 13).
-- Other metrics: the bootstrap for both, of images or of groups.
+question                     test
+accuracy, single images      better: McNemar's exact test (1947); lower bound: the score test for paired proportions
+                             (Tango 1998, Statistics in Medicine 17:891), which holds its level for few images, too
+accuracy, images in groups   better: sign flips of whole groups; lower bound: the paired bootstrap of groups
+                             (Efron & Tibshirani 1993, chapter 13)
+other metrics                the paired bootstrap, of images or of groups
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,28 +24,44 @@ from resnet_core.evaluation.metrics import Labels, Metric, Probabilities, accura
 from resnet_core.evaluation.slices import holm
 from resnet_core.model.classifier import Classifier
 
-
-def aligned(found: Probabilities, classifier: Classifier, classes: Sequence[str]) -> Probabilities:
-    """A classifier's float32 [N, C] with its columns in the order of `classes`; a class that it does not know
-    has probability 0."""
-    columns = np.zeros((len(found), len(classes)), dtype=np.float32)
-    for k, name in enumerate(classes):
-        if name in classifier.classes:
-            columns[:, k] = found[:, classifier.classes.index(name)]
-    return columns
-
-
 _PRECISION = 1e-9  # of a bound, far below one image's share
-_FEW, _FLIPS = 12, 2000  # groups of which every combination is tried; else so many at random
+# Every combination of signs is tried for up to so many groups; for more groups, so many random ones.
+_FEW, _FLIPS = 12, 2000
 
 Rows = NDArray[np.bool_]  # [N], the images that belong to a slice
 
 
+def aligned(probabilities: Probabilities, classifier: Classifier, classes: Sequence[str]) -> Probabilities:
+    """Return a classifier's float32 [N, C] with columns in the order of `classes`; 0 for a class it does not know."""
+    columns = np.zeros((len(probabilities), len(classes)), dtype=np.float32)
+    for k, name in enumerate(classes):
+        if name in classifier.classes:
+            columns[:, k] = probabilities[:, classifier.classes.index(name)]
+    return columns
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Probabilities [N, C] of two classifiers for the same images; images of one group are drawn together."""
+
+    labels: Labels
+    new: Probabilities
+    old: Probabilities
+    groups: Groups | None = None
+
+    def changed(self) -> tuple[Rows, Rows]:
+        """Return the gained and the lost images, bool [N]."""
+        right, was_right = self.new.argmax(1) == self.labels, self.old.argmax(1) == self.labels
+        return right & ~was_right, was_right & ~right
+
+
 @dataclass(frozen=True)
 class Comparison:
-    """`value`: metric of the new less metric of the old. `lower`: it is above this with `confidence`, one-sided.
-    `p`: how often chance alone would make a classifier that is no better look so much better. NaN where
-    the images cannot tell."""
+    """A difference of a metric, new less old; NaN where the images cannot tell.
+
+    `lower`: the one-sided lower bound, with `confidence`. `p`: the probability that a new classifier that is not
+    better shows such a difference.
+    """
 
     value: float
     lower: float
@@ -69,8 +83,11 @@ class Comparison:
 
 @dataclass(frozen=True)
 class _SliceComparison:
-    """`value`: accuracy of the new less that of the old on a slice's images. `p`: how often chance would
-    make one that is worse by just the margin look so bad, corrected for the number of slices (Holm 1979)."""
+    """The difference of accuracy on a slice's images, new less old.
+
+    `p`: the probability of such a loss if the true loss is just the margin, corrected for the number of slices
+    (Holm 1979).
+    """
 
     name: str
     value: float
@@ -78,50 +95,44 @@ class _SliceComparison:
     images: int
 
 
-def compare(
-    metric: Metric,
-    labels: Labels,
-    new: Probabilities,
-    old: Probabilities,
-    confidence: float,
-    groups: Groups | None = None,
-    seed: int = 0,
-) -> Comparison:
-    """Two classifiers' probabilities for the same images. groups: images of one group are drawn together;
-    None: each for itself."""
-    gained, lost = changed(labels, new, old)
-    counts = int(gained.sum()), int(lost.sum()), len(labels)
-    if metric is accuracy and groups is None:
+def compare(metric: Metric, pair: Pair, confidence: float, seed: int = 0) -> Comparison:
+    """Compare the new classifier with the old one by a metric of which higher values are better."""
+    gained, lost = pair.changed()
+    counts = int(gained.sum()), int(lost.sum()), len(pair.labels)
+    if metric is accuracy and pair.groups is None:
         value, p = (counts[0] - counts[1]) / counts[2], mcnemar(*counts[:2])
         return Comparison(value, score_bound(*counts, confidence), confidence, p, *counts)
-    found, again = spread(
-        lambda times: metric.resampled(labels, new, times) - metric.resampled(labels, old, times),
-        len(labels), groups, seed,
-    )  # fmt: skip
-    value, known = float(found), again[~np.isnan(again)]  # a resample may lack a class
-    if np.isnan(value) or not len(known):
+    value, again = _spread_of_difference(metric, pair, seed)
+    if np.isnan(value) or not len(again):
         return Comparison(value, float("nan"), confidence, float("nan"), *counts)
-    lower = float(np.quantile(known, 1 - confidence))
-    if metric is accuracy and groups is not None:
-        p = _by_groups(gained.astype(np.float64) - lost, groups, seed)
+    lower = float(np.quantile(again, 1 - confidence))
+    if metric is accuracy and pair.groups is not None:
+        p = _by_groups(gained.astype(np.float64) - lost, pair.groups, seed)
     else:
-        p = _p_value(known <= 0)
+        p = _p_value(again <= 0)
     return Comparison(value, lower, confidence, p, *counts)
 
 
-def changed(labels: Labels, new: Probabilities, old: Probabilities) -> tuple[Rows, Rows]:
-    """Which images only the new one has right, and which only the old one."""
-    right, was_right = new.argmax(1) == labels, old.argmax(1) == labels
-    return right & ~was_right, was_right & ~right
+def _spread_of_difference(metric: Metric, pair: Pair, seed: int) -> tuple[float, NDArray[np.float64]]:
+    """Return the difference, and that of each resample [R]; resamples that lack a class are left out."""
+    value, again = spread(
+        lambda counts: (
+            metric.resampled(pair.labels, pair.new, counts) - metric.resampled(pair.labels, pair.old, counts)
+        ),
+        len(pair.labels),
+        pair.groups,
+        seed,
+    )
+    return float(value), again[~np.isnan(again)]
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The p of "no better": that a fair coin falls on `gained` so often among all that differ."""
+    """Return the p of "not better": a fair coin falls on `gained` at least so often among all that differ."""
     return float(binomtest(gained, gained + lost, alternative="greater").pvalue) if gained + lost else 1.0
 
 
 def score_bound(gained: int, lost: int, images: int, confidence: float) -> float:
-    """The least difference that the score test does not reject at `confidence`, one-sided."""
+    """Return the least difference that the score test does not reject at `confidence`, one-sided."""
     z, value = float(norm.ppf(confidence)), (gained - lost) / images
     if z <= 0 or value <= -1:
         return value
@@ -129,11 +140,11 @@ def score_bound(gained: int, lost: int, images: int, confidence: float) -> float
 
 
 def score(gained: int, lost: int, images: int, difference: float) -> float:
-    """Standard deviations by which the difference found lies above this one (Tango 1998, equation 8)."""
+    """Return by how many standard deviations the observed difference exceeds this one (Tango 1998, equation 8)."""
     a = 2 * images
     b = (2 * images - gained + lost) * difference - gained - lost
     c = -lost * difference * (1 - difference)
-    # The likeliest share of lost images, were this the true difference.
+    # The maximum likelihood estimate of the share of lost images, under this difference.
     share = (np.sqrt(max(b * b - 4 * a * c, 0.0)) - b) / (2 * a)
     variance = images * (2 * share + difference * (1 - difference))
     excess = gained - lost - images * difference
@@ -141,58 +152,51 @@ def score(gained: int, lost: int, images: int, difference: float) -> float:
 
 
 def _p_value(against: NDArray[np.bool_]) -> float:
-    """The share of resamples that speak against a finding; never 0, for there could be one more."""
+    """Return the share of resamples against a finding; never 0, because the next resample could be against it."""
     return float((against.sum() + 1) / (len(against) + 1))
 
 
 def in_words(p: float) -> str:
-    """`p = 0.032`, as tables have it."""
+    """Return `p = 0.032`, as tables write it."""
     return "p < 0.001" if p < 0.001 else f"p = {p:.3f}"
 
 
-def compare_slices(
-    slices: Mapping[str, Rows],
-    labels: Labels,
-    new: Probabilities,
-    old: Probabilities,
-    margin: float,
-    groups: Groups | None = None,
-    seed: int = 0,
-) -> list[_SliceComparison]:
-    """Each slice's accuracy, new less old, and the corrected p of "worse by no more than the margin". Slices
-    without images are left out."""
-    gained, lost = changed(labels, new, old)
-    found = []
+def compare_slices(slices: Mapping[str, Rows], pair: Pair, margin: float, seed: int = 0) -> list[_SliceComparison]:
+    """Compare accuracy on each slice that has images: is it worse by more than the margin?"""
+    gained, lost = pair.changed()
+    comparisons = []
     for name, rows in slices.items():
         if not (images := int(rows.sum())):
             continue
         counts = int(gained[rows].sum()), int(lost[rows].sum()), images
-        if groups is None:
-            p = worse(*counts, margin)
+        if pair.groups is None:
+            p = _p_worse(*counts, margin)
         else:
-            over = lost[rows].astype(np.float64) - gained[rows] - margin
-            p = _by_groups(over, groups[rows], seed)
-        found.append(_SliceComparison(name, (counts[0] - counts[1]) / images, p, images))
-    corrected = holm([each.p for each in found])
-    return [_SliceComparison(s.name, s.value, p, s.images) for s, p in zip(found, corrected, strict=True)]
+            excess = lost[rows].astype(np.float64) - gained[rows] - margin
+            p = _by_groups(excess, pair.groups[rows], seed)
+        comparisons.append(_SliceComparison(name, (counts[0] - counts[1]) / images, p, images))
+    corrected = holm([comparison.p for comparison in comparisons])
+    return [replace(comparison, p=p) for comparison, p in zip(comparisons, corrected, strict=True)]
 
 
-def worse(gained: int, lost: int, images: int, margin: float) -> float:
-    """The p of "worse by no more than the margin": exact where there is none, else by the score test."""
+def _p_worse(gained: int, lost: int, images: int, margin: float) -> float:
+    """Return the p of "worse by the margin at most": exact for a margin of 0, else by the score test."""
     return mcnemar(lost, gained) if margin == 0 else float(norm.cdf(score(gained, lost, images, -margin)))
 
 
 def _by_groups(excess: NDArray[np.float64], groups: Groups, seed: int) -> float:
-    """The p of "no more than nothing in all", for what each image adds [N]: a group as a whole could as well have
-    gone the other way (sign flips, Fisher 1935). Of k groups it is never below 1 in 2 ** k."""
-    each = np.bincount(groups, excess)
-    each = each[each != 0]
-    if len(each) <= _FEW:
-        signs = 1 - 2.0 * ((np.arange(2 ** len(each))[:, None] >> np.arange(len(each))) & 1)
-        return float((signs @ each >= each.sum() - _PRECISION).mean())
+    """Return the p of "not above 0 in all" for each image's excess [N], by sign flips of groups (Fisher 1935).
+
+    The p of k groups is at least 1 in 2 ** k.
+    """
+    sums = np.bincount(groups, excess)
+    sums = sums[sums != 0]
+    if len(sums) <= _FEW:
+        signs = 1 - 2.0 * ((np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1)
+        return float((signs @ sums >= sums.sum() - _PRECISION).mean())
     random = np.random.default_rng(seed)
-    flipped = [(1.0 - 2 * random.integers(0, 2, (_FLIPS // 50, len(each)))) @ each for _ in range(50)]
-    return _p_value(np.concatenate(flipped) >= each.sum() - _PRECISION)
+    flipped = [(1.0 - 2 * random.integers(0, 2, (_FLIPS // 50, len(sums)))) @ sums for _ in range(50)]
+    return _p_value(np.concatenate(flipped) >= sums.sum() - _PRECISION)
 
 
 def below(
@@ -203,20 +207,20 @@ def below(
     groups: Groups | None = None,
     seed: int = 0,
 ) -> float:
-    """The p of "at least the limit": how often chance alone would make a classifier that just reaches it look
-    so bad."""
+    """Return the p of "at least the limit": the probability of such a value if the true one just reaches it."""
     if metric is accuracy and groups is None:
         right = int((probabilities.argmax(1) == labels).sum())
         return float(binomtest(right, len(labels), limit, alternative="less").pvalue)
-    _, again = spread(lambda times: metric.resampled(labels, probabilities, times), len(labels), groups, seed)
+    _, again = spread(lambda counts: metric.resampled(labels, probabilities, counts), len(labels), groups, seed)
     return _p_value(again[~np.isnan(again)] >= limit)
 
 
 def numbered(groups: Sequence[str | None]) -> Groups | None:
-    """Numbers for the names of groups; an image without one is a group of its own. None where no two images
-    share one, or all do: one group says nothing about another."""
-    known = {name: k for k, name in enumerate(dict.fromkeys(name for name in groups if name is not None))}
-    alone = iter(range(len(known), len(known) + len(groups)))
-    numbers = np.array([next(alone) if name is None else known[name] for name in groups], dtype=np.int64)
-    several = len(np.unique(numbers))
-    return numbers if 1 < several < len(groups) else None
+    """Number the names of groups; an image without a name is a group of its own.
+
+    None if no two images share a group, or all do: a single group says nothing about other groups.
+    """
+    numbers = {name: k for k, name in enumerate(dict.fromkeys(name for name in groups if name is not None))}
+    alone = iter(range(len(numbers), len(numbers) + len(groups)))
+    column = np.array([next(alone) if name is None else numbers[name] for name in groups], dtype=np.int64)
+    return column if 1 < len(np.unique(column)) < len(groups) else None

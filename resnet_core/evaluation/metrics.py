@@ -1,10 +1,16 @@
-"""How good predictions are, each number with its 95% interval.
+"""Metrics: how good predictions are, each value with its 95% interval.
 
-A metric is written once, for many resamples of the images (see `bootstrap`); called with labels and
-probabilities alone it is the number of the images themselves.
+METRICS is the registry. The gate, the monitor, MLflow, the report and every page take names, directions and titles
+from it, so a new metric is a function and an entry here.
+
+field               means
+title, about        the heading in a report, and the explanation beside it
+higher_is_better    the direction
+of_calibration      a temperature changes it: measure it on images that the calibration was not fitted on
+share               a share of 1, written in percent
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,10 +30,17 @@ FLOOR = 1e-12  # the least probability of which a logarithm is taken
 
 @dataclass(frozen=True)
 class Metric:
-    """`resampled` takes labels [N], probabilities [N, C] and counts [R, N], and gives [R]."""
+    """A metric of resamples: labels [N], probabilities [N, C] and counts [R, N] give [R] values.
+
+    Called with labels and probabilities alone, it returns the value of the images themselves.
+    """
 
     resampled: Callable[[Labels, Probabilities, Counts], _Values]
+    title: str
+    about: str
     higher_is_better: bool = True
+    of_calibration: bool = False
+    share: bool = False
 
     def __call__(self, labels: Labels, probabilities: Probabilities) -> float:
         return float(self.resampled(labels, probabilities, np.ones((1, len(labels))))[0])
@@ -45,7 +58,7 @@ class _ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """`confusion[i, j]` counts images of class i that were given class j."""
+    """`confusion[i, j]` counts images of class i that were predicted as class j."""
 
     overall: dict[str, Interval]
     per_class: dict[str, _ClassMetrics]
@@ -60,7 +73,7 @@ def measure(
     groups: Groups | None = None,
     seed: int = 0,
 ) -> Metrics:
-    """All metrics of predictions on held-out images."""
+    """Return all metrics of predictions on held-out images."""
     overall = intervals(METRICS, labels, probabilities, groups, seed)
     value, again = spread(lambda counts: _class_scores(labels, probabilities, counts), len(labels), groups, seed)
     confusion = confusion_matrix(labels, probabilities)
@@ -74,7 +87,7 @@ def measure(
 def intervals(
     names: Iterable[str], labels: Labels, probabilities: Probabilities, groups: Groups | None = None, seed: int = 0
 ) -> dict[str, Interval]:
-    """Some of METRICS."""
+    """Return the METRICS of these names."""
     names = tuple(names)
     value, again = spread(
         lambda counts: np.stack([METRICS[name].resampled(labels, probabilities, counts) for name in names], axis=1),
@@ -90,40 +103,44 @@ def _accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> _
 
 
 def _balanced_accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
-    """Mean recall over the classes that occur."""
-    return _known_mean(_class_scores(labels, probabilities, counts)[:, 1])
+    """Return the mean recall over the classes that occur."""
+    return _nan_mean(_class_scores(labels, probabilities, counts)[:, 1])
 
 
 def _macro_f1(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
-    """Mean F1 over the classes that occur or are predicted."""
-    return _known_mean(_class_scores(labels, probabilities, counts)[:, 2])
+    """Return the mean F1 over the classes that occur or are predicted."""
+    return _nan_mean(_class_scores(labels, probabilities, counts)[:, 2])
 
 
 def _roc_auc(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
-    """Area under the ROC curve; for more than two classes, the mean of one against the rest.
-    NaN when fewer than two classes occur."""
+    """Return the area under the ROC curve; for more than two classes, the mean of one class against the rest.
+
+    NaN if fewer than two classes occur.
+    """
     classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    return _known_mean(np.stack([_rank_auc(labels == k, probabilities[:, k], counts) for k in classes], axis=1))
+    return _nan_mean(np.stack([_rank_auc(labels == k, probabilities[:, k], counts) for k in classes], axis=1))
 
 
 def _rank_auc(positive: NDArray[np.bool_], scores: NDArray[np.float32], counts: Counts) -> _Values:
-    """The share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney)."""
+    """Return the share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney)."""
     if positive.all() or not positive.any():
         return np.full(len(counts), np.nan)
     order = np.argsort(scores[~positive], kind="stable")
     ranked, negative = scores[~positive][order], counts[:, np.flatnonzero(~positive)[order]]
     below = np.zeros((len(counts), len(ranked) + 1))
     np.cumsum(negative, axis=1, out=below[:, 1:])
-    found, times = scores[positive], counts[:, positive]
-    left, right = np.searchsorted(ranked, found, "left"), np.searchsorted(ranked, found, "right")
+    times = counts[:, positive]
+    left, right = (np.searchsorted(ranked, scores[positive], side) for side in ("left", "right"))
     pairs = times.sum(1) * below[:, -1]
     with np.errstate(invalid="ignore"):
         return np.einsum("rn,rn->r", times, below[:, left] + below[:, right]) / (2 * pairs)
 
 
 def _calibration_error(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
-    """Expected calibration error: |accuracy - confidence|, averaged over bins of equal width of the
-    confidence (Guo et al. 2017, arXiv:1706.04599, section 2)."""
+    """Return the expected calibration error (Guo et al. 2017, arXiv:1706.04599, section 2).
+
+    This is |accuracy - confidence|, averaged over bins of equal width of the confidence.
+    """
     confidence, correct, bins = _by_confidence(labels, probabilities)
     signed = np.zeros((len(labels), CALIBRATION_BINS))
     signed[np.arange(len(labels)), bins] = correct - confidence
@@ -131,42 +148,57 @@ def _calibration_error(labels: Labels, probabilities: Probabilities, counts: Cou
 
 
 def _nll(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
-    """Mean negative log-likelihood, in nats."""
+    """Return the mean negative log-likelihood, in nats."""
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return _mean(-np.log(np.maximum(own, FLOOR)), counts)
 
 
 def _brier(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
-    """Mean squared distance from the true class's unit vector, 0 to 2 (Brier 1950)."""
+    """Return the mean squared distance from the true class's unit vector, 0 to 2 (Brier 1950)."""
     errors = probabilities.astype(np.float64)
     errors[np.arange(len(labels)), labels] -= 1
     return _mean(np.square(errors).sum(1), counts)
 
 
+METRICS: Mapping[str, Metric] = {
+    "accuracy": Metric(_accuracy, "Accuracy", "images that are right", share=True),
+    "balanced_accuracy": Metric(_balanced_accuracy, "Balanced accuracy", "mean recall over the classes", share=True),
+    "macro_f1": Metric(_macro_f1, "Macro F1", "mean F1 over the classes", share=True),
+    "roc_auc": Metric(_roc_auc, "ROC AUC", "how well scores put images in order; 0.5 is chance"),
+    "calibration_error": Metric(_calibration_error, "Calibration error", "gap between confidence and accuracy",
+                                higher_is_better=False, of_calibration=True, share=True),
+    "nll": Metric(_nll, "Log-likelihood loss", "of the true class, in nats; lower is better",
+                  higher_is_better=False, of_calibration=True),
+    "brier": Metric(_brier, "Brier score", "squared error of probabilities; lower is better",
+                    higher_is_better=False, of_calibration=True),
+}  # fmt: skip
+OF_CALIBRATION = tuple(name for name, metric in METRICS.items() if metric.of_calibration)
+# The gate compares by these: 1 is best, and no calibration has a part in them.
+GATE_METRICS = tuple(name for name, metric in METRICS.items() if metric.higher_is_better and not metric.of_calibration)
+accuracy, nll = METRICS["accuracy"], METRICS["nll"]
+
+
 def _mean(values: NDArray[np.float64] | NDArray[np.bool_], counts: Counts) -> _Values:
-    found: _Values = (counts @ values.astype(np.float64)) / counts.sum(1)
-    return found
+    means: _Values = (counts @ values.astype(np.float64)) / counts.sum(1)
+    return means
 
 
-def _known_mean(values: _Values) -> _Values:
-    """[R, K] -> [R]: the mean of what is no NaN."""
-    known = ~np.isnan(values)
+def _nan_mean(values: _Values) -> _Values:
+    """[R, K] -> [R]: the mean without NaN; NaN if all values are."""
+    numbers = ~np.isnan(values)
     with np.errstate(invalid="ignore"):
-        return np.where(known, values, 0).sum(1) / known.sum(1)
+        return np.where(numbers, values, 0).sum(1) / numbers.sum(1)
 
 
 def calibration_bins(labels: Labels, probabilities: Probabilities) -> tuple[_Values, ...]:
-    """Three float64 [CALIBRATION_BINS]: images, correct ones, and the sum of confidences of each bin."""
+    """Return three float64 [CALIBRATION_BINS]: images, correct ones, and the sum of confidences of each bin."""
     confidence, correct, bins = _by_confidence(labels, probabilities)
-
-    def total(weights: _Values) -> _Values:
-        return np.bincount(bins, weights, minlength=CALIBRATION_BINS).astype(np.float64)
-
-    return total(np.ones_like(confidence)), total(correct), total(confidence)
+    columns = (np.ones_like(confidence), correct, confidence)
+    return tuple(np.bincount(bins, column, CALIBRATION_BINS).astype(np.float64) for column in columns)
 
 
 def _by_confidence(labels: Labels, probabilities: Probabilities) -> tuple[_Values, _Values, Labels]:
-    """Confidence, 1 where correct, and the number of the bin of each image."""
+    """Return confidence, 1 where correct, and the number of the bin of each image."""
     confidence = probabilities.max(1).astype(np.float64)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
     return confidence, (probabilities.argmax(1) == labels).astype(np.float64), bins
@@ -198,49 +230,30 @@ def roc_curve(positive: NDArray[np.bool_], scores: NDArray[np.float32], most: in
 
 
 def confusion_matrix(labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:
-    """int64 [C, C]: rows are true classes, columns predicted ones."""
+    """Return int64 [C, C]: rows are true classes, columns predicted ones."""
     classes = probabilities.shape[1]
     cells = labels * classes + probabilities.argmax(1)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
 def _class_scores(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
-    """[R, 3, C]: precision, recall and F1; NaN for a class without images (precision: without
-    predictions of it)."""
+    """Return [R, 3, C]: precision, recall and F1.
+
+    NaN for a class without images; precision is NaN for a class that is never predicted.
+    """
     classes, predicted = probabilities.shape[1], probabilities.argmax(1)
     right = predicted == labels
-    true, said = _sums_by(labels, classes, counts), _sums_by(predicted, classes, counts)
+    actual, said = _sums_by(labels, classes, counts), _sums_by(predicted, classes, counts)
     hits = _sums_by(labels[right], classes, counts[:, right])
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.stack([hits / said, hits / true, 2 * hits / (true + said)], axis=1)
+        return np.stack([hits / said, hits / actual, 2 * hits / (actual + said)], axis=1)
 
 
 def _sums_by(keys: Labels, size: int, counts: Counts) -> _Values:
     """[R, N] -> [R, size]: the counts of the images of each key."""
-    found = np.zeros((len(counts), size))
+    sums = np.zeros((len(counts), size))
     if len(keys):
         order = np.argsort(keys, kind="stable")
-        there, starts = np.unique(keys[order], return_index=True)
-        found[:, there] = np.add.reduceat(counts[:, order], starts, axis=1)
-    return found
-
-
-accuracy = Metric(_accuracy)
-balanced_accuracy = Metric(_balanced_accuracy)
-macro_f1 = Metric(_macro_f1)
-roc_auc = Metric(_roc_auc)
-calibration_error = Metric(_calibration_error, higher_is_better=False)
-nll = Metric(_nll, higher_is_better=False)
-brier = Metric(_brier, higher_is_better=False)
-
-METRICS: dict[str, Metric] = {
-    "accuracy": accuracy,
-    "balanced_accuracy": balanced_accuracy,
-    "macro_f1": macro_f1,
-    "roc_auc": roc_auc,
-    "calibration_error": calibration_error,
-    "nll": nll,
-    "brier": brier,
-}
-# Those that a temperature changes: to be measured on images that it was not fitted on.
-OF_CALIBRATION = ("calibration_error", "nll", "brier")
+        occurring, starts = np.unique(keys[order], return_index=True)
+        sums[:, occurring] = np.add.reduceat(counts[:, order], starts, axis=1)
+    return sums

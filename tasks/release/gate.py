@@ -12,7 +12,7 @@ from dataclasses import asdict
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from resnet_core.evaluation.comparison import Comparison, compare, compare_slices, in_words
+from resnet_core.evaluation.comparison import Comparison, Pair, compare, compare_slices, in_words
 from resnet_core.evaluation.metrics import METRICS
 from tasks.dataset import Dataset, Gate
 from tasks.registry import runs as tracking
@@ -130,7 +130,7 @@ def _check_images(both: SideBySide, champion: ModelVersion) -> Check:
 
 def _check_champion(both: SideBySide, champion: ModelVersion, gate: Gate) -> Check:
     """The difference on the same images, as the gate's policy wants it shown."""
-    found = compare(METRICS[gate.metric], both.labels, both.new, both.old, gate.level, both.groups)
+    found = compare(METRICS[gate.metric], Pair(both.labels, both.new, both.old, both.groups), gate.level)
     sure = f"{gate.level:.0%} sure"
     if gate.promote == "better":
         wanted, bound, passed = f"{gate.metric} higher, {sure}", in_words(found.p), found.better
@@ -145,7 +145,7 @@ def counted(found: Comparison, bound: str) -> str:
 
 
 def _check_slices(both: SideBySide, margin: float) -> Check:
-    found = compare_slices(both.slices, both.labels, both.new, both.old, margin, both.groups)
+    found = compare_slices(both.slices, Pair(both.labels, both.new, both.old, both.groups), margin)
     worse = sorted((s for s in found if s.p <= 1 - _SLICE_CONFIDENCE), key=lambda s: s.p)
     named = [f"{s.name}: {s.value:+.3f} on {s.images:,} images ({in_words(s.p)})" for s in worse]
     for text in named:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from resnet_core.errors import UserError
-from resnet_core.evaluation.comparison import Comparison, compare
+from resnet_core.evaluation.comparison import Comparison, Pair, compare
 from resnet_core.evaluation.metrics import METRICS
 from resnet_core.export import formats as export_formats
 from resnet_core.export import onnx_file as exported_onnx
@@ -77,7 +77,7 @@ def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) ->
         [run(piece) for images in known.split("test") for piece in exported_onnx.pieces(images.pixels)]
     )
     groups = groups_of(in_order(facts(night.catalog), image_ids))
-    return compare(METRICS["accuracy"], labels, new, own, gate.level, groups)
+    return compare(METRICS["accuracy"], Pair(labels, new, own, groups), gate.level)
 
 
 def outcome_of(found: Comparison, most: float, digest: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from scipy.stats import fisher_exact, norm
 from upath import UPath
 
 from resnet_core.errors import JobError
-from resnet_core.evaluation.comparison import Comparison, below, compare, in_words
+from resnet_core.evaluation.comparison import Comparison, Pair, below, compare, in_words
 from resnet_core.evaluation.metrics import METRICS, Interval, intervals
 from tasks.dataset import Gate
 from tasks.registry import runs as tracking
@@ -102,7 +102,7 @@ def judge(
     remedy = False
     if predecessor:
         others = answers.probabilities[1]
-        gap = compare(METRICS[name], labels, others, own, _CONFIDENCE, groups)
+        gap = compare(METRICS[name], Pair(labels, others, own, groups), _CONFIDENCE)
         wanted = f"not below version {predecessor.version}'s"
         text = f"{0 - gap.value:+.3f} ({in_words(gap.p)}; {gap.lost:,} images gained, {gap.gained:,} lost)"
         checks.append(Check(f"predecessor (version {predecessor.version})", wanted, text, passed=not gap.better))

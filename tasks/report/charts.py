@@ -5,12 +5,12 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.evaluation.metrics import OF_CALIBRATION, Labels, calibration_bins, roc_curves
+from resnet_core.evaluation.metrics import METRICS, OF_CALIBRATION, Labels, calibration_bins, roc_curves
 from resnet_core.plotting import plots
 from resnet_core.plotting.svg import inline_svg
 from tasks.report.parts import Parts
 from tasks.report.sections import Section, cell
-from tasks.report.words import NAMES, counted, listed, percent, title, value_of
+from tasks.report.words import counted, listed, percent, value_of
 
 _FITTED = {
     "validation": "Fitted on validation images, measured on held-out ones.",
@@ -92,11 +92,15 @@ def calibration(parts: Parts) -> Section | None:
     if raw is not None and temperature is not None:
         lead += f"; it was {100 * raw:.1f} before the temperature of {temperature:.2f}"
     rows = [
-        {"name": title(name), "about": NAMES[name][1], "before": cell(name, before.get(name), None) if before else None,
-         "after": cell(name, now[name], None)}
+        {
+            "name": METRICS[name].title,
+            "about": METRICS[name].about,
+            "before": cell(name, before.get(name), None) if before else None,
+            "after": cell(name, now[name], None),
+        }
         for name in OF_CALIBRATION
         if name in now
-    ]  # fmt: skip
+    ]
     return {
         "lead": lead + ".",
         "rows": rows,

@@ -9,16 +9,16 @@ from typing import Any
 
 import numpy as np
 
+from resnet_core.evaluation.metrics import GATE_METRICS, METRICS
 from resnet_core.plotting import plots
 from resnet_core.plotting.svg import Scale, inline_svg, interval_mark
 from tasks.registry.versions import CALIBRATION, GATE, GATE_CHECKS
 from tasks.report.parts import Parts
-from tasks.report.words import NAMES, between, counted, listed, lowest, number, percent, title, value_of
+from tasks.report.words import between, counted, listed, lowest, number, percent, title, value_of
 
 Section = dict[str, Any]
 
 _CELLS = 40  # classes up to which a confusion matrix can be read
-_RANKED = ("accuracy", "balanced_accuracy", "macro_f1", "roc_auc")  # 1 is best; the others stand under calibration
 
 
 def cell(
@@ -36,9 +36,9 @@ def metrics(parts: Parts) -> Section | None:
     if not parts.metrics:
         return None
     found = parts.metrics["metrics"]
-    ranked = [name for name in _RANKED if name in found]
+    ranked = [name for name in GATE_METRICS if name in found]
     scale = Scale(lowest(*(found[name] for name in ranked)), 1.0)
-    rows = [{"name": title(name), "about": NAMES[name][1], **cell(name, found[name], scale)} for name in ranked]
+    rows = [{"name": title(name), "about": METRICS[name].about, **cell(name, found[name], scale)} for name in ranked]
     images, groups = parts.metrics["images"], parts.metrics.get("groups")
     drawn = f"{counted(groups, 'group')} of images" if groups else counted(images, "image")
     own = parts.tags.get(CALIBRATION, "none")

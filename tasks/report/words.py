@@ -7,19 +7,11 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from resnet_core.evaluation.metrics import METRICS
+
 _Ends = Mapping[str, float | None]  # value, low and high, as metrics.json has them
 
-_SHARES = ("accuracy", "balanced_accuracy", "macro_f1", "precision", "recall", "f1", "calibration_error", "coverage")
-
-NAMES = {
-    "accuracy": ("Accuracy", "images that are right"),
-    "balanced_accuracy": ("Balanced accuracy", "mean recall over the classes"),
-    "macro_f1": ("Macro F1", "mean F1 over the classes"),
-    "roc_auc": ("ROC AUC", "how well scores put images in order; 0.5 is chance"),
-    "calibration_error": ("Calibration error", "gap between confidence and accuracy"),
-    "nll": ("Log-likelihood loss", "of the true class, in nats; lower is better"),
-    "brier": ("Brier score", "squared error of probabilities; lower is better"),
-}
+_SHARES = {name for name, metric in METRICS.items() if metric.share} | {"precision", "recall", "f1", "coverage"}
 
 
 def percent(value: float | None, digits: int = 1) -> str:
@@ -49,7 +41,7 @@ def counted(count: int, one: str, many: str = "") -> str:
 
 def title(name: str) -> str:
     """A metric's or a column's name, for a heading."""
-    return NAMES.get(name, (name.replace("_", " ").capitalize(), ""))[0]
+    return METRICS[name].title if name in METRICS else name.replace("_", " ").capitalize()
 
 
 def moment(value: str | datetime) -> str:

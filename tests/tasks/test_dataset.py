@@ -29,6 +29,11 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
         ("name: a\nsource: b\ntrain: {epohcs: 3}", "train.epohcs: unknown key. Did you mean 'epochs'?"),
         ("name: a\nsorce: b", "sorce: unknown key. Did you mean 'source'? (1 more)"),
         ("name: a\nsource: b\ngate: {metrics: x}", "gate.metrics: unknown key. Did you mean 'metric'?"),
+        (
+            "name: a\nsource: b\ngate: {metric: macro_f}",
+            "gate.metric: unknown metric 'macro_f'. Did you mean 'macro_f1'?",
+        ),
+        ("name: a\nsource: b\ngate: {metric: nll}", "Known: accuracy, balanced_accuracy, macro_f1, roc_auc."),
         ("name: a\nsource: b\ntrain: {flips: none}", "train.flips: unknown key. It belongs to train.augment."),
         ("name: a\nsource: b\nimage: {zzz: 1}", "image.zzz: unknown key. Known: size, resize, background, decode."),
         ("name: a", "source: is missing. Add `source: ...`."),

@@ -9,7 +9,7 @@ from resnet_core.errors import UserError
 from resnet_core.evaluation.assess import HeldOut, assess
 from resnet_core.evaluation.calibrate import CROSSWISE, VALIDATION, Wanted, find_parts, find_temperature, fit, halves
 from resnet_core.evaluation.decide import class_costs, class_recalls, find_weights, paid, smallest_that_holds, threshold
-from resnet_core.evaluation.metrics import Labels, Probabilities, calibration_error, nll
+from resnet_core.evaluation.metrics import METRICS, Labels, Probabilities, nll
 from resnet_core.model.calibration import Calibration, load_calibration
 
 
@@ -32,7 +32,7 @@ def test_the_temperature_undoes_what_is_wrong(wrong: float) -> None:
     found = Calibration(find_temperature(labels, said))
     assert found.temperature == pytest.approx(1 / wrong, rel=0.06)
     after = found.calibrated(said)
-    assert calibration_error(labels, after) < 0.012
+    assert METRICS["calibration_error"](labels, after) < 0.012
     assert nll(labels, after) <= nll(labels, said)
     assert (after.argmax(1) == said.argmax(1)).all()
     np.testing.assert_allclose(after.sum(1), 1, atol=1e-6)

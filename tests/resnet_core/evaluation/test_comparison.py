@@ -7,9 +7,19 @@ from scipy.stats import binom, norm
 from sklearn.linear_model import LogisticRegression
 
 from benchmarks.gate import rates
-from resnet_core.evaluation.comparison import below, compare, compare_slices, mcnemar, numbered, score, score_bound
-from resnet_core.evaluation.metrics import accuracy, macro_f1, roc_auc
+from resnet_core.evaluation.comparison import (
+    Pair,
+    below,
+    compare,
+    compare_slices,
+    mcnemar,
+    numbered,
+    score,
+    score_bound,
+)
+from resnet_core.evaluation.metrics import METRICS, accuracy
 
+macro_f1, roc_auc = METRICS["macro_f1"], METRICS["roc_auc"]
 Digits = tuple[np.ndarray, list[str]]
 Answers = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -50,23 +60,23 @@ def test_images_of_one_group_are_one_piece_of_evidence() -> None:
     """Ten patients, each with fifty images that agree: the difference rests on ten, not on five hundred."""
     labels, new, old = outcomes(gained=300, lost=100, both=100, neither=0)
     groups = np.repeat(np.arange(10), 50)
-    alone = compare(accuracy, labels, new, old, 0.95)
-    together = compare(accuracy, labels, new, old, 0.95, groups)
+    alone = compare(accuracy, Pair(labels, new, old), 0.95)
+    together = compare(accuracy, Pair(labels, new, old, groups), 0.95)
     assert alone.value == together.value == pytest.approx(0.4)
     assert alone.better
     assert alone.p < 1e-6
     assert not together.better
     assert together.lower <= 0 < alone.lower
     assert together.p == pytest.approx(sum(binom.pmf(k, 8, 0.5) for k in (6, 7, 8)))
-    once = compare(macro_f1, *(each[::50] for each in (labels, new, old)), 0.95)
+    once = compare(macro_f1, Pair(*(each[::50] for each in (labels, new, old))), 0.95)
     assert together.lower == pytest.approx(once.lower, abs=0.15)
 
 
 def test_better_and_not_worse_on_real_answers(answers: dict[str, np.ndarray]) -> None:
     labels = answers["labels"]
     for metric in (accuracy, macro_f1, roc_auc):
-        up = compare(metric, labels, answers["many"], answers["few"], 0.95)
-        down = compare(metric, labels, answers["few"], answers["many"], 0.95)
+        up = compare(metric, Pair(labels, answers["many"], answers["few"]), 0.95)
+        down = compare(metric, Pair(labels, answers["few"], answers["many"]), 0.95)
         assert up.better
         assert up.not_worse(0.0)
         assert up.p < 0.01
@@ -74,7 +84,7 @@ def test_better_and_not_worse_on_real_answers(answers: dict[str, np.ndarray]) ->
         assert not down.not_worse(0.01)
         assert down.value == pytest.approx(-up.value)
         assert (down.gained, down.lost) == (up.lost, up.gained)
-        same = compare(metric, labels, answers["few"], answers["few"], 0.95)
+        same = compare(metric, Pair(labels, answers["few"], answers["few"]), 0.95)
         assert (same.value, same.gained, same.lost) == (0, 0, 0)
         assert not same.better
         assert same.not_worse(0.01)
@@ -82,9 +92,9 @@ def test_better_and_not_worse_on_real_answers(answers: dict[str, np.ndarray]) ->
 
 def test_the_bootstrap_and_the_score_test_agree_on_many_images() -> None:
     labels, new, old = outcomes(gained=90, lost=110, both=1600, neither=200)
-    exact = compare(accuracy, labels, new, old, 0.95)
+    exact = compare(accuracy, Pair(labels, new, old), 0.95)
     each_its_own = np.arange(len(labels))
-    drawn = compare(accuracy, labels, new, old, 0.95, each_its_own)
+    drawn = compare(accuracy, Pair(labels, new, old, each_its_own), 0.95)
     assert drawn.lower == pytest.approx(exact.lower, abs=0.001)
     assert exact.lower < exact.value < 0
 
@@ -117,32 +127,32 @@ def test_mcnemar_counts_coins() -> None:
 def test_a_handful_of_images_shows_nothing() -> None:
     """Three gained and none lost is a coin that fell three times on one side."""
     labels, new, old = outcomes(gained=3, lost=0, both=20, neither=0)
-    assert not compare(accuracy, labels, new, old, 0.95).better
+    assert not compare(accuracy, Pair(labels, new, old), 0.95).better
     labels, new, old = outcomes(gained=5, lost=0, both=20, neither=0)
-    assert compare(accuracy, labels, new, old, 0.95).better
+    assert compare(accuracy, Pair(labels, new, old), 0.95).better
 
 
 def test_the_slice_that_got_worse_is_found_and_no_other() -> None:
     labels, new, old = (np.tile(each, (4, 1))[:2000] if each.ndim > 1 else np.tile(each, 4)[:2000]
                         for each in outcomes(25, 25, 400, 50))  # fmt: skip
     slices = {f"camera {k}": np.arange(2000) % 20 == k for k in range(20)}
-    assert all(found.p > 0.05 for found in compare_slices(slices, labels, new, old, 0.0))
+    assert all(found.p > 0.05 for found in compare_slices(slices, Pair(labels, new, old), 0.0))
     broken = slices["camera 7"] & (old.argmax(1) == labels) & (np.arange(2000) % 3 == 0)
     new[broken] = 1 - new[broken]
-    found = {each.name: each for each in compare_slices(slices, labels, new, old, 0.05)}
+    found = {each.name: each for each in compare_slices(slices, Pair(labels, new, old), 0.05)}
     assert found["camera 7"].value < -0.2
     assert [name for name, each in found.items() if each.p <= 0.05] == ["camera 7"]
     assert found["camera 7"].images == 100
-    lenient = compare_slices(slices, labels, new, old, 0.4)
+    lenient = compare_slices(slices, Pair(labels, new, old), 0.4)
     assert all(each.p > 0.05 for each in lenient)
     groups = np.arange(2000) // 2
-    assert all(each.p > 0.05 for each in compare_slices(slices, labels, new, old, 0.4, groups))
-    grouped = {each.name: each.p for each in compare_slices(slices, labels, new, old, 0.05, groups)}
+    assert all(each.p > 0.05 for each in compare_slices(slices, Pair(labels, new, old, groups), 0.4))
+    grouped = {each.name: each.p for each in compare_slices(slices, Pair(labels, new, old, groups), 0.05)}
     assert [name for name, p in grouped.items() if p <= 0.05] == ["camera 7"]
     whole = np.where(slices["camera 7"], 0, groups + 1)  # all from one part: one piece of evidence
     assert all(
         each.p > 0.05
-        for each in compare_slices(slices, labels, new, old, 0.05, np.unique(whole, return_inverse=True)[1])
+        for each in compare_slices(slices, Pair(labels, new, old, np.unique(whole, return_inverse=True)[1]), 0.05)
     )
 
 
@@ -155,7 +165,7 @@ def test_of_forty_slices_of_an_equal_challenger_none_is_worse() -> None:
     gained, lost = ((one.argmax(1) == labels) & (two.argmax(1) != labels) for one, two in ((new, old), (old, new)))
     alone = [mcnemar(int(lost[rows].sum()), int(gained[rows].sum())) for rows in slices.values()]
     assert min(alone) < 0.05
-    assert all(found.p > 0.05 for found in compare_slices(slices, labels, new, old, 0.0))
+    assert all(found.p > 0.05 for found in compare_slices(slices, Pair(labels, new, old), 0.0))
 
 
 def test_below_the_floor_is_shown_not_guessed(answers: dict[str, np.ndarray]) -> None:

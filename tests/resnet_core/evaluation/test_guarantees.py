@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 
 from resnet_core.evaluation.assess import HeldOut, assess
 from resnet_core.evaluation.calibrate import Wanted, find_temperature
-from resnet_core.evaluation.metrics import Labels, Probabilities, calibration_error, nll
+from resnet_core.evaluation.metrics import METRICS, Labels, Probabilities, nll
 from resnet_core.model.calibration import Calibration
 
 Predicted = tuple[Labels, Probabilities]
@@ -74,9 +74,9 @@ def test_calibrated_probabilities_are_nearer_to_the_truth(predicted: Predicted) 
     labels, said = predicted
     half = len(labels) // 2
     after = Calibration(find_temperature(labels[:half], said[:half])).calibrated(said[half:])
-    before = calibration_error(labels[half:], said[half:])
+    before = METRICS["calibration_error"](labels[half:], said[half:])
     assert before > 0.03  # there was something to mend
-    assert calibration_error(labels[half:], after) < 0.75 * before
+    assert METRICS["calibration_error"](labels[half:], after) < 0.75 * before
     assert nll(labels[half:], after) < nll(labels[half:], said[half:])
 
 

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from resnet_core.evaluation.input_sizes import by_size, sample
-from resnet_core.evaluation.metrics import roc_auc
+from resnet_core.evaluation.metrics import METRICS
 from resnet_core.images.decode import decode
 from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.model.calibration import Calibration
@@ -122,7 +122,7 @@ def test_the_table_by_size_has_the_stored_size_in_its_middle(photograph: Image.I
     rows = by_size(ours, pixels, labels, seen.append)
     assert [(row.side, row.images) for row in rows] == [(8, 5), (12, 5), (16, 5), (24, 5), (32, 5)]
     once = [a_classifier().probabilities(pixels, side=row.side) for row in rows]  # without mirror images
-    assert [row.roc_auc for row in rows] == pytest.approx([roc_auc(labels, shares) for shares in once])
+    assert [row.roc_auc for row in rows] == pytest.approx([METRICS["roc_auc"](labels, shares) for shares in once])
     assert len({row.roc_auc for row in rows}) > 1
     np.testing.assert_allclose(once[2], a_classifier().probabilities(pixels), atol=1e-6)
     assert sum(seen) == 25
