@@ -9,6 +9,7 @@ _next/                   the same again: another version's rows, until they are 
 
 import errno
 import json
+import logging
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import absolute, write_text
 from tasks.store import BATCH_BEGUN, MANIFEST, NEXT, Store
 from tasks.values import ModelVersion
+
+log = logging.getLogger("grayline")
 
 
 class SupersededError(JobError):
@@ -77,6 +80,7 @@ def claim(output: UPath, job: Job) -> Claim:
         )
     begun, folder = output / NEXT, output
     if found is not None and found.get("key") != job.key:
+        log.info("score       %s has rows by another version, code or options: every file is scored again", output)
         folder = begun
         begun_job = read_job(begun)
         if begun_job is not None and begun_job.get("key") != job.key:

@@ -1,5 +1,7 @@
 """Scan: what the source has now, and which of it no earlier night has read."""
 
+import logging
+
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
 from prefect import task
@@ -21,6 +23,8 @@ from tasks.progress import counted
 from tasks.values import Scan
 from tasks.workspace import Workspace
 
+log = logging.getLogger("grayline")
+
 
 @task
 def scan(dataset: Dataset, here: Workspace) -> Scan:
@@ -30,6 +34,8 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     reading.start()  # most nights bring something new
     pixels = pixel_folder(dataset, here)
     there = [path.name for path in pixels.iterdir()] if pixels.exists() else []
+    if not there and pixels.parent.exists():
+        log.info("ingest      the cached pixels are by other settings or code: every file is read again")
     with database.database() as db:
         list_files(db, dataset)
         if dataset.corrections:
