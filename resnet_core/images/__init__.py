@@ -1,8 +1,9 @@
 """Turn the bytes of an image file into a gray square of pixels.
 
-Rooms: `decode` (bytes to gray levels), `preprocessing` (gray levels to the model's square),
+Rooms: `decode` (bytes to gray levels), `levels` (which value is white; `BadImageError`);
+`preprocessing` (gray levels to the model's square);
 `statistics` (brightness, contrast, sharpness, perceptual hash).
-Private: `_codecs` (PNG, JPEG), `_dicom`, `_levels` (which value is white).
+Private: `_codecs` (fast PNG and JPEG), `_dicom`.
 Door: `decode.decode`, `preprocessing.Preprocessing`, `statistics.measure`.
 The imports are light: a reader process starts with them.
 """

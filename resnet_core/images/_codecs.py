@@ -1,9 +1,8 @@
-"""The common PNG files, three times as fast as by Pillow: 8 bits, gray or RGB, whole, nothing transparent.
+"""Fast decoders of common JPEG and PNG files; all others, and all damaged files, are left to Pillow.
 
-Rust's `png` crate decodes them, through kornia-rs, which holds the GIL meanwhile: it is processes that
-gain by it most. It sees the image and nothing else of the file, and only when the checksums are right.
-Everything else is Pillow's, and so is a file that is damaged in any way: Pillow's verdict and
-Pillow's words are those that count.
+JPEG: simplejpeg decodes luma alone, where the file stores it.
+PNG: kornia-rs decodes opaque files of 8 bits, gray or RGB, three times as fast as Pillow, and holds the GIL.
+It gets the image chunks only, after their checksums have been verified here.
 """
 
 import struct
@@ -14,21 +13,26 @@ from types import ModuleType
 import numpy as np
 from PIL import Image
 
-from resnet_core.images._levels import Gray, check_size
+from resnet_core.images.levels import Gray, check_size
 
-simplejpeg: ModuleType | None
-try:
-    simplejpeg = import_module("simplejpeg")
-except ImportError:  # no wheel for this platform: Pillow gives the same pixels
-    simplejpeg = None
 
-# Where luma is stored as such. In RGB, CMYK and YCCK it is not.
-_WITH_LUMA = ("YCbCr", "Gray")
+def _load(module: str) -> ModuleType | None:
+    """Import a decoder; on a platform without its wheel, Pillow gives the same pixels."""
+    try:
+        return import_module(module)
+    except ImportError:
+        return None
+
+
+simplejpeg, kornia = _load("simplejpeg"), _load("kornia_rs.io")
+_WITH_LUMA = ("YCbCr", "Gray")  # color spaces that store luma; RGB, CMYK and YCCK do not
 
 
 def decode_luma(data: bytes, shrink: int) -> Gray | None:
-    """A JPEG file's bytes -> uint8 [ceil(H / shrink), ceil(W / shrink)], `shrink` being 1, 2, 4 or 8: more
-    than 1 is done in the DCT domain. None when Pillow has to look at the file."""
+    """A JPEG file's bytes -> uint8 [ceil(H / shrink), ceil(W / shrink)], or None if Pillow must decode the file.
+
+    shrink: 1, 2, 4 or 8; above 1, the DCT is scaled.
+    """
     if simplejpeg is None:
         return None
     try:
@@ -41,47 +45,43 @@ def decode_luma(data: bytes, shrink: int) -> Gray | None:
         return None
 
 
-kornia: ModuleType | None
-try:
-    kornia = import_module("kornia_rs.io")
-except ImportError:  # no wheel for this platform: Pillow gives the same pixels
-    kornia = None
-
-SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Chunks that change no level. Orientation hides in eXIf, iTXt and some kinds of text; tRNS is transparency.
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Chunks that do not change levels. Orientation may be in eXIf, iTXt and "Raw profile" texts; tRNS is transparency.
 _HARMLESS = frozenset([b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"sBIT", b"bKGD", b"hIST", b"pHYs", b"tIME"])
-_MODES = {0: "mono", 2: "rgb"}  # by colour type
+_MODES = {0: "mono", 2: "rgb"}  # by color type
 _MAX_CHUNKS = 100_000
 
 
 def decode_png(data: bytes, max_pixels: int) -> Gray | None:
-    """A PNG file's bytes -> uint8 [H, W], or None when Pillow has to look at it. Raises BadImageError when
-    there are more pixels than `max_pixels`."""
+    """A PNG file's bytes -> uint8 [H, W], or None if Pillow must decode the file.
+
+    Raises BadImageError for more pixels than `max_pixels`.
+    """
     if data[12:16] != b"IHDR" or zlib.crc32(data[12:29]) != int.from_bytes(data[29:33], "big"):
         return None
-    width, height, depth, colour, *ways = struct.unpack_from(">IIBBBBB", data, 16)
+    width, height, depth, color, *methods = struct.unpack_from(">IIBBBBB", data, 16)
     check_size(width, height, max_pixels)
-    plain = not any(ways)  # the only compression, the only filtering, not interlaced
-    if kornia is None or depth != 8 or colour not in _MODES or not plain or width * height == 0:
+    plain = not any(methods)  # standard compression and filtering, not interlaced
+    if kornia is None or depth != 8 or color not in _MODES or not plain or width * height == 0:
         return None
     image = _image_chunks(data)
     if image is None:
         return None
     try:
-        levels = kornia.decode_image_png_u8(SIGNATURE + b"".join(image), (height, width), _MODES[colour])
-    except Exception:  # noqa: BLE001 it knows no finer one; Pillow says what is wrong
+        levels = kornia.decode_image_png_u8(PNG_SIGNATURE + b"".join(image), (height, width), _MODES[color])
+    except Exception:  # noqa: BLE001 kornia raises nothing finer; Pillow finds the fault
         return None
-    except BaseException as error:  # a panic in Rust is no Exception
+    except BaseException as error:  # a panic in Rust does not derive from Exception
         if type(error).__module__ != "pyo3_runtime":
             raise
         return None
-    return levels[..., 0] if colour == 0 else np.asarray(Image.fromarray(levels).convert("L"))
+    return levels[..., 0] if color == 0 else np.asarray(Image.fromarray(levels).convert("L"))
 
 
 def _image_chunks(data: bytes) -> list[memoryview] | None:
-    """The header, the compressed levels and the end, or None if a checksum is wrong or another chunk matters."""
+    """Return header, compressed levels and end, or None if a checksum is wrong or another chunk changes levels."""
     chunks = []
-    view, start = memoryview(data), len(SIGNATURE)
+    view, start = memoryview(data), len(PNG_SIGNATURE)
     for _ in range(_MAX_CHUNKS):
         if start + 12 > len(data):
             return None

@@ -1,8 +1,7 @@
-"""A DICOM file's bytes -> gray levels as a viewer shows them: the first frame, rescaled and windowed.
+"""DICOM: gray levels of the first frame as a viewer shows them, rescaled and windowed.
 
-Needs pydicom, the extra `[dicom]`. The steps are those of the standard's grayscale pipeline (PS3.3,
-C.11.1 and C.11.2): stored values, modality transformation (rescale slope and intercept), values of
-interest (the first window, or a table), polarity.
+Needs pydicom, the extra `[dicom]`. The steps are those of the standard's grayscale pipeline (PS3.3, C.11.1 and
+C.11.2): stored values, modality transformation, values of interest (first window or table), polarity.
 """
 
 import io
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.images._levels import BadImageError, Gray, check_size, luma, scale, scale_range
+from resnet_core.images.levels import BadImageError, Gray, check_size, luma, scale, scale_range
 from resnet_core.reasons import ReasonCode
 
 if TYPE_CHECKING:
@@ -23,8 +22,8 @@ _PREAMBLE = 128  # bytes before the magic word
 _MAGIC = b"DICM"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 DEFLATED = b"1.2.840.10008.1.2.1.99"
-_JP2 = b"\0\0\0\x0cjP  "  # how a JPEG 2000 file begins
-_BYTES_A_PIXEL = 4  # of a file that is compressed as a whole, with all that is in it beside the first frame
+_JP2 = b"\0\0\0\x0cjP  "  # the first bytes of a JPEG 2000 file
+_BYTES_A_PIXEL = 4  # limit for a file compressed as a whole, including all beside the first frame
 
 
 def is_dicom(data: bytes) -> bool:
@@ -32,7 +31,7 @@ def is_dicom(data: bytes) -> bool:
 
 
 def decode_dicom(data: bytes, max_pixels: int) -> Gray:
-    """-> uint8 [H, W]. Raises BadImageError for what is known to be wrong, and whatever pydicom raises."""
+    """A DICOM file's bytes -> uint8 [H, W]. Raises BadImageError, and any error of pydicom for damaged bytes."""
     try:
         import pydicom
         from pydicom.pixels.utils import pixel_array
@@ -53,7 +52,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> Gray:
 
 
 def _code_of(words: str) -> ReasonCode:
-    """From pydicom's words: it has one kind of exception for everything."""
+    """Classify an error by pydicom's message; its types do not tell."""
     if "less than expected" in words:
         return ReasonCode.TRUNCATED
     unsupported = "missing dependencies" in words or "does not support" in words
@@ -75,9 +74,11 @@ def _to_gray(stored: NDArray[Any], dataset: "Dataset") -> Gray:
 
 
 def _windowed(stored: NDArray[Any], dataset: "Dataset") -> Gray:
-    """Stored values [H, W] -> uint8 [H, W] through the modality and the first window. Without one, 8 bits are
-    taken as they are and more are stretched to the image's own range, as viewers do: 16 bits often hold
-    a few hundred different values."""
+    """Stored values [H, W] -> uint8 [H, W] through the modality and the first window.
+
+    Without a window, 8 bits are used as they are. Deeper images are stretched to their own range, as viewers do:
+    16 bits often hold only a few hundred different values.
+    """
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     values = apply_modality_lut(stored, dataset)
@@ -85,8 +86,8 @@ def _windowed(stored: NDArray[Any], dataset: "Dataset") -> Gray:
         bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
         return scale(apply_voi(values, dataset), 0, 2**bits - 1)
     if dataset.get("WindowWidth") and dataset.get("WindowCenter") is not None:
-        centre, width = first(dataset.WindowCenter), first(dataset.WindowWidth)
-        return window(values, centre, width, dataset.get("VOILUTFunction", "LINEAR"))
+        center, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
+        return _window(values, center, width, dataset.get("VOILUTFunction", "LINEAR"))
     if "ModalityLUTSequence" in dataset:
         return scale(values, 0, 2 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1)
     if dataset.BitsStored > 8:
@@ -97,18 +98,18 @@ def _windowed(stored: NDArray[Any], dataset: "Dataset") -> Gray:
     return scale(values, low * slope + intercept, high * slope + intercept)
 
 
-def window(values: NDArray[Any], centre: float, width: float, function: str) -> Gray:
-    """The window of PS3.3, C.11.2.1.2 and C.11.2.1.3."""
+def _window(values: NDArray[Any], center: float, width: float, function: str) -> Gray:
+    """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3) to values [H, W]."""
     if function == "SIGMOID":
         with np.errstate(over="ignore"):
-            return scale(1 / (1 + np.exp(-4 * (values - centre) / width)), 0, 1)
+            return scale(1 / (1 + np.exp(-4 * (values - center) / width)), 0, 1)
     if function == "LINEAR":
-        centre, width = centre - 0.5, max(width - 1, 1e-9)
-    return scale(values, centre - width / 2, centre + width / 2)
+        center, width = center - 0.5, max(width - 1, 1e-9)
+    return scale(values, center - width / 2, center + width / 2)
 
 
 def _check_inflated(data: bytes, max_pixels: int) -> None:
-    """A file may be compressed as a whole, and pydicom would unpack it to any size."""
+    """Raise BadImageError for a file, compressed as a whole, that pydicom would unpack to an excessive size."""
     syntax, start = transfer_syntax(data)
     if syntax != DEFLATED:
         return
@@ -122,7 +123,7 @@ def _check_inflated(data: bytes, max_pixels: int) -> None:
 
 
 def _check_boxes(pixels: bytes) -> None:
-    """A box that says it is 0 bytes long would make pydicom 3.0 look for the codestream behind it for ever."""
+    """Raise BadImageError for a box of 0 bytes, which sends pydicom 3.0 into an endless loop."""
     place = pixels.find(_JP2)
     while 0 <= place < len(pixels) and pixels[place + 4 : place + 8] != b"jp2c":
         length = int.from_bytes(pixels[place : place + 4], "big")
@@ -132,7 +133,7 @@ def _check_boxes(pixels: bytes) -> None:
 
 
 def transfer_syntax(data: bytes) -> tuple[bytes, int]:
-    """How the file is encoded, and where the elements of its own description, group 2, end (PS3.10, 7.1)."""
+    """Return how the file is encoded, and the end of its file meta information, group 2 (PS3.10, 7.1)."""
     syntax, place = b"", _PREAMBLE + len(_MAGIC)
     while data[place : place + 2] == b"\x02\x00":
         element, kind = data[place + 2 : place + 4], data[place + 4 : place + 6]
@@ -145,6 +146,6 @@ def transfer_syntax(data: bytes) -> tuple[bytes, int]:
     return syntax, place
 
 
-def first(value: Any) -> float:
-    """Of several windows, the first is the one to show."""
+def _first(value: Any) -> float:
+    """Return the value of the first window, which is the one to show."""
     return float(value if isinstance(value, str | float | int) else value[0])

@@ -1,4 +1,4 @@
-"""How images look, in three numbers each: what data checks compare from night to night."""
+"""Statistics of pixels: brightness, contrast and sharpness, which data checks compare, and a perceptual hash."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -6,10 +6,10 @@ from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
-# PDQ (Davis & Rosen 2019, github.com/facebook/ThreatExchange, pdq/) takes one bit from each of 16 x 16
-# cosine coefficients of the image at 64 x 64 pixels. Cropping 2% off turns a quarter of the bits of high
-# frequency over, so the half of lowest frequency is kept, the lowest first. The authors' library has to be
-# compiled, and takes ten times as long; a test holds these bits to what it gives.
+# PDQ (Davis & Rosen 2019, github.com/facebook/ThreatExchange, pdq/) hashes an image of 64 x 64 pixels.
+# It takes a bit from each of 16 x 16 cosine coefficients. Only the half of lowest frequency is kept, the lowest
+# first: a crop of 2% flips a quarter of the other bits.
+# A test compares the bits with the authors' library, which must be compiled and takes ten times as long.
 HASH_BYTES = 16
 _PDQ_SIDE = 64
 _COSINES = (
@@ -19,7 +19,7 @@ _LOWEST = np.argsort(np.add.outer(np.arange(16), np.arange(16)).ravel(), kind="s
 
 
 def perceptual_hash(pixels: Pixels) -> bytes:
-    """uint8 [size, size] -> HASH_BYTES bytes. Where the image is flat they say nothing: rounding noise."""
+    """uint8 [size, size] -> HASH_BYTES bytes; for a flat image they are rounding noise."""
     if pixels.shape != (_PDQ_SIDE, _PDQ_SIDE):
         pixels = np.asarray(Image.fromarray(pixels).resize((_PDQ_SIDE, _PDQ_SIDE), Image.Resampling.BILINEAR))
     coefficients = (_COSINES @ pixels.astype(np.float32) @ _COSINES.T).ravel()
@@ -27,24 +27,22 @@ def perceptual_hash(pixels: Pixels) -> bytes:
     return np.packbits(coefficients[_LOWEST] > median).tobytes()
 
 
-# Levels worked on at a time: their copies stay in the processor's cache.
-AT_ONCE = 2**15
+_AT_ONCE = 2**15  # levels; their copies stay in the processor's cache
 
 
 def measure(pixels: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """uint8 [N, H, W], 3 pixels or more a side -> float64 [3, N]: brightness, contrast and sharpness,
-    that is the mean, the standard deviation and the mean absolute Laplacian, in levels.
+    """uint8 [N, H, W], 3 pixels or more a side -> float64 [3, N]: brightness, contrast and sharpness, in levels.
 
-    In whole numbers up to the last division: the same everywhere, and an even image has a contrast of
-    exactly 0.
+    They are the mean, the standard deviation and the mean absolute Laplacian. All steps before the last division are
+    in integers: results are the same everywhere, and a plain image has a contrast of exactly 0.
     """
     count, height, width = pixels.shape
-    found = np.empty((3, count))
-    step = max(1, AT_ONCE // (height * width))
+    measures = np.empty((3, count))
+    step = max(1, _AT_ONCE // (height * width))
     for start in range(0, count, step):
-        some = slice(start, start + step)
-        found[:, some] = _measure(pixels[some])
-    return found
+        images = slice(start, start + step)
+        measures[:, images] = _measure(pixels[images])
+    return measures
 
 
 def _measure(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float64], ...]:

@@ -1,4 +1,4 @@
-"""A reader (`resnet_core.reading.worker`) seen from outside: one process, asked over pipes, watched, ended."""
+"""The parent's side of a reader process (`resnet_core.reading.worker`): ask it over pipes, watch it, end it."""
 
 import json
 import math
@@ -24,8 +24,8 @@ _END_SECONDS = 5.0
 _CHUNK = 2**16  # bytes: what a pipe holds
 _TAIL = 4096  # bytes of stderr that are kept
 
-# One thread; and memory that an image has used stays for the next: to give it back to the system and
-# fetch it again costs a third of the time of a photograph. The last two are glibc's, in bytes.
+# A reader has one thread. It keeps the memory of an image for the next one: returning it to the system and
+# fetching it again costs a third of the time of a photograph. The last two are glibc's, in bytes.
 _VARIABLES = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
@@ -36,12 +36,14 @@ _VARIABLES = {
 
 
 class ReaderError(RuntimeError):
-    """Readers do not start, or have a defect: the text holds what they printed."""
+    """Readers do not start, or have a defect; the text has their output."""
 
 
 class LostError(Exception):
-    """A reader has ended, or was ended because it took too long, while on `row` of the request, or
-    before any. `printed` is the end of its stderr."""
+    """A reader ended, or was killed over time, at `row` of the request; None: before the first row.
+
+    `printed` is the end of its stderr.
+    """
 
     def __init__(self, row: int | None, reason: Reason, printed: str) -> None:
         super().__init__(reason.text)
@@ -51,25 +53,25 @@ class LostError(Exception):
 
 
 class ReaderProcess:
-    """`command` starts it; the number of a file descriptor is added to that."""
+    """A running reader. command: starts it, with the number of a file descriptor as last argument."""
 
     def __init__(self, command: Sequence[str]) -> None:
-        self._progress, theirs = os.pipe()
+        self._progress, progress = os.pipe()
         try:
             self._process = subprocess.Popen(
-                [*command, str(theirs)],
+                [*command, str(progress)],
                 bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                pass_fds=[theirs],
-                env=environment(),
+                pass_fds=[progress],
+                env=_environment(),
             )
         except BaseException:
             os.close(self._progress)
             raise
         finally:
-            os.close(theirs)
+            os.close(progress)
         pipes = (self._process.stdin, self._process.stdout, self._process.stderr)
         self._stdin, self._stdout, self._stderr = (pipe.fileno() for pipe in pipes if pipe)
         for pipe in (self._stdin, self._stdout, self._stderr, self._progress):
@@ -82,9 +84,11 @@ class ReaderProcess:
         return self._process.poll() is None
 
     def ask(self, request: bytes, rows: int, seconds: float) -> Iterator[pa.Table]:
-        """The answers to a request of so many rows, as they come; `seconds` for each. Raises LostError
-        and ReaderError; the process is of no more use then, nor when not all answers were taken."""
-        self._look()  # what an earlier request has left behind
+        """Yield the answers to a request of `rows` rows, each within `seconds`. Raises LostError and ReaderError.
+
+        After an error, or with answers not taken, the process cannot be used again.
+        """
+        self._look()  # drain messages of an earlier request
         self._row, self._printed = None, b""
         row, waited, tick = self._row, 0.0, min(1.0, seconds / 4)
         unsent, received = memoryview(request), bytearray()
@@ -108,15 +112,14 @@ class ReaderProcess:
                 if row != self._row or self._stdout in ready:
                     row, waited = self._row, 0.0
                 else:
-                    # A machine or a terminal that was asleep has not waited longer than two ticks.
+                    # Time that the machine was asleep does not count.
                     waited += min(time.monotonic() - since, 2 * tick)
                 if waited > (_START_SECONDS if row is None else seconds):
                     self.end()
                     raise self._lost(Reason.of(ReasonCode.OVER_TIME, f"no result after {seconds:g} s"))
 
     def end(self) -> int | None:
-        """Kill it if it lives. Returns its exit status, or None when not even SIGKILL ends it, as on a
-        network drive that hangs."""
+        """Kill the process. Returns its exit status, or None if SIGKILL does not end it (a hanging network drive)."""
         self._process.kill()
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(_END_SECONDS)
@@ -132,7 +135,7 @@ class ReaderProcess:
         try:
             return os.write(self._stdin, data)
         except BrokenPipeError:
-            return len(data)  # it has ended: its stdout tells
+            return len(data)  # the end of its stdout is handled by _receive
 
     def _receive(self) -> bytes:
         if data := os.read(self._stdout, _CHUNK):
@@ -147,7 +150,7 @@ class ReaderProcess:
         raise self._lost(NO_MEMORY if status == OUT_OF_MEMORY else crashed)
 
     def _look(self) -> None:
-        """Take in which row it is on and what it has printed."""
+        """Update the current row and the printed text."""
         if rows := _drain(self._progress):
             self._row = ROW.unpack(rows[-ROW.size :])[0]
         self._printed = (self._printed + _drain(self._stderr))[-_TAIL:]
@@ -159,18 +162,17 @@ class ReaderProcess:
         return LostError(self._row, reason, self._text())
 
 
-def environment() -> dict[str, str]:
-    """This process's, so that credentials and settings of the sources hold, with what a reader needs
-    more, and resnet_core from the same place as here."""
+def _environment() -> dict[str, str]:
+    """Return a reader's environment: this process's, _VARIABLES, and the path of this resnet_core."""
     variables = {**os.environ, **_VARIABLES}
     root = str(Path(__file__).parents[2])
-    if root != sysconfig.get_path("purelib"):  # that is on its path anyway, after the standard library
+    if root != sysconfig.get_path("purelib"):  # it is on the path anyway, after the standard library
         variables["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     return variables
 
 
 def _take_tables(received: bytearray) -> Iterator[pa.Table]:
-    """Take the frames that are complete off the front."""
+    """Take complete frames off the front of the received bytes."""
     while len(received) >= LENGTHS.size:
         head, body = LENGTHS.unpack_from(received)
         begin = LENGTHS.size + head
@@ -185,7 +187,7 @@ def _take_tables(received: bytearray) -> Iterator[pa.Table]:
 
 
 def _drain(pipe: int) -> bytes:
-    """What a pipe holds now: all of it, but not what somebody keeps adding."""
+    """Return the bytes that a pipe holds now, without waiting for more."""
     try:
         return os.read(pipe, _CHUNK)
     except BlockingIOError:

@@ -1,5 +1,7 @@
-"""One file's bytes, read once: its hash, its size, whether it decodes, how it looks, and the pixels
-for the model."""
+"""Read an image: hash, size, statistics and the model's pixels, in one pass over the file's bytes.
+
+`schema` has the columns of a table of read images.
+"""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,7 +12,8 @@ import numpy as np
 from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
-from resnet_core.images.decode import MAX_PIXELS, BadImageError, decode_square
+from resnet_core.images.decode import decode_square
+from resnet_core.images.levels import MAX_PIXELS, BadImageError
 from resnet_core.images.preprocessing import Gray, Preprocessing
 from resnet_core.images.statistics import HASH_BYTES, measure, perceptual_hash
 from resnet_core.reasons import Reason, ReasonCode
@@ -21,8 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Limits:
-    """What one image may cost: `bytes` of its file, `pixels` once decoded, `seconds` from opening the
-    file to its pixels. What costs more is a bad image."""
+    """Limits of an image: `bytes` of its file, decoded `pixels`, and `seconds` from opening the file to its pixels."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -36,8 +38,7 @@ DEFAULT_LIMITS = Limits()
 
 @dataclass(frozen=True)
 class ReadImage:
-    """`image_id` is the SHA-256 of the bytes, None when there were none to be had. Either `pixels`
-    (uint8 [size, size]) is there or `reason` is, never both."""
+    """Either `pixels` (uint8 [size, size]) or a `reason`. `image_id`: SHA-256 of the bytes, None if not read."""
 
     image_id: str | None
     width: int | None = None
@@ -47,7 +48,7 @@ class ReadImage:
 
 
 def read_image(data: bytes, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
-    """Never raises for bad bytes: a bad image is data, with a reason."""
+    """Read a file's bytes. Never raises for bad bytes: they give a reason."""
     if len(data) > limits.bytes:
         return too_many_bytes(len(data), limits)
     image_id = hashlib.sha256(data).hexdigest()
@@ -70,37 +71,35 @@ def too_many_bytes(size: int, limits: Limits) -> ReadImage:
 
 
 def unreachable(error: OSError) -> ReadImage:
-    """The row of a file whose bytes cannot be had now: the next run tries it again."""
+    """Return the row of a file whose bytes cannot be read now; the next run tries it again."""
     return ReadImage(None, reason=Reason.of(ReasonCode.UNREACHABLE, error.strerror or str(error)))
 
 
 def schema(size: int) -> "pa.Schema":
-    """The columns of read images. Those from `phash` on are of the pixels that the model sees: the
-    perceptual hash, what `resnet_core.images.statistics` measures, and the pixels themselves, uint8 [size, size]
-    row by row. A bad image has zeros for pixels."""
+    """Return the columns of read images; statistics are of the pixels that the model sees."""
     import pyarrow as pa
 
     return pa.schema(
         [
-            ("image_id", pa.string()),
+            ("image_id", pa.string()),  # SHA-256 of the bytes; null: not read
             ("width", pa.int32()),
             ("height", pa.int32()),
-            ("reason_code", pa.string()),
+            ("reason_code", pa.string()),  # null: a good image
             ("reason", pa.string()),
             ("phash", pa.binary(HASH_BYTES)),
             ("brightness", pa.float32()),
             ("contrast", pa.float32()),
             ("sharpness", pa.float32()),
-            pa.field("pixels", pa.binary(size * size), nullable=False),
+            pa.field("pixels", pa.binary(size * size), nullable=False),  # uint8 [size, size]; zeros without an image
         ]
     )
 
 
 def as_columns(images: Sequence[ReadImage], size: int) -> tuple[dict[str, list[Any]], NDArray[np.uint8]]:
-    """What goes into a table, as JSON holds it (the hash in hexadecimal), and uint8 [N, size, size]."""
+    """Return the columns of `schema` as JSON holds them (hashes in hexadecimal), and pixels, uint8 [N, size, size]."""
     blank = np.zeros((size, size), dtype=np.uint8)
-    every = [blank if image.pixels is None else image.pixels for image in images]
-    pixels = np.array(every, dtype=np.uint8).reshape(-1, size, size)
+    squares = [blank if image.pixels is None else image.pixels for image in images]
+    pixels = np.array(squares, dtype=np.uint8).reshape(-1, size, size)
     hashes = [None if image.pixels is None else perceptual_hash(image.pixels).hex() for image in images]
     columns = {name: [getattr(image, name) for image in images] for name in ("image_id", "width", "height")}
     reasons = [image.reason or (None, None) for image in images]
@@ -108,22 +107,22 @@ def as_columns(images: Sequence[ReadImage], size: int) -> tuple[dict[str, list[A
     columns["phash"] = hashes
     for name, numbers in zip(("brightness", "contrast", "sharpness"), measure(pixels), strict=True):
         rounded = numbers.astype(np.float32).tolist()
-        columns[name] = [None if found is None else number for found, number in zip(hashes, rounded, strict=True)]
+        columns[name] = [None if phash is None else number for phash, number in zip(hashes, rounded, strict=True)]
     return columns, pixels
 
 
 def from_columns(columns: dict[str, list[Any]], pixels: NDArray[np.uint8]) -> "pa.Table":
-    """One row an image, in the columns of `schema`. The pixels are not copied."""
+    """Make a table of `schema` from the result of `as_columns`; the pixels are not copied."""
     import pyarrow as pa
 
     size = pixels.shape[1]
     columns = {**columns, "phash": [None if text is None else bytes.fromhex(text) for text in columns["phash"]]}
-    wanted = schema(size)
-    arrays = [pa.array(columns[field.name], field.type) for field in wanted if field.name != "pixels"]
-    packed = pa.Array.from_buffers(wanted.field("pixels").type, len(pixels), [None, pa.py_buffer(pixels)])
-    return pa.Table.from_arrays([*arrays, packed], schema=wanted)
+    fields = schema(size)
+    arrays = [pa.array(columns[field.name], field.type) for field in fields if field.name != "pixels"]
+    packed = pa.Array.from_buffers(fields.field("pixels").type, len(pixels), [None, pa.py_buffer(pixels)])
+    return pa.Table.from_arrays([*arrays, packed], schema=fields)
 
 
 def as_table(images: Sequence[ReadImage], size: int) -> "pa.Table":
-    """One row an image, in the columns of `schema`."""
+    """Make a table of `schema`, one row per image."""
     return from_columns(*as_columns(images, size))

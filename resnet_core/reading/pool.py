@@ -1,9 +1,9 @@
-"""Many files read by processes of their own: an image whose decoder crashes or hangs costs itself.
+"""Read many files in reader processes: an image whose decoder crashes or hangs costs no other image.
 
-A reader (`resnet_core.reading.worker`) that ends in the middle is replaced, and what it had not answered is
-read again. The image that it was on is tried once more, alone in a fresh reader, for something else
-may have ended the first; it is given up when that one ends too. An image that lasts too long is given
-up at once. Readers are kept for the next request, as many as have been busy at the same time.
+A reader (`resnet_core.reading.worker`) that ends is replaced, and its unanswered rows are read again. The image
+that it was reading is tried once more, alone in a fresh reader: something else may have ended the first.
+If that reader ends, too, the image is given up. An image over time is given up at once.
+Readers are kept for the next request, as many as have been busy at the same time.
 """
 
 import atexit
@@ -22,34 +22,37 @@ from resnet_core.reading.image import DEFAULT_LIMITS, Limits, ReadImage, as_tabl
 from resnet_core.reading.worker import make_request
 from resnet_core.reasons import Reason, ReasonCode
 from resnet_core.sources.fetch import COLUMNS, prepare
+from resnet_core.sources.locate import read_bytes
 
 log = logging.getLogger("grayline")
 
 _COMMAND = (sys.executable, "-P", "-m", "resnet_core.reading.worker")
 _STARTS = 3  # readers in a row that may end before their first image
 
-# Those that wait for work. Taking from a list and adding to it need no lock.
+# Readers that wait for work, by command. Lists need no lock for pop and append.
 _idle: dict[tuple[str, ...], list[ReaderProcess]] = {}
 
 
 def read_files(
     files: pa.Table, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS, command: Sequence[str] = _COMMAND
 ) -> pa.Table:
-    """Rows of a listing -> one row each, in the same order, in the columns of `resnet_core.reading.image.schema`.
+    """Return a row per row of a listing, in order, in the columns of `resnet_core.reading.image.schema`.
 
-    `files` has the columns that `resnet_core.sources.source.open_files` wants, and `size`. Raises ReaderError
-    when readers do not work at all; a bad image is a row with a reason.
+    files: with the columns `resnet_core.sources.fetch.COLUMNS`. Raises ReaderError if readers do not work at all;
+    a bad image is a row with a reason.
     """
     tables = iterate_files(files, settings, limits, command)
-    return pa.Table.from_batches((some for table in tables for some in table.to_batches()), schema(settings.size))
+    return pa.Table.from_batches((batch for table in tables for batch in table.to_batches()), schema(settings.size))
 
 
 def iterate_files(
     files: pa.Table, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS, command: Sequence[str] = _COMMAND
 ) -> Iterator[pa.Table]:
-    """The same as it comes: tables of 128 rows or less, about one a second or more. The next are read
-    while the caller works on one. `command` starts a reader."""
-    prepare(files)  # unpacking an archive takes longer than any image may
+    """Yield the same rows in tables of up to 128 rows, at least one per second. command: starts a reader.
+
+    The next rows are read while the caller works on a table.
+    """
+    prepare(files)  # unpacking an archive may take longer than `limits.seconds`
     suspects: set[int] = set()
     condemned: dict[int, Reason] = {}
     done = starts = 0
@@ -60,7 +63,7 @@ def iterate_files(
             continue
         first, alone = done, done in suspects
         stop = first + 1 if alone else min((row for row in {*suspects, *condemned} if row > first), default=len(files))
-        request = make_request(rows_of(files.slice(first, stop - first)), settings, limits)
+        request = make_request(_rows(files.slice(first, stop - first)), settings, limits)
         try:
             with _borrow(command, fresh=alone or starts > 0) as reader:
                 for table in reader.ask(request, stop - first, limits.seconds):
@@ -83,28 +86,27 @@ def iterate_files(
 def _hash_only(
     file: pa.Table, settings: Preprocessing, limits: Limits, reason: Reason, command: Sequence[str]
 ) -> pa.Table:
-    """The row of an image that is not to be decoded again: its bytes still give it a name."""
+    """Return the row of an image that must not be decoded again; its bytes are hashed only."""
     try:
         with _borrow(command) as reader:
-            (table,) = reader.ask(make_request(rows_of(file), settings, limits, reason), 1, limits.seconds)
+            (table,) = reader.ask(make_request(_rows(file), settings, limits, reason), 1, limits.seconds)
             return table
     except LostError:
         unread = Reason.of(ReasonCode.UNREACHABLE, f"its bytes could not be read, and before: {reason.text}")
         return as_table([ReadImage(None, reason=unread)], settings.size)
 
 
-def rows_of(files: pa.Table) -> list[dict[str, Any]]:
+def _rows(files: pa.Table) -> list[dict[str, Any]]:
     return files.select(COLUMNS).to_pylist()
 
 
 @contextmanager
 def _borrow(command: Sequence[str], *, fresh: bool = False) -> Iterator[ReaderProcess]:
-    """A reader that nobody else has, a new one if `fresh`. When anything is raised meanwhile it is
-    ended, not kept: there may be answers in its pipe."""
+    """Lend a reader, a new one if `fresh`. After an exception it is ended: its pipe may hold answers."""
     waiting = _idle.setdefault(tuple(command), [])
-    reader = take(waiting)
+    reader = _take(waiting)
     if reader and fresh:
-        reader.end()  # its place is taken, so that there are never more than callers
+        reader.end()  # so that there are never more readers than callers
     if fresh or not reader:
         reader = ReaderProcess(command)
     try:
@@ -115,7 +117,7 @@ def _borrow(command: Sequence[str], *, fresh: bool = False) -> Iterator[ReaderPr
     waiting.append(reader)
 
 
-def take(waiting: list[ReaderProcess]) -> ReaderProcess | None:
+def _take(waiting: list[ReaderProcess]) -> ReaderProcess | None:
     while waiting:
         try:
             reader = waiting.pop()
@@ -128,14 +130,14 @@ def take(waiting: list[ReaderProcess]) -> ReaderProcess | None:
 
 
 def start(command: Sequence[str] = _COMMAND) -> None:
-    """Start a reader for whoever asks first: it will be ready when the files are found."""
+    """Start a reader ahead of the first request, so that it is ready when the files have been listed."""
     _idle.setdefault(tuple(command), []).append(ReaderProcess(command))
 
 
 def end_idle() -> None:
-    """End the readers that wait for work; the next request starts new ones."""
+    """End the waiting readers; the next request starts new ones."""
     for waiting in list(_idle.values()):
-        while reader := take(waiting):
+        while reader := _take(waiting):
             reader.end()
 
 
@@ -145,10 +147,7 @@ os.register_at_fork(after_in_child=_idle.clear)
 
 
 def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
-    """One file in this process, where a decoder that crashes or hangs takes the caller with it:
-    `resnet_core.reading.pool` is the way for many."""
-    from resnet_core.sources.locate import read_bytes  # a reader starts in half the time without
-
+    """Read one file in this process, which a decoder that crashes or hangs takes with it."""
     try:
         data = read_bytes(uri)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The rows of shards, read as files are: the pixels are there already."""
+"""Read the rows of shards as if they were image files; they hold pixels already."""
 
 from collections.abc import Iterator
 from itertools import groupby
@@ -13,36 +13,38 @@ from resnet_core.shards import format as shards
 
 
 def iterate_rows(files: pa.Table, size: int, most: int) -> Iterator[pa.Table]:
-    """Rows of a listing of shards, those of one shard going up -> one row each, in the same order, in the columns of
-    `resnet_core.reading.image.schema`; `most` at a time."""
+    """Yield tables of `resnet_core.reading.image.schema` of at most `most` rows, in the order of a listing of shards.
+
+    The listing's rows of one shard must be in ascending order.
+    """
     columns = (files[name].to_pylist() for name in ("container", "offset"))
-    for container, some in groupby(zip(*columns, strict=True), key=lambda row: row[0]):
-        rows = np.array([row for _, row in some])
+    for container, pairs in groupby(zip(*columns, strict=True), key=lambda pair: pair[0]):
+        rows = np.array([row for _, row in pairs])
         file = shards.open_file(UPath(container))
         start = 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows
-            here = rows[(rows >= start) & (rows < start + count)] - start
+            places = rows[(rows >= start) & (rows < start + count)] - start
             start += count
-            if len(here):
+            if len(places):
                 table = file.read_row_group(group, columns=["image_id", "levels"])
                 pixels = shards.unpacked(table["levels"], size)
                 ids = table["image_id"].combine_chunks()
-                for first in range(0, len(here), most):
-                    taken = here[first : first + most]
+                for first in range(0, len(places), most):
+                    taken = places[first : first + most]
                     yield _as_read(ids.take(pa.array(taken)), pixels[taken], size)
 
 
 def _as_read(image_ids: pa.Array, pixels: np.ndarray, size: int) -> pa.Table:
-    """The columns of `read.schema`: of an image in a shard neither the original's sides nor a reason are known."""
-    wanted = schema(size)
+    """Make a table of `schema`; a shard does not hold the original's size, nor the perceptual hash."""
     brightness, contrast, sharpness = (pa.array(values, pa.float32()) for values in measure(pixels))
-    known = {
+    columns = {
         "image_id": image_ids,
         "brightness": brightness,
         "contrast": contrast,
         "sharpness": sharpness,
         "pixels": shards.packed(pixels),
     }
-    arrays = [known.get(field.name, pa.nulls(len(pixels), field.type)) for field in wanted]
-    return pa.Table.from_arrays(arrays, schema=wanted)
+    fields = schema(size)
+    arrays = [columns.get(field.name, pa.nulls(len(pixels), field.type)) for field in fields]
+    return pa.Table.from_arrays(arrays, schema=fields)

@@ -1,15 +1,14 @@
-"""The process that reads images for `resnet_core.reading.pool`: a decoder that crashes or hangs takes this
-one with it and nothing else.
+"""The reader process of `resnet_core.reading.pool`: a decoder that crashes or hangs ends this process and no other.
 
     python -m resnet_core.reading.worker PROGRESS
 
-Requests come on stdin and answers go to stdout, each a frame: two lengths of 8 bytes, JSON, and bytes.
-A request holds rows of files and how to read them; it is answered by one row a file and the pixels,
-in frames of at most ROWS rows or as many as took SECONDS. The number of the row that is begun is
-written to the file descriptor PROGRESS, 4 bytes: a message that nobody waits for. End of file on
-stdin ends it.
+stream    holds
+stdin     requests: rows of files, and how to read them; end of file ends the process
+stdout    answers: one row per file and the pixels, at most ROWS rows or as many as took _SECONDS
+PROGRESS  file descriptor: the number of every row that is begun, 4 bytes
 
-Its imports are the time it takes to start: no torch, no pandas, and pyarrow only for what it has to open.
+Requests and answers are frames: two lengths of 8 bytes, JSON, and bytes.
+Imports are the time to start: no torch, no pandas, and pyarrow only for containers.
 """
 
 import json
@@ -30,7 +29,7 @@ from numpy.typing import NDArray
 
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading.image import Limits, ReadImage, as_columns, read_image, too_many_bytes, unreachable
-from resnet_core.reasons import Reason, ReasonCode
+from resnet_core.reasons import Reason
 from resnet_core.storage.locations import read_whole
 
 ROWS = 128
@@ -46,14 +45,14 @@ OUT_OF_MEMORY = 71
 def main() -> None:
     progress = int(sys.argv[-1])
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keep what a library prints out of the answers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the thread that started this may have blocked some
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the parent's thread may have blocked some
     _set_limit(resource.RLIMIT_CORE, 0)
     try:
         while request := _receive(sys.stdin.buffer):
-            for images, size in answer(request, progress):
+            for images, size in _answer(request, progress):
                 answers.writelines(_frame(*as_columns(images, size)))
                 answers.flush()
     except BrokenPipeError:
@@ -66,23 +65,21 @@ def main() -> None:
         os._exit(DEFECT)
 
 
-def answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadImage], int]]:
-    """Some read images and the side of their pixels, again and again, in the order of the request's rows."""
+def _answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadImage], int]]:
+    """Yield read images and the side of their pixels, in the order of the request's rows."""
     settings, limits = Preprocessing(**request["settings"]), Limits(**request["limits"])
-    code, text = request["reason"] or (None, "")
-    reason = Reason(ReasonCode(code), text) if code else None
-    _set_limit(resource.RLIMIT_DATA, memory_limit(limits))
+    reason = Reason(*request["reason"]) if request["reason"] else None
+    _set_limit(resource.RLIMIT_DATA, _memory_limit(limits))
     rows = request["rows"]
     contents = _open_rows([row for row in rows if row["size"] <= limits.bytes])
     images: list[ReadImage] = []
     flushed = time.monotonic()
     for number, row in enumerate(rows):
         os.write(progress, ROW.pack(number))
-        # The parent watches the clock. This is for when there is no parent any more: an endless loop
-        # in a decoder would never see the end of stdin.
+        # The parent watches the clock. The timer ends an endless loop in a decoder after the parent has died.
         signal.setitimer(signal.ITIMER_REAL, 2 * limits.seconds + 1)
         if row["size"] <= limits.bytes:
-            images.append(read(next(contents), settings, limits, reason))
+            images.append(_read(next(contents), settings, limits, reason))
         else:
             images.append(too_many_bytes(row["size"], limits))
         if len(images) == ROWS or time.monotonic() - flushed > _SECONDS:
@@ -95,16 +92,16 @@ def answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadIm
 
 
 def _open_rows(rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
-    """As `resnet_core.sources.fetch` does, whose imports take as long as all others."""
+    """Yield the bytes of the rows; `resnet_core.sources.fetch` doubles the imports, so only containers use it."""
     if any(row["container"] for row in rows):
-        from resnet_core.sources import fetch as containers
+        from resnet_core.sources.fetch import open_rows
 
-        return containers.open_rows(rows)
+        return open_rows(rows)
     return read_whole([row["uri"] for row in rows], [row["size"] for row in rows])
 
 
-def read(data: bytes | OSError, settings: Preprocessing, limits: Limits, reason: Reason | None) -> ReadImage:
-    """`reason`: what is known to be wrong with the image; it is not decoded then."""
+def _read(data: bytes | OSError, settings: Preprocessing, limits: Limits, reason: Reason | None) -> ReadImage:
+    """Read an image. With a reason, known from an earlier try, it is hashed but not decoded."""
     if isinstance(data, OSError):
         return unreachable(data)
     if reason is not None:
@@ -112,9 +109,11 @@ def read(data: bytes | OSError, settings: Preprocessing, limits: Limits, reason:
     return read_image(data, settings, limits)
 
 
-def memory_limit(limits: Limits) -> int:
-    """Bytes that a reader may have: itself, the file twice, and 32 bytes a pixel, which is several
-    copies at the widest levels that there are (64-bit). A last resort: decoders refuse earlier."""
+def _memory_limit(limits: Limits) -> int:
+    """Return the bytes that a reader may have, a last resort: itself, the file twice, and 32 bytes per pixel.
+
+    That is several copies at the widest levels (64 bits).
+    """
     return 2**29 + 2 * limits.bytes + 32 * limits.pixels
 
 
@@ -127,19 +126,19 @@ def _set_limit(which: int, value: int) -> None:
 def make_request(
     rows: list[dict[str, Any]], settings: Preprocessing, limits: Limits, reason: Reason | None = None
 ) -> bytes:
-    """`rows`: of a listing, as `resnet_core.sources.fetch.open_rows` wants them."""
+    """Make the frame of a request. rows: of a listing, with the columns of `resnet_core.sources.fetch.open_rows`."""
     how = {"settings": asdict(settings), "limits": asdict(limits), "reason": reason}
     return b"".join(_frame({"rows": rows, **how}, np.empty(0, np.uint8)))
 
 
 def _frame(content: dict[str, Any], pixels: NDArray[np.uint8]) -> tuple[bytes, bytes, memoryview]:
-    """In pieces, of which the last is not copied."""
+    """Return a frame in pieces; the pixels are not copied."""
     head = json.dumps(content).encode()
     return LENGTHS.pack(len(head), pixels.nbytes), head, pixels.data
 
 
 def _receive(stream: BinaryIO) -> Any:
-    """The next frame's JSON; None at the end of the stream."""
+    """Return the next frame's JSON, or None at the end of the stream."""
     lengths = stream.read(LENGTHS.size)
     if len(lengths) < LENGTHS.size:
         return None

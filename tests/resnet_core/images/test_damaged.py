@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnet_core.images import _codecs as jpeg
-from resnet_core.images import _codecs as png
-from resnet_core.images.decode import BadImageError, decode, decode_square
+from resnet_core.images import _codecs
+from resnet_core.images.decode import decode, decode_square
+from resnet_core.images.levels import BadImageError
 from resnet_core.images.preprocessing import Preprocessing
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:PIL")
@@ -79,8 +79,8 @@ def test_pillow_has_the_last_word_on_damage(photograph: Image.Image, kind: str, 
     damaged = damage(saved(photograph.resize((64, 48)), kind), random.Random(seed))
     fast = verdict(damaged)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(png, "kornia", None)
-        patch.setattr(jpeg, "simplejpeg", None)
+        patch.setattr(_codecs, "kornia", None)
+        patch.setattr(_codecs, "simplejpeg", None)
         assert verdict(damaged) == fast
 
 
@@ -122,7 +122,7 @@ def test_damage_prints_nothing(photograph: Image.Image, kind: str, capfd: pytest
         (b"%PDF-1.7\n" * 50, "unsupported"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unsupported"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported"),
-        (png.SIGNATURE, "truncated"),
+        (_codecs.PNG_SIGNATURE, "truncated"),
         (b"\xff\xd8\xff\xe0", "truncated"),
     ],
 )
@@ -155,7 +155,8 @@ def test_a_bomb_costs_neither_memory_nor_time(tmp_path: Path) -> None:
     code = """
 import resource, sys
 from pathlib import Path
-from resnet_core.images.decode import BadImageError, decode
+from resnet_core.images.decode import decode
+from resnet_core.images.levels import BadImageError
 try:
     decode(b"GIF89a")  # imports the plugins
 except BadImageError:
@@ -204,7 +205,7 @@ def png_of(width: int, height: int, depth: int, deflated: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    return png.SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", deflated) + chunk(b"IEND", b"")
+    return _codecs.PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", deflated) + chunk(b"IEND", b"")
 
 
 def tiff_of(width: int, height: int, deflated: bytes, where: dict[int, int | None]) -> bytes:

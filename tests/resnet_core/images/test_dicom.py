@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from resnet_core.images._dicom import decode_dicom, is_dicom, transfer_syntax
-from resnet_core.images.decode import BadImageError, decode, luma
+from resnet_core.images.decode import decode
+from resnet_core.images.levels import BadImageError, luma
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -181,7 +182,8 @@ def test_without_pydicom_it_says_what_to_install() -> None:
     code = """
 import sys
 sys.modules["pydicom"] = None  # what an installation without the extra comes to
-from resnet_core.images.decode import BadImageError, decode
+from resnet_core.images.decode import decode
+from resnet_core.images.levels import BadImageError
 try:
     decode(sys.stdin.buffer.read())
 except BadImageError as error:
@@ -194,7 +196,8 @@ except BadImageError as error:
 def test_pydicom_is_imported_for_dicom_only() -> None:
     code = """
 import sys
-from resnet_core.images.decode import BadImageError, decode
+from resnet_core.images.decode import decode
+from resnet_core.images.levels import BadImageError
 try:
     decode(b"no image")
 except BadImageError:
