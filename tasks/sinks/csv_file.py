@@ -1,4 +1,4 @@
-"""A batch as one CSV file, packed by gzip where its name ends so; lists are JSON."""
+"""Sink `FILE.csv` or `FILE.csv.gz`: a batch as one CSV file; lists are JSON."""
 
 import csv
 import gzip
@@ -15,7 +15,7 @@ from resnet_core.storage import locations as stores
 from resnet_core.storage.files import write_whole
 from tasks.sinks.rows import ADDED, COLUMNS, with_text
 
-# A spreadsheet has no use for the hundreds of numbers of an embedding.
+# Embeddings have hundreds of numbers, which a spreadsheet cannot use.
 _HEADER = [name for name in COLUMNS.names if name != "embedding"]
 _OLDEST_HEADER = [name for name in _HEADER if name not in ADDED]
 ERRORS: tuple[type[Exception], ...] = (OSError, NotImplementedError)
@@ -23,7 +23,7 @@ _LONGEST_HEADER = 4096  # bytes
 
 
 def check(place: str) -> None:
-    """Raises UserError or OSError unless the file can be written: what lies there may only be a batch's."""
+    """Raises UserError or OSError unless the file can be written; a file of other content is not replaced."""
     try:
         kind = stores.facts(place)["type"]
     except FileNotFoundError:
@@ -31,12 +31,12 @@ def check(place: str) -> None:
     if kind == "directory":
         raise UserError(f"--to: {place} is a folder. Name a file in it.")
     if kind and [name for name in _header(place) if name not in ADDED] != _OLDEST_HEADER:
-        raise UserError(f"--to: {place} holds something else than scores. Choose another file.")
+        raise UserError(f"--to: {place} does not hold scores. Choose another file.")
     _check_writable(place)
 
 
 def _header(place: str) -> list[str]:
-    """The names in the first line of a file; none where it is no such file."""
+    """Return the names in the first line of a file; none if it is not CSV."""
     try:
         with stores.open_stream(place) as file:
             start = file.read(_LONGEST_HEADER)
@@ -48,7 +48,7 @@ def _header(place: str) -> list[str]:
 
 
 def _check_writable(place: str) -> None:
-    """Raises OSError unless a file can be made beside it; what it makes is taken away again where that may be."""
+    """Raises OSError unless a file can be made beside it. The file is removed if the store allows it."""
     probe = UPath(stores.absolute(place) + ".probe")
     with write_whole(probe) as draft:
         draft.write_bytes(b"")
@@ -57,7 +57,7 @@ def _check_writable(place: str) -> None:
 
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
-    """The file appears whole, instead of the one that was there; `batch` stands in each row."""
+    """Replace the file as a whole; the rows name their batch."""
     with write_whole(UPath(stores.absolute(place))) as draft:
         raw = pa.OSFile(str(draft), "wb")
         with pa.CompressedOutputStream(raw, "gzip") if place.endswith(".gz") else raw as file:

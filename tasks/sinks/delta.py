@@ -1,4 +1,4 @@
-"""A batch in a Delta table, partitioned by batch: the old files of the batch go and the new ones come in one commit."""
+"""Sink `delta:PLACE`: a Delta table partitioned by batch. A commit replaces the files of one batch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,22 +12,22 @@ from resnet_core.storage import locations as stores
 from tasks.sinks.rows import ADDED, BATCH, COLUMNS, ROWS, differences
 
 ERRORS: tuple[type[Exception], ...] = (DeltaError, OSError)
-# A store that does not answer is tried for minutes otherwise.
+# Fail within seconds if the store does not answer; the default is minutes.
 _IMPATIENT = {"max_retries": "2", "retry_timeout": "20s", "connect_timeout": "10s"}
 
 
 def check(place: str) -> None:
-    """Raises UserError or DeltaError unless there is a table of scores, or room for one."""
+    """Raises UserError or DeltaError unless the place has a table of scores or is empty."""
     at = stores.absolute(place)
     if DeltaTable.is_deltatable(at, _IMPATIENT):
         if wrong := differences(pa.schema(DeltaTable(at, storage_options=_IMPATIENT).schema().to_arrow())):
             raise UserError(f"--to: the Delta table {place} {wrong}. Choose another place.")
     elif not stores.is_url(at) and Path(at).exists() and any(Path(at).iterdir()):
-        raise UserError(f"--to: {place} holds something else than a Delta table. Choose another folder.")
+        raise UserError(f"--to: {place} is not a Delta table. Choose another folder.")
 
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
-    """Raises DeltaError, and then nothing has changed; so it does where another writes the same batch meanwhile."""
+    """Raises DeltaError and changes nothing on failure, also if another process writes the same batch."""
     name, at = batch.replace("'", "''"), stores.absolute(place)
     lacking = DeltaTable.is_deltatable(at) and not set(ADDED) <= {
         field.name for field in DeltaTable(at).schema().fields

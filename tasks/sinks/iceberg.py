@@ -1,6 +1,6 @@
-"""A batch in an Iceberg table, partitioned by batch: the old files of the batch go and the new ones come in one commit.
+"""Sink `iceberg:CATALOG/NAMESPACE.TABLE`: an Iceberg table partitioned by batch.
 
-Where the catalog is and how it is reached, PyIceberg's own configuration says.
+A commit replaces the files of one batch. PyIceberg's own configuration says how the catalog is reached.
 """
 
 import re
@@ -34,46 +34,48 @@ ERRORS: tuple[type[Exception], ...] = (
     OSError,
 )
 _ROWS_A_FILE = 1024**2
-# Files are dropped by what is known of them, and not opened, where their whole name is known.
+# With the batch's full name in a file's metrics, PyIceberg drops the file without opening it.
 _KNOWN = {f"write.metadata.metrics.column.{BATCH}": "full"}
 _PLACE = re.compile(r"([^/]+)/([^/]+)\.([^/.]+)")
 
 
 def check(place: str) -> None:
-    """Raises UserError unless there is a catalog that has a table of scores there, or none."""
+    """Raises UserError unless the catalog is there and its table, if it has one, is a table of scores."""
     catalog, name = _open_catalog(place)
     if catalog.table_exists(name) and (wrong := differences(catalog.load_table(name).schema().as_arrow())):
         raise UserError(f"--to: the Iceberg table {place} {wrong}. Choose another name.")
 
 
 def _open_catalog(place: str) -> tuple[Catalog, str]:
-    """The catalog, and the table's name in it."""
-    named = _PLACE.fullmatch(place)
-    if not named:
+    """Return the catalog and the table's name in it."""
+    match = _PLACE.fullmatch(place)
+    if not match:
         raise UserError(f"--to: iceberg:{place} is not iceberg:CATALOG/NAMESPACE.TABLE.")
     try:
-        return load_catalog(named[1]), f"{named[2]}.{named[3]}"
+        return load_catalog(match[1]), f"{match[2]}.{match[3]}"
     except (ValueError, NotInstalledError) as error:
-        raise UserError(f"--to: the catalog {named[1]} is not set up for PyIceberg ({error}).") from None
+        raise UserError(f"--to: the catalog {match[1]} is not set up for PyIceberg ({error}).") from None
 
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
-    """Raises ValidationException where another has written the same batch meanwhile; whatever it raises,
-    nothing has changed."""
+    """Raises an exception of ERRORS and changes nothing on failure.
+
+    ValidationException: another process has written the same batch.
+    """
     warnings.filterwarnings("ignore", message="Delete operation did not match any records")
     table = open_table(*_open_catalog(place))
     with table.transaction() as transaction:
         if not set(ADDED) <= set(table.schema().column_names):
             with transaction.update_schema() as update:
                 update.union_by_name(COLUMNS)
-        # Even where there is nothing to delete: it is what PyIceberg compares with what others have committed.
+        # Needed even without rows to delete: PyIceberg compares the deletion with other commits.
         transaction.delete(EqualTo(term=BATCH, value=batch))
         if files := _write_files(table, rows):
             transaction.add_files(files, check_duplicate_files=False)
 
 
 def open_table(catalog: Catalog, identifier: str) -> Table:
-    """Made where it is missing."""
+    """Return the table; create it if it is missing."""
     if not catalog.table_exists(identifier):
         catalog.create_namespace_if_not_exists(identifier.rpartition(".")[0])
         with (
@@ -86,7 +88,7 @@ def open_table(catalog: Catalog, identifier: str) -> Table:
 
 
 def _write_files(table: Table, rows: Iterator[pa.RecordBatch]) -> list[str]:
-    """Parquet files of up to ROWS_A_FILE rows among the table's own; no table knows them yet."""
+    """Write Parquet files of up to _ROWS_A_FILE rows into the table's folder. Returns their locations, uncommitted."""
     files: list[str] = []
     piece = next(rows, None)
     while piece is not None:

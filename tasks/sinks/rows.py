@@ -1,8 +1,7 @@
-"""The rows of a batch, as every sink takes them: in order, a few at a time, with the batch's name in front."""
+"""Rows of a batch for sinks: in order, in pieces of ROWS, with the batch's name as first column."""
 
 import json
 from collections.abc import Callable, Iterable, Iterator
-from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -12,23 +11,17 @@ from upath import UPath
 from resnet_core.inference.scores import SCHEMA
 from resnet_core.reasons import with_reason_codes
 
-ROWS = 8192  # in memory at a time, whatever the size of the parts
+ROWS = 8192  # in memory at a time, independent of the size of the parts
 BATCH = "batch"
 COLUMNS = pa.schema([(BATCH, pa.string()), *SCHEMA])
 # Tables made by older releases lack these columns and get them, all null, with the next batch.
 ADDED = ("reason_code",)
 
 
-class Write(Protocol):
-    """Write the rows of a batch to a place, instead of those that it has of this batch: all or none."""
-
-    def __call__(self, place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None: ...
-
-
 def batch_rows(parts: Iterable[UPath], batch: str, count: int) -> Iterator[pa.RecordBatch]:
-    """The rows of the parts in pieces of ROWS, in COLUMNS; the next piece is read when it is asked for.
+    """Yield the rows of the parts in pieces of ROWS, in COLUMNS; a piece is read when it is asked for.
 
-    Raises RuntimeError at the end, before a sink commits, unless there were `count`.
+    Raises RuntimeError at the end, before a sink commits, unless there were `count` rows.
     """
     seen = 0
     for piece in _even(_pieces(parts)):
@@ -47,7 +40,7 @@ def _pieces(parts: Iterable[UPath]) -> Iterator[pa.RecordBatch]:
 
 
 def _even(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same rows, ROWS at a time: what a sink does for every piece shall not depend on the size of the parts."""
+    """Yield the same rows, ROWS at a time; sinks then work the same for parts of any size."""
     held: list[pa.RecordBatch] = []
     for piece in pieces:
         held.append(piece)
@@ -64,8 +57,7 @@ def _as_json(text: str) -> str:
 
 
 def with_text(rows: pa.RecordBatch, brackets: str = "[]", quoted: Callable[[str], str] = _as_json) -> pa.RecordBatch:
-    """The same rows, with text where there were lists: by default JSON's. Numbers have as few digits as tell
-    them apart."""
+    """Return the same rows with lists as text, by default as JSON. Numbers have their shortest exact form."""
     columns = [
         _list_text(column, brackets, quoted) if pa.types.is_list(column.type) else column for column in rows.columns
     ]
@@ -75,7 +67,7 @@ def with_text(rows: pa.RecordBatch, brackets: str = "[]", quoted: Callable[[str]
 def _list_text(lists: pa.Array, brackets: str, quoted: Callable[[str], str]) -> pa.Array:
     values = lists.flatten()
     if pa.types.is_string(values.type):
-        coded = values.dictionary_encode()  # they are labels: thousands of times the same few
+        coded = values.dictionary_encode()  # labels: few distinct values, thousands of times
         texts = pa.array(map(quoted, coded.dictionary.to_pylist()), pa.string()).take(coded.indices)
     else:
         texts = pc.cast(values, pa.string())
@@ -87,26 +79,27 @@ def _list_text(lists: pa.Array, brackets: str, quoted: Callable[[str], str]) -> 
 
 def missing_columns(names: Iterable[str]) -> list[str]:
     """Return the columns of scores that a table lacks, without those that it will get."""
-    there = {*names, *ADDED}
-    return [name for name in COLUMNS.names if name not in there]
+    present = {*names, *ADDED}
+    return [name for name in COLUMNS.names if name not in present]
 
 
-def differences(found: pa.Schema) -> str:
-    """What is otherwise in a table than in COLUMNS, or nothing; the order of the columns does not matter."""
-    missing = missing_columns(found.names)
+def differences(schema: pa.Schema) -> str:
+    """Return how a table's schema differs from COLUMNS, or an empty text. The order of columns is free."""
+    missing = missing_columns(schema.names)
     if missing:
         return f"has no column {', '.join(missing)}"
-    more = [name for name in found.names if name not in COLUMNS.names]
+    more = [name for name in schema.names if name not in COLUMNS.names]
     if more:
-        return f"has a column {', '.join(more)} that scores have not"
-    for field in (COLUMNS.field(name) for name in found.names):
-        if (kind := found.field(field.name).type) is not None and _plain(kind) != _plain(field.type):
-            return f"has {_plain(kind)} in its column {field.name}, and scores {_plain(field.type)}"
+        return f"has a column {', '.join(more)} that scores do not have"
+    for field in schema:
+        kind, scores_kind = _plain(field.type), _plain(COLUMNS.field(field.name).type)
+        if kind != scores_kind:
+            return f"has {kind} in its column {field.name}, scores have {scores_kind}"
     return ""
 
 
 def _plain(kind: pa.DataType) -> str:
-    """A type, without what differs from library to library: the width of offsets, the name of a list's values."""
+    """Return a type's name without details of libraries: the width of offsets, the name of a list's values."""
     if pa.types.is_list(kind) or pa.types.is_large_list(kind):
         return f"list of {_plain(kind.value_type)}"
     return str(kind).removeprefix("large_").removesuffix("_view")

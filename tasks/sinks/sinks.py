@@ -1,100 +1,107 @@
-"""Sinks: the rows of a batch, written to where others read them as well.
+"""Targets of `--to`: find the sink of a target, check it, write the rows of a batch.
 
-The batch's own Parquet files stay what they are. A sink takes the rows in pieces, one after the other: a slow
-one slows the job and does not grow it. Writing a batch again replaces its rows; a sink that fails or is killed
-has what it had before.
+Rows reach a sink in pieces, so that a slow sink does not use more memory. A sink replaces the rows that its place
+has of the batch; if it fails or is killed, the place keeps its earlier rows.
 """
 
 import logging
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 from importlib import import_module
-from typing import NamedTuple, cast
+from pkgutil import iter_modules
+from typing import Protocol, cast
 from urllib.parse import unquote
 
+import pyarrow as pa
 from prefect import task
 
+import tasks.sinks
 from resnet_core.errors import JobError, UserError, nearest
 from tasks.batch.values import Scores, Written
-from tasks.sinks.rows import Write, batch_rows
+from tasks.sinks.rows import batch_rows
 
 log = logging.getLogger("grayline")
 
-_CSV = (".csv", ".csv.gz")
-KINDS = "FILE.csv, FILE.csv.gz, DATABASE-URL#TABLE, delta:PLACE, iceberg:CATALOG/NAMESPACE.TABLE, secret:NAME"
-_WORDS = ["csv", "delta", "iceberg", "mysql", "postgresql", "secret", "sqlite"]
+_DATABASES = ("mysql", "postgresql", "sqlite")  # frequent dialects, for suggestions
+_NOT_SINKS = ("rows", "sinks")
 _PASSWORD = re.compile(r"(?<=:)(/{0,2}[^/@:?#]*):(.+)@")
 _SECRETS = re.compile(r"([?&][^=&#]*(?:pass|pwd|secret|token|key)[^=&#]*)=([^&#]+)", re.IGNORECASE)
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
-class _Sink(NamedTuple):
-    """A kind of place. `check` raises UserError; both may raise `errors`, for reasons that lie with the place."""
+class Sink(Protocol):
+    """A file of this folder. `ERRORS` are exceptions of `check` and `write` whose cause lies with the place."""
 
-    check: Callable[[str], None]
-    write: Write
-    errors: tuple[type[Exception], ...]
+    ERRORS: tuple[type[Exception], ...]
+
+    def check(self, place: str) -> None:
+        """Raises UserError or ERRORS unless the place takes rows of scores."""
+
+    def write(self, place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
+        """Replace the rows that the place has of the batch, all or none. Raises ERRORS."""
 
 
 def check_target(target: str) -> None:
-    """Raises UserError unless a batch can be written there, as far as that can be known before it is scored: a
-    kind that there is, its packages, a place that answers, and there no table or one of scores."""
-    target = _revealed(target)
+    """Raises UserError unless a batch can be written there, as far as that is known before it is scored."""
+    target = _reveal(target)
     sink, place = find_sink(target)
     try:
         sink.check(place)
-    except sink.errors as error:
+    except sink.ERRORS as error:
         shown = without_secrets(target)
-        raise UserError(f"--to: {shown} cannot be written to ({said(error, target)}).") from None
+        raise UserError(f"--to: {shown} cannot be written to ({_message_of(error, target)}).") from None
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="write {scores.batch}")
 def write_to(scores: Scores, target: str) -> Written:
-    """Write the rows of a finished batch to the place, instead of those that it has of this batch; `target` is as
-    for `check_target`. Raises JobError where the place has not taken them, and is as before."""
-    target = _revealed(target)
+    """Write the rows of a finished batch to a target of `check_target`. Raises JobError if it does not take them."""
+    target = _reveal(target)
     shown, began = without_secrets(target), time.monotonic()
     sink, place = find_sink(target)
     try:
         sink.write(place, scores.batch, batch_rows(scores.parts, scores.batch, scores.files))
-    except sink.errors as error:
+    except sink.ERRORS as error:
         raise JobError(
-            f"--to: {shown} has not taken the rows of {scores.batch} ({said(error, target)}), and is as it was. "
-            "The same command writes them again, and scores nothing twice."
+            f"--to: {shown} has not taken the rows of {scores.batch} ({_message_of(error, target)}) and is unchanged. "
+            "Run the same command again: it writes the rows and scores nothing twice."
         ) from None
     written = Written(shown, scores.files, time.monotonic() - began)
     log.info("write       %s rows to %s in %.1f s", f"{written.rows:,}", shown, written.seconds)
     return written
 
 
-def find_sink(target: str) -> tuple[_Sink, str]:
-    """What writes to the target, and what that calls the place. Raises UserError for a kind that there is not,
-    and for a package that is not installed."""
+def find_sink(target: str) -> tuple[Sink, str]:
+    """Return the sink of a target and its place. Raises UserError for an unknown sink or a missing package."""
+    names = [module.name for module in iter_modules(tasks.sinks.__path__) if module.name not in _NOT_SINKS]
     kind, colon, place = target.partition(":")
-    if kind in ("delta", "iceberg") and place and not place.startswith("//"):
-        return load(f"tasks.sinks.{kind}", target), place
-    if target.endswith(_CSV):
-        return load("tasks.sinks.csv_file", target), target
+    if kind in names and place and not place.startswith("//"):
+        return _load(kind, target), place
+    suffix = target.removesuffix(".gz").rpartition(".")[2]
+    if f"{suffix}_file" in names:
+        return _load(f"{suffix}_file", target), target
     if colon and place.startswith("//"):
-        return load("tasks.sinks.sql", target), target
-    word = kind if colon else target.rpartition(".")[2]
+        return _load("sql", target), target
+    files = [name.removesuffix("_file") for name in names if name.endswith("_file")]
+    prefixes = [name for name in names if name != "sql" and not name.endswith("_file")] + ["secret"]
+    suggestion = nearest(kind if colon else suffix, [*files, *prefixes, *_DATABASES])
+    forms = [*(f"FILE.{name}, FILE.{name}.gz" for name in files), "DATABASE-URL#TABLE"]
+    forms += [f"{name}:PLACE" for name in prefixes]
     raise UserError(
-        f"--to: {without_secrets(target)!r} is no place to write to.{nearest(word, _WORDS)} There are: {KINDS}."
+        f"--to: {without_secrets(target)!r} is not a place to write to.{suggestion} Known: {', '.join(forms)}."
     )
 
 
-def load(module: str, target: str) -> _Sink:
+def _load(name: str, target: str) -> Sink:
     try:
-        found = import_module(module)
+        return cast(Sink, import_module(f"tasks.sinks.{name}"))
     except ModuleNotFoundError as error:
-        name = str(error.name).partition(".")[0]
-        raise UserError(f"--to: {target} needs {name}. Run `pip install 'grayline[lake]'`.") from None
-    return _Sink(found.check, found.write, found.ERRORS)
+        package = str(error.name).partition(".")[0]
+        raise UserError(f"--to: {target} needs {package}. Run `pip install 'grayline[lake]'`.") from None
 
 
-def _revealed(target: str) -> str:
-    """The target itself, or what Prefect keeps as a secret by the name after `secret:`."""
+def _reveal(target: str) -> str:
+    """Return the target, or the value of Prefect's Secret block for `secret:NAME`."""
     kind, _, name = target.partition(":")
     if kind != "secret":
         return target
@@ -104,17 +111,17 @@ def _revealed(target: str) -> str:
         return str(cast("Secret[str]", Secret.load(name)).get())
     except ValueError:
         raise UserError(
-            f"--to: Prefect has no Secret block {name!r}. Make one: `prefect block create secret` shows where."
+            f"--to: Prefect has no Secret block {name!r}. Create it: `prefect block create secret` shows where."
         ) from None
 
 
 def without_secrets(target: str) -> str:
-    """For people, logs and records."""
+    """Return the target for people, logs and records: passwords and keys are `***`."""
     return _SECRETS.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", target))
 
 
-def said(error: Exception, target: str) -> str:
-    """What a library says, in one line without colours and without the target's secrets."""
+def _message_of(error: Exception, target: str) -> str:
+    """Return a library's message in one line, without colours and without the target's secrets."""
     text = _COLOURS.sub("", " ".join(str(getattr(error, "orig", None) or error).split())) or type(error).__name__
     for _, secret in _PASSWORD.findall(target) + _SECRETS.findall(target):
         text = text.replace(secret, "***").replace(unquote(secret), "***")

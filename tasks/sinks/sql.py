@@ -1,7 +1,6 @@
-"""A batch in a table of a database: whichever SQLAlchemy reaches.
+"""Sink `DATABASE-URL#TABLE`: a table of any database that SQLAlchemy reaches.
 
-The old rows of the batch go and the new ones come in one transaction. PostgreSQL keeps lists as arrays, other
-databases as JSON.
+A transaction replaces the rows of the batch. Lists are arrays in PostgreSQL and JSON in other databases.
 """
 
 import io
@@ -20,25 +19,24 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlch
 from resnet_core.errors import UserError, nearest
 from tasks.sinks.rows import ADDED, BATCH, COLUMNS, missing_columns, with_text
 
-TABLE = "scores"
+_TABLE = "scores"
 ERRORS: tuple[type[Exception], ...] = (SQLAlchemyError,)
 _DIALECTS = ["mariadb", "mssql", "mysql", "oracle", "postgresql", "sqlite"]
 _PACKAGES = {"MySQLdb": "mysqlclient", "psycopg": "'grayline[postgres]'"}
-_ROWS_A_STATEMENT = 1024  # as Python's objects a row takes many times the memory that it takes as Arrow's
+_ROWS_A_STATEMENT = 1024  # Python objects take many times the memory of Arrow rows
 _SECONDS_TO_CONNECT, _SECONDS_TO_WAIT = 10, 60
-_TAKES_TABLES_BACK = ("postgresql", "sqlite")  # elsewhere one that was only tried out would stay
-_LONGEST_NAME = 255  # characters of a batch's name, as of any folder's: MySQL indexes no text without end
-NAME = re.compile(r"(?:(\w+)\.)?(\w+)", re.ASCII)
+_UNDOES_CREATE_TABLE = ("postgresql", "sqlite")  # in other databases a table made for a check would stay
+_LONGEST_NAME = 255  # characters of a batch's name; MySQL cannot index text without a length
+_NAME = re.compile(r"(?:(\w+)\.)?(\w+)", re.ASCII)
 
 
 def check(place: str) -> None:
-    """Raises UserError or SQLAlchemyError unless the database takes a row of scores, which is not kept."""
+    """Insert a row and roll back. Raises UserError or SQLAlchemyError if the database does not take it."""
     url, table = _open_place(place)
     engine = open_engine(url)
     with engine.connect() as connection, connection.begin() as transaction:
-        taken_back = engine.dialect.name in _TAKES_TABLES_BACK
         lacking = _check_columns(connection, table)
-        if taken_back or lacking == []:
+        if engine.dialect.name in _UNDOES_CREATE_TABLE or lacking == []:
             _make_table(connection, table)
             replace(connection, table, "", iter([probe()]))
         transaction.rollback()
@@ -68,8 +66,10 @@ def _make_table(connection: sa.Connection, table: sa.Table) -> None:
 
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
-    """Raises SQLAlchemyError, and then nothing has changed. On PostgreSQL and SQLite who writes the same batch
-    meanwhile waits for this one, and then replaces it."""
+    """Raises SQLAlchemyError and changes nothing on failure.
+
+    On PostgreSQL and SQLite another process that writes the same batch waits, then replaces its rows.
+    """
     url, table = _open_place(place)
     engine = open_engine(url)
     with engine.begin() as connection:
@@ -88,18 +88,18 @@ def replace(connection: sa.Connection, table: sa.Table, batch: str, rows: Iterat
     arrays = connection.dialect.name == "postgresql"
     for piece in rows:
         for start in range(0, len(piece), _ROWS_A_STATEMENT):
-            some = _without_nul(piece.slice(start, _ROWS_A_STATEMENT))
-            connection.execute(sa.insert(table), (some if arrays else with_text(some)).to_pylist())
+            values = _without_nul(piece.slice(start, _ROWS_A_STATEMENT))
+            connection.execute(sa.insert(table), (values if arrays else with_text(values)).to_pylist())
 
 
 def lock(connection: sa.Connection, name: str) -> None:
-    """Until the transaction ends. SQLite's transactions have the whole database for themselves."""
+    """Take a lock until the transaction ends. A transaction of SQLite locks the whole database by itself."""
     if connection.dialect.name == "postgresql":
         connection.execute(sa.select(sa.func.pg_advisory_xact_lock(sa.func.hashtextextended(name, 0))))
 
 
 def _without_nul(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Text with a zero byte, as a name in an archive may have, is refused by PostgreSQL: it is spelt out."""
+    """Replace zero bytes, which names in archives may have and PostgreSQL refuses, by the four characters \\x00."""
     columns = [
         pc.replace_substring(column, "\0", "\\x00") if pa.types.is_string(column.type) else column
         for column in rows.columns
@@ -108,32 +108,32 @@ def _without_nul(rows: pa.RecordBatch) -> pa.RecordBatch:
 
 
 def _open_place(place: str) -> tuple[sa.URL, sa.Table]:
-    """`URL` or `URL#TABLE` or `URL#SCHEMA.TABLE`."""
+    """Parse `URL`, `URL#TABLE` or `URL#SCHEMA.TABLE`. Raises UserError."""
     address, _, name = place.partition("#")
-    named = NAME.fullmatch(name or TABLE)
-    if not named:  # it may be half a password, and is not repeated
-        raise UserError("--to: after the # comes the name of a table. A # in a password is written as %23.")
+    match = _NAME.fullmatch(name or _TABLE)
+    if not match:  # the text may be half a password and is not repeated
+        raise UserError("--to: after the # comes the name of a table. Write a # in a password as %23.")
     kind = address.partition(":")[0]
     try:
         url = sa.make_url(address)
         asynchronous = url.get_dialect().is_async
     except NoSuchModuleError:
         raise UserError(
-            f"--to: {kind} is no database that SQLAlchemy knows.{nearest(kind, _DIALECTS)} A file's name ends in .csv "
-            "or .csv.gz."
+            f"--to: {kind} is not a database that SQLAlchemy knows.{nearest(kind, _DIALECTS)} "
+            "A file's name ends in .csv or .csv.gz."
         ) from None
     except ArgumentError:
         raise UserError("--to: the database's URL is not DIALECT://USER:PASSWORD@HOST/DATABASE.") from None
     if asynchronous:
-        raise UserError(f"--to: {kind} is a driver for asynchronous programs. Name another one.")
+        raise UserError(f"--to: {kind} is a driver for asynchronous programs. Name another driver.")
     if "table" in url.query:
         raise UserError("--to: the name of the table comes after a #, as in sqlite:///scores.db#scores.")
-    schema, table = named.groups()
+    schema, table = match.groups()
     return url, _table_of_scores(table, schema)
 
 
 def open_engine(url: sa.URL) -> sa.Engine:
-    """It keeps no connections. Raises UserError where the driver is missing."""
+    """Return an engine that keeps no connections. Raises UserError if the driver is missing."""
     waits = {
         "psycopg": {"connect_timeout": _SECONDS_TO_CONNECT},
         "pysqlite": {"timeout": _SECONDS_TO_WAIT, "isolation_level": None},
@@ -144,21 +144,16 @@ def open_engine(url: sa.URL) -> sa.Engine:
             url,
             poolclass=sa.NullPool,
             hide_parameters=True,
-            json_serializer=as_it_is,
+            json_serializer=str,  # values are JSON text already
             connect_args=waits.get(driver, {}),
         )
     except ModuleNotFoundError as error:
-        wanted = _PACKAGES.get(str(error.name), error.name)
-        raise UserError(f"--to: {url.drivername} needs {error.name}. Run `pip install {wanted}`.") from None
+        package = _PACKAGES.get(str(error.name), error.name)
+        raise UserError(f"--to: {url.drivername} needs {error.name}. Run `pip install {package}`.") from None
     if driver == "pysqlite":
-        # The sqlite3 module's own transactions begin too late to hold a CREATE TABLE.
+        # Transactions of the sqlite3 module begin too late to include a CREATE TABLE.
         sa.event.listen(engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
     return engine
-
-
-def as_it_is(value: str) -> str:
-    """For JSON columns, whose values are text of JSON already."""
-    return value
 
 
 def _table_of_scores(name: str, schema: str | None) -> sa.Table:
@@ -184,14 +179,14 @@ def _column_type(field: pa.Field) -> sa.types.TypeEngine[Any]:
 
 
 def probe() -> pa.RecordBatch:
-    """A row with a value in every column."""
+    """Return a row with a value in every column."""
     samples = {pa.string(): "", pa.bool_(): True, pa.list_(pa.string()): [""], pa.list_(pa.float32()): [0.5]}
     row = {field.name: samples.get(field.type, 0) for field in COLUMNS}
     return pa.RecordBatch.from_pylist([row | {"scored_at": datetime.now(UTC)}], COLUMNS)
 
 
 def copy(connection: sa.Connection, table: sa.Table, rows: Iterator[pa.RecordBatch]) -> None:
-    """Raises SQLAlchemyError; RuntimeError if the server has taken another number of rows than it was given."""
+    """Send the rows by COPY. Raises SQLAlchemyError, and RuntimeError if the server counts other rows."""
     quote = connection.dialect.identifier_preparer
     names = ", ".join(quote.quote(column.name) for column in table.columns)
     command = f"COPY {quote.format_table(table)} ({names}) FROM STDIN (FORMAT csv)"
@@ -216,7 +211,6 @@ def _as_csv(rows: pa.RecordBatch) -> memoryview:
 
 
 def _in_array(text: str) -> str:
-    """An element of an array as PostgreSQL reads it: only quotes and backslashes are special, and no zero
-    bytes may be in it."""
+    """Quote an element of a PostgreSQL array: quotes and backslashes are escaped, zero bytes spelt out."""
     escaped = text.replace("\0", "\\x00").replace("\\", "\\\\").replace('"', '\\"')
     return f'"{escaped}"'

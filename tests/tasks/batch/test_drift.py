@@ -418,7 +418,7 @@ def test_a_batch_is_a_run_that_is_found_again_and_the_version_lists_it(home: Hom
     assert [(metric.step, metric.value) for metric in history] == [(1, 0), (2, scores.files)]
     assert home.mlflow.get_run(run_id).data.tags["grayline.engine"] == "openvino"
     other = record_batch.fn(
-        replace(scores, batch="moved", output=scores.output / "moved"), report, a_workspace(Settings().root, home.uri)
+        replace(scores, output=scores.output / "moved"), report, a_workspace(Settings().root, home.uri)
     )
     assert other != run_id
 

@@ -229,7 +229,7 @@ def test_two_that_write_the_same_batch_at_once_leave_its_rows_once(
     place: Place, tmp_path: Path, digits: Digits
 ) -> None:
     scores = a_batch(tmp_path / "one", digits[0], files=300)
-    write(replace(scores, batch="other"), place)  # the table is there
+    write(replace(scores, output=scores.output.with_name("other")), place)  # the table is there
     sink, where = find_sink(place.target)
     both = threading.Barrier(2)
     errors: list[Exception] = []
@@ -243,7 +243,7 @@ def test_two_that_write_the_same_batch_at_once_leave_its_rows_once(
     def work() -> None:
         try:
             sink.write(where, "one", together(batch_rows(scores.parts, "one", scores.files)))
-        except sink.errors as error:
+        except sink.ERRORS as error:
             errors.append(error)
 
     threads = [threading.Thread(target=work) for _ in range(2)]

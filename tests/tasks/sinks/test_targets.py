@@ -13,6 +13,7 @@ import pyarrow as pa
 import pytest
 from pydantic import SecretStr
 
+import tasks.sinks
 from resnet_core.errors import UserError
 from tasks.sinks.rows import COLUMNS
 from tasks.sinks.sinks import check_target, without_secrets, write_to
@@ -23,13 +24,13 @@ from tests.tasks.sinks.test_sinks import Digits, Place, lake, read_sqlite, write
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("x.cvs", "'x.cvs' is no place to write to. Did you mean 'csv'[?] There are: FILE.csv"),
+        ("x.cvs", "'x.cvs' is not a place to write to. Did you mean 'csv'[?] Known: FILE.csv"),
         ("detla:/srv/x", "Did you mean 'delta'[?]"),
-        ("delta:", "no place to write to"),
-        ("out", "no place to write to"),
+        ("delta:", "not a place to write to"),
+        ("out", "not a place to write to"),
         ("iceberg:scores", "is not iceberg:CATALOG/NAMESPACE.TABLE"),
         ("iceberg:nowhere/a.b", "the catalog nowhere is not set up for PyIceberg .*PYICEBERG_CATALOG__NOWHERE__URI"),
-        ("postgres://u@h/d", "postgres is no database that SQLAlchemy knows. Did you mean 'postgresql'[?]"),
+        ("postgres://u@h/d", "postgres is not a database that SQLAlchemy knows. Did you mean 'postgresql'[?]"),
         ("s3://bucket/folder", "A file's name ends in .csv"),
         ("postgresql+asyncpg://u@h/d", "for asynchronous programs"),
         ("oracle://u@h/d", "oracle needs oracledb. Run `pip install oracledb`"),
@@ -58,9 +59,9 @@ def test_what_lies_there_and_is_not_ours_is_left_alone(
         db.commit()
     (tmp_path / "folder.csv").mkdir()
     refused = {
-        str(tmp_path / "labels.csv"): "holds something else",
-        str(tmp_path / "labels.csv.gz"): "holds something else",
-        str(tmp_path / "broken.csv.gz"): "holds something else",
+        str(tmp_path / "labels.csv"): "does not hold scores",
+        str(tmp_path / "labels.csv.gz"): "does not hold scores",
+        str(tmp_path / "broken.csv.gz"): "does not hold scores",
         str(tmp_path / "folder.csv"): "is a folder",
         f"sqlite:///{tmp_path}/other.db": "the table scores has no column image_id",
     }
@@ -80,8 +81,8 @@ def test_lake_tables_of_something_else_are_left_alone(tmp_path: Path, monkeypatc
     catalog.create_namespace("grayline")
     for name, schema, message in (
         ("short", COLUMNS.remove(2), "has no column uri"),
-        ("long", COLUMNS.append(pa.field("more", pa.string())), "has a column more that scores have not"),
-        ("other", COLUMNS.set(0, pa.field("batch", pa.int64())), "has int64 in its column batch, and scores string"),
+        ("long", COLUMNS.append(pa.field("more", pa.string())), "has a column more that scores do not have"),
+        ("other", COLUMNS.set(0, pa.field("batch", pa.int64())), "has int64 in its column batch, scores have string"),
     ):
         deltalake.write_deltalake(tmp_path / name, schema.empty_table())
         catalog.create_table(f"grayline.{name}", schema)
@@ -90,7 +91,7 @@ def test_lake_tables_of_something_else_are_left_alone(tmp_path: Path, monkeypatc
                 check_target(target)
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
-    with pytest.raises(UserError, match="holds something else than a Delta table"):
+    with pytest.raises(UserError, match="is not a Delta table"):
         check_target(f"delta:{tmp_path}/full")
 
 
@@ -110,6 +111,38 @@ def test_a_missing_package_is_named_with_its_extra(module: str, monkeypatch: pyt
     monkeypatch.setitem(sys.modules, module, None)
     with pytest.raises(UserError, match=rf"needs {module}. Run `pip install 'grayline\[{extra}\]'`"):
         check_target(target)
+
+
+LINES = """
+from pathlib import Path
+from resnet_core.errors import UserError
+
+ERRORS = (OSError,)
+
+def check(place):
+    if Path(place).is_dir():
+        raise UserError(f"--to: {place} is a folder.")
+
+def write(place, batch, rows):
+    Path(place).write_text("".join(f"{batch} {uri}\\n" for piece in rows for uri in piece["uri"].to_pylist()))
+"""
+
+
+def test_a_sink_is_one_file_found_by_its_name(tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = a_batch(tmp_path / "one", digits[0], files=9)
+    sinks = tmp_path / "sinks"
+    sinks.mkdir()
+    for name in ("lines_file", "lines"):
+        (sinks / f"{name}.py").write_text(LINES)
+    monkeypatch.setattr("tasks.sinks.__path__", [*tasks.sinks.__path__, str(sinks)])
+    for target in (f"{tmp_path}/rows.lines", f"lines:{tmp_path}/rows.txt"):
+        check_target(target)
+        write_to.fn(scores, target)
+        assert len(Path(target.removeprefix("lines:")).read_text().splitlines()) == 9
+    with pytest.raises(UserError, match=r"Known: .*FILE.lines, FILE.lines.gz.* lines:PLACE"):
+        check_target("x.parquet")
+    for name in ("lines_file", "lines"):
+        monkeypatch.delitem(sys.modules, f"tasks.sinks.{name}")
 
 
 @pytest.mark.parametrize(
