@@ -23,8 +23,8 @@ from benchmarks.rounds import Measure, Result, Track
 from benchmarks.trainings import RESIDENT_BYTES, held_out
 from resnet_core.device import find_device
 from resnet_core.drift.drift import Drift, Thresholds, measure_drift
-from resnet_core.drift.profiles import Profile, profile_of
 from resnet_core.drift.reference import MOST
+from resnet_core.drift.summary import Summary, summarise
 from resnet_core.evaluation.calibrate import Judged
 from resnet_core.images.statistics import measure
 from resnet_core.model.classifier import Classifier
@@ -84,23 +84,25 @@ def part(name: str, folder: Path) -> list[Measure]:
     test = held_out(made)
     order = np.random.default_rng(SEED).permutation(len(test.labels))
     before, now = order[: len(order) // 2], order[len(order) // 2 :]
-    reference, known = profile(classifier, test.pixels[before]), embed(classifier, test.pixels[before])[:MOST]
+    reference, known = summary_of(classifier, test.pixels[before]), embed(classifier, test.pixels[before])[:MOST]
     found = []
     for change, changed in CHANGES.items():
         pixels = changed(test.pixels[now])
         accuracy = float((classifier.probabilities(pixels).argmax(1) == test.labels[now]).mean())
-        drifts = measure_drift(reference, profile(classifier, pixels), Thresholds(), (known, embed(classifier, pixels)))
+        drifts = measure_drift(
+            reference, summary_of(classifier, pixels), Thresholds(), (known, embed(classifier, pixels))
+        )
         found.append(Measure(f"{name}, {change}: accuracy", (accuracy,), beside(drifts)))
         found.append(Measure(f"{name}, {change}: MMD of embeddings", (by_name(drifts, "embedding").distance,)))
     return found
 
 
-def profile(classifier: Classifier, pixels: Pixels) -> Profile:
-    """Return the profile that scoring would keep of a batch, without reviews: this version has no sets."""
+def summary_of(classifier: Classifier, pixels: Pixels) -> Summary:
+    """Return the summary that scoring would keep of a batch, without reviews: this version has no sets."""
     shares = classifier.probabilities(pixels)
     brightness, contrast, sharpness = measure(pixels)
     looks = pa.table({"brightness": brightness, "contrast": contrast, "sharpness": sharpness})
-    return of_judged(Judged(shares, shares.argmax(1), None), classifier.classes) + profile_of(looks)
+    return of_judged(Judged(shares, shares.argmax(1), None), classifier.classes) + summarise(looks)
 
 
 def by_name(drifts: tuple[Drift, ...], name: str) -> Drift:

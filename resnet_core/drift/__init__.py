@@ -1,6 +1,7 @@
-"""Tell whether the data is still what it was, by night and by batch.
+"""Tell whether the data has changed, from night to night and from training to a batch.
 
-Rooms: `summary` and `profiles` (counts and histograms), `checks` (a night against the last accepted one),
-`reference` (a version's own data), `drift` (a batch against that reference).
+Rooms: `summary` (counts and histograms of a night or a batch), `checks` (tonight against the last accepted night),
+`drift` (a batch against the training data), `reference` (the training data's summary, kept with a version).
 Door: every room.
+Summaries of parts add up; the images themselves are not needed.
 """

@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from scipy.special import chdtrc, kolmogorov
 
 from resnet_core.drift.checks import distance, percent
-from resnet_core.drift.profiles import EDGES, Profile
-from resnet_core.drift.summary import UNITS, Histogram
+from resnet_core.drift.summary import SCORE_MEASURES, UNITS, Histogram, Summary
 
 _PERMUTATIONS = 1999  # the least p is 1 in 2,000
 AT_ONCE = 500  # permutations whose sums are in memory, 8 bytes for each of them and each vector
@@ -127,14 +126,14 @@ class Drift:
 
 
 def measure_drift(
-    before: Profile,
-    now: Profile,
+    before: Summary,
+    now: Summary,
     thresholds: Thresholds,
     embeddings: tuple[NDArray[np.floating], NDArray[np.floating]] | None = None,
 ) -> tuple[Drift, ...]:
     """Every measure that both sides have, of LEAST images or more. embeddings: float [N, D] of before, [M, D] now."""
     found = list(_shares(before, now, thresholds))
-    for name in EDGES:
+    for name in SCORE_MEASURES:
         one, other = before.histograms[name], now.histograms[name]
         if one.count and other.count >= LEAST:
             found.append(_distribution(name, one, other, getattr(thresholds, name)))
@@ -144,10 +143,10 @@ def measure_drift(
     return tuple(found)
 
 
-def _shares(before: Profile, now: Profile, thresholds: Thresholds) -> Iterator[Drift]:
-    names = sorted({*before.labels, *now.labels})
-    if before.images and now.images >= LEAST:
-        counts = [np.array([side.labels.get(name, 0) for name in names]) for side in (before, now)]
+def _shares(before: Summary, now: Summary, thresholds: Thresholds) -> Iterator[Drift]:
+    names = sorted({*before.classes, *now.classes})
+    if before.labelled and now.labelled >= LEAST:
+        counts = [np.array([side.classes.get(name, 0) for name in names]) for side in (before, now)]
         yield _share("label", counts[0], counts[1], thresholds.label, _moved(names, counts[0], counts[1]))
     if sum(before.reviews) and sum(now.reviews) >= LEAST:
         one, other = np.array(before.reviews), np.array(now.reviews)
@@ -170,7 +169,7 @@ def _moved(names: Sequence[str], before: Counts, now: Counts) -> str:
 def _distribution(name: str, before: Histogram, now: Histogram, threshold: float | None) -> Drift:
     apart = distance(now, before)
     p = float(kolmogorov(apart * (before.count * now.count / (before.count + now.count)) ** 0.5))
-    unit = f" {UNITS[name]}" if UNITS.get(name) else ""
+    unit = f" {UNITS[name]}" if UNITS[name] else ""
     digits = 2 if name == "confidence" else 1
     detail = f"mean {before.mean:.{digits}f}{unit} in training, {now.mean:.{digits}f} now"
     psi = stability_index(*in_tenths(np.array(before.counts), np.array(now.counts)))

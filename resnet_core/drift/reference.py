@@ -1,7 +1,10 @@
-"""What a model's training data were like, kept with the model: what its batches are held against.
+"""References: a model's training data in numbers, kept with the model and compared with its batches.
 
-`reference.json` and, where images may be known by their embeddings, `reference.safetensors` lie beside
-`calibration.json`.
+file                   content
+reference.json         thresholds, and the fields of a summary
+reference.safetensors  `embeddings`, unless the images are confidential
+
+Both lie beside `calibration.json`.
 """
 
 import json
@@ -13,35 +16,41 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
 from resnet_core.drift.drift import Thresholds
-from resnet_core.drift.profiles import Profile, profile_from
+from resnet_core.drift.summary import Summary
 
 REFERENCE, EMBEDDINGS = "reference.json", "reference.safetensors"
-MOST = 500  # embeddings: with a batch's as many, a test takes some tenths of a second
+MOST = 500  # embeddings; compared with as many of a batch, a test takes some tenths of a second
 
 
 @dataclass(frozen=True)
 class Reference:
-    """`profile` has labels, reviews and confidences of the held-out images, as the model scores them, and the looks
-    of the training images. `embeddings`, float32 [N, D], are of held-out images; None where they must not be kept."""
+    """The data that a model's batches are compared with.
 
-    profile: Profile
+    `summary` has the model's labels, reviews and confidences of the held-out images, and the brightness, contrast
+    and sharpness of the training images. `embeddings`, float32 [N, D], are of held-out images, or None.
+    """
+
+    summary: Summary
     thresholds: Thresholds
     embeddings: NDArray[np.float32] | None = None
 
     def save(self, folder: Path) -> None:
-        content = {"thresholds": asdict(self.thresholds), **self.profile.described()}
+        content = {"thresholds": asdict(self.thresholds), **self.summary.to_dict()}
         (folder / REFERENCE).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.embeddings is not None:
             save_file({"embeddings": np.ascontiguousarray(self.embeddings)}, folder / EMBEDDINGS)
 
 
 def load_reference(folder: Path) -> Reference | None:
-    """What `save` wrote, None where it wrote nothing. Thresholds that an older version did not write have their
-    defaults."""
+    """Read the files of `Reference.save`, or return None if there are none.
+
+    Missing thresholds have their defaults; unknown ones are ignored.
+    """
     if not (folder / REFERENCE).exists():
         return None
     content = json.loads((folder / REFERENCE).read_text(encoding="utf-8"))
-    known = {name: value for name, value in content["thresholds"].items() if name in Thresholds.__dataclass_fields__}
+    fields = Thresholds.__dataclass_fields__
+    thresholds = Thresholds(**{name: value for name, value in content["thresholds"].items() if name in fields})
     path = folder / EMBEDDINGS
     embeddings = load_file(path)["embeddings"] if path.exists() else None
-    return Reference(profile_from(content), Thresholds(**known), embeddings)
+    return Reference(Summary.from_dict(content), thresholds, embeddings)

@@ -1,40 +1,55 @@
-"""What a night's images are like, in numbers that add up: a summary of each part, and their sum.
+"""Summaries: what a set of images is like, in numbers that add up.
 
-Counts and histograms of fixed bins, a few kilobytes whatever the number of images: a catalog of
-millions is summed batch by batch, and next year's night can still be held against this one.
+field       a number of                       in a night's catalog            in scored images
+total       images                            all in the source               all
+ok          images without a fault            status `ok`                     all
+classes     ok images by label                labels of the source            decided labels
+reviews     ok images that a person           none                            needs_review
+            must see, and others              none                            (0, 0: not known)
+reasons     images in quarantine by reason    reason_code                     none
+histograms  ok images by value                CATALOG_MEASURES                SCORE_MEASURES
+
+The summary of a whole is the sum of those of its parts. Bins are fixed, so that summaries of any two nights compare.
+A summary takes a few kilobytes for any number of images.
 """
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-# Gray levels in steps of 2 and 1; sharpness and sides, whose ratios matter, in steps of an eighth and a
-# sixteenth of an octave.
+# Gray levels in steps of 2 and 1. Ratios matter for sharpness and sides: their steps are an eighth and a sixteenth
+# of an octave.
 EDGES: Mapping[str, NDArray[np.float64]] = {
+    "confidence": np.linspace(0, 1, 201),
     "brightness": np.linspace(0, 256, 129),
     "contrast": np.linspace(0, 128, 129),
     "sharpness": np.concatenate([[0], 2.0 ** (np.arange(-32, 81) / 8)]),
     "width": 2.0 ** (np.arange(0, 273) / 16),
     "height": 2.0 ** (np.arange(0, 273) / 16),
 }
-UNITS = {"brightness": "gray levels", "contrast": "gray levels", "sharpness": "", "width": "px", "height": "px"}
-COLUMNS = ["label", "status", "reason_code", "reason", *EDGES]
+UNITS = {"confidence": "", "brightness": "gray levels", "contrast": "gray levels", "sharpness": ""}
+UNITS |= {"width": "px", "height": "px"}
+CATALOG_MEASURES = ("brightness", "contrast", "sharpness", "width", "height")
+SCORE_MEASURES = ("confidence", "brightness", "contrast", "sharpness")
+CATALOG_COLUMNS = ["label", "status", "reason_code", "reason", *CATALOG_MEASURES]
+SCORE_COLUMNS = ["label", "needs_review", *SCORE_MEASURES]
+_COUNTED = {"label", "needs_review", *EDGES}
 
 
 @dataclass(frozen=True)
 class Histogram:
-    """`counts` of values by bin (EDGES), what lies outside in the outermost; `sum` of the values."""
+    """`counts` of values by bin (EDGES), the outermost bins with all beyond; `sum` of the values."""
 
     counts: tuple[int, ...]
     sum: float = 0.0
 
     def __add__(self, other: "Histogram") -> "Histogram":
-        counts = tuple(mine + theirs for mine, theirs in zip(self.counts, other.counts, strict=True))
+        counts = tuple(a + b for a, b in zip(self.counts, other.counts, strict=True))
         return Histogram(counts, self.sum + other.sum)
 
     @property
@@ -47,7 +62,7 @@ class Histogram:
 
     @property
     def shares(self) -> NDArray[np.float64]:
-        """float64 [bins], summing to 1, or all 0 where nothing was counted."""
+        """float64 [bins] with sum 1, or all 0 if nothing was counted."""
         return np.array(self.counts, dtype=np.float64) / max(self.count, 1)
 
 
@@ -57,13 +72,12 @@ def _empty() -> dict[str, Histogram]:
 
 @dataclass(frozen=True)
 class Summary:
-    """`total` images, of which `ok` are fit for training: `classes` (label: images) and `histograms`
-    are theirs. `reasons` (reason code: images) are of those in quarantine, with an example of each one's
-    text. Summaries of parts add up to that of the whole."""
+    """The numbers of the table above. `examples` has the text of a reason for every code."""
 
     total: int = 0
     ok: int = 0
     classes: Mapping[str, int] = field(default_factory=dict)
+    reviews: tuple[int, int] = (0, 0)
     reasons: Mapping[str, int] = field(default_factory=dict)
     examples: Mapping[str, str] = field(default_factory=dict)
     histograms: Mapping[str, Histogram] = field(default_factory=_empty)
@@ -73,10 +87,15 @@ class Summary:
             self.total + other.total,
             self.ok + other.ok,
             _added(self.classes, other.classes),
+            (self.reviews[0] + other.reviews[0], self.reviews[1] + other.reviews[1]),
             _added(self.reasons, other.reasons),
             {**other.examples, **self.examples},
             {name: self.histograms[name] + other.histograms[name] for name in EDGES},
         )
+
+    @property
+    def labelled(self) -> int:
+        return sum(self.classes.values())
 
     @property
     def quarantined(self) -> int:
@@ -87,59 +106,78 @@ class Summary:
         return self.quarantined / self.total if self.total else 0.0
 
     def share(self, label: str) -> float:
-        """Of the images fit for training."""
+        """Return the label's share of the ok images."""
         return self.classes.get(label, 0) / self.ok if self.ok else 0.0
 
     def frequent_reasons(self, most: int = 10) -> list[tuple[str, int]]:
         return sorted(self.reasons.items(), key=lambda item: (-item[1], item[0]))[:most]
 
-    def to_json(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True, ensure_ascii=False)
+    def to_dict(self) -> dict[str, Any]:
+        """Return the summary for JSON; histograms without a value are left out."""
+        histograms = {name: asdict(histogram) for name, histogram in self.histograms.items() if histogram.count}
+        return asdict(self) | {"histograms": histograms}
 
     @classmethod
-    def from_json(cls, text: str) -> "Summary":
-        """A histogram of other bins than today's counts as empty: there is nothing to hold it against."""
-        found = json.loads(text)
+    def from_dict(cls, values: Mapping[str, Any]) -> "Summary":
+        """Read `to_dict`'s result, or that of older code: `labels` for `classes`, or no `reviews`.
+
+        A histogram with other bins than today's counts as empty, because nothing can be compared with it.
+        """
         histograms = _empty()
         for name, empty in histograms.items():
-            known = found["histograms"].get(name, {"counts": ()})
-            if len(known["counts"]) == len(empty.counts):
-                histograms[name] = Histogram(tuple(known["counts"]), known["sum"])
-        return cls(**{**found, "histograms": histograms})
+            stored = values["histograms"].get(name, {"counts": ()})
+            if len(stored["counts"]) == len(empty.counts):
+                histograms[name] = Histogram(tuple(stored["counts"]), stored["sum"])
+        review, rest = values.get("reviews", (0, 0))
+        return cls(
+            values.get("total", 0),
+            values.get("ok", 0),
+            values["classes"] if "classes" in values else values["labels"],
+            (review, rest),
+            values.get("reasons", {}),
+            values.get("examples", {}),
+            histograms,
+        )
 
 
-def _added(mine: Mapping[str, int], theirs: Mapping[str, int]) -> dict[str, int]:
-    return {name: mine.get(name, 0) + theirs.get(name, 0) for name in sorted({*mine, *theirs})}
+def _added(a: Mapping[str, int], b: Mapping[str, int]) -> dict[str, int]:
+    return {name: a.get(name, 0) + b.get(name, 0) for name in sorted({*a, *b})}
 
 
-def summarise(table: pa.Table | pa.RecordBatch) -> Summary:
-    """The summary of rows of the catalog with the columns COLUMNS, all of images that are there now."""
-    table = pa.Table.from_batches([table]) if isinstance(table, pa.RecordBatch) else table
-    table = table.select(COLUMNS)
-    ok = table.filter(pc.equal(table["status"], "ok"))
-    labels = pc.value_counts(ok["label"].combine_chunks().drop_null().cast(pa.string()))
-    classes = {entry["values"]: entry["counts"] for entry in labels.to_pylist()}
-    reasons, examples = _count_reasons(table.filter(pc.equal(table["status"], "quarantined")))
+def summarise(rows: pa.Table | pa.RecordBatch) -> Summary:
+    """Return the summary of rows with any of CATALOG_COLUMNS and SCORE_COLUMNS.
+
+    Missing columns and nulls are not counted. Without `status`, all rows are ok.
+    """
+    table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+    ok = table.filter(pc.equal(table["status"], "ok")) if "status" in table.column_names else table
+    values = {name: ok[name].combine_chunks().drop_null() for name in ok.column_names if name in _COUNTED}
+    labels = pc.value_counts(values["label"].cast(pa.string())).to_pylist() if "label" in values else []
+    reviews = values.get("needs_review", pa.array([], pa.bool_()))
+    review = pc.sum(reviews, min_count=0).as_py()
     return Summary(
         len(table),
         len(ok),
-        dict(sorted(classes.items())),
-        reasons,
-        examples,
-        {name: histogram(ok[name].drop_null().to_numpy(), edges) for name, edges in EDGES.items()},
+        {entry["values"]: entry["counts"] for entry in sorted(labels, key=lambda entry: entry["values"])},
+        (review, len(reviews) - review),
+        *_count_reasons(table),
+        _empty() | {name: _histogram(values[name].to_numpy(), EDGES[name]) for name in EDGES if name in values},
     )
 
 
-def histogram(values: NDArray[np.generic], edges: NDArray[np.float64]) -> Histogram:
-    """Values [N] by the bins between `edges`, the left edge belonging to the bin."""
+def _histogram(values: NDArray[np.generic], edges: NDArray[np.float64]) -> Histogram:
+    """Count values [N] by the bins between `edges`; the left edge belongs to the bin."""
     levels = np.asarray(values, dtype=np.float64)
     bins = len(edges) - 1
     places = np.clip(np.searchsorted(edges, levels, side="right") - 1, 0, bins - 1)
     return Histogram(tuple(np.bincount(places, minlength=bins).tolist()), float(levels.sum()))
 
 
-def _count_reasons(quarantined: pa.Table) -> tuple[dict[str, int], dict[str, str]]:
-    """Count rows by reason code; the texts are the first row's."""
+def _count_reasons(table: pa.Table) -> tuple[dict[str, int], dict[str, str]]:
+    """Count the images in quarantine by reason code; the texts are the first row's."""
+    if "reason_code" not in table.column_names:
+        return {}, {}
+    quarantined = table.filter(pc.equal(table["status"], "quarantined"))
     grouped = quarantined.group_by("reason_code", use_threads=False)
     rows = grouped.aggregate([("reason", "count"), ("reason", "first")]).sort_by("reason_code").to_pylist()
     counts = {row["reason_code"]: row["reason_count"] for row in rows}

@@ -13,9 +13,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from resnet_core.drift.drift import Drift
-from resnet_core.drift.profiles import EDGES as BATCH_EDGES
-from resnet_core.drift.profiles import Profile
-from resnet_core.drift.summary import EDGES, UNITS, Histogram, Summary
+from resnet_core.drift.summary import CATALOG_MEASURES, EDGES, SCORE_MEASURES, UNITS, Histogram, Summary
 from resnet_core.plotting.canvas import drawable
 from resnet_core.plotting.plots import ACCENT, INK, PALE, WORSE, percent_axis
 
@@ -51,22 +49,22 @@ def compare_nights(now: Summary, last: Summary | None, new: Summary | None = Non
     shares = figure.add_subplot(grid[0, :])
     _class_shares(shares, names, tonight, before)
     shares.set_xlabel("share of the images")
-    panels = [figure.add_subplot(grid[1 + k // 2, k % 2]) for k in range(len(EDGES))]
-    for axes, (name, edges) in zip(panels, EDGES.items(), strict=True):
-        _distribution(axes, name, edges, (tonight, before, since))
+    panels = [figure.add_subplot(grid[1 + k // 2, k % 2]) for k in range(len(CATALOG_MEASURES))]
+    for axes, name in zip(panels, CATALOG_MEASURES, strict=True):
+        _distribution(axes, name, (tonight, before, since))
     legend = figure.add_subplot(grid[3, 1])
     legend.axis("off")
     legend.legend(*panels[0].get_legend_handles_labels(), frameon=False, loc="center", title="share of the images")
     return figure
 
 
-def compare_batch(before: Profile, now: Profile, findings: Sequence[Drift], embeddings: _Embeddings | None) -> Figure:
+def compare_batch(before: Summary, now: Summary, findings: Sequence[Drift], embeddings: _Embeddings | None) -> Figure:
     """Draw label shares, distributions and embeddings of the training data and of a batch.
 
     The title of a measure that has drifted is red.
     """
-    training = _Side("training", before.images, before.labels, before.histograms)
-    batch = _Side("now", now.images, now.labels, now.histograms)
+    training = _Side("training", before.labelled, before.classes, before.histograms)
+    batch = _Side("now", now.labelled, now.classes, now.histograms)
     by_name = {finding.measure: finding for finding in findings}
     names = _shown_classes(batch, training)
     heights = [0.9 + 0.26 * len(names), 1.9, 1.9] + [2.6] * (embeddings is not None)
@@ -76,9 +74,9 @@ def compare_batch(before: Profile, now: Profile, findings: Sequence[Drift], embe
     _class_shares(axes, names, batch, training)
     _titled(axes, "label", by_name)
     axes.legend(frameon=False)
-    for k, (name, edges) in enumerate(BATCH_EDGES.items()):
+    for k, name in enumerate(SCORE_MEASURES):
         axes = figure.add_subplot(grid[1 + k // 2, k % 2])
-        _distribution(axes, name, edges, (batch, training, None))
+        _distribution(axes, name, (batch, training, None))
         _titled(axes, name, by_name)
     if embeddings is not None:
         axes = figure.add_subplot(grid[3, :])
@@ -121,12 +119,10 @@ def _shorten(name: str, most: int = 28) -> str:
     return name if len(name) <= most else f"{name[: most // 2]}…{name[-most // 2 + 1 :]}"
 
 
-def _distribution(
-    axes: Axes, name: str, edges: NDArray[np.float64], sides: tuple[_Side, _Side | None, _Side | None]
-) -> None:
+def _distribution(axes: Axes, name: str, sides: tuple[_Side, _Side | None, _Side | None]) -> None:
     """Draw the share of the images by bin, over the range that is used; sides: now, before, and new since."""
     drawn = [side for side in sides if side]
-    borders, heights = _merge_bins(edges, [side.histograms[name].shares for side in drawn])
+    borders, heights = _merge_bins(EDGES[name], [side.histograms[name].shares for side in drawn])
     styles: tuple[dict[str, Any], ...] = (
         {"color": ACCENT, "linewidth": 1.5},
         {"color": PALE, "fill": True, "zorder": 0},
@@ -136,7 +132,7 @@ def _distribution(
         axes.stairs(shares, borders, label=side.name, **style)
     if name in _LOGARITHMIC:
         _logarithmic(axes, max(borders[0], borders[1] / 2), borders[-1])
-    axes.set(xlabel=name + (f" ({UNITS[name]})" if UNITS.get(name) else ""))
+    axes.set(xlabel=name + (f" ({UNITS[name]})" if UNITS[name] else ""))
     percent_axis(axes.yaxis)
 
 

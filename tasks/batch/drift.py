@@ -24,8 +24,8 @@ from prefect.events import emit_event
 from upath import UPath
 
 from resnet_core.drift.drift import LEAST, Drift, measure_drift
-from resnet_core.drift.profiles import COLUMNS, Profile, profile_of
 from resnet_core.drift.reference import MOST
+from resnet_core.drift.summary import SCORE_COLUMNS, Summary, summarise
 from resnet_core.storage.files import write_text, write_whole
 from tasks.artifacts import markdown_table, picture, plain
 from tasks.batch.values import DriftReport, Scores
@@ -53,9 +53,9 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
         return not_measured(scores, f"{scores.scored:,} images are too few to tell, it takes {LEAST}")
     now, embeddings = read_batch(scores.parts)
     pair = None if kept.embeddings is None or not len(embeddings) else (kept.embeddings, embeddings)
-    findings = measure_drift(kept.profile, now, kept.thresholds, pair)
-    report = DriftReport(scores.model, now.images, findings, plot=scores.output / DRIFT_PLOT)
-    png = drawn(kept.profile, now, findings, pair)
+    findings = measure_drift(kept.summary, now, kept.thresholds, pair)
+    report = DriftReport(scores.model, now.labelled, findings, plot=scores.output / DRIFT_PLOT)
+    png = drawn(kept.summary, now, findings, pair)
     with write_whole(scores.output / DRIFT_PLOT) as draft:
         draft.write_bytes(png)
     write_report(scores, report)
@@ -69,7 +69,7 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     return report
 
 
-def drawn(before: Profile, now: Profile, findings: tuple[Drift, ...], pair: _Pair | None) -> bytes:
+def drawn(before: Summary, now: Summary, findings: tuple[Drift, ...], pair: _Pair | None) -> bytes:
     """A PNG."""
     from resnet_core.plotting.drift_plots import compare_batch  # a batch that is too small needs no Matplotlib
 
@@ -126,20 +126,22 @@ def _emit(scores: Scores, report: DriftReport) -> None:
     )
 
 
-def read_batch(parts: Iterable[UPath]) -> tuple[Profile, NDArray[np.float32]]:
-    """The profile of the good rows, and embeddings float32 [M, D] of at most MOST of them: those that have one and
+def read_batch(parts: Iterable[UPath]) -> tuple[Summary, NDArray[np.float32]]:
+    """The summary of the good rows, and embeddings float32 [M, D] of at most MOST of them: those that have one and
     whose URIs have the least hashes, so that neither the order of the rows nor their parts matter."""
-    profile, sample = Profile(), _Sample()
+    summary, sample = Summary(), _Sample()
     for rows in _good_rows(parts):
-        profile += profile_of(rows)
+        summary += summarise(rows)
         sample.add(rows["uri"], rows["embedding"])
-    return profile, sample.embeddings
+    return summary, sample.embeddings
 
 
 def _good_rows(parts: Iterable[UPath]) -> Iterator[pa.Table]:
     for path in parts:
         with path.open("rb") as file:
-            for batch in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=["status", "uri", "embedding", *COLUMNS]):
+            for batch in pq.ParquetFile(file).iter_batches(
+                AT_ONCE, columns=["status", "uri", "embedding", *SCORE_COLUMNS]
+            ):
                 rows = pa.Table.from_batches([batch])
                 yield rows.filter(pc.equal(rows["status"], "ok"))
 

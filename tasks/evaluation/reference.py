@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from resnet_core.drift.drift import Thresholds
-from resnet_core.drift.profiles import Profile, profile_of
 from resnet_core.drift.reference import MOST, Reference
+from resnet_core.drift.summary import Summary, summarise
 from resnet_core.evaluation.input_sizes import evenly
 from resnet_core.model import features as embedding
 from resnet_core.model.classifier import Classifier
@@ -36,12 +36,12 @@ def make_reference(
     of confidential images that an image could be guessed from: no embeddings.
     """
     shard_set = have(night.shard_set)
-    profile = of_judged(judged, shard_set.classes) + _of_training(night.catalog)
+    summary = of_judged(judged, shard_set.classes) + _of_training(night.catalog)
     found = None if keys is not None or not shard_set.test else embeddings(classifier, shard_set)
-    return Reference(profile, thresholds, found)
+    return Reference(summary, thresholds, found)
 
 
-def of_judged(judged: Judged, classes: tuple[str, ...]) -> Profile:
+def of_judged(judged: Judged, classes: tuple[str, ...]) -> Summary:
     """Labels, reviews and confidences as scoring would give them; a class that is never decided on has 0."""
     places = np.arange(len(judged.decided))
     table: dict[str, pa.Array] = {
@@ -50,16 +50,16 @@ def of_judged(judged: Judged, classes: tuple[str, ...]) -> Profile:
     }
     if judged.sets is not None:
         table["needs_review"] = pa.array(judged.sets.sum(1) != 1)
-    return Profile(dict.fromkeys(classes, 0)) + profile_of(pa.table(table))
+    return Summary(classes=dict.fromkeys(classes, 0)) + summarise(pa.table(table))
 
 
-def _of_training(catalog: Catalog) -> Profile:
+def _of_training(catalog: Catalog) -> Summary:
     """How the images look that were learned from, a row group of the catalog at a time."""
-    found = Profile()
+    found = Summary()
     learned = (pc.field("split") == "train") & (pc.field("status") == "ok") & pc.field("present")
     with catalog.path.open("rb") as file:
         for batch in pq.ParquetFile(file).iter_batches(columns=["split", "status", "present", *_LOOKS]):
-            found += profile_of(pa.Table.from_batches([batch]).filter(learned).select(_LOOKS))
+            found += summarise(pa.Table.from_batches([batch]).filter(learned).select(_LOOKS))
     return found
 
 

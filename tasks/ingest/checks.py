@@ -85,7 +85,7 @@ def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
         if path.exists():
             found = json.loads(path.read_text(encoding="utf-8"))
             if found["accepted"]:
-                return name, Summary.from_json(json.dumps(found["summary"]))
+                return name, Summary.from_dict(found["summary"])
     return None
 
 
@@ -93,7 +93,7 @@ def _write_summary(folder: UPath, now: Summary, findings: Sequence[Finding], *, 
     content: dict[str, Any] = {
         "accepted": accepted,
         "findings": [asdict(finding) for finding in findings],
-        "summary": json.loads(now.to_json()),
+        "summary": now.to_dict(),
     }
     write_text(folder / SUMMARY, json.dumps(content, ensure_ascii=False))
 

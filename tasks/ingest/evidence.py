@@ -8,8 +8,7 @@ from prefect.cache_policies import NO_CACHE
 
 from resnet_core.catalog import history, queries
 from resnet_core.catalog.queries import Place
-from resnet_core.drift import summary as data_summary
-from resnet_core.drift.summary import Summary
+from resnet_core.drift.summary import CATALOG_COLUMNS, Summary, summarise
 from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.sheets import CLASSES, PAIRS, SAMPLES, ConflictPair
 from resnet_core.storage import database
@@ -30,8 +29,8 @@ def gather(catalog: Catalog, dataset: Dataset, here: Workspace) -> Evidence:
         new = None
         if accepted:
             changes = history.difference(here.store.history(dataset.name), int(accepted[0]), catalog.version)
-            new = _summary_of(queries.present(db, data_summary.COLUMNS, changes))
-        now = _summary_of(queries.present(db, data_summary.COLUMNS))
+            new = _summary_of(queries.present(db, CATALOG_COLUMNS, changes))
+        now = _summary_of(queries.present(db, CATALOG_COLUMNS))
         sampled = queries.samples(db, SAMPLES, CLASSES)
         pairs = queries.conflicts(db, PAIRS)
 
@@ -47,4 +46,4 @@ def gather(catalog: Catalog, dataset: Dataset, here: Workspace) -> Evidence:
 
 
 def _summary_of(pieces: Iterable[pa.Table]) -> Summary:
-    return sum(map(data_summary.summarise, pieces), Summary())
+    return sum(map(summarise, pieces), Summary())

@@ -1,5 +1,6 @@
 """Data checks: what changed in the images is found and named, and what did not change is no finding."""
 
+import json
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ from resnet_core.drift.checks import (
     check,
     check_quarantine,
 )
-from resnet_core.drift.summary import Summary, summarise
+from resnet_core.drift.summary import CATALOG_MEASURES, Summary, summarise
 from resnet_core.plotting.drift_plots import compare_nights
 
 Digits = tuple[np.ndarray, list[str]]
@@ -166,10 +167,10 @@ def test_parts_add_up_to_the_whole_and_survive_json(digits: Digits) -> None:
     assert (parts.total, parts.ok, parts.reasons) == (1800, 1797, {"truncated": 3})
     assert parts.classes == whole.classes == {str(k): digits[1].count(str(k)) for k in range(10)}
     assert parts.examples == {"truncated": "truncated: 3 bytes"}
-    for name, histogram in whole.histograms.items():
-        assert parts.histograms[name].counts == histogram.counts
-        assert parts.histograms[name].mean == pytest.approx(histogram.mean)
-    assert Summary.from_json(parts.to_json()) == parts
+    for name in CATALOG_MEASURES:
+        assert parts.histograms[name].counts == whole.histograms[name].counts
+        assert parts.histograms[name].mean == pytest.approx(whole.histograms[name].mean)
+    assert Summary.from_dict(json.loads(json.dumps(parts.to_dict()))) == parts
 
 
 def test_quarantine_over_the_limit_fails_and_names_ten_reasons() -> None:

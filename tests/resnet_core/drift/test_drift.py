@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 from scipy.stats import chi2_contingency, ks_2samp
 
+from resnet_core.drift.checks import ChecksConfig, check
 from resnet_core.drift.drift import (
     LEAST,
     Drift,
@@ -23,8 +25,8 @@ from resnet_core.drift.drift import (
     same_shares,
     stability_index,
 )
-from resnet_core.drift.profiles import EDGES, Profile, profile_from, profile_of
 from resnet_core.drift.reference import Reference, load_reference
+from resnet_core.drift.summary import SCORE_MEASURES, Summary, summarise
 from resnet_core.images.statistics import measure
 from resnet_core.plotting.drift_plots import compare_batch
 
@@ -63,28 +65,28 @@ def drifted(found: tuple[Drift, ...]) -> list[str]:
     return [each.measure for each in found if each.drifted]
 
 
-def test_the_profiles_of_parts_add_up_to_that_of_the_whole_and_last(digits: Digits) -> None:
+def test_the_summaries_of_parts_add_up_to_that_of_the_whole_and_last(digits: Digits) -> None:
     whole = rows(digits, np.arange(1000))
-    total = profile_of(whole)
-    parts = sum((profile_of(whole.slice(start, 130)) for start in range(0, 1000, 130)), Profile())
-    assert parts.labels == total.labels
+    total = summarise(whole)
+    parts = sum((summarise(whole.slice(start, 130)) for start in range(0, 1000, 130)), Summary())
+    assert parts.classes == total.classes
     assert (
         parts.reviews
         == total.reviews
         == (sum(whole["needs_review"].to_pylist()), 1000 - sum(whole["needs_review"].to_pylist()))
     )
-    for name in EDGES:
+    for name in SCORE_MEASURES:
         assert parts.histograms[name].counts == total.histograms[name].counts
         assert parts.histograms[name].sum == pytest.approx(total.histograms[name].sum)
-    assert profile_from(json.loads(json.dumps(total.described()))) == total
+    assert Summary.from_dict(json.loads(json.dumps(total.to_dict()))) == total
 
 
 def test_rows_without_a_value_and_columns_that_are_missing_count_nothing(digits: Digits) -> None:
     table = rows(digits, np.arange(200))
     holes = table.set_column(2, "confidence", pa.array([None, *table["confidence"].to_pylist()[1:]], pa.float32()))
-    found = profile_of(holes.drop_columns(["needs_review"]))
-    assert (found.images, found.reviews, found.histograms["confidence"].count) == (200, (0, 0), 199)
-    assert measure_drift(Profile(), profile_of(table), Thresholds()) == ()
+    found = summarise(holes.drop_columns(["needs_review"]))
+    assert (found.labelled, found.reviews, found.histograms["confidence"].count) == (200, (0, 0), 199)
+    assert measure_drift(Summary(), summarise(table), Thresholds()) == ()
 
 
 def test_the_same_kind_of_images_is_never_drift(digits: Digits) -> None:
@@ -93,9 +95,9 @@ def test_the_same_kind_of_images_is_never_drift(digits: Digits) -> None:
     for seed in range(60):
         before, now = halves(digits, seed, most=100 + 12 * seed)
         pair = (vectors(digits, before[:120]), vectors(digits, now[:120])) if seed < 20 else None
-        found += measure_drift(profile_of(rows(digits, before)), profile_of(rows(digits, now)), Thresholds(), pair)
+        found += measure_drift(summarise(rows(digits, before)), summarise(rows(digits, now)), Thresholds(), pair)
     assert drifted(tuple(found)) == []
-    assert {each.measure for each in found} == {"label", "review", "embedding", *EDGES}
+    assert {each.measure for each in found} == {"label", "review", "embedding", *SCORE_MEASURES}
     for name in {each.measure for each in found}:
         p = np.array([each.p for each in found if each.measure == name])
         assert (p < 0.05).mean() <= 0.16, name
@@ -120,7 +122,7 @@ def test_what_a_change_touches_is_found_and_nothing_else(
     before, now = halves(digits)
     if keep:
         now = now[[digits[1][k] in keep for k in now]]
-    found = measure_drift(profile_of(rows(digits, before)), profile_of(rows(digits, now, change)), Thresholds())
+    found = measure_drift(summarise(rows(digits, before)), summarise(rows(digits, now, change)), Thresholds())
     assert expected <= set(drifted(found))
     assert not untouched & set(drifted(found))
 
@@ -128,9 +130,9 @@ def test_what_a_change_touches_is_found_and_nothing_else(
 def test_a_line_says_what_moved_in_the_measures_own_terms(digits: Digits) -> None:
     before, now = halves(digits)
     few = now[[digits[1][k] != "8" for k in now]]
-    one = profile_of(rows(digits, before))
-    found = {each.measure: each for each in measure_drift(one, profile_of(rows(digits, few)), Thresholds(label=0.05))}
-    share = 100 * one.labels["8"] / one.images
+    one = summarise(rows(digits, before))
+    found = {each.measure: each for each in measure_drift(one, summarise(rows(digits, few)), Thresholds(label=0.05))}
+    share = 100 * one.classes["8"] / one.labelled
     assert f"'8' {share:.3g}% in training, 0% now" in found["label"].detail
     assert found["label"].drifted
     assert f"mean {one.histograms['brightness'].mean:.1f} gray levels in training, " in found["brightness"].detail
@@ -140,18 +142,18 @@ def test_a_line_says_what_moved_in_the_measures_own_terms(digits: Digits) -> Non
 def test_a_class_that_is_new_is_named(digits: Digits) -> None:
     before, now = halves(digits)
     known = before[[digits[1][k] != "0" for k in before]]
-    found = measure_drift(profile_of(rows(digits, known)), profile_of(rows(digits, now)), Thresholds())
+    found = measure_drift(summarise(rows(digits, known)), summarise(rows(digits, now)), Thresholds())
     assert "label" in drifted(found)
     assert found[0].detail.startswith("'0' 0% in training, ")
 
 
 def test_few_images_say_nothing_and_a_threshold_of_none_never_speaks(digits: Digits) -> None:
     before, now = halves(digits)
-    one, other = profile_of(rows(digits, before)), rows(digits, now, lambda x: x // 2)
-    assert measure_drift(one, profile_of(other.slice(0, LEAST - 1)), Thresholds()) == ()
-    loud = measure_drift(one, profile_of(other), Thresholds())
+    one, other = summarise(rows(digits, before)), rows(digits, now, lambda x: x // 2)
+    assert measure_drift(one, summarise(other.slice(0, LEAST - 1)), Thresholds()) == ()
+    loud = measure_drift(one, summarise(other), Thresholds())
     assert "brightness" in drifted(loud)
-    still = measure_drift(one, profile_of(other), Thresholds(brightness=None))
+    still = measure_drift(one, summarise(other), Thresholds(brightness=None))
     assert set(drifted(loud)) - set(drifted(still)) == {"brightness"}
     assert [each.distance for each in still] == [each.distance for each in loud]
 
@@ -161,7 +163,7 @@ def test_far_by_chance_alone_is_no_drift() -> None:
     rng, nothing = np.random.default_rng(0), Thresholds(*([0.0] * 7))
     flagged = 0
     for _ in range(100):
-        one, other = (profile_of(pa.table({"label": pa.array(rng.choice(list("abcd"), n))})) for n in (400, 150))
+        one, other = (summarise(pa.table({"label": pa.array(rng.choice(list("abcd"), n))})) for n in (400, 150))
         (found,) = measure_drift(one, other, nothing)
         assert found.distance > 0
         flagged += found.drifted
@@ -173,8 +175,8 @@ def test_the_distance_on_bins_is_that_of_the_values_or_a_little_less(digits: Dig
         rows(digits, places, change)
         for places, change in zip(halves(digits), (lambda x: x, lambda x: x // 2 + 30), strict=True)
     )
-    for each in measure_drift(profile_of(before), profile_of(now), Thresholds()):
-        if each.measure in EDGES:
+    for each in measure_drift(summarise(before), summarise(now), Thresholds()):
+        if each.measure in SCORE_MEASURES:
             exact = ks_2samp(before[each.measure].to_numpy(), now[each.measure].to_numpy())
             assert exact.statistic - 0.06 < each.distance <= exact.statistic + 1e-9
 
@@ -214,7 +216,7 @@ def test_the_stability_index_is_the_textbooks() -> None:
 def test_half_a_standard_deviation_is_the_default_threshold_of_both_measures() -> None:
     rng = np.random.default_rng(0)
     one, other = (
-        profile_of(pa.table({"brightness": pa.array(rng.normal(mean, 20, 200_000), pa.float32())}))
+        summarise(pa.table({"brightness": pa.array(rng.normal(mean, 20, 200_000), pa.float32())}))
         for mean in (100, 110)
     )
     (found,) = measure_drift(one, other, Thresholds())
@@ -240,12 +242,12 @@ def test_the_discrepancy_is_the_unbiased_one_and_sees_what_no_mean_shows() -> No
 
 def test_what_a_reference_holds_comes_back(digits: Digits, tmp_path: Path) -> None:
     embeddings = vectors(digits, np.arange(50))
-    kept = Reference(profile_of(rows(digits, np.arange(300))), Thresholds(label=0.3, embedding=None), embeddings)
+    kept = Reference(summarise(rows(digits, np.arange(300))), Thresholds(label=0.3, embedding=None), embeddings)
     assert load_reference(tmp_path) is None
     kept.save(tmp_path)
     found = load_reference(tmp_path)
     assert found is not None
-    assert (found.profile, found.thresholds) == (kept.profile, kept.thresholds)
+    assert (found.summary, found.thresholds) == (kept.summary, kept.thresholds)
     np.testing.assert_array_equal(found.embeddings, embeddings)
     content = json.loads((tmp_path / "reference.json").read_text())
     content["thresholds"] = {"label": 0.3, "of a later release": 1}
@@ -256,9 +258,22 @@ def test_what_a_reference_holds_comes_back(digits: Digits, tmp_path: Path) -> No
     assert found is not None
     assert found.thresholds == Thresholds(label=0.3)
     assert found.embeddings is None
-    assert found.profile.histograms["brightness"].count == 0
-    measures = [each.measure for each in measure_drift(found.profile, kept.profile, found.thresholds)]
+    assert found.summary.histograms["brightness"].count == 0
+    measures = [each.measure for each in measure_drift(found.summary, kept.summary, found.thresholds)]
     assert measures == ["label", "review", "confidence", "contrast", "sharpness"]
+
+
+def test_a_reference_and_a_nights_summary_of_older_code_are_read(digits: Digits, tmp_path: Path) -> None:
+    summary = summarise(rows(digits, np.arange(300)))
+    histograms = {name: asdict(summary.histograms[name]) for name in SCORE_MEASURES}
+    before = {"labels": dict(summary.classes), "reviews": list(summary.reviews), "histograms": histograms}
+    (tmp_path / "reference.json").write_text(json.dumps({"thresholds": {"label": 0.3}, **before}))
+    reference = load_reference(tmp_path)
+    assert reference is not None
+    assert replace(reference.summary, total=300, ok=300) == summary
+    night = {"total": 300, "ok": 300, "classes": summary.classes, "reasons": {}, "examples": {}}
+    night |= {"histograms": {name: histogram for name, histogram in histograms.items() if name != "confidence"}}
+    assert check(Summary.from_dict(night), summary, ChecksConfig()) == check(summary, summary, ChecksConfig())
 
 
 def test_the_figure_marks_what_drifted_and_bears_any_name(digits: Digits) -> None:
@@ -266,11 +281,11 @@ def test_the_figure_marks_what_drifted_and_bears_any_name(digits: Digits) -> Non
     one, other = rows(digits, before), rows(digits, now, lambda x: x // 2)
     odd = other.set_column(0, "label", pa.array([f"$x^{k}$ \u7f3a" for k in range(30)] * 30)[: len(other)])
     pair = (vectors(digits, before), vectors(digits, now) / 2)
-    found = measure_drift(profile_of(one), profile_of(odd), Thresholds(), (pair[0][:100], pair[1][:100]))
-    figure = compare_batch(profile_of(one), profile_of(odd), found, pair)
+    found = measure_drift(summarise(one), summarise(odd), Thresholds(), (pair[0][:100], pair[1][:100]))
+    figure = compare_batch(summarise(one), summarise(odd), found, pair)
     figure.draw_without_rendering()
     titles = {axes.get_title().partition(":")[0]: axes for axes in figure.axes}
-    assert set(titles) == {"label", "embedding", *EDGES}
+    assert set(titles) == {"label", "embedding", *SCORE_MEASURES}
     assert {name for name, axes in titles.items() if axes.get_title().endswith(", drift")} == set(drifted(found)) - {
         "review"
     }

@@ -194,12 +194,12 @@ def test_a_version_keeps_what_its_training_data_were_like(home: Home) -> None:
         home.folder / "store" / "runs" / "few" / home.night.checkpoint.digest / "evaluation" / "predictions.parquet"
     )
     held_out = len(predictions)
-    assert kept.profile.images == held_out == home.night.shard_set.test
-    assert sum(kept.profile.reviews) == held_out
-    assert kept.profile.labels == {name: predictions["decided"].to_pylist().count(name) for name in "0123456789"}
-    assert kept.profile.reviews[0] == predictions["needs_review"].to_pylist().count(True)
-    assert kept.profile.histograms["brightness"].count == home.night.shard_set.train
-    assert kept.profile.histograms["confidence"].mean == pytest.approx(
+    assert kept.summary.labelled == held_out == home.night.shard_set.test
+    assert sum(kept.summary.reviews) == held_out
+    assert kept.summary.classes == {name: predictions["decided"].to_pylist().count(name) for name in "0123456789"}
+    assert kept.summary.reviews[0] == predictions["needs_review"].to_pylist().count(True)
+    assert kept.summary.histograms["brightness"].count == home.night.shard_set.train
+    assert kept.summary.histograms["confidence"].mean == pytest.approx(
         np.mean(predictions["confidence"].to_pylist()), abs=0.02
     )
     assert kept.embeddings is not None
@@ -368,11 +368,11 @@ def test_the_numbers_do_not_depend_on_the_order_of_the_rows_or_their_parts(home:
     every = pa.concat_tables([pq.read_table(part.path) for part in scores.parts])
     shuffled = every.take(pa.array(np.random.default_rng(0).permutation(len(every))))
     pq.write_table(shuffled, tmp_path / "one.parquet", row_group_size=77)
-    profile, embeddings = read_batch(scores.parts)
+    summary, embeddings = read_batch(scores.parts)
     again, same = read_batch([UPath(tmp_path / "one.parquet")])
-    assert again.labels == profile.labels
+    assert again.classes == summary.classes
     assert {name: h.counts for name, h in again.histograms.items()} == {
-        name: h.counts for name, h in profile.histograms.items()
+        name: h.counts for name, h in summary.histograms.items()
     }
     assert len(embeddings) == MOST < scores.scored
     np.testing.assert_array_equal(same, embeddings)
