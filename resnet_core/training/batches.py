@@ -21,9 +21,9 @@ from torch import Tensor
 from upath import UPath
 
 from resnet_core.errors import UserError
-from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from resnet_core.shards.format import Images, RowGroup
+from resnet_core.shards.format import Images
+from resnet_core.shards.row_groups import RowGroup, image_ids, read_levels, row_groups
 from resnet_core.shards.soft_labels import SoftLabels, joined
 from resnet_core.storage.files import is_local
 
@@ -192,7 +192,7 @@ class Streamed:
     def _known(self) -> tuple[list[RowGroup], SoftLabels | None]:
         """What is read once, for all epochs."""
         with ThreadPoolExecutor(_READERS) as pool:
-            found = pool.map(lambda path: shards.row_groups(path, "train", self.classes, self.keys), self.files)
+            found = pool.map(lambda path: row_groups(path, "train", self.classes, self.keys), self.files)
             groups = [group for groups in found for group in groups]
         firsts = accumulate((len(group.rows.places) for group in groups[:-1]), initial=0)
         groups = [group._replace(first=first) for group, first in zip(groups, firsts, strict=False)]
@@ -214,7 +214,7 @@ class Streamed:
         places = np.searchsorted([group.first for group in self.groups], wanted, side="right") - 1
         for place in np.unique(places):
             group, here = self.groups[place], places == place
-            found[here] = shards.image_ids(group, group.rows.places[wanted[here] - group.first], self.keys)
+            found[here] = image_ids(group, group.rows.places[wanted[here] - group.first], self.keys)
         return list(found)
 
     def epoch(self, batch_size: int, seed: int, copies: _Copies | None = None) -> Iterator[Batch]:
@@ -281,7 +281,7 @@ class Streamed:
 
     def _read(self, group: RowGroup, window: _Window, start: int) -> NDArray[np.int64]:
         """Read a row group into the window, from place `start` on; the places of the training images."""
-        shards.read_levels(group, window.pixels[start : start + group.size], self.keys)
+        read_levels(group, window.pixels[start : start + group.size], self.keys)
         places = start + group.rows.places.astype(np.int64)
         window.labels[places], window.weights[places] = group.rows.labels, group.rows.weights
         window.rows[places] = np.arange(group.first, group.first + len(places))

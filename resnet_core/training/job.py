@@ -147,11 +147,5 @@ def _validator(job: Job, classifier: Callable[[nn.Module], Classifier]) -> Calla
 def kept_aside(job: Job) -> Iterator[Images]:
     """The images that a training does not learn from and may look at."""
     if job.held_out is None:
-        yield from shards.iterate(job.files, "validation", job.classes, job.keys)
-        return
-    start = 0
-    for images in shards.iterate(job.files, "train", job.classes, job.keys):
-        chosen = job.held_out[start : start + len(images)]
-        start += len(images)
-        if chosen.any():
-            yield Images(images.image_ids[chosen], images.labels[chosen], images.weights[chosen], images.pixels[chosen])
+        return shards.iterate(job.files, "validation", job.classes, job.keys)
+    return shards.iterate(job.files, "train", job.classes, job.keys, np.flatnonzero(job.held_out))

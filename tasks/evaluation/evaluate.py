@@ -22,12 +22,13 @@ from resnet_core.evaluation.decide import class_costs, class_recalls
 from resnet_core.evaluation.input_sizes import AtSize, sample, sides
 from resnet_core.evaluation.metrics import Interval, Labels
 from resnet_core.model.classifier import Classifier
+from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import as_local, write_folder
 from tasks.dataset import Dataset
 from tasks.evaluation.files import described, write_metrics, write_plots, write_predictions, write_slices
-from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, pixels_at, score_split
+from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, score_split
 from tasks.evaluation.page import markdown
 from tasks.evaluation.reference import make_reference
 from tasks.progress import Advance, progress
@@ -109,7 +110,7 @@ def _measure_sizes(
     classifier: Classifier, shard_set: ShardSet, labels: Labels, keys: Keys | None, advance: Advance
 ) -> list[AtSize]:
     places = sample(len(labels))
-    return by_size.by_size(classifier, pixels_at(shard_set, places, keys), labels[places], advance)
+    return by_size.by_size(classifier, shards.take(shard_set.files, "test", places, keys), labels[places], advance)
 
 
 def _log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessment) -> None:

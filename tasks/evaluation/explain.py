@@ -117,7 +117,7 @@ def _look(classifier: Classifier, found: _Predictions, shard_set: ShardSet) -> t
     rows = np.array([one.row for one in chosen])
     looked_at = min(shard_set.train, MOST_IMAGES)
     with progress("explain", looked_at + len(chosen)) as advance:
-        pixels = _pixels_of([found.image_ids[row] for row in rows], shard_set)
+        pixels = shards.take_ids(shard_set.files, "test", [found.image_ids[row] for row in rows])
         maps = grad_cam(classifier, pixels, found.predicted[rows])
         advance(len(chosen))
 
@@ -147,17 +147,6 @@ def _item_of(
     label, predicted = classes[found.labels[row]], classes[found.predicted[row]]
     confidence = float(found.confidence[row])
     return Item(chosen.kind, found.image_ids[row], label, predicted, confidence, pixels, heat, alike)
-
-
-def _pixels_of(image_ids: list[str], shard_set: ShardSet) -> NDArray[np.uint8]:
-    """uint8 [N, S, S], of held-out images."""
-    found: dict[str, Gray] = {}
-    wanted = set(image_ids)
-    for images in shards.iterate(shard_set.files, "test", shard_set.classes):
-        for image_id, pixels in zip(images.image_ids, images.pixels, strict=True):
-            if image_id in wanted:
-                found[image_id] = pixels.copy()
-    return np.stack([found[image_id] for image_id in image_ids])
 
 
 def _read_uris(catalog: Catalog, image_ids: list[str]) -> dict[str, str]:

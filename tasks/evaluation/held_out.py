@@ -7,7 +7,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from numpy.typing import NDArray
 
 from resnet_core.catalog.build import SLICED
 from resnet_core.evaluation.bootstrap import Groups
@@ -32,16 +31,6 @@ def score_split(
         probabilities.append(trained.probabilities(images.pixels))
         advance(len(images))
     return image_ids, np.concatenate(labels), np.concatenate(probabilities)
-
-
-def pixels_at(shard_set: ShardSet, places: NDArray[np.int64], keys: Keys | None) -> NDArray[np.uint8]:
-    """uint8 [M, S, S]: some of the test images, by their places (which go up) among all of them."""
-    found, start = [], 0
-    for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):
-        here = places[(places >= start) & (places < start + len(images))] - start
-        found.append(images.pixels[here])
-        start += len(images)
-    return np.concatenate(found)
 
 
 def facts(catalog: Catalog | None) -> pa.Table:

@@ -65,9 +65,5 @@ def _of_training(catalog: Catalog) -> Summary:
 
 def embeddings(classifier: Classifier, shard_set: ShardSet) -> NDArray[np.float32]:
     """float32 [N, D]: of at most MOST held-out images, evenly spread."""
-    places, found, start = evenly(shard_set.test, MOST), [], 0
-    for images in shards.iterate(shard_set.files, "test", shard_set.classes):
-        here = places[(places >= start) & (places < start + len(images))] - start
-        found.append(embedding.embed(classifier, images.pixels[here]))
-        start += len(images)
-    return np.concatenate(found)
+    chosen = shards.iterate(shard_set.files, "test", shard_set.classes, places=evenly(shard_set.test, MOST))
+    return np.concatenate([embedding.embed(classifier, images.pixels) for images in chosen])

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from resnet_core.errors import UserError
@@ -24,11 +23,8 @@ def learned_from(version: ModelVersion, here: Workspace) -> set[str] | None:
     shard_set = _shards_of(version, here)
     if shard_set is None:
         return None
-    image_ids: set[str] = set()
-    for path in shard_set.files:
-        table = shards.open_file(path, here.keys).read(columns=["image_id", "split"])
-        image_ids.update(table.filter(pc.not_equal(table["split"], "test"))["image_id"].to_pylist())
-    return image_ids
+    facts = shards.read_facts(shard_set.files, ["image_id"], ["train", "validation"], here.keys)
+    return set(facts["image_id"].to_pylist())
 
 
 def _shards_of(version: ModelVersion, here: Workspace) -> ShardSet | None:
@@ -50,13 +46,9 @@ class VersionImages:
     def sample(self, most: int) -> NDArray[np.uint8]:
         """Training images, uint8 [N, S, S]: `most` of them or all, evenly spread over the shards, where
         neighbours are often of one class."""
-        wanted = np.linspace(0, self.shard_set.train - 1, min(most, self.shard_set.train)).round().astype(np.int64)
-        found, first = [], 0
-        for images in self.split("train"):
-            here = wanted[(wanted >= first) & (wanted < first + len(images))] - first
-            found.append(images.pixels[here])
-            first += len(images)
-        return np.concatenate(found)
+        count = self.shard_set.train
+        places = np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
+        return shards.take(self.shard_set.files, "train", places, self.keys)
 
 
 def images_of(version: ModelVersion, here: Workspace) -> VersionImages:

@@ -3,7 +3,6 @@
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from upath import UPath
 
 from resnet_core.catalog import folds
 from resnet_core.shards import format as shards
@@ -16,7 +15,7 @@ _KNOWN = ["image_id", "uri", "group", "near", "present", "status"]
 def training_images(shard_set: ShardSet, catalog: Catalog, parts: int, seed: int, keys: Keys | None) -> pa.Table:
     """image_id, uri, label and fold (0 to parts - 1) of each training image. Raises UserError where the
     images cannot be divided into so many folds."""
-    rows = pa.concat_tables([read_rows(path, keys) for path in shard_set.files])
+    rows = shards.read_facts(shard_set.files, ["image_id", "label"], ["train"], keys)
     known = _read_catalog(catalog)
     # The same from the same images, in whatever order their files lie.
     order = pc.sort_indices(rows, [("image_id", "ascending")])
@@ -28,12 +27,6 @@ def training_images(shard_set: ShardSet, catalog: Catalog, parts: int, seed: int
     uris = ok["uri"].take(pc.index_in(images["image_id"], value_set=ok["image_id"].combine_chunks()))
     images = images.append_column("uri", uris).append_column("fold", fold)
     return images.take(pc.sort_indices(order)).select(["image_id", "uri", "label", "fold"]).combine_chunks()
-
-
-def read_rows(path: UPath, keys: Keys | None) -> pa.Table:
-    """image_id and label of the training images of one shard."""
-    table = shards.open_file(path, keys).read(columns=["image_id", "label", "split"])
-    return table.filter(pc.equal(table["split"], "train")).drop_columns("split")
 
 
 def _read_catalog(catalog: Catalog) -> pa.Table:

@@ -22,17 +22,16 @@ from upath import UPath
 import resnet_core.evaluation
 import resnet_core.plotting
 from resnet_core.evaluation.label_issues import find
-from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.sheets import SUSPECTS, Suspect, label_sheet
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
+from resnet_core.shards.row_groups import row_groups
 from resnet_core.sources.manifest import list_manifest
 from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import absolute, as_local, write_text, write_whole
 from tasks.artifacts import markdown_table, picture, plain
 from tasks.dataset import Dataset
-from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.store import ISSUES, ISSUES_SHEET
 from tasks.training.cross_validate import CrossValidation
@@ -164,7 +163,7 @@ def _read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None)
     start = 0
     # Out-of-fold predictions are in the order of the shards.
     for path in shard_set.files:
-        for group in shards.row_groups(path, "train", shard_set.classes, keys):
+        for group in row_groups(path, "train", shard_set.classes, keys):
             count = len(group.rows.places)
             some = slice(start, start + count)
             targets[np.arange(start, start + count), labels[some]] = 1
@@ -194,16 +193,10 @@ def table_of(suspects: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
 
 def sheet(dataset: str, suspects: pd.DataFrame, shard_set: ShardSet) -> bytes:
     shown = suspects[:SUSPECTS]
-    wanted, pixels = set(shown["image_id"]), dict[str, Gray]()
-    with progress("issues", shard_set.train) as advance:
-        for images in shards.iterate(shard_set.files, "train", shard_set.classes):
-            for image_id, levels in zip(images.image_ids, images.pixels, strict=True):
-                if image_id in wanted:
-                    pixels[image_id] = levels.copy()
-            advance(len(images))
+    pixels = shards.take_ids(shard_set.files, "train", shown["image_id"].tolist())
     rows = [
-        Suspect(pixels[row.image_id], row.rank, row.given, row.suggested, row.self_confidence, _tail(row.uri))
-        for row in shown.itertuples()
+        Suspect(levels, row.rank, row.given, row.suggested, row.self_confidence, _tail(row.uri))
+        for levels, row in zip(pixels, shown.itertuples(), strict=True)
     ]
     title = f"{dataset}: {len(suspects):,} of {shard_set.train:,} training labels look wrong"
     return label_sheet(rows, title, len(suspects))

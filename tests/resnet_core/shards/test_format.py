@@ -14,6 +14,7 @@ from upath import UPath
 
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.shards import format as shards
+from resnet_core.shards import row_groups
 from resnet_core.shards.encryption import Keys
 
 CLASSES = tuple("0123456789")
@@ -76,6 +77,38 @@ def test_what_was_written_is_read(tmp_path: Path, digits: Digits, where: str) ->
     assert len(shards.read(files, "validation", CLASSES)) == 0
 
 
+def test_some_images_are_taken_by_place_or_by_id(
+    tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shards, "ROW_GROUP", 256)
+    files = write(UPath(tmp_path), digits, 1500, 500)  # two row groups a file
+    train = shards.read(files, "train", CLASSES)
+    assert train.soft
+    for places in (np.array([0, 3, 204, 205, 399, 400, 1199]), np.arange(1200), np.array([1000]), np.array([], int)):
+        assert np.array_equal(shards.take(files, "train", places), train.pixels[places])
+        pieces = list(shards.iterate(files, "train", CLASSES, places=places))
+        assert [image_id for images in pieces for image_id in images.image_ids] == train.image_ids[places].tolist()
+        assert all(len(images) for images in pieces)
+        targets = [
+            images.soft.targets(np.arange(len(images)), images.labels) if images.soft else np.eye(10)[images.labels]
+            for images in pieces
+        ]
+        expected = train.soft.targets(places, train.labels[places])
+        assert np.array_equal(np.concatenate([np.empty((0, 10)), *targets]), expected)
+    ids = ["image-1201", "image-7", "image-1201", "image-1"]
+    assert np.array_equal(shards.take_ids(files, "train", ids), digits[0][[1201, 7, 1201, 1]])
+    assert shards.take_ids(files, "train", []).shape == (0, 8, 8)
+    with pytest.raises(KeyError, match="image-5"):
+        shards.take_ids(files, "train", ["image-1", "image-5"])
+
+
+def test_facts_of_some_splits_come_in_the_order_of_the_files(tmp_path: Path, digits: Digits) -> None:
+    files = write(UPath(tmp_path), digits)
+    facts = shards.read_facts(files, ["image_id", "label"], ["test", "validation"])
+    assert facts.column_names == ["image_id", "label"]
+    assert facts["image_id"].to_pylist() == [f"image-{k}" for k in range(0, 600, 5)]
+
+
 def test_other_readers_need_none_of_our_code(tmp_path: Path, digits: Digits) -> None:
     path = write(UPath(tmp_path), digits, 150)[0]
     frame = pd.read_parquet(path.path)
@@ -118,11 +151,11 @@ def test_levels_are_read_from_any_layout(tmp_path: Path, digits: Digits, kind: s
         pages = {"write_batch_size": 16, "data_page_size": 64} if kind == "in pages" else {}
         compression = "zstd" if kind == "compressed" else "none"
         pq.write_table(rows, path.path, compression=compression, use_dictionary=False, row_group_size=1024, **pages)
-    groups = shards.row_groups(path, "train", CLASSES)
+    groups = row_groups.row_groups(path, "train", CLASSES)
     assert [group.start is not None for group in groups] == [kind == "ours"] * 2
     for group, first in zip(groups, (0, 1024), strict=True):
         out = np.empty((group.size, 8, 8), dtype=np.uint8)
-        shards.read_levels(group, out)
+        row_groups.read_levels(group, out)
         assert np.array_equal(out, digits[0][first : first + group.size])
         assert (group.rows.places + first).tolist() == [k for k in range(first, first + group.size) if k % 5]
 
