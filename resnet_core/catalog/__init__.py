@@ -1,7 +1,8 @@
-"""Decide what is known of every image ever seen, in SQL.
+"""Decide about every image ever seen, in SQL.
 
-Rooms: `build` (the catalog's tables and rules), `splits` (train, validation, test), `folds` (cross-validation),
-`near_duplicates` (images that look alike), `history` (changes by night), `corrections` (labels by people).
+Rooms, in order: `corrections` (labels by people), `entries` (files to read), `build` (tables and rules).
+They use `near_duplicates` and `splits` (train, validation, test); `queries` asks a catalog.
+For its readers: `history` (changes by night) and `folds` (cross-validation).
 Door: every room.
 The rules run in DuckDB; no image is opened here.
 """

@@ -61,38 +61,18 @@ CATALOG = pa.schema(
 SLICED = (
     "brightness", "contrast", "sharpness", "width", "height", "size", "group", "label", "soft_label", "weight", "near",
 )  # fmt: skip
-ENTRIES = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("label", pa.string()),
-        ("split", pa.string()),  # fixed by the labels or the source; null: free
-        ("group", pa.string()),
-        ("weight", pa.float32()),
-        ("soft_label", pa.string()),
-        ("attributes", pa.string()),
-        ("size", pa.int64()),
-        ("modified", pa.string()),
-        ("reason_code", pa.string()),  # a fault known before the file is read
-        ("reason", pa.string()),
-        ("part", pa.string()),  # null where there is a reason
-    ]
-)
-FACTS = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("part", pa.string()),
-        ("row", pa.int32()),  # in the part
-        ("image_id", pa.string()),
-        ("width", pa.int32()),
-        ("height", pa.int32()),
-        ("reason_code", pa.string()),
-        ("reason", pa.string()),
-        ("phash", pa.binary(HASH_BYTES)),
-        ("brightness", pa.float32()),
-        ("contrast", pa.float32()),
-        ("sharpness", pa.float32()),
-    ]
-)
+
+
+def fields(*names: str) -> list[pa.Field]:
+    return [CATALOG.field(name) for name in names]
+
+
+LABELS = ("uri", "label", "split", "group", "weight", "soft_label", "attributes")
+# `split` is fixed by the labels or the source, or null; the reason is a fault known before the file is read.
+ENTRIES = pa.schema(fields(*LABELS, "size", "modified", "reason_code", "reason", "part"))
+_READ = fields("uri", "part", "image_id", "width", "height", "reason_code", "reason")
+_STATISTICS = fields("brightness", "contrast", "sharpness")
+FACTS = pa.schema([*_READ, *_STATISTICS, ("row", pa.int32()), ("phash", pa.binary(HASH_BYTES))])  # row: of the part
 
 _BLANK = 1e-3  # gray levels; a standard deviation below it is rounding
 

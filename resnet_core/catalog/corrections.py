@@ -1,8 +1,13 @@
-"""Labels that people have corrected or confirmed, and what they do to the labels of the source.
+"""Corrections: labels that people gave or confirmed, and their effect on the labels of the source.
 
-A correction is of an image, which is its bytes; the URI only says where they were seen. Whatever file has these
-bytes gets the corrected label, in the source or not, moved since or not. A file that has other bytes by now does
-not. Of several corrections of one image the latest counts.
+table            one row is                                       made by          read by
+raw_corrections  a row of a corrections file (_ROWS)              list_corrected   list_corrected
+corrections      the latest correction of a URI (CORRECTIONS)     list_corrected   correct, build.judge
+located          a corrected file that the source may lack        list_corrected   list_corrected
+verdicts         an entry with the label that a person gave it    correct          correct
+
+A correction is of an image, that is, of its bytes; the URI only says where they were seen. Every file with these
+bytes gets the label, moved or not. A file whose bytes have changed does not. The latest correction counts.
 """
 
 from collections.abc import Iterator
@@ -12,6 +17,7 @@ import duckdb
 import pyarrow as pa
 from upath import UPath
 
+from resnet_core.catalog.build import LABELS, fields
 from resnet_core.errors import UserError
 from resnet_core.reasons import ReasonCode
 from resnet_core.sources import folders, shard_files
@@ -22,28 +28,17 @@ from resnet_core.storage import database
 from resnet_core.storage.locations import absolute, facts
 
 _TABLES = (".csv", ".parquet")
-ROWS = pa.schema(
-    [
-        ("uri", pa.string()),
-        ("label", pa.string()),
-        ("split", pa.string()),
-        ("group", pa.string()),
-        ("weight", pa.float32()),
-        ("soft_label", pa.string()),
-        ("attributes", pa.string()),
-        ("file", pa.string()),
-    ]
-)
+_ROWS = pa.schema([*fields(*LABELS), ("file", pa.string())])
 CORRECTIONS = pa.schema(
     [
-        *(field for field in ROWS if field.name != "file"),
-        ("image_id", pa.string()),  # the bytes that were seen; null: those that are there
-        ("place", pa.int64()),  # the later one counts
-        ("added", pa.bool_()),  # the source has no such file
-        ("alone", pa.bool_()),  # nothing else says what it is
+        *fields(*LABELS),
+        ("image_id", pa.string()),  # of the bytes that were seen; null: of the bytes there now
+        ("place", pa.int64()),  # the highest counts
+        ("added", pa.bool_()),  # the source lacks the file
+        ("alone", pa.bool_()),  # the source and the labels give it no label
     ]
 )
-# ISO 8601 in one time zone sorts by time.
+# Times are ISO 8601 in one time zone, which sorts by time.
 _LOAD = """
 create or replace table corrections as
 with numbered as (
@@ -62,11 +57,11 @@ from numbered qualify row_number() over (partition by uri order by place desc) =
 _ADD = f"""
 insert into listed by name
 select f.* replace (c.label as label, c.split as split), c."group", c.weight, c.soft_label, c.attributes
-from found f join corrections c using (uri) where f.kind is distinct from '{shard_files.KIND}'
+from located f join corrections c using (uri) where f.kind is distinct from '{shard_files.KIND}'
 """
-NAME = "update listed set label = c.label from corrections c where listed.uri = c.uri and c.alone and not c.added"
+_NAME = "update listed set label = c.label from corrections c where listed.uri = c.uri and c.alone and not c.added"
 
-# What each image is, by whoever saw it last. Where nothing says which bytes were seen, it is those there now.
+# The latest label of every image. Corrections without an image_id are of the bytes that are there now.
 _VERDICTS = """
 create or replace temp table verdicts as
 with now as (
@@ -91,12 +86,12 @@ from verdicts v where entries.uri = v.uri
 _STALE = f"""
 update entries set label = null, attributes = null, soft_label = null,
     reason_code = '{ReasonCode.LABEL_OUTDATED}',
-    reason = 'changed since it was corrected: its bytes are others than those that the label is of'
+    reason = 'changed since it was corrected: the label is of other bytes'
 from corrections c join facts f on c.uri = f.uri
 where entries.uri = c.uri and entries.part = f.part and c.alone and c.image_id <> f.image_id
     and entries.uri not in (select uri from verdicts)
 """
-# A file that was moved is found by its bytes.
+# A corrected file that was moved is found by its bytes; its old entry goes.
 _MOVED = """
 delete from entries where reason_code is not null and uri in (
     select uri from corrections where added and image_id in (select image_id from verdicts)
@@ -110,19 +105,19 @@ from corrections c where entries.uri = c.uri and c.added and entries.part is nul
 
 
 def check_corrections(place: str) -> None:
-    """Raises UserError unless it is a file, a folder or a glob; looks into none."""
+    """Raise UserError unless the place is a file, a folder or a glob. Does not read any."""
     next(_files(place), None)
 
 
 def _read_corrections(place: str) -> Iterator[pa.RecordBatch]:
-    """The rows of a table, of all of a folder, or of all that a glob names: ROWS. Raises UserError."""
+    """Yield the rows of a table, or of all tables in a folder or of a glob. Raises UserError."""
     for file in sorted(_files(place)):
         table = read_manifest(UPath(file))
         folder = file.rpartition("/")[0]
-        columns = {name: table[name] for name in ROWS.names if name in table.column_names}
+        columns = {name: table[name] for name in _ROWS.names if name in table.column_names}
         columns["uri"] = pa.array([place_of(folder, path) for path in table["path"].to_pylist()], pa.string())
         columns["file"] = pa.array([file] * len(table), pa.string())
-        yield from pa.table(columns).select(ROWS.names).cast(ROWS).to_batches()
+        yield from pa.table(columns).select(_ROWS.names).cast(_ROWS).to_batches()
 
 
 def _files(place: str) -> Iterator[str]:
@@ -147,13 +142,13 @@ def _files(place: str) -> Iterator[str]:
 
 
 def list_corrected(db: duckdb.DuckDBPyConnection, place: str) -> None:
-    """Make `corrections`, and put the files that they name into `listed` (`manifest.LISTED`) where it has them not."""
-    database.create(db, "raw_corrections", ROWS, _read_corrections(place))
+    """Make `corrections`; add files that only they name to `listed` (`manifest.LISTED`). Raises UserError."""
+    database.create(db, "raw_corrections", _ROWS, _read_corrections(place))
     db.execute(_LOAD)
     uris = [uri for (uri,) in db.sql("select uri from corrections where added order by uri").fetchall()]
-    database.create(db, "found", LOCATED, locate(uris).to_batches())
+    database.create(db, "located", LOCATED, locate(uris).to_batches())
     db.execute(_ADD)
-    db.execute(NAME)
+    db.execute(_NAME)
 
 
 def write_corrections(db: duckdb.DuckDBPyConnection, file: Path) -> None:
@@ -169,8 +164,11 @@ def load_corrections(db: duckdb.DuckDBPyConnection, file: Path | None) -> None:
 
 
 def correct(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
-    """Give the `entries` the labels that people gave their bytes. Returns how many are `corrected`, how many of them
-    are `added` to the source, and how many corrections are `lost`, for their images are not there any more."""
+    """Give `entries` the labels that people gave their bytes. Returns three counts.
+
+    `corrected`: entries with such a label; `added`: those that the source lacks; `lost`: corrections whose images
+    were not found.
+    """
     for statement in (_VERDICTS, _APPLY, _STALE, _MOVED, _GONE):
         db.execute(statement)
     counts = """

@@ -1,10 +1,10 @@
-"""The catalog's versions: what each night changed, appended as a file of its own, and now and then
-put together.
+"""History: the changes of the catalog by version, a file a night.
 
-A folder holds `000001.parquet`, `000002.parquet`, ...: one row (CHANGE) a source file that came, went or
-changed in that version, with what was and what is. The difference of any two versions follows from
-the rows between them; the catalog itself is not needed. Where more than MOST files have gathered,
-they become one, `000001-000064.parquet`, with the same rows.
+file                   rows (_CHANGE)
+000001.parquet         source files that came, went or changed in version 1, with values before and after
+000001-000064.parquet  the same of versions 1 to 64, once more than MOST files exist
+
+The difference of two versions follows from the rows between them, without the catalog.
 """
 
 import re
@@ -31,7 +31,6 @@ _CHANGE = pa.schema(
     ]
 )
 
-# What stood there before, what stands there now, and what that makes of the file.
 _DELTA = f"""
 select coalesce(a.uri, b.uri) as uri,
     case when a.uri is null then 'came' when b.uri is null then 'went' else 'changed' end as change,
@@ -60,7 +59,7 @@ order by uri
 
 @dataclass(frozen=True)
 class _Delta:
-    """One file of the history: the versions `first` to `last`."""
+    """A file of the history with the versions `first` to `last`."""
 
     path: UPath
     first: int
@@ -68,21 +67,21 @@ class _Delta:
 
 
 def _deltas(folder: UPath) -> list[_Delta]:
-    """The history's files in order; those that a longer one has taken the place of are left out."""
-    found = []
+    """Return the history's files in order, without those that a longer one has replaced."""
+    deltas = []
     for path in folder.glob("*.parquet") if folder.exists() else ():
         if match := re.fullmatch(r"(\d{6})(?:-(\d{6}))?\.parquet", path.name):
-            found.append(_Delta(path, int(match[1]), int(match[2] or match[1])))
-    found.sort(key=lambda delta: (delta.first, -delta.last))
+            deltas.append(_Delta(path, int(match[1]), int(match[2] or match[1])))
+    deltas.sort(key=lambda delta: (delta.first, -delta.last))
     kept: list[_Delta] = []
-    for delta in found:
+    for delta in deltas:
         if not kept or delta.first > kept[-1].last:
             kept.append(delta)
     return kept
 
 
 def last_version(folder: UPath) -> int:
-    """0 before the first night."""
+    """Return the newest version, 0 before the first night."""
     return max((delta.last for delta in _deltas(folder)), default=0)
 
 
@@ -102,13 +101,15 @@ def append(db: duckdb.DuckDBPyConnection, folder: UPath, version: int) -> int:
 
 
 def compact(folder: UPath) -> None:
-    """Put the files together once there are too many to open. Killed in the middle, nothing is
-    lost or counted twice: the long file is whole before the short ones go."""
-    there = _deltas(folder)
-    if len(there) > MOST:
-        # A file may lack a column that its night did not watch.
-        joined = pa.concat_tables([_read(delta) for delta in there], promote_options="default")
-        with write_whole(folder / f"{there[0].first:06}-{there[-1].last:06}.parquet") as draft:
+    """Join the files into one if there are more than MOST.
+
+    A kill loses nothing and counts nothing twice: the long file is whole before the short ones go.
+    """
+    deltas = _deltas(folder)
+    if len(deltas) > MOST:
+        # Files of older code may lack columns.
+        joined = pa.concat_tables([_read(delta) for delta in deltas], promote_options="default")
+        with write_whole(folder / f"{deltas[0].first:06}-{deltas[-1].last:06}.parquet") as draft:
             pq.write_table(joined, draft, compression="zstd")
     kept = {delta.path.name for delta in _deltas(folder)}
     for path in folder.glob("*.parquet"):
@@ -117,13 +118,15 @@ def compact(folder: UPath) -> None:
 
 
 def difference(folder: UPath, low: int, high: int) -> pa.Table:
-    """What came, went and changed (uri, change, and what was and is) from version `low` to `high`; 0 is
-    before the first. Raises UserError for a version that is not there."""
+    """Return the files that came, went or changed from version `low` to `high`: _CHANGE without version.
+
+    Version 0 is before the first night. Raises UserError for a version that does not exist.
+    """
     last = last_version(folder)
     for version in (low, high):
         if not 0 <= version <= last:
-            there = f"1 to {last}" if last else "none yet"
-            raise UserError(f"catalog: there is no version {version}. There are: {there}.")
+            known = f"1 to {last}" if last else "none yet"
+            raise UserError(f"catalog: there is no version {version}. There are: {known}.")
     if low > high:
         raise UserError(f"catalog: version {low} comes after {high}. Give the older one first.")
     with database() as db:
@@ -132,7 +135,7 @@ def difference(folder: UPath, low: int, high: int) -> pa.Table:
 
 
 def versions(folder: UPath) -> pa.Table:
-    """version, came, went, changed: how many files, a row a version."""
+    """Return the numbers of files that `came`, `went` and `changed` by `version`."""
     with database() as db:
         _load(db, _deltas(folder))
         return db.sql(

@@ -1,9 +1,12 @@
 """Near-duplicates: the same picture encoded, scaled, toned or cropped a little differently.
 
-Three steps, each of which spares the next most of its work: a perceptual hash of every image; the
-pairs whose hashes are close, found by sorting, not by comparing all with all; and a look at the
-pixels of those pairs, because where all images look alike (cells of one module, pages of one form,
-digits) close hashes mean little. Mirrored and turned copies are not looked for.
+step                     result
+`statistics` of images   a perceptual hash of every image
+`candidates`             pairs with close hashes, found by sorting
+`confirm`                pairs with the same pixels
+
+Close hashes mean little where all images look alike, as digits or pages of one form do.
+Mirrored and rotated copies are not found.
 """
 
 from collections.abc import Iterator
@@ -18,37 +21,38 @@ from resnet_core.images.statistics import HASH_BYTES, Pixels
 
 _Floats = NDArray[np.float32]
 
-# Hashes that agree in one of 31 choices of 4 nibbles, out of the 12 of lowest frequency, are sorted side
-# by side, and each is compared with the 16 that follow it. Where more than 4 agree in the first half,
-# which is the same half whatever the choice, only the 4 eldest are; the others are compared with those.
+# Keys are 31 choices of 4 nibbles among the 12 of lowest frequency. Hashes are sorted by a key and compared with the
+# next _WINDOW. If more than _LEADERS agree in their first half, the others are compared only with the _LEADERS eldest.
 _MAX_DISTANCE = 32  # bits of 128
 NEAREST = 4
 _KEY_NIBBLES = 4
 _TABLES = tuple(combinations(range(12), _KEY_NIBBLES))[::16]
 _WINDOW = 16
 _LEADERS = 4
-_FEW = 4096  # hashes, of which all neighbours are taken at once
-_WAITING_PAIRS = 1_000_000  # at 8 bytes, before all but the nearest are dropped
+_FEW = 4096  # hashes whose neighbours are all compared at once
+_WAITING_PAIRS = 1_000_000  # of 8 bytes, before all but the nearest are dropped
 
-# A pair is packed into 64 bits, so that sorting brings an image's pairs together, the nearest first:
-# the younger image's row (28 bits), the distance (8), the elder's row (28).
+# A pair is 64 bits: the younger image's row (28), the distance (8), the elder's row (28). Sorted, an image's pairs
+# stand together, the nearest first.
 _MAX_IMAGES = 2**28
 _YOUNGER, _DISTANCE = np.uint64(36), np.uint64(28)
 
 _UNEXPLAINED = 0.02  # share of an image's variance
-_UNEXPLAINED_SMALL = 0.006  # below _COARSE pixels, where fewer pixels are more often alike by chance
+_UNEXPLAINED_SMALL = 0.006  # the same below _COARSE pixels: few pixels are alike by chance more often
 _COARSE, _FINE = 32, 64  # pixels
-_HOPEFUL = 0.1  # the same when coarse: above it, fine is not tried
+_HOPEFUL = 0.1  # the same at _COARSE; above it, _FINE is not tried
 _MOST_MOVED = 0.1  # halves of the image's side
 _LEAST_CONTRAST = 1.0  # gray levels, standard deviation
-_CHUNK = 32  # pairs worked on at a time: more would not fit the processor's cache
-_SMALLEST_WEIGHT = 1e-9  # a Gauss curve's ends are denormal in float32, and products with those take ten times as long
+_CHUNK = 32  # pairs at a time; more would not fit the processor's cache
+_SMALLEST_WEIGHT = 1e-9  # smaller ones may be denormal in float32, which is ten times slower
 
 
 @dataclass(frozen=True)
 class _Pairs:
-    """`left` is the elder image, `right` the younger (int64 [M], row numbers); `distance` is the number
-    of bits in which their hashes differ (uint8 [M]). Sorted by `right`, then distance, then `left`."""
+    """Rows of the elder images, `left`, and of the younger ones, `right`, int64 [M].
+
+    `distance`, uint8 [M], is the number of bits in which their hashes differ. Sorted by right, distance, left.
+    """
 
     left: NDArray[np.int64]
     right: NDArray[np.int64]
@@ -58,28 +62,27 @@ class _Pairs:
 def candidates(
     hashes: NDArray[np.uint8], new: NDArray[np.bool_], nearest: int = NEAREST, max_distance: int = _MAX_DISTANCE
 ) -> _Pairs:
-    """The pairs whose pixels are worth a look: each new image with the `nearest` of its elders by hash,
-    among those found within `max_distance` bits. `hashes`: uint8 [N, HASH_BYTES]; `new`: bool [N].
+    """Pair every new image with its `nearest` elders by hash, among those found within `max_distance` bits.
 
-    An image's elders are all that are not new, and the new ones in rows before its own. Images that come
-    over several nights so give the pairs that they would have given in one, if rows keep their order.
+    hashes: uint8 [N, HASH_BYTES]. new: bool [N]. An image's elders are all images that are not new, and new ones
+    in earlier rows. So images give the same pairs in one night or in several, if their order is the same.
 
-    Never more than N x `nearest` pairs, whatever the hashes: where thousands are close, each is compared
-    with 16 neighbours in each of 31 sorted orders only, where thousands are equal, with their 4 eldest,
-    and so they are chained together. Time grows as N log N on a first night; on a later one with the new
-    images and those that share a key with them, and one pass over the rest. After Charikar 2002,
-    "Similarity estimation techniques from rounding algorithms", section 3, and Manku et al. 2007,
-    "Detecting near-duplicates for web crawling", section 3.
+    There are at most N x `nearest` pairs. Among thousands of close hashes, an image is compared with 16 neighbours in
+    every sorted order; among thousands of equal ones, with the 4 eldest. The time is O(N log N) for a first night.
+    Later it grows with the new images and those that share a key with them.
+
+    After Charikar 2002, "Similarity estimation techniques from rounding algorithms", section 3, and Manku et al.
+    2007, "Detecting near-duplicates for web crawling", section 3.
     """
     if hashes.shape != (len(new), HASH_BYTES) or len(new) > _MAX_IMAGES:
         raise ValueError(f"hashes of shape {hashes.shape} for {len(new)} images: need [N, {HASH_BYTES}], N <= 2**28")
     by_age = np.argsort(new, kind="stable")
     columns, new = np.take(hashes.T, by_age, axis=1), new[by_age]
     held, waiting = np.empty(0, np.uint64), list[NDArray[np.uint64]]()
-    farthest = np.full(len(new), np.iinfo(np.uint64).max)  # of the pairs held of each image that has enough
+    farthest = np.full(len(new), np.iinfo(np.uint64).max)  # an image's last pair, if it has `nearest`
     for table in _TABLES:
-        for found in _neighbours(columns, new, table, max_distance):
-            waiting.append(found[found < farthest[found >> _YOUNGER]])
+        for pairs in _neighbours(columns, new, table, max_distance):
+            waiting.append(pairs[pairs < farthest[pairs >> _YOUNGER]])
             if sum(map(len, waiting)) > _WAITING_PAIRS:
                 held = _keep_nearest(np.concatenate([held, *waiting]), nearest)
                 waiting.clear()
@@ -96,12 +99,12 @@ def candidates(
 def _neighbours(
     columns: NDArray[np.uint8], new: NDArray[np.bool_], table: tuple[int, ...], max_distance: int
 ) -> Iterator[NDArray[np.uint64]]:
-    """Packed pairs that have a new image in them, in batches that fit memory."""
+    """Yield packed pairs with a new image, in batches."""
     key = _nibbles(columns, table)
-    wanted = np.zeros(16**_KEY_NIBBLES, np.bool_)
-    wanted[key[new]] = True
-    rows = np.flatnonzero(wanted[key])
-    # The rest of the hash follows the key, so that within a key, too, the closest tend to be neighbours.
+    has_new = np.zeros(16**_KEY_NIBBLES, np.bool_)
+    has_new[key[new]] = True
+    rows = np.flatnonzero(has_new[key])
+    # The rest of the hash follows, so that close hashes tend to be neighbours within a key, too.
     rest = [nibble for nibble in range(2 * HASH_BYTES) if nibble not in table]
     columns, split = columns[:, rows], HASH_BYTES - _KEY_NIBBLES
     first = _nibbles(columns, [*table, *rest[:split]])
@@ -122,7 +125,7 @@ def _neighbours(
     if led.any():
         followers = np.flatnonzero(led)
         eldest = np.searchsorted(first, first[followers])
-        for place in range(_LEADERS if table == _TABLES[0] else 0):  # they would be the same pairs again
+        for place in range(_LEADERS if table == _TABLES[0] else 0):  # other tables give the same pairs
             yield pairs(eldest + place, followers)
         first, second, rows, key, new = first[~led], second[~led], rows[~led], key[~led], new[~led]
     steps = range(1, min(_WINDOW, len(rows) - 1) + 1)
@@ -135,7 +138,7 @@ def _neighbours(
 
 
 def _nibbles(columns: NDArray[np.uint8], places: tuple[int, ...] | list[int]) -> NDArray[np.uint64]:
-    """Half-bytes of the hashes (uint8 [HASH_BYTES, N]) one after the other, as uint64 [N]."""
+    """Join nibbles of the hashes, uint8 [HASH_BYTES, N], to numbers, uint64 [N]."""
     words = np.zeros(columns.shape[1], np.uint64)
     for place in places:
         byte = columns[place // 2]
@@ -145,7 +148,7 @@ def _nibbles(columns: NDArray[np.uint8], places: tuple[int, ...] | list[int]) ->
 
 
 def _keep_nearest(packed: NDArray[np.uint64], nearest: int) -> NDArray[np.uint64]:
-    """Each pair once, and of each younger image's the first `nearest`."""
+    """Drop repeated pairs, and keep the first `nearest` of every younger image."""
     packed.sort()
     keep = np.ones(len(packed), np.bool_)
     keep[1:] = packed[1:] != packed[:-1]
@@ -157,13 +160,13 @@ def _keep_nearest(packed: NDArray[np.uint64], nearest: int) -> NDArray[np.uint64
 
 
 def confirm(left: Pixels, right: Pixels) -> NDArray[np.bool_]:
-    """Whether the pictures are the same: bool [M] for `left` and `right`, uint8 [M, size, size].
+    """Return whether pictures are the same, bool [M]. left, right: uint8 [M, size, size].
 
-    They are when the right one, shifted and stretched a little and its tones bent (by a parabola),
-    explains all but 2% of the left one's variance. Shift and stretch come from least squares on the
-    image's slopes, coarse before fine (Lucas & Kanade 1981, "An iterative image registration
-    technique"). Below 32 pixels there is too little to fit: only brightness and contrast may differ,
-    and 0.6% is allowed. Images that are all but flat match when they are equal.
+    The right one is shifted and stretched a little, and its tones are bent by a parabola. They are the same if it
+    then explains all but 2% of the left one's variance. Shift and stretch are least squares on the slopes, coarse
+    before fine. After Lucas & Kanade 1981, "An iterative image registration technique".
+
+    Below 32 pixels only brightness and contrast may differ, and 0.6% is allowed. Flat images match if they are equal.
     """
     same = (left == right).all((1, 2))
     for start in range(0, len(left), _CHUNK):
@@ -178,7 +181,7 @@ def confirm(left: Pixels, right: Pixels) -> NDArray[np.bool_]:
 
 
 def _standard(images: Pixels) -> tuple[_Floats, _Floats]:
-    """With mean 0 and standard deviation 1 (a flat image stays 0), and the standard deviations before, in levels."""
+    """Scale images to mean 0 and standard deviation 1, flat ones to 0. Also return the deviations, in gray levels."""
     centred = images - images.mean((1, 2), dtype=np.float32, keepdims=True)
     deviation = np.sqrt(np.einsum("nij,nij->n", centred, centred) / centred[0].size)
     centred /= np.where(deviation > 0, deviation, 1)[:, None, None]
@@ -186,21 +189,21 @@ def _standard(images: Pixels) -> tuple[_Floats, _Floats]:
 
 
 def _uncorrelated(a: _Floats, b: _Floats) -> _Floats:
-    """What no brightness and contrast of b explain of a, as a share: float32 [M]."""
+    """Return the share of a's variance that b explains with no brightness and contrast, float32 [M]."""
     return 1 - np.maximum((a * b).mean((1, 2)), 0) ** 2
 
 
 def _unexplained(a: _Floats, b: _Floats) -> _Floats:
-    """What no shift, stretch and tones of b explain of a, as a share: float32 [M]. It is exact where it
-    matters: a pair that is far from being the same when small is not looked at any closer."""
+    """Return the share of a's variance that b explains with no shift, stretch and tones, float32 [M].
+
+    Pairs that differ much when coarse are not compared when fine; their share is rough.
+    """
     small_a, small_b = _reduced(a, _COARSE, blur=0.7), _reduced(b, _COARSE, blur=0.7)
     moved, _ = _fit(small_a, small_b, np.zeros((len(a), 4), np.float32))
     moved, share = _fit(small_a, small_b, moved)
     size = min(_FINE, a.shape[1])
-    for low, high in (
-        (-np.inf, _HOPEFUL),
-        (_UNEXPLAINED, 2 * _UNEXPLAINED),
-    ):  # one fine step may leave a crop a bit off
+    # A second fine step corrects crops that the first leaves a little off.
+    for low, high in ((-np.inf, _HOPEFUL), (_UNEXPLAINED, 2 * _UNEXPLAINED)):
         again = np.flatnonzero((share > low) & (share <= high))
         if len(again):
             fine_a, fine_b = _reduced(a[again], size, blur=1.5), _reduced(b[again], size, blur=1.5)
@@ -209,27 +212,31 @@ def _unexplained(a: _Floats, b: _Floats) -> _Floats:
 
 
 def _reduced(images: _Floats, size: int, blur: float) -> _Floats:
-    """float32 [M, H, H] -> [M, size, size], averaged and then blurred (standard deviation in pixels):
-    what a re-encoding changes is mostly fine, what makes two pictures different is mostly not."""
+    """Average float32 [M, H, H] to [M, size, size] and blur it by a standard deviation in pixels.
+
+    Encoding changes mostly fine detail.
+    """
     weights = _weights(images.shape[1], size, blur)
     return weights @ (images @ weights.T)
 
 
 @lru_cache(maxsize=8)
 def _weights(source: int, size: int, blur: float) -> _Floats:
-    """float32 [size, source]: along one side."""
+    """Return the matrix for one side, float32 [size, source]."""
     scale = source / size
     centres = (np.arange(size) + 0.5) * scale - 0.5
     average = np.maximum(0, 1 - np.abs(centres[:, None] - np.arange(source)) / scale)
     gauss = np.exp(-0.5 * (np.subtract.outer(np.arange(size), np.arange(size)) / blur) ** 2)
-    both = gauss @ (average / average.sum(1, keepdims=True))
-    both[both < _SMALLEST_WEIGHT] = 0
-    return (both / both.sum(1, keepdims=True)).astype(np.float32)
+    weights = gauss @ (average / average.sum(1, keepdims=True))
+    weights[weights < _SMALLEST_WEIGHT] = 0
+    return (weights / weights.sum(1, keepdims=True)).astype(np.float32)
 
 
 def _fit(a: _Floats, b: _Floats, moved: _Floats) -> tuple[_Floats, _Floats]:
-    """One step of the search: b's movement (float32 [M, 4], see `_move`) made better, and the share of
-    a's variance left by b so moved. The margin, where b may lack what a shows, does not count."""
+    """Improve b's movement, float32 [M, 4] as in `_move`, by one step of least squares.
+
+    Also return the share of a's variance that b leaves. The margin does not count, because b may lack it.
+    """
     count, size = len(a), a.shape[1]
     margin = size // 16
     inner, before, after = (slice(margin + k, size - margin + k) for k in (0, -1, 1))
@@ -260,8 +267,10 @@ def _fit(a: _Floats, b: _Floats, moved: _Floats) -> tuple[_Floats, _Floats]:
 
 
 def _move(images: _Floats, moved: _Floats) -> _Floats:
-    """Bilinear. `moved` [M, 4]: stretch and shift across, stretch and shift down, in halves of the side:
-    what is at u comes from (1 + stretch) u + shift."""
+    """Move images bilinearly: the value at u comes from (1 + stretch) u + shift.
+
+    moved: float32 [M, 4], stretch and shift across, then down, in halves of the side.
+    """
     size = images.shape[1]
     place = np.linspace(-1, 1, size, dtype=np.float32)
     at = (1 + moved[:, ::2, None]) * place + moved[:, 1::2, None]  # [M, across and down, size]
@@ -271,9 +280,8 @@ def _move(images: _Floats, moved: _Floats) -> _Floats:
 
 
 def clusters(count: int, left: NDArray[np.int64], right: NDArray[np.int64]) -> NDArray[np.int64]:
-    """int64 [count]: the lowest row of all that an image is joined with by the pairs, directly or through
-    others; its own row where there are none."""
-    from scipy.sparse import coo_matrix  # takes 0.3 s to import, and reading images does without it
+    """Return the lowest row that pairs connect an image with, directly or through others, int64 [count]."""
+    from scipy.sparse import coo_matrix  # takes 0.3 s to import, and reading images does not need it
     from scipy.sparse.csgraph import connected_components
 
     links = coo_matrix((np.ones(len(left), np.bool_), (left, right)), (count, count))

@@ -1,9 +1,13 @@
-"""Which split an image belongs to: a pure function of its key and the seed, unless something decides.
+"""Splits: whether an image is for training, validation or test.
 
-The key is the image's content, or its group, where images belong together: the split does not depend
-on a place in a list, and does not change as the data set grows. What decides before the key does, in
-this order: the labels (for the whole group), an earlier night, the split of the group, the split of
-an elder that looks the same.
+First to decide  for
+labels           the image and its group
+earlier night    the image
+group            the image
+near-duplicate   the image, if an earlier night has placed the other
+hash             the image: its key and the seed
+
+The key is the image's id or its group. So a split depends neither on the order of files nor on the data set's size.
 """
 
 import hashlib
@@ -19,7 +23,7 @@ from resnet_core.catalog.near_duplicates import clusters
 from resnet_core.errors import UserError
 from resnet_core.shards.format import Split
 
-# By place: 0 is undecided. Of two that look the same and may not both stay, the lower one goes.
+# Codes of splits are places here; 0 is undecided. If near-duplicates cannot both stay, the lower code goes.
 NAMES: tuple[Split | None, ...] = (None, "train", "validation", "test")
 
 _Numbers = NDArray[np.int64]
@@ -27,8 +31,10 @@ _Numbers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class SplitConfig:
-    """`test` and `validation` are shares of the images, in expectation. `near_duplicates`: images
-    that look the same go to the same split."""
+    """`test` and `validation` are expected shares of the images.
+
+    `near_duplicates`: put images that look the same into the same split.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -39,7 +45,7 @@ class SplitConfig:
 
 
 def assign(key: str, config: SplitConfig) -> Split:
-    """Hash the key to a number in [0, 1): the lowest `test` are held out, the next are validation."""
+    """Return the split of a key by its position: the lowest `test` are test images, the next validation."""
     place = position(key, config.seed)
     if place < config.test:
         return "test"
@@ -49,26 +55,26 @@ def assign(key: str, config: SplitConfig) -> Split:
 
 
 def position(key: str, seed: int) -> float:
-    """Uniform in [0, 1) over keys."""
+    """Hash a key to a number in [0, 1), uniform over keys."""
     digest = hashlib.sha256(f"{seed}:{key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def decide(images: pa.Table, groups: pa.Table, pairs: _Numbers, config: SplitConfig) -> pa.Table:
-    """The split of images that are tied to others, and which of them must go.
+    """Decide the splits of images that are tied to others, and exclude near-duplicates across splits.
 
-    images: image_id, uri; `fixed` by the labels, with a `contradiction` if they name two splits;
-        `before`, by an earlier night, with the `near` and `excluded` of then.
+    images: image_id, uri; `fixed`, the labels' split, and its `contradiction`; `before`, `near` and `excluded` of
+        the last night.
     groups: image_id, group.
-    pairs: int64 [M, 2], places in `images` of two that look the same.
+    pairs: int64 [M, 2], rows of `images` that are near-duplicates.
 
-    Returns image_id, split, near (the image_id of one that looks the same), excluded (the reason, for
-    an image that looks like one in another split). Raises UserError when labels fix a group twice.
+    Returns image_id, split, near (a near-duplicate's image_id) and excluded (the reason or null). Raises UserError
+    if labels fix a group to two splits.
     """
     ids = images["image_id"].to_pylist()
     fixed, before = _codes(images["fixed"]), _codes(images["before"])
     units, keys = _make_units(ids, groups)
-    check_labels(images, units, keys, fixed)
+    _check_labels(images, units, keys, fixed)
     decided = _by_unit(units, fixed)
     decided = np.where(decided > 0, decided, _by_vote(units, before, len(keys)))
     pairs = np.sort(pairs, axis=1).reshape(-1, 2)
@@ -78,7 +84,7 @@ def decide(images: pa.Table, groups: pa.Table, pairs: _Numbers, config: SplitCon
     near, excluded = images["near"].to_pylist(), images["excluded"].to_pylist()
     uris = images["uri"].to_pylist() if len(pairs) else []
     for one, other in pairs.tolist():
-        younger, elder = order(one, other, split, before)
+        younger, elder = _order(one, other, split, before)
         near[younger] = near[younger] or ids[elder]
         if split[one] != split[other] and not excluded[one] and not excluded[other]:
             excluded[younger] = f"near-duplicate of {uris[elder]}, which is in {NAMES[split[elder]]}"
@@ -95,17 +101,19 @@ def decide(images: pa.Table, groups: pa.Table, pairs: _Numbers, config: SplitCon
 
 
 def _codes(column: pa.ChunkedArray) -> _Numbers:
-    """Names of splits -> their places in NAMES."""
-    found = np.zeros(len(column), dtype=np.int64)
+    """Return the codes of split names."""
+    codes = np.zeros(len(column), dtype=np.int64)
     for code, name in enumerate(NAMES):
         if name:
-            found[np.asarray(column.fill_null(""), dtype=object) == name] = code
-    return found
+            codes[np.asarray(column.fill_null(""), dtype=object) == name] = code
+    return codes
 
 
 def _make_units(ids: list[str], groups: pa.Table) -> tuple[_Numbers, list[str]]:
-    """Images that belong together by a group, or by groups that share an image: the unit of every
-    image, and each unit's key, the least name in it."""
+    """Return the unit of every image, and the key of every unit, its least group or its image id.
+
+    Images of a group are a unit, and so are groups that share an image.
+    """
     if not len(groups):
         return np.arange(len(ids)), ids
     place = {image: k for k, image in enumerate(ids)}
@@ -124,13 +132,13 @@ def _make_units(ids: list[str], groups: pa.Table) -> tuple[_Numbers, list[str]]:
 
 
 def _components(edges: _Numbers, nodes: int) -> _Numbers:
-    """int64 [nodes]: the number of the connected component that each is in."""
-    _, found = np.unique(clusters(nodes, edges[:, 0], edges[:, 1]), return_inverse=True)
-    return found
+    """Return the connected component of every node, int64 [nodes]."""
+    _, numbers = np.unique(clusters(nodes, edges[:, 0], edges[:, 1]), return_inverse=True)
+    return numbers
 
 
-def check_labels(images: pa.Table, units: _Numbers, keys: list[str], fixed: _Numbers) -> None:
-    """Raises UserError when the labels put one image, or images of one group, into two splits."""
+def _check_labels(images: pa.Table, units: _Numbers, keys: list[str], fixed: _Numbers) -> None:
+    """Raise UserError if the labels put an image, or a group, into two splits."""
     for k, other in enumerate(images["contradiction"].to_pylist()):
         if other:
             raise UserError(
@@ -148,14 +156,14 @@ def check_labels(images: pa.Table, units: _Numbers, keys: list[str], fixed: _Num
 
 
 def _by_unit(units: _Numbers, code: _Numbers) -> _Numbers:
-    """What is decided for a unit by any of its images, which agree; 0 where nothing is."""
-    found = np.zeros(int(units.max(initial=-1)) + 1, dtype=np.int64)
-    np.maximum.at(found, units, code)
-    return found
+    """Return the code of every unit, which its images share; 0 if none has any."""
+    codes = np.zeros(int(units.max(initial=-1)) + 1, dtype=np.int64)
+    np.maximum.at(codes, units, code)
+    return codes
 
 
 def _by_vote(place: _Numbers, code: _Numbers, count: int) -> _Numbers:
-    """int64 [count]: the code that most have, 0 where none has any."""
+    """Return the most frequent code at every place, int64 [count]; 0 if there is none."""
     votes = np.zeros((count, len(NAMES)), dtype=np.int64)
     np.add.at(votes, (place, code), 1)
     votes[:, 0] = 0
@@ -163,7 +171,7 @@ def _by_vote(place: _Numbers, code: _Numbers, count: int) -> _Numbers:
 
 
 def _join_elders(decided: _Numbers, pairs: _Numbers, keys: list[str], config: SplitConfig) -> _Numbers:
-    """Decide for the undecided units: all that look alike like their elders, else by the least key."""
+    """Decide for undecided units: like the decided units that look the same, or else by the least key of them all."""
     open_pairs = pairs[(decided[pairs] == 0).all(1)] if len(pairs) else pairs
     alike = _components(open_pairs, len(decided)) if len(open_pairs) else np.arange(len(decided))
     mixed = pairs[(decided[pairs] == 0).sum(1) == 1] if len(pairs) else pairs
@@ -183,26 +191,28 @@ def _join_elders(decided: _Numbers, pairs: _Numbers, keys: list[str], config: Sp
 
 
 def _join_all(near: list[str | None], ids: list[str], pairs: _Numbers) -> None:
-    """One `near` an image is not enough for one that ties two others together, who do not look the same.
-    Where that leaves images apart, point them anew, so that `near` leads from each of them to all."""
+    """Change `near` so that it connects all images that look the same, directly or through others.
+
+    A single `near` is too little for an image between two others that differ.
+    """
     if not len(pairs):
         return
     place = {image: k for k, image in enumerate(ids)}
-    known = [(k, place[name]) for k, name in enumerate(near) if name in place]
-    edges = np.concatenate([np.array(known, dtype=np.int64).reshape(-1, 2), pairs])
-    linked, alike = _components(edges[: len(known)], len(ids)), _components(edges, len(ids))
+    links = [(k, place[name]) for k, name in enumerate(near) if name in place]
+    edges = np.concatenate([np.array(links, dtype=np.int64).reshape(-1, 2), pairs])
+    linked, alike = _components(edges[: len(links)], len(ids)), _components(edges, len(ids))
     apart = np.unique(alike[pairs[linked[pairs[:, 0]] != linked[pairs[:, 1]]]])
     if not len(apart):
         return
     from scipy.sparse import coo_matrix
     from scipy.sparse.csgraph import breadth_first_order
 
-    root = len(ids)  # of a tree over all that are apart, an image of each
+    root = len(ids)  # of a tree whose branches begin at an image of each component
     members = [np.flatnonzero(alike == number) for number in apart]
     firsts = [min(rows.tolist(), key=lambda k: near[k] in place) for rows in members]
     edges = np.concatenate([edges, [(root, first) for first in firsts]])
-    links = coo_matrix((np.ones(len(edges), np.bool_), edges.T), (root + 1, root + 1))
-    _, leads_to = breadth_first_order(links, root, directed=False)
+    tree = coo_matrix((np.ones(len(edges), np.bool_), edges.T), (root + 1, root + 1))
+    _, leads_to = breadth_first_order(tree, root, directed=False)
     for k in np.concatenate(members).tolist():
         if leads_to[k] != root:
             near[k] = ids[leads_to[k]]
@@ -210,9 +220,11 @@ def _join_all(near: list[str | None], ids: list[str], pairs: _Numbers) -> None:
             near[k] = None
 
 
-def order(one: int, other: int, split: _Numbers, before: _Numbers) -> tuple[int, int]:
-    """(younger, elder): an image that an earlier night has placed is the elder; else the one that is
-    held out, for what is lost then is lost to the training alone; else the first."""
+def _order(one: int, other: int, split: _Numbers, before: _Numbers) -> tuple[int, int]:
+    """Return (younger, elder). The younger image is excluded if they are in different splits.
+
+    The elder is the image that an earlier night has placed, else the held-out one, else the first.
+    """
     if bool(before[one]) != bool(before[other]):
         return (other, one) if before[one] else (one, other)
     return (one, other) if split[one] < split[other] else (other, one)

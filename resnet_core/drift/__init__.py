@@ -1,7 +1,7 @@
 """Tell whether the data has changed, from night to night and from training to a batch.
 
-Rooms: `summary` (counts and histograms of a night or a batch), `checks` (tonight against the last accepted night),
-`drift` (a batch against the training data), `reference` (the training data's summary, kept with a version).
+Rooms: `summary` (counts and histograms), `checks` (a night against the last accepted one).
+For versions: `reference` (the training data, kept with a version), `drift` (a batch against it).
 Door: every room.
 Summaries of parts add up; the images themselves are not needed.
 """

@@ -1,12 +1,10 @@
-"""Is tonight's data like the data of the last accepted night? Pure checks over two summaries.
+"""Data checks: tonight's summary compared with that of the last accepted night.
 
-A distribution has changed when its Kolmogorov-Smirnov distance is above a threshold: the largest
-difference between the two cumulative shares, 0 (the same) to 1 (nothing in common). It needs no unit
-and no smoothing of empty bins, and one threshold serves brightness and width alike; such tests on each
-feature alone find shifts about as well as joint ones (Rabanser et al. 2019, arXiv:1810.11953). On
-binned values it is a lower bound.
+A distribution has changed if its Kolmogorov-Smirnov distance, from 0 (equal) to 1 (disjoint), is over a threshold.
+It has no unit, so one threshold serves brightness and width alike. Tests of single features find shifts about as
+well as joint ones (Rabanser et al. 2019, arXiv:1810.11953). On bins the distance is a lower bound.
 
-What chance alone makes of few images is no finding, whatever the threshold.
+Differences that chance may make of few images pass, whatever the threshold.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,14 +22,14 @@ _Action = Literal["ignore", "warn", "fail"]
 Outcome = Literal["ok", "warn", "fail"]
 _Share = Annotated[float, Ge(0), Le(1)]
 
-_CHANCE = 0.001  # how often a difference that means nothing may be taken for one
-_DEVIATIONS = 3.29  # of a normal variable, two-sided: the same chance
+_CHANCE = 0.001  # probability of a finding by chance
+_DEVIATIONS = 3.29  # of a normal variable, two-sided, for the same probability
 _NAMED = 5
 
 
 @dataclass(frozen=True)
 class ImagesCheck:
-    """`drop`: the share of the images that may go. `minimum`: images that must be there, in any case."""
+    """`drop`: the share of the images that may go. `minimum`: the least number of images."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -42,8 +40,10 @@ class ImagesCheck:
 
 @dataclass(frozen=True)
 class ClassShareCheck:
-    """`change`: by how much of itself a class's share of the images may grow or shrink; a class that
-    vanishes is always a finding. `minimum`: the smallest share a class may have, in any case."""
+    """`change`: the relative change that a class's share may have; `minimum`: the least share of a class.
+
+    A class without images is always a finding.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -73,8 +73,11 @@ class DistributionCheck:
 
 @dataclass(frozen=True)
 class ChecksConfig:
-    """`brightness` and `contrast` are the mean and the standard deviation of an image's gray levels,
-    `sharpness` its mean |Laplacian|, `size` the width and the height of the file's image."""
+    """The checks by name, as under `checks:` in a data set file.
+
+    `brightness` and `contrast` are mean and standard deviation of an image's gray levels, `sharpness` is its mean
+    |Laplacian|, `size` the width and height of the image in the file.
+    """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
@@ -89,8 +92,7 @@ class ChecksConfig:
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: what was `found`, what was `wanted`, and what follows from it. `detail` says more,
-    or is empty."""
+    """The result of a check: what was `found`, what was `wanted`, and what follows; `detail` may be empty."""
 
     name: str
     found: str
@@ -103,9 +105,10 @@ class Finding:
 
 
 def check(now: Summary, last: Summary | None, config: ChecksConfig, new: Summary | None = None) -> tuple[Finding, ...]:
-    """A finding a check that has something to look at: all of tonight's images against those of the
-    last accepted night and, where `new` is given, those that came since against the same. A fault that
-    began tonight shows in the new ones long before it moves the whole."""
+    """Compare tonight's images, and the new ones if given, with those of the last accepted night.
+
+    A fault that began tonight shows in the new images long before it moves the whole.
+    """
     findings = [_images(now, last, config.images), _class_share(now, last, config.class_share)]
     if last:
         findings.append(_new_classes(now, last, config.new_classes))
@@ -116,7 +119,7 @@ def check(now: Summary, last: Summary | None, config: ChecksConfig, new: Summary
 
 
 def quarantine(now: Summary, limit: float) -> Finding:
-    """The share of images in quarantine against the limit, with the ten most frequent reasons."""
+    """Compare the share of images in quarantine with the limit; name the ten most frequent reasons."""
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in now.frequent_reasons(10))
     found = f"{now.quarantined:,} of {now.total:,} images ({percent(now.quarantined_share)})"
     outcome: Outcome = "fail" if now.quarantined_share > limit else "ok"
@@ -124,7 +127,7 @@ def quarantine(now: Summary, limit: float) -> Finding:
 
 
 def check_quarantine(now: Summary, limit: float) -> None:
-    """Raises DataCheckError when a larger share than `limit` is in quarantine."""
+    """Raise DataCheckError if a larger share than `limit` is in quarantine."""
     finding = quarantine(now, limit)
     if finding.action == "fail":
         raise DataCheckError(
@@ -161,7 +164,7 @@ def _class_share(now: Summary, last: Summary | None, check: ClassShareCheck) -> 
 
 
 def _moved_classes(now: Summary, last: Summary, change: float) -> Iterator[str]:
-    """The largest change first. Two shares differ by chance: theirs must by more (two-proportion z)."""
+    """Yield classes whose shares differ by more than chance (two-proportion z), the largest change first."""
     moved = []
     for name in last.classes:
         before, after = last.share(name), now.share(name)
@@ -193,38 +196,37 @@ def _distributions(now: Summary, last: Summary, config: ChecksConfig, whose: str
 def _distribution(
     name: str, measures: Sequence[str], now: Summary, last: Summary, check: DistributionCheck
 ) -> Finding | None:
-    """The worst of the measures; None where there is nothing to compare."""
-    known = [m for m in measures if now.histograms[m].count and last.histograms[m].count]
-    if check.action == "ignore" or not known:
+    """Check the worst of the measures; None if there is nothing to compare."""
+    comparable = [m for m in measures if now.histograms[m].count and last.histograms[m].count]
+    if check.action == "ignore" or not comparable:
         return None
-    worst = max(known, key=lambda m: distance(now.histograms[m], last.histograms[m]))
+    worst = max(comparable, key=lambda m: distance(now.histograms[m], last.histograms[m]))
     after, before = now.histograms[worst], last.histograms[worst]
-    found, few = distance(after, before), _chance_distance(after.count, before.count)
+    apart, few = distance(after, before), _chance_distance(after.count, before.count)
     wanted = f"at most {check.change:.2f}" if check.change >= few else f"at most {few:.2f}, as images are few"
     unit = f" {UNITS[worst]}" if UNITS[worst] else ""
     subject = f"{worst}: " if len(measures) > 1 else ""
     return Finding(
         name,
-        f"distance {found:.2f}",
+        f"distance {apart:.2f}",
         wanted,
-        _outcome(found > max(check.change, few), check.action),
+        _outcome(apart > max(check.change, few), check.action),
         f"{subject}mean {before.mean:.1f}{unit} before, {after.mean:.1f} now",
     )
 
 
 def distance(one: Histogram, other: Histogram) -> float:
-    """Kolmogorov-Smirnov: the largest difference between the cumulative shares, 0 to 1."""
+    """Return the Kolmogorov-Smirnov distance, the largest difference of the cumulative shares, 0 to 1."""
     return float(np.abs(np.cumsum(one.shares) - np.cumsum(other.shares)).max())
 
 
 def _chance_distance(one: int, other: int) -> float:
-    """The distance that two samples of these sizes from the same images exceed with probability CHANCE
-    (Smirnov 1948, for large samples)."""
+    """Return the distance that samples of these sizes exceed with probability _CHANCE (Smirnov 1948)."""
     return min(1.0, sqrt(-log(_CHANCE / 2) / 2) * sqrt(1 / one + 1 / other))
 
 
 def percent(share: float) -> str:
-    """Enough digits to tell a small share from none."""
+    """Format a share with three digits, so that a small one differs from none."""
     return f"{share * 100:.3g}%"
 
 

@@ -26,8 +26,8 @@ MOST = 500  # embeddings; compared with as many of a batch, a test takes some te
 class Reference:
     """The data that a model's batches are compared with.
 
-    `summary` has the model's labels, reviews and confidences of the held-out images, and the brightness, contrast
-    and sharpness of the training images. `embeddings`, float32 [N, D], are of held-out images, or None.
+    `summary` has labels, reviews and confidences of the held-out images, by the model. Its brightness, contrast and
+    sharpness are of the training images. `embeddings`, float32 [N, D], are of held-out images, or None.
     """
 
     summary: Summary

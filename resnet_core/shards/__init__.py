@@ -1,7 +1,7 @@
-"""Define the Parquet format of training images.
+"""Store training images as Parquet files that any reader of Parquet can read.
 
-Rooms: `format` (columns, writing, reading by place or by id), `encryption` (keys of confidential data sets),
-`soft_labels` (probabilities instead of one class).
+Rooms: `format` (columns, writing, reading by split, by place or by id), `row_groups` (reading in random order).
+Both use `soft_labels` (shares of several classes) and `encryption` (keys of confidential data sets).
 Door: every room.
 pandas, DuckDB and Polars read the files without this code.
 """

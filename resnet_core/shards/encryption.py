@@ -1,10 +1,9 @@
-"""Keys, and Parquet files that only their holders can read: Parquet modular encryption, footer included.
+"""Encryption of Parquet files, footers included, and the user's keys: Parquet modular encryption.
 
-Every file has a key of its own, drawn at random, which lies in the file wrapped (AES-GCM, RFC 5116)
-with one of the user's keys, beside that key's name. So a new key is taken up by naming it: files
-written under an old name stay readable for as long as the old key is kept.
+Every file has a random key of its own. The file holds it, wrapped with one of the user's keys (AES-GCM, RFC 5116),
+and the name of that key. A user changes keys by adding a new one; old files need the old key.
 
-The same done with PyArrow alone, by anyone who has the key:
+PyArrow alone reads a file like this:
 
     class Kms(pyarrow.parquet.encryption.KmsClient):
         def unwrap_key(self, wrapped_key, master_key_identifier):
@@ -33,7 +32,7 @@ from pyarrow.parquet import encryption as pe
 
 from resnet_core.errors import UserError
 
-_NONCE = 12  # bytes: the length that GCM is made for (NIST SP 800-38D, section 8.2)
+_NONCE = 12  # bytes; the length for GCM (NIST SP 800-38D, section 8.2)
 LENGTHS = (16, 32)  # bytes: AES-128, AES-256
 WHERE = "GRAYLINE_KEY_FILE or GRAYLINE_KEYS"
 EXAMPLE = '(umask 077; echo "2026-11 = $(openssl rand -base64 32)" >> FILE)'
@@ -41,17 +40,16 @@ EXAMPLE = '(umask 077; echo "2026-11 = $(openssl rand -base64 32)" >> FILE)'
 
 @dataclass(frozen=True)
 class Keys:
-    """The user's keys, name and bytes. New files are written with the one that `current` names."""
+    """The user's keys, name and bytes. `current` names the key for new files."""
 
     current: str
     named: tuple[tuple[str, bytes], ...] = field(repr=False)
 
 
 def load_keys(text: str | None, file: str | None) -> Keys | None:
-    """The keys out of `text` (GRAYLINE_KEYS) or `file` (GRAYLINE_KEY_FILE); None where neither is set.
+    """Return the keys in `text` (GRAYLINE_KEYS) or `file` (GRAYLINE_KEY_FILE), or None if neither is set.
 
-    Raises UserError where both are, where the file cannot be read, or where others than its owner and
-    group can read it.
+    Raises UserError if both are set, or if the file cannot be read or is readable by everybody.
     """
     if text and file:
         raise UserError("GRAYLINE_KEYS and GRAYLINE_KEY_FILE: both are set. Unset one of them.")
@@ -63,20 +61,20 @@ def load_keys(text: str | None, file: str | None) -> Keys | None:
     try:
         mode, text = path.stat().st_mode, path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not a text file"
         raise UserError(
-            f"GRAYLINE_KEY_FILE: cannot read {file} ({reason}). Correct the path, or make it: {EXAMPLE}"
+            f"GRAYLINE_KEY_FILE: cannot read {file} ({reason}). Correct the path, or make the file: {EXAMPLE}"
         ) from None
     if os.name == "posix" and mode & stat.S_IRWXO:
-        raise UserError(f"GRAYLINE_KEY_FILE: everybody on this machine can get at {file}. Run: chmod 600 {file}")
+        raise UserError(f"GRAYLINE_KEY_FILE: everybody on this machine can read or write {file}. Run: chmod 600 {file}")
     return parse_keys(text, file)
 
 
 def parse_keys(text: str, where: str = "keys") -> Keys:
-    """One `NAME = BASE64` a line (or between semicolons), of 16 or 32 bytes each; the last is the
-    current one. Empty lines and those that begin with `#` are skipped.
+    """Parse lines (or parts between semicolons) `NAME = BASE64` of 16 or 32 bytes. The last key is current.
 
-    Raises UserError that names `where` and the line, and repeats nothing of what stands there.
+    Empty lines and lines that begin with `#` are skipped. Raises UserError with `where` and the line's number, but
+    without its text, which is secret.
     """
     values: dict[str, bytes] = {}
     for number, line in enumerate(re.split(r"[\n;]", text), start=1):
@@ -84,7 +82,7 @@ def parse_keys(text: str, where: str = "keys") -> Keys:
             continue
         name, key = _parse_line(line, f"{where}, line {number}")
         if name in values:
-            raise UserError(f"{where}, line {number}: the name {name!r} is given twice. Name each key differently.")
+            raise UserError(f"{where}, line {number}: the name {name!r} is given twice. Rename one of the keys.")
         values[name] = key
     if not values:
         raise UserError(f"{where}: holds no key. Add one: {EXAMPLE}")
@@ -94,18 +92,18 @@ def parse_keys(text: str, where: str = "keys") -> Keys:
 def _parse_line(line: str, where: str) -> tuple[str, bytes]:
     name, _, encoded = (part.strip() for part in line.partition("="))
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name) or not encoded:
-        raise UserError(f"{where}: is no NAME = BASE64 (a name has letters, digits and . _ -). Add a key so: {EXAMPLE}")
+        raise UserError(f"{where}: is not NAME = BASE64 (a name has letters, digits and . _ -). Add a key: {EXAMPLE}")
     try:
         key = base64.b64decode(encoded, validate=True)
     except binascii.Error:
         key = b""
     if len(key) not in LENGTHS:
-        raise UserError(f"{where}: {name!r} is not base64 of 32 (or 16) bytes. Make a key so: openssl rand -base64 32")
+        raise UserError(f"{where}: {name!r} is not base64 of 32 (or 16) bytes. Make a key: openssl rand -base64 32")
     return name, key
 
 
 class _Wrapping(pe.KmsClient):  # type: ignore[misc]  # pyarrow has no types
-    """Wraps a file's own key with the user's; PyArrow calls it, once a file."""
+    """Wrap a file's key with the user's. PyArrow calls it once a file."""
 
     def __init__(self, keys: Keys) -> None:
         super().__init__()
@@ -119,32 +117,31 @@ class _Wrapping(pe.KmsClient):  # type: ignore[misc]  # pyarrow has no types
     def unwrap_key(self, wrapped_key: bytes, master_key_identifier: str) -> bytes:
         name, wrapped = master_key_identifier, base64.b64decode(wrapped_key)
         if name not in self.keys:
-            raise UserError(f"the key {name!r}, with which it was written, is not among the keys. Add it to {WHERE}")
+            raise UserError(f"the key {name!r} that it was written with is missing. Add it to {WHERE}")
         try:
             return AESGCM(self.keys[name]).decrypt(wrapped[:_NONCE], wrapped[_NONCE:], name.encode())
         except InvalidTag:
             raise UserError(
-                f"the key {name!r} is not the one of that name with which it was written. Correct it in {WHERE}"
+                f"the key {name!r} differs from the key of that name that it was written with. Correct it in {WHERE}"
             ) from None
 
 
 def encryption_properties(keys: Keys) -> pq.FileEncryptionProperties:
-    """For one file that is to be written with the current key: each file needs properties of its own."""
+    """Return the properties for writing a single file with the current key."""
     return _factory(keys).file_encryption_properties(
         pe.KmsConnectionConfig(),
         pe.EncryptionConfiguration(
             footer_key=keys.current,
             uniform_encryption=True,
-            plaintext_footer=False,  # it would show names and types of columns, and every number of rows
-            # A key between the file's and the user's saves calls to a key server. There is none here.
-            double_wrapping=False,
+            plaintext_footer=False,  # a plain one shows names and types of columns, and numbers of rows
+            double_wrapping=False,  # saves calls to a key server, which does not exist here
             data_key_length_bits=256,
         ),
     )
 
 
 def decryption_properties(keys: Keys) -> pq.FileDecryptionProperties:
-    """For reading a file; one that is not encrypted can be read with them too."""
+    """Return the properties for reading a file, encrypted or not."""
     return _factory(keys).file_decryption_properties(pe.KmsConnectionConfig())
 
 

@@ -1,8 +1,7 @@
-"""Soft labels: an image's shares of several classes, for images on which people do not agree.
+"""Soft labels: an image's shares of several classes, for images on which people disagree.
 
-In tables they are text, `defective=0.67; functional=0.33`: a class before the last `=`, its share after
-it, `;` between them. Shares are 0 or more and sum to 1. Training takes them as targets (Peterson et al.
-2019, arXiv:1908.07086).
+In tables they are text: `defective=0.67; functional=0.33`. The share follows the last `=`; `;` separates classes.
+Shares are at least 0 and sum to 1. They are training targets (Peterson et al. 2019, arXiv:1908.07086).
 """
 
 import math
@@ -14,12 +13,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 EXAMPLE = "defective=0.67; functional=0.33"
-# What rounded shares may miss, as 0.333 of each of three classes does.
-_TOLERANCE = 1e-3
+_TOLERANCE = 1e-3  # for rounded shares, such as three of 0.333
 
 
 def parse(text: str) -> dict[str, float]:
-    """The share of each class that is named; their sum is 1. Raises ValueError, saying what is wrong."""
+    """Return the shares by class, scaled to sum 1. Raises ValueError with the fault."""
     shares: dict[str, float] = {}
     for part in filter(str.strip, text.split(";")):
         name, equals, number = (piece.strip() for piece in part.rpartition("="))
@@ -40,34 +38,37 @@ def _share(number: str) -> float:
     except ValueError:
         share = math.nan
     if not 0 <= share < math.inf:
-        raise ValueError(f"{number!r} is no share of 0 or more")
+        raise ValueError(f"{number!r} is not a share of 0 or more")
     return share
 
 
 class SoftLabels(NamedTuple):
-    """The soft labels of some images, 8 bytes a class that one names. Those that name fewer than K
-    classes name their last again."""
+    """Soft labels of S images, at 8 bytes a class. Those of fewer than K classes repeat their last."""
 
-    rows: NDArray[np.int64]  # [S], the images that have one, going up
+    rows: NDArray[np.int64]  # [S], the images that have one, ascending
     classes: NDArray[np.int32]  # [S, K], places in the class names
     shares: NDArray[np.float32]  # [S, K]
     of: int  # classes in all, C
 
     def targets(self, rows: NDArray[np.int64], labels: NDArray[np.int64]) -> NDArray[np.float32]:
-        """float32 [B, C]: the shares of these images, all of it the label's where an image has no soft
-        label. rows, labels: int64 [B]."""
-        found = np.zeros((len(rows), self.of), np.float32)
-        found[np.arange(len(rows)), labels] = 1
+        """Return the shares of images, float32 [B, C]; 1 for the label of an image without a soft label.
+
+        rows, labels: int64 [B].
+        """
+        targets = np.zeros((len(rows), self.of), np.float32)
+        targets[np.arange(len(rows)), labels] = 1
         places = np.searchsorted(self.rows, rows).clip(max=len(self.rows) - 1)
         soft = np.flatnonzero(self.rows[places] == rows)
-        found[soft] = 0
-        found[soft[:, None], self.classes[places[soft]]] = self.shares[places[soft]]
-        return found
+        targets[soft] = 0
+        targets[soft[:, None], self.classes[places[soft]]] = self.shares[places[soft]]
+        return targets
 
 
 def read_column(column: pa.ChunkedArray, classes: Sequence[str]) -> SoftLabels | None:
-    """Texts [N], null where an image has none; None where all are. Raises ValueError for a text that is
-    no soft label, or that names what is not among the classes."""
+    """Parse texts [N], null for none; return None if all are null.
+
+    Raises ValueError for a text that is not a soft label, or that names an unknown class.
+    """
     if column.null_count == len(column):
         return None
     encoded = column.combine_chunks().dictionary_encode()
@@ -88,7 +89,7 @@ def read_column(column: pa.ChunkedArray, classes: Sequence[str]) -> SoftLabels |
 
 
 def joined(parts: Iterable[tuple[int, SoftLabels | None]]) -> SoftLabels | None:
-    """Those of images that follow one another: each part with the place of its first image among all."""
+    """Join the soft labels of consecutive images. parts: the number of the first image, and its soft labels."""
     soft = [(first, part) for first, part in parts if part is not None]
     if not soft:
         return None

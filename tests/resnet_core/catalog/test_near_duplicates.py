@@ -1,4 +1,4 @@
-"""Near-duplicates: what is the same picture is found, what only looks alike is not, at any number."""
+"""Near-duplicates: the same picture is found, a similar one is not, at any number of images."""
 
 import io
 import subprocess
@@ -186,7 +186,7 @@ def random_hashes(count: int) -> np.ndarray:
 
 
 def flipped(hashes: np.ndarray, share: float) -> np.ndarray:
-    """Each bit turned over with the probability `share`."""
+    """Flip every bit with the probability `share`."""
     turn = np.random.default_rng(1).random((len(hashes), 8 * HASH_BYTES)) < share
     return hashes ^ np.packbits(turn, axis=1)
 
@@ -253,7 +253,7 @@ def test_the_reading_process_is_spared_slow_imports() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-# What pdqhash 0.2.8, the authors' code, gives for the same pixels: the 128 of its 256 bits that are kept.
+# Hashes of the same pixels by pdqhash 0.2.8, the authors' code: the 128 of its 256 bits that are kept.
 REFERENCE = {
     "cell0001.png": "f6ab5904e603689002b061425d29aa52",
     "cell1000.png": "850288053020964495b9efe27e3ffb53",

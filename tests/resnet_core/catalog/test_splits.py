@@ -141,7 +141,7 @@ def test_no_near_pair_and_no_group_straddles_and_no_elder_moves(data: st.DataObj
         (group_split[member[name]] if member[name] else data.draw(side)) if elder else None
         for name, elder in zip(names, old, strict=True)
     ]
-    # Of two elders an earlier night has seen to it that they do not straddle.
+    # An earlier night has put two elders into the same split.
     pairs = np.array(
         [
             (a, b)

@@ -1,4 +1,4 @@
-"""Data checks: what changed in the images is found and named, and what did not change is no finding."""
+"""Data checks: changes of the images are found and named, and nothing else is."""
 
 import json
 from collections.abc import Sequence

@@ -37,7 +37,7 @@ Pixels = NDArray[np.uint8]
 def rows(
     digits: Digits, places: NDArray[np.int64], change: Callable[[Pixels], Pixels] = lambda pixels: pixels
 ) -> pa.Table:
-    """What a batch's rows say of these digits, by a model that is never wrong; its confidence is the image's ink."""
+    """Return a batch's rows of these digits, by a model without errors; its confidence is the image's ink."""
     pixels, labels = change(digits[0][places]), np.array(digits[1])[places]
     brightness, contrast, sharpness = measure(pixels)
     return pa.table(
@@ -90,7 +90,7 @@ def test_rows_without_a_value_and_columns_that_are_missing_count_nothing(digits:
 
 
 def test_the_same_kind_of_images_is_never_drift(digits: Digits) -> None:
-    """Of 60 batches of 100 to 800 images, not one; and the tests' p are no smaller than chance makes them."""
+    """No batch of 60, of 100 to 800 images, drifts; p is as small as chance makes it, and not smaller."""
     found: list[Drift] = []
     for seed in range(60):
         before, now = halves(digits, seed, most=100 + 12 * seed)

@@ -96,8 +96,8 @@ def test_the_bytes_hold_no_name_no_label_and_no_pixels(
 def test_the_key_that_is_wanted_is_named(shard: UPath) -> None:
     for keys, words in (
         (None, "is encrypted. Set GRAYLINE_KEY_FILE or GRAYLINE_KEYS"),
-        (keyring("2025"), "the key '2026', with which it was written, is not among the keys. Add it to GRAYLINE_KEY"),
-        (parse_keys(f"2026 = {SECRETS['2025']}"), "'2026' is not the one of that name with which it was written"),
+        (keyring("2025"), "the key '2026' that it was written with is missing. Add it to GRAYLINE_KEY"),
+        (parse_keys(f"2026 = {SECRETS['2025']}"), "'2026' differs from the key of that name that it was written with"),
     ):
         with pytest.raises(UserError, match=words) as raised:
             shards.read([shard], "train", CLASSES, keys)
@@ -162,10 +162,10 @@ def test_keys_are_lines_of_names_and_base64() -> None:
     [
         ("", "keys: holds no key. Add one: .*openssl rand -base64 32"),
         ("# nothing\n", "holds no key"),
-        (f"a = {SECRETS['2025']}\n{SECRETS['2026']}", "keys, line 2: is no NAME = BASE64"),
-        (f"a b = {SECRETS['2025']}", "keys, line 1: is no NAME = BASE64"),
-        ("a = ", "line 1: is no NAME = BASE64"),
-        ("a = " + "0f" * 32, "line 1: 'a' is not base64 of 32 .or 16. bytes. Make a key so: openssl rand -base64 32"),
+        (f"a = {SECRETS['2025']}\n{SECRETS['2026']}", "keys, line 2: is not NAME = BASE64"),
+        (f"a b = {SECRETS['2025']}", "keys, line 1: is not NAME = BASE64"),
+        ("a = ", "line 1: is not NAME = BASE64"),
+        ("a = " + "0f" * 32, "line 1: 'a' is not base64 of 32 .or 16. bytes. Make a key: openssl rand -base64 32"),
         ("a = what?", "line 1: 'a' is not base64"),
         (f"a = {SECRETS['2025']}\n\na = {SECRETS['2026']}", "line 3: the name 'a' is given twice"),
     ],
@@ -191,5 +191,5 @@ def test_keys_come_from_the_environment_or_a_file_that_only_the_owner_reads(tmp_
     with pytest.raises(UserError, match="both are set"):
         load_keys(text, str(file))
     file.write_bytes(bytes([255, 0]))
-    with pytest.raises(UserError, match="it is no text"):
+    with pytest.raises(UserError, match="it is not a text file"):
         load_keys(None, str(file))

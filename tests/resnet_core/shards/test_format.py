@@ -40,7 +40,7 @@ def soft_label(digit: int) -> str:
 
 
 def target(digit: int, k: int) -> list[float]:
-    """What the network is to say of digit `k`."""
+    """Return the training target of digit `k`."""
     shares = [0.0] * 10
     soft = k % 7 == 0 and digit >= 4
     shares[(digit + 1) % 10] = 0.25 * soft
