@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from resnet_core.errors import UserError
 from resnet_core.sources.listing import BATCH, numbered_rows
-from resnet_core.storage.compressed import open_unpacked, unpacked
+from resnet_core.storage.compressed import open_unpacked
 from resnet_core.storage.locations import facts, read_ranges
 
 _IMAGES, _LABELS = 0x00000803, 0x00000801
@@ -58,18 +58,15 @@ def list_images(place: str, path: str) -> Iterator[pa.RecordBatch]:
 
 
 def read_images(place: str, offsets: Sequence[int], lengths: Sequence[int]) -> Iterator[bytes | OSError]:
-    """Yield the images whose bytes begin at these offsets, as PGM files."""
-    try:
-        file = unpacked(place)
-        (head,) = read_ranges(file, [(0, _IMAGES_HEADER.size)])
-        if isinstance(head, OSError):
-            raise head
-        _, _, height, width = _IMAGES_HEADER.unpack(head)
-    except (OSError, struct.error) as error:
-        yield from (error if isinstance(error, OSError) else OSError("the file is cut short") for _ in offsets)
+    """Yield the images whose bytes begin at these offsets of an uncompressed file, as PGM files."""
+    (head,) = read_ranges(place, [(0, _IMAGES_HEADER.size)])
+    if isinstance(head, OSError) or len(head) < _IMAGES_HEADER.size:
+        error = head if isinstance(head, OSError) else OSError("the file is cut short")
+        yield from (error for _ in offsets)
         return
+    _, _, height, width = _IMAGES_HEADER.unpack(head)
     ranges = [(offset, offset + length) for offset, length in zip(offsets, lengths, strict=True)]
-    for pixels in read_ranges(file, ranges):
+    for pixels in read_ranges(place, ranges):
         if isinstance(pixels, OSError):
             yield pixels
         elif len(pixels) != height * width:

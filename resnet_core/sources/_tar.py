@@ -10,11 +10,12 @@ from collections.abc import Iterator
 from typing import IO, NamedTuple
 
 from resnet_core.errors import UserError
+from resnet_core.storage.locations import open_stream
 
 BLOCK = tarfile.BLOCKSIZE
 _LONGEST_HEADER = 16 * 1024**2  # bytes: extended headers hold names and times
 _ZEROS = bytes(BLOCK)
-FILES, HARD_LINK, _SYMBOLIC_LINK = b"0\0" + b"7", b"1", b"2"
+_FILES, HARD_LINK, _SYMBOLIC_LINK = b"0\0" + b"7", b"1", b"2"
 
 
 class Member(NamedTuple):
@@ -65,18 +66,17 @@ def read_headers(file: IO[bytes], archive: str) -> Iterator[Member]:
             yield member
 
 
-def read_sparse(file: IO[bytes], offset: int) -> bytes:
-    """Return the bytes of a sparse member whose first header is at `offset`. Raises OSError."""
+def read_sparse(place: str, offset: int) -> bytes | OSError:
+    """Return the bytes of a sparse member whose first header is at `offset`, or the error."""
     try:
-        file.seek(offset)
-        with tarfile.TarFile(fileobj=file) as tar:
-            member = tar.next()
-            content = tar.extractfile(member) if member else None
-            if content is None:
-                raise OSError("the archive has no file there")
-            return content.read()
-    except tarfile.TarError as error:
-        raise OSError(str(error)) from None
+        with open_stream(place) as file:
+            file.seek(offset)
+            with tarfile.TarFile(fileobj=file) as tar:
+                member = tar.next()
+                content = tar.extractfile(member) if member else None
+                return content.read() if content else OSError("the archive has no file there")
+    except (OSError, tarfile.TarError) as error:
+        return error if isinstance(error, OSError) else OSError(str(error))
 
 
 def _header(file: IO[bytes], at: int, archive: str) -> bytes | None:
@@ -125,7 +125,7 @@ def _plain(header: bytes, extra: dict[bytes, bytes], at: int, archive: str) -> t
         time = extra[b"mtime"].decode("ascii", "replace")
     else:
         time = str(_number(header[136:148], archive, at))
-    if kind in FILES:
+    if kind in _FILES:
         folder = text.endswith("/") and (kind == b"\0" or not size)
         return None if folder else Member(text, b"0", size, time, data, size), data + _padded(size)
     if kind in (HARD_LINK, _SYMBOLIC_LINK):

@@ -10,9 +10,10 @@ import pyarrow as pa
 from resnet_core.errors import UserError
 from resnet_core.sources import _idx, _image_tables, _tar, _zip
 from resnet_core.storage.compressed import unpacked
-from resnet_core.storage.locations import open_stream, read_ranges, read_whole
+from resnet_core.storage.locations import read_ranges, read_whole
 
 COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")  # of a listing, to open its files
+_UNPACKED = ("raw", "tar", "idx")  # kinds whose containers may be compressed
 
 
 def open_files(files: pa.Table) -> Iterator[bytes | OSError]:
@@ -38,53 +39,44 @@ def prepare(files: pa.Table) -> None:
     pairs = files.select(["container", "kind"]).group_by(["container", "kind"]).aggregate([])
     for pair in pairs.to_pylist():
         try:
-            match pair["kind"]:
-                case "raw" | "tar" | "idx":
-                    unpacked(pair["container"])
-                case "parquet":
-                    _image_tables.regrouped(pair["container"])
+            if pair["kind"] in _UNPACKED:
+                unpacked(pair["container"])
+            elif pair["kind"] == "parquet":
+                _image_tables.regrouped(pair["container"])
         except (OSError, UserError):
             continue  # opening each of its rows gives the error
 
 
 def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
     if container is None:
-        return read_whole([row["uri"] for row in rows], [row["size"] for row in rows])
+        yield from read_whole([row["uri"] for row in rows], [row["size"] for row in rows])
+        return
+    try:
+        place = unpacked(container) if kind in _UNPACKED else container
+    except OSError as error:
+        yield from (error for _ in rows)
+        return
     offsets = [row["offset"] for row in rows]
     match kind:
         case "raw":
-            return _read_raw(container, rows)
+            yield from _read_raw(place, rows)
         case "tar":
-            return _read_sparse(container, offsets)
+            yield from (_tar.read_sparse(place, offset) for offset in offsets)
         case "zip":
-            return _read_zip(container, rows)
+            yield from _read_zip(place, rows)
         case "parquet":
-            return _image_tables.read_rows(container, offsets)
+            yield from _image_tables.read_rows(place, offsets)
         case "idx":
-            return _idx.read_images(container, offsets, [row["length"] for row in rows])
+            yield from _idx.read_images(place, offsets, [row["length"] for row in rows])
         case _:
             raise ValueError(f"unknown kind of container: {kind!r}")
 
 
-def _read_raw(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
-    try:
-        file = unpacked(container)
-    except OSError as error:
-        yield from (error for _ in rows)
-        return
+def _read_raw(place: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
     ranges = [(row["offset"], row["offset"] + row["length"]) for row in rows]
-    for row, data in zip(rows, read_ranges(file, ranges), strict=True):
+    for row, data in zip(rows, read_ranges(place, ranges), strict=True):
         short = isinstance(data, bytes) and len(data) < row["length"]
         yield OSError("the archive ends within it") if short else data
-
-
-def _read_sparse(container: str, offsets: list[int]) -> Iterator[bytes | OSError]:
-    for offset in offsets:
-        try:
-            with open_stream(unpacked(container)) as file:
-                yield _tar.read_sparse(file, offset)
-        except OSError as error:
-            yield error
 
 
 def _read_zip(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:

@@ -86,7 +86,7 @@ def list_folder(folder: str) -> Iterator[pa.RecordBatch]:
     Links to files count; links to folders are not followed, for they may lead in circles. A folder that may
     not be read is an ignored row.
     """
-    return list_files(walk(folder), top_folder)
+    return _list_files(walk(folder), top_folder)
 
 
 def list_glob(glob: _Glob) -> Iterator[pa.RecordBatch]:
@@ -95,19 +95,19 @@ def list_glob(glob: _Glob) -> Iterator[pa.RecordBatch]:
     Links to folders are followed where a part of the glob names them, and not by `**`.
     """
     root = _last(absolute(glob.folder))
-    return list_files(walk(glob.folder, glob), lambda path: _last(path.rpartition("/")[0]) or root)
+    return _list_files(walk(glob.folder, glob), lambda path: _last(path.rpartition("/")[0]) or root)
 
 
-def list_files(files: Iterator[_File], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
-    """Yield walked files as LISTING."""
+def _list_files(files: Iterator[_File], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
     while some := list(islice(files, BATCH)):
+        paths = [printable(path) for _, path, *_ in some]
         columns = {
             "uri": [printable(uri) for uri, *_ in some],
-            "path": [printable(path) for _, path, *_ in some],
+            "path": paths,
             "size": [size or 0 for *_, size, _ in some],
             "modified": [tag for *_, tag in some],
             "label": [None if size is None else label_of(path) for _, path, size, _ in some],
-            "ignored": [size is None or is_ignored(printable(path)) for _, path, size, _ in some],
+            "ignored": [size is None or is_ignored(path) for (*_, size, _), path in zip(some, paths, strict=True)],
         }
         yield record_batch(len(some), columns)
 
