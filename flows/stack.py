@@ -126,14 +126,12 @@ def _write_prefect_toml(prefect: str) -> None:
 
 
 def _check_port(port: int, setting: str) -> None:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((_HOST, port))
-        except OSError as error:
-            raise UserError(
-                f"port {port} on {_HOST} is occupied ({error.strerror}). End what uses it, or set {setting}."
-            ) from None
+    try:
+        socket.create_server((_HOST, port)).close()
+    except OSError as error:
+        raise UserError(
+            f"port {port} on {_HOST} is occupied ({error.strerror}). End what uses it, or set {setting}."
+        ) from None
 
 
 def _start(folder: Path, name: str, command: list[str], env: dict[str, str]) -> None:

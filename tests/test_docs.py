@@ -14,6 +14,7 @@ from typer.core import TyperArgument
 from upath import UPath
 
 from resnet_core.catalog.build import CATALOG
+from resnet_core.evaluation.metrics import GATE_METRICS
 from resnet_core.inference.scores import SCHEMA
 from resnet_core.reasons import ReasonCode
 from resnet_core.shards.format import schema
@@ -119,6 +120,7 @@ WORDS = [
     *(("settings.md", f"`{variable}`") for variable, _, _ in settings()),
     *(("store.md", f"`{name}`") for name in (*CATALOG.names, *schema(8, {}).names)),
     *(("scoring.md", f"`{name}`") for name in SCHEMA.names),
+    *((page, name) for page in ("gate.md", "dataset-file.md") for name in GATE_METRICS),
     *(("reasons.md", f"| `{code}` |") for code in ReasonCode),
 ]
 
