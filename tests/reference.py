@@ -4,10 +4,12 @@ page         made from
 commands.md  the commands of `flows.cli.app`
 settings.md  the fields of `tasks.settings.Settings`
 store.md     its first table: `tasks.store.LAYOUT`
+gate.md, dataset-file.md  the key `metric`: `resnet_core.evaluation.metrics.GATE_METRICS`
 """
 
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -15,6 +17,7 @@ from pydantic_core import PydanticUndefined
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from flows.cli.app import app
+from resnet_core.evaluation.metrics import GATE_METRICS
 from tasks.settings import Settings
 from tasks.store import LAYOUT
 
@@ -97,7 +100,19 @@ def store_page() -> str:
     return re.sub(r"(\| path \|.*\n\| --- .*\n)(?:\|.*\n)+", lambda table: table[1] + rows, page, count=1)
 
 
-PAGES = {"commands.md": commands_page, "settings.md": settings_page, "store.md": store_page}
+def page_with_metrics(name: str) -> str:
+    """Return a page whose key `metric` lists the gate's metrics; the rest of the page is kept."""
+    page = (DOCS / name).read_text(encoding="utf-8")
+    return re.sub(r"(  metric: accuracy +# ).*", lambda line: line[1] + ", ".join(GATE_METRICS), page)
+
+
+PAGES = {
+    "commands.md": commands_page,
+    "settings.md": settings_page,
+    "store.md": store_page,
+    "gate.md": partial(page_with_metrics, "gate.md"),
+    "dataset-file.md": partial(page_with_metrics, "dataset-file.md"),
+}
 
 
 def main() -> None:
