@@ -172,11 +172,8 @@ def opening(folder: Path, sizes: Sequence[int]) -> Growth:
     def measure(count: int) -> float:
         table = pa.Table.from_batches(list(files_in_memory(count))).select(parts.COLUMNS)
         few = count // 100
-        with patch.object(parts, "part_size", lambda *size: 100):
-            made = parts.make_parts(
-                lambda rows: (table.slice(k * rows, rows) for k in range(few)), count, UPath(folder / "listing"),
-                UPath(folder),
-            )  # fmt: skip
+        pieces = (table.slice(k * 100, 100) for k in range(few))
+        made = parts.make_parts(pieces, UPath(folder / "listing"), UPath(folder))
         return seconds(made[few // 2].files, 5)
 
     found = growth([100 * size for size in sizes], measure)
@@ -208,7 +205,7 @@ def scored(folder: Path, source: Path, classifier: Classifier, engine: Engine, s
     with scoring(classifier, engine), ThreadPoolExecutor(WORKERS) as pool:
         for number, size in enumerate(size for size in sizes for _ in range(3)):
             output = UPath(folder / f"{number}")
-            with patch.object(parts, "part_size", partial(fixed, size)):
+            with patch.object(plan_batch, "part_size", partial(fixed, size)):
                 work = plan_batch.plan_batch.fn(str(source), output, VERSION, classifier.preprocessing)
             how = Scoring(VERSION, CHOICE, "", "cpu", DEFAULT_LIMITS, work.run)
             spent = seconds(partial(consume, pool.map, partial(score_part.fn, how=how), work.waiting))

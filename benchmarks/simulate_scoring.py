@@ -35,7 +35,6 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.model.inputs import Normalisation
 from resnet_core.model.resnet import ModelConfig, build
 from resnet_core.reading.image import DEFAULT_LIMITS
-from tasks import parts
 from tasks.batch import finish as finish_batch
 from tasks.batch import plan as plan_batch
 from tasks.batch.plan import MOST_PARTS
@@ -290,7 +289,7 @@ def check(
         run_all(lambda part: score_part.submit(part, how), batch.waiting, lambda outcome: None)
         finish_batch.finish_batch(batch, 1.0)
 
-    with scoring(classifier, engine), patch.object(parts, "part_size", partial(rates.fixed, size)):
+    with scoring(classifier, engine), patch.object(plan_batch, "part_size", partial(rates.fixed, size)):
         prefect_cost.flow_of(lambda: spent.append(rates.seconds(work)))
     count = -(-CHECKED // size)
     part = costs.part["small images"].at(size) + costs.opening.at(count) + costs.tasks.busy.at(count) / count

@@ -1,4 +1,4 @@
-"""The Ray cluster that a flow's tasks run on, where `GRAYLINE_RUNNER` is ray."""
+"""The Ray cluster that runs a flow's tasks if `GRAYLINE_RUNNER` is ray."""
 
 import ipaddress
 import logging
@@ -19,8 +19,7 @@ _SECONDS_TO_CONNECT = 5.0
 
 
 def ray_runner() -> TaskRunner[PrefectFuture[Any]]:
-    """Runs tasks on the cluster; connects when a flow starts, unless that is done already. Raises
-    UserError where prefect-ray is not installed."""
+    """Return a runner that connects to the cluster when a flow starts. Raises UserError without prefect-ray."""
     try:
         from prefect_ray import RayTaskRunner
     except ModuleNotFoundError:
@@ -31,15 +30,17 @@ def ray_runner() -> TaskRunner[PrefectFuture[Any]]:
 
 
 def connect() -> None:
-    """Find the cluster before a flow takes its seconds to start; the flow then uses the connection.
-    Raises UserError where there is none, or its nodes cannot reach Prefect's server."""
-    ray_runner()  # or Ray is not installed
+    """Connect to the cluster before a flow spends seconds on its start; the flow uses the connection.
+
+    Raises UserError without a cluster, or if its nodes cannot reach Prefect's server.
+    """
+    ray_runner()  # raises UserError without Ray
     import ray
 
     settings = Settings()
     if not ray.is_initialized():
         try:
-            _knock(settings.ray_address or "")
+            _check_reachable(settings.ray_address or "")
             ray.init(**_connection(settings))
         except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
             raise UserError(
@@ -51,23 +52,24 @@ def connect() -> None:
 
 
 def cluster_cores() -> int:
-    """Of all its nodes, those that have joined so far; a flow is running on it."""
+    """Return the number of cores of the nodes that have joined so far, 1 without a cluster."""
     import ray
 
     return int(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else 1
 
 
 def gpu_share(resources: Mapping[str, float], device: str) -> float:
-    """The part of a GPU that each of the cluster's workers takes: all of them together take all GPUs, one at most
-    each. 0 where there is none, or none is wanted."""
+    """Return the share of a GPU for each worker, at most 1; all workers together take all GPUs."""
     gpus = resources.get("GPU", 0.0)
     return 0.0 if device == "cpu" else min(1.0, gpus / max(1.0, resources.get("CPU", 1.0)))
 
 
 @contextmanager
 def on_gpus() -> Iterator[None]:
-    """What is submitted meanwhile asks the cluster for its share of a GPU, so that Ray puts no more workers on one than
-    were counted, and shows each its own. Without Ray it changes nothing."""
+    """Let tasks submitted in the block ask Ray for their share of a GPU; without Ray do nothing.
+
+    Ray then places only so many workers on a GPU and shows each worker its own.
+    """
     settings = Settings()
     if settings.runner != "ray":
         yield
@@ -80,18 +82,20 @@ def on_gpus() -> Iterator[None]:
 
 
 def check_server(url: str | None, nodes: Iterable[str], here: str) -> None:
-    """Raises UserError where some of the cluster's nodes are other machines than this one (IP
-    addresses), and Prefect's server (None: a temporary one) listens on loopback alone."""
-    away = [node for node in nodes if node != here and not _is_loopback(node)]
-    if away and (url is None or _is_loopback(urlsplit(url).hostname or "")):
+    """Raises UserError if nodes on other machines cannot reach Prefect's server.
+
+    url: None for a temporary server. nodes, here: IP addresses. A server on loopback serves this machine only.
+    """
+    others = [node for node in nodes if node != here and not _is_loopback(node)]
+    if others and (url is None or _is_loopback(urlsplit(url).hostname or "")):
         raise UserError(
-            f"PREFECT_API_URL: the Ray node {away[0]} cannot reach {url or 'a temporary Prefect server'} here. "
+            f"PREFECT_API_URL: the Ray node {others[0]} cannot reach {url or 'a temporary Prefect server'} here. "
             "Start a Prefect server that all nodes can reach, and set PREFECT_API_URL to it."
         )
 
 
-def _knock(address: str) -> None:
-    """Raises OSError where nobody listens: Ray itself would try for two minutes."""
+def _check_reachable(address: str) -> None:
+    """Raises OSError at once if no process listens there; Ray itself would try for two minutes."""
     place = urlsplit(address if "://" in address else f"//{address}")
     if place.hostname and place.port:
         socket.create_connection((place.hostname, place.port), _SECONDS_TO_CONNECT).close()
@@ -109,11 +113,10 @@ def _one_line(error: Exception) -> str:
 
 
 def _connection(settings: Settings) -> dict[str, Any]:
-    """For ray.init. `auto` is the cluster that this machine belongs to; without it, Ray starts a
-    cluster of its own where it finds none.
+    """Return the arguments of ray.init. `auto` is this machine's cluster, and never starts a new one.
 
-    A worker has the environment of its node's `ray start`, and there makes the same defaults of it as
-    the command does here. What `runtime_env` says stands in Ray's dashboard and logs: nothing secret.
+    Workers have the environment of their node's `ray start`, and make the same defaults of it as this process.
+    Ray shows `runtime_env` in its dashboard and logs, so it contains no secrets.
     """
     return {
         "address": settings.ray_address or "auto",
@@ -122,5 +125,5 @@ def _connection(settings: Settings) -> dict[str, Any]:
             "worker_process_setup_hook": "tasks.settings.prepare_environment",
         },
         "logging_level": logging.WARNING,
-        "log_to_driver": False,  # what tasks have to say is in Prefect's log
+        "log_to_driver": False,  # messages of tasks are in Prefect's log
     }

@@ -1,13 +1,13 @@
-"""Parts: how many files are cut into pieces of work that each leave one file behind.
+"""Parts: many files cut into pieces of work, each of which leaves one file.
 
-The files of all parts stand in one Parquet file, a row group a part: a part is a name and a number,
-which go to any thread, process or machine, and a million files are never in memory at once.
+The files of all parts are in one Parquet file, a row group a part. A part is therefore a name and a number: it is
+sent to any thread, process or machine, and millions of files are never in memory together.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from itertools import chain
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,15 +20,14 @@ from resnet_core.storage.files import write_whole
 MOST_IN_A_PART, MOST_BYTES = 1024, 256 * 2**20
 LEAST_IN_A_PART, LEAST_OF_LARGE = 64, 8
 
-# What it takes to open a file, and to notice that it is another one than before.
+# Enough to open a file and to notice that it has changed.
 COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")
 SCHEMA = pa.schema([LISTING.field(name) for name in COLUMNS])
 
 
 @dataclass(frozen=True)
 class Part:
-    """`count` source files that one task works on: row group `group` of `listing`. `path` is what the
-    work leaves; its name is the digest of what goes in."""
+    """`count` files for one task: row group `group` of `listing`. The task writes `path`, named by a digest."""
 
     path: UPath
     listing: UPath
@@ -36,49 +35,44 @@ class Part:
     count: int
 
     def files(self) -> pa.Table:
-        """uri, size, modified, container, kind, offset, length: a row a file."""
+        """Return uri, size, modified, container, kind, offset, length: a row a file."""
         with self.listing.open("rb") as file:
             return pq.ParquetFile(file, metadata=_footer(self.listing)).read_row_group(self.group)
 
 
 @lru_cache(maxsize=4)
 def _footer(listing: UPath) -> pq.FileMetaData:
-    """Of ten thousand parts it takes 50 ms to read; a process does it once. A listing is never written again."""
+    """Read a listing's footer once a process: 50 ms for ten thousand parts. Listings are not written again."""
     with listing.open("rb") as file:
         return pq.read_metadata(file)
 
 
 def part_size(count: int, size: int = 0, most_parts: int | None = None) -> int:
-    """Eight parts or more where there are enough files to keep some cores busy; smaller ones where a file has many
-    bytes, `size` on average, so that a part is no long wait; larger ones where there would be over `most_parts`."""
+    """Return the number of files of a part, for `count` files of `size` bytes on average.
+
+    Many files make at least eight parts, so that several cores are busy. Large files make smaller parts, so that a
+    part ends soon. Parts grow if there would be more than `most_parts`.
+    """
     most = min(MOST_IN_A_PART, max(LEAST_OF_LARGE, MOST_BYTES // max(1, size)))
     usual = min(most, max(LEAST_IN_A_PART, -(-count // 8)))
     return max(usual, -(-count // most_parts)) if most_parts else usual
 
 
-def make_parts(
-    pieces: Callable[[int], Iterator[pa.Table]],
-    count: int,
-    listing: UPath,
-    folder: UPath,
-    *context: Any,
-    prefix: str = "",
-    size: int = 0,
-    most_parts: int | None = None,
-) -> tuple[Part, ...]:
-    """Cut files into parts and write their listing. The cut depends on the files and their order
-    alone: the same files make the same parts on any machine.
+def make_parts(pieces: Iterable[pa.Table], listing: UPath, folder: UPath, key: str = "") -> tuple[Part, ...]:
+    """Write the listing of `pieces`, tables with the columns of SCHEMA, and return a part for each.
 
-    pieces: gives the files (the columns of SCHEMA) as tables of that many rows.
-    context: what else decides the outcome, and so goes into the names, which begin with `prefix`.
+    A part's name follows from its files and `key`, with which it begins: the same files make the same parts anywhere.
     """
-    if not count:
+    tables = iter(pieces)
+    first = next(tables, None)
+    if first is None:
         return ()
-    parts = []
+    context, prefix = ((key,), f"{key}-") if key else ((), "")
+    parts: list[Part] = []
     with write_whole(listing) as draft, pq.ParquetWriter(draft, SCHEMA) as writer:
-        for group, files in enumerate(pieces(part_size(count, size, most_parts))):
-            files = files.select(COLUMNS).cast(SCHEMA)
-            writer.write_table(files, row_group_size=len(files))
-            name = digest_of(table_digest([files]), *context)
-            parts.append(Part(folder / f"{prefix}{name}.parquet", listing, group, len(files)))
+        for files in chain([first], tables):
+            rows = files.select(COLUMNS).cast(SCHEMA)
+            writer.write_table(rows, row_group_size=len(rows))
+            name = digest_of(table_digest([rows]), *context)
+            parts.append(Part(folder / f"{prefix}{name}.parquet", listing, len(parts), len(rows)))
     return tuple(parts)

@@ -1,9 +1,9 @@
-"""Progress that fits where it is shown: a bar in a terminal, now and then a line in a log."""
+"""Progress of long work: a bar in a terminal, a line every 15 s in a log."""
 
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import pyarrow as pa
@@ -20,30 +20,30 @@ from rich.progress import (
 from rich.text import Text
 
 log = logging.getLogger("grayline")
-# In a deployment's run nobody else does: Prefect gives an extra logger its handlers, but no level.
+# In a deployment's run, Prefect gives an extra logger its handlers but no level.
 log.setLevel(log.level or logging.INFO)
 
-# Bars and log lines go through one console: a line appears above the bar instead of inside it.
+# Bars and log lines share one console, so that a line appears above the bar.
 console = Console(stderr=True, highlight=False)
 
 _SECONDS_BETWEEN_LINES = 15.0
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines as they are: above the bar, not wrapped, no time or level in front."""
+    """Write log lines above the bar, not wrapped, without time or level."""
 
     def emit(self, record: logging.LogRecord) -> None:
         console.print(self.format(record), soft_wrap=True, markup=False)
 
 
 class Advance(Protocol):
-    """Say that `images` more are done; `note` replaces what stands beside the bar."""
+    """Count `images` more as done; `note` replaces the text beside the bar."""
 
     def __call__(self, images: int, note: str = "") -> None: ...
 
 
 class Speed(ProgressColumn):
-    """Images, or whatever is counted, per second."""
+    """Images or other units per second."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -55,15 +55,13 @@ def _per_time(speed: float, unit: str) -> str:
     return f"{speed:,.0f} {unit}/s" if speed >= 1 else f"{60 * speed:,.1f} {unit}/min"
 
 
-@contextmanager
-def progress(stage: str, total: int | None, unit: str = "images") -> Iterator[Advance]:
-    """A bar named after the stage over `total` images, or of so many that nobody knows yet."""
-    with _bar(stage, total, unit) if console.is_terminal else _lines(stage, total, unit) as advance:
-        yield advance
+def progress(stage: str, total: int | None, unit: str = "images") -> AbstractContextManager[Advance]:
+    """Show progress over `total` images or other units; None if the number is unknown."""
+    return _bar(stage, total, unit) if console.is_terminal else _lines(stage, total, unit)
 
 
 def counted(stage: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The same batches of a listing, behind a bar over files of which nobody knows yet how many there are."""
+    """Yield the batches of a listing and count their files in a bar without a total."""
     with progress(stage, None, "files") as advance:
         for batch in batches:
             yield batch

@@ -1,7 +1,7 @@
-"""Where a flow's tasks run side by side, and how it waits for them.
+"""Run a flow's tasks in parallel and wait for them.
 
-What is submitted through `fan_out` goes where `GRAYLINE_RUNNER` says; all else runs in the flow's own
-process. Processes and Ray hand tasks over as pickles: from our own process to our own, never a file.
+`fan_out` and `run_all` submit tasks to the runner that `GRAYLINE_RUNNER` names; other tasks run in the flow's process.
+Processes and Ray pass tasks as pickles between processes of this project, never in files.
 """
 
 import os
@@ -23,29 +23,30 @@ from tasks.settings import Settings
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
 
-MOST_WAITING = 256  # what Prefect spends on a task grows with how many are waiting
+MOST_WAITING = 256  # submitted tasks; the time that Prefect spends on a task grows with their number
 
 
 def task_runner() -> TaskRunner[PrefectFuture[Any]]:
-    """What `GRAYLINE_RUNNER` names. Raises UserError where that is Ray and it is not installed."""
+    """Return the runner that `GRAYLINE_RUNNER` names. Raises UserError for Ray if it is not installed."""
     runner, cores = Settings().runner, workers()
     if runner == "ray":
         return ray_runner()
     if runner == "processes":
         return ProcessPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
-    # Decoders and the network release the interpreter's lock, and threads share one loaded model
-    # where processes would each load their own.
+    # Decoders and the network release the interpreter's lock. Threads share one loaded model.
     return ThreadPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
 
 
 def workers() -> int:
-    """Tasks that run side by side on this machine."""
+    """Return the number of tasks that run in parallel on this machine."""
     return os.cpu_count() or 1
 
 
 def fan_out(stage: str, submit: Callable[[Work], PrefectFuture[int]], work: Sequence[Work], total: int) -> int:
-    """Submit every piece of work and wait for it, behind a progress bar over `total` images; a task
-    returns how many images it did. Returns their sum. Raises what a task raised."""
+    """Submit all work and wait for it, with a progress bar over `total` images.
+
+    Tasks return their number of images; the sum is returned. Raises an exception of a task.
+    """
     if not work:
         return 0
     done = 0
@@ -63,8 +64,10 @@ def fan_out(stage: str, submit: Callable[[Work], PrefectFuture[int]], work: Sequ
 def run_all(
     submit: Callable[[Work], PrefectFuture[Outcome]], work: Sequence[Work], receive: Callable[[Outcome], None]
 ) -> None:
-    """Submit every piece of work, and hand on what each comes to as it ends, in no order that can be relied on.
-    Raises what a task or the receiver raised; what has not begun by then never does."""
+    """Submit all work and pass outcomes to `receive` as tasks end, in any order.
+
+    Raises an exception of a task or of `receive`; then no further work is submitted.
+    """
     pieces, finished = iter(work), SimpleQueue[PrefectFuture[Outcome]]()
     most = max(MOST_WAITING, 2 * cluster_cores()) if Settings().runner == "ray" else MOST_WAITING
 
@@ -84,8 +87,7 @@ def run_all(
 
 @contextmanager
 def _one_server() -> Iterator[None]:
-    """Other processes report to the flow's Prefect server. Of a temporary one they would not know,
-    and each start its own."""
+    """Let other processes report to the flow's Prefect server, even a temporary one, which they could not find."""
     run = FlowRunContext.get()
     if run is None:
         yield

@@ -33,7 +33,7 @@ from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import write_whole
 from tasks.batch.folder import Claim, Job, absolute_source, check_places, claim, read_job, score_files
 from tasks.batch.values import Batch
-from tasks.parts import COLUMNS, Part, make_parts
+from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted, progress
 from tasks.store import WORK
 from tasks.values import ModelVersion
@@ -207,10 +207,8 @@ def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
     """The files without a row, as parts."""
     count, size = db.execute(_HOW_MANY).fetchall()[0]
     listing = mine.folder / WORK / f"{mine.run}.parquet"
-    return make_parts(
-        lambda rows: database.pieces(db, _WAITING, rows),
-        count, listing, mine.folder, key, prefix=f"{key}-", size=int(size), most_parts=MOST_PARTS,
-    )  # fmt: skip
+    files = database.pieces(db, _WAITING, part_size(count, int(size), MOST_PARTS))
+    return make_parts(files, listing, mine.folder, key)
 
 
 def _write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:

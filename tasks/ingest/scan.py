@@ -18,7 +18,7 @@ from resnet_core.storage.files import absolute, write_whole
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import load_catalog
 from tasks.ingest.pixels import pixel_folder
-from tasks.parts import COLUMNS, Part, make_parts
+from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted
 from tasks.values import Scan
 from tasks.workspace import Workspace
@@ -46,7 +46,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
         work = here.store.begin_work(dataset.name)
         count, unread = entries.count_entries(db)
         listing = work / "unread.parquet"
-        parts = make_parts(lambda rows: entries.unread(db, COLUMNS, rows), unread, listing, pixels)
+        parts = make_parts(entries.unread(db, COLUMNS, part_size(unread)), listing, pixels)
         with write_whole(work / "entries.parquet") as draft:
             entries.write_entries(db, (_assigned(part) for part in parts), draft)
         corrected = _write_corrections(db, work) if dataset.corrections else None
