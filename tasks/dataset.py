@@ -23,7 +23,7 @@ from resnet_core.training.search_space import Value
 
 
 class CardConfig(BaseModel):
-    """What nobody but the owner of the data knows; it stands on the card of each version."""
+    """Facts that only the owner of the data knows, for the card of each version."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -33,15 +33,15 @@ class CardConfig(BaseModel):
 
 
 _Promote = Literal["not_worse", "better"]
-# At 0.7 and the default margin, of 2,000 held-out images, an equal version gets in on two nights of three and
-# one that is 3 points worse on one of a hundred at most, though the two differ on a fifth of the images:
-# `python -m benchmarks gate`.
+# At 0.7 and the default margin, with 2,000 held-out images, an equal version gets in on two nights of three.
+# A version that is 3 points worse gets in on one night of a hundred at most.
+# Measured by `python -m benchmarks gate`.
 _CONFIDENCE: dict[_Promote, float] = {"not_worse": 0.7, "better": 0.95}
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class Gate(BaseModel):
-    """What a new version must show before it becomes the champion. A check that is null or false is off."""
+    """The requirements for a new champion. A check that is null or false is off."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -77,12 +77,12 @@ class Gate(BaseModel):
 
     @property
     def level(self) -> float:
-        """The confidence, whether given or not."""
+        """Return the confidence, by default that of the policy."""
         return _CONFIDENCE[self.promote] if self.confidence is None else self.confidence
 
 
 class EvaluateConfig(BaseModel):
-    """What the evaluation looks at, and what the decision on an image is for."""
+    """The columns that break accuracy down, and the costs, recalls and coverage behind a decision."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -109,7 +109,7 @@ class EvaluateConfig(BaseModel):
         return self
 
     def check(self, classes: Sequence[str], columns: Sequence[str]) -> None:
-        """Raises UserError for what the data do not have. columns: those that may be sliced by."""
+        """Raises UserError for settings that the data cannot meet. columns: those that may be sliced by."""
         class_costs(self.costs, classes)
         class_recalls(self.recall, classes)
         for name in self.slices:
@@ -227,8 +227,10 @@ def load_dataset(path: str | Path) -> Dataset:
 
 
 def explain(error: ValidationError) -> str:
-    """The worst problem in one line, and how many more there are: a misspelt key before the key that
-    seems to be missing because of it."""
+    """Return the worst problem in one line, and the number of others.
+
+    A misspelt key comes before the key that seems to be missing because of it.
+    """
     problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
     first, more = problems[0], len(problems) - 1
     where = ".".join(str(part) for part in first["loc"])
@@ -247,7 +249,7 @@ def explain(error: ValidationError) -> str:
 
 
 def _homes_of(key: str, place: tuple[str, ...] = ()) -> list[str]:
-    """The parts of a data set file, as `train.augment`, that know the key; what is at the top is no part."""
+    """Return the parts of a data set file that know the key, such as `train.augment`; top-level keys have none."""
     found: list[str] = []
     for name in _keys_at(place):
         try:
@@ -260,7 +262,7 @@ def _homes_of(key: str, place: tuple[str, ...] = ()) -> list[str]:
 
 
 def _keys_at(place: tuple[int | str, ...]) -> list[str]:
-    """The keys that a part of the data set file knows."""
+    """Return the keys that a part of the data set file knows."""
     part: Any = Dataset
     for name in place:
         if dataclasses.is_dataclass(part):

@@ -1,9 +1,12 @@
-"""Prune: what earlier nights have left in the store, and nothing refers to any more.
+"""Prune: remove files of earlier nights that nothing refers to any more.
 
-Pixels are a cache, named by the settings and the code that made them: another image size or another release of this
-package leaves the old ones behind. A shard set or a training stays while a registered version was made of it, so that
-the version can be reproduced, and so do the latest of each; what is deleted in MLflow can go here. Of scoring engines
-those of champion and challenger stay. Catalogs, their history, checks and scores are nobody's leftovers.
+place                     stays while
+pixels/                   the catalog refers to it; a cache named by settings and code
+shards/, runs/            a registered version was made of it, or it is the latest
+engines/                  its version is champion or challenger
+catalog/, history/        always, and so do checks/ and scores/
+
+A version that is deleted in MLflow no longer keeps its files.
 """
 
 import logging
@@ -28,7 +31,7 @@ COMPLETE = (MANIFEST, EPOCHS)  # written last, and so deleted first
 
 @dataclass(frozen=True)
 class _StoredFile:
-    """`bytes` is what its deletion frees: of a file of several names, a share."""
+    """A file; `bytes` is the space that its deletion frees: a share for a file with several names."""
 
     path: UPath
     bytes: float
@@ -37,7 +40,7 @@ class _StoredFile:
 
 @dataclass(frozen=True)
 class Leftover:
-    """Files of one folder, which are all of it or a part."""
+    """Files of one folder, all or a part of them."""
 
     folder: UPath
     files: tuple[_StoredFile, ...]
@@ -53,8 +56,11 @@ class Leftover:
 
 
 def leftovers(here: Workspace, before: datetime) -> list[Leftover]:
-    """What nothing refers to and nothing has written to since `before`. A data set whose catalog a night is making is
-    left out, with a warning; of a night further on, the shard set and the training are the latest, which stay."""
+    """Return folders and files that nothing refers to and nothing has written to since `before`.
+
+    A data set whose catalog a night is making is left out, with a warning. Later stages of a night work on the
+    latest shard set and training, which stay.
+    """
     store, tracking_uri = here.store, here.tracking_uri
     places = {SHARDS: store.shards, CHECKPOINT: store.runs}  # the tag of the versions that need them
     found: list[Leftover] = []
@@ -79,8 +85,10 @@ def leftovers(here: Workspace, before: datetime) -> list[Leftover]:
 
 
 def _unread_pixels(store: Store, name: str, before: datetime) -> Iterator[Leftover]:
-    """Caches that the catalog does not refer to, and in its own one the files, each night having left some. Without
-    a catalog, or where some of its own are gone, any of them may be read by the next night."""
+    """Yield caches that the catalog does not refer to, and unused files in the current cache.
+
+    Yields nothing without a catalog, or if files of it are gone: the next night may read any cache.
+    """
     path = store.catalog(name)
     if not path.exists():
         return
@@ -99,7 +107,7 @@ def _unread_pixels(store: Store, name: str, before: datetime) -> Iterator[Leftov
 
 
 def _unneeded(parent: UPath, needed: set[str]) -> Iterator[Leftover]:
-    """Folders that no version was made of, less the latest one."""
+    """Yield folders that no version was made of, except the latest."""
     made = {folder: files for folder in folders(parent) if (files := _files_of(folder))}
     newest = max(made, key=lambda folder: _latest(made[folder]), default=None)
     for folder, files in made.items():
@@ -108,7 +116,7 @@ def _unneeded(parent: UPath, needed: set[str]) -> Iterator[Leftover]:
 
 
 def _unused_engines(store: Store, name: str, in_use: set[str]) -> Iterator[Leftover]:
-    """Files and measurements of the engines of versions that score no longer; another trial makes them again."""
+    """Yield engine files and trials of versions that no longer score; another trial makes them again."""
     for folder in folders(store.engines()):
         found = re.fullmatch(rf"{re.escape(name)}-(\d+)-[0-9a-f]+", folder.name)
         if found and found[1] not in in_use and (files := _files_of(folder)):
@@ -116,8 +124,10 @@ def _unused_engines(store: Store, name: str, in_use: set[str]) -> Iterator[Lefto
 
 
 def delete(some: Sequence[Leftover]) -> None:
-    """All of their files; a folder with them, where they are all of it. What says that a folder is complete goes
-    first: one that was deleted by half is not taken for whole."""
+    """Delete the files, and folders that are empty then.
+
+    The file that marks a folder as complete goes first, so that a half-deleted folder is not taken for whole.
+    """
     with progress("prune", sum(len(leftover.files) for leftover in some), "files") as advance:
         for leftover in some:
             fs = leftover.folder.fs
@@ -133,7 +143,7 @@ def folders(parent: UPath) -> list[UPath]:
 
 
 def _files_of(folder: UPath) -> list[_StoredFile]:
-    """Also those in folders below it."""
+    """Return all files below the folder."""
     found = folder.fs.find(folder.path, detail=True)
     return [
         _StoredFile(folder / name[len(folder.path) :].lstrip("/"), info["size"] / info.get("nlink", 1), modified(info))
@@ -142,7 +152,7 @@ def _files_of(folder: UPath) -> list[_StoredFile]:
 
 
 def modified(info: dict[str, object]) -> datetime:
-    """By fsspec's names for it: those of disks, S3, Azure, Google's and memory."""
+    """Return the time of the last change, by fsspec's names for it: disks, S3, Azure, Google and memory."""
     found = next(
         (info[name] for name in ("mtime", "LastModified", "last_modified", "updated", "created") if info.get(name)),
         None,
@@ -151,7 +161,7 @@ def modified(info: dict[str, object]) -> datetime:
         found = datetime.fromisoformat(found)
     if isinstance(found, int | float):
         found = datetime.fromtimestamp(found, UTC)
-    # Of what has no time nobody knows that it is old.
+    # A file without a time may be new.
     return found.astimezone(UTC) if isinstance(found, datetime) else datetime.now(UTC) + timedelta(days=1)
 
 

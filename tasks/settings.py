@@ -47,17 +47,17 @@ class Settings(BaseSettings):
 
     @property
     def root(self) -> UPath:
-        """The store, absolute."""
+        """Return the store's absolute path."""
         return absolute(UPath(self.store))
 
     @property
     def limits(self) -> Limits:
-        """What an image may cost."""
+        """Return the limits for an image."""
         return Limits(self.max_bytes, self.max_pixels, self.max_seconds)
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's own variable, else SQLite in the store."""
+        """Return MLflow's address: its own variable, else SQLite in the store."""
         if self.mlflow_tracking_uri:
             return self.mlflow_tracking_uri
         if not is_local(self.root):
@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         return f"sqlite:///{self.root.path}/mlflow.db"
 
     def tuning_uri(self, dataset: str) -> str:
-        """Optuna's storage: GRAYLINE_TUNE_STORAGE, else SQLite in the store."""
+        """Return Optuna's storage: GRAYLINE_TUNE_STORAGE, else SQLite in the store."""
         if self.tune_storage:
             return self.tune_storage
         if not is_local(self.root):
@@ -77,7 +77,7 @@ class Settings(BaseSettings):
 
 
 def _read_settings() -> Settings:
-    """Raises UserError for a variable that cannot be meant."""
+    """Read the settings. Raises UserError for an invalid variable."""
     try:
         return Settings()
     except ValidationError as error:
@@ -87,8 +87,10 @@ def _read_settings() -> Settings:
 
 
 def keys_for(encrypt: bool, settings: Settings) -> Keys | None:
-    """The keys for what holds pixels; None where nothing is encrypted. Raises UserError where a key is
-    wanted and there is none, or it is none."""
+    """Return the keys for files with pixels; None if nothing is encrypted.
+
+    Raises UserError if a key is needed and missing, or invalid.
+    """
     if not encrypt:
         return None
     keys = known_keys(settings)
@@ -100,15 +102,15 @@ def keys_for(encrypt: bool, settings: Settings) -> Keys | None:
 
 
 def known_keys(settings: Settings) -> Keys | None:
-    """The keys that are set, if any are."""
+    """Return all keys that are set; None without any."""
     return load_keys(settings.keys.get_secret_value() if settings.keys else None, settings.key_file)
 
 
 def prepare_environment() -> None:
-    """Defaults for the libraries' own variables, before they are imported; what is set stays.
+    """Set defaults for the libraries' own variables before they are imported; variables that are set stay.
 
-    Prefect's database lies in the store too, so that a store is complete and can be deleted whole;
-    nothing is sent to anybody; no pickle is loaded.
+    Prefect's database lies in the store too, so that a store is complete and can be deleted whole. Nothing is sent
+    to anybody, and no pickle is loaded.
     """
     store = _read_settings().root
     defaults = {
@@ -134,12 +136,12 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
-    # What Pillow has to say of a bad file is in the file's row.
+    # Pillow's warnings about a bad file are in the file's row.
     warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
 
 
 def check_store(root: UPath) -> None:
-    """Make the store; raises UserError unless files can be written under it."""
+    """Make the store. Raises UserError unless files can be written under it."""
     try:
         root.mkdir(parents=True, exist_ok=True)
         if is_local(root):

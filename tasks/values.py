@@ -1,7 +1,7 @@
-"""What one stage hands to the next: paths, digests and counts, no tensors.
+"""The values that a stage hands to the next: paths, digests and counts, no tensors.
 
-What the fields are made of is imported for the type checker alone: a command that only moves an alias
-need not wait for PyTorch.
+Types of the fields are imported for the type checker alone: a command that only moves an alias need not wait for
+PyTorch.
 """
 
 from __future__ import annotations
@@ -32,9 +32,12 @@ def have(value: Value | None) -> Value:
 
 @dataclass(frozen=True)
 class Scan:
-    """The source as it is now: `entries` is a Parquet file of `count` rows, one a file of the source or of
-    its labels. `unread` are the parts that no earlier night has read. All parts lie in the folder
-    `pixels`. `corrections`: a Parquet file of what people have corrected, None where nobody has."""
+    """The source as it is now: `entries` is a Parquet file of `count` rows, a row per file of the source or its
+    labels.
+
+    `unread` are the parts that no earlier night has read; all parts lie in the folder `pixels`. `corrections` is a
+    Parquet file of labels by people, or None.
+    """
 
     dataset: str
     pixels: UPath
@@ -46,8 +49,10 @@ class Scan:
 
 @dataclass(frozen=True)
 class Catalog:
-    """`digest` names the content, `version` counts the nights that changed it; `near` of the images look
-    like another one, `read` were read this time, the rest was known."""
+    """The catalog: `digest` names its content, `version` counts the nights that changed it.
+
+    `near` images look like another one; `read` images were read this time.
+    """
 
     dataset: str
     path: UPath
@@ -63,7 +68,9 @@ class Catalog:
 
 @dataclass(frozen=True)
 class ShardSet:
-    """`files` hold `train` + `validation` + `test` images; `written` of them are new."""
+    """The shards of one state of the data: `files` hold `train` + `validation` + `test` images, `written` of them
+    new.
+    """
 
     dataset: str
     folder: UPath
@@ -102,7 +109,7 @@ class ShardSet:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A finished training: `folder` holds `model/`, `epochs.json` and `state.safetensors`."""
+    """A finished training: `folder` holds `model/` and `epochs.json`."""
 
     dataset: str
     folder: UPath
@@ -117,8 +124,10 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Held-out metrics with their intervals; `folder` holds predictions, the calibration and plots. `worse` are
-    the slices that are significantly worse than the rest."""
+    """Held-out metrics with their intervals; `folder` holds predictions, the calibration and plots.
+
+    `worse` are the slices that are significantly worse than the rest.
+    """
 
     folder: UPath
     metrics: dict[str, Interval]
@@ -128,8 +137,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Explanation:
-    """A gallery of `items` held-out images, `errors` of which were given another class than their own;
-    `folder` is None where no pictures may be made. `layer` is the stage whose output was looked into."""
+    """A gallery of `items` held-out images, `errors` of them misclassified.
+
+    `folder` is None if no pictures may be made. `layer` is the stage that the heat maps are of.
+    """
 
     folder: UPath | None
     layer: str
@@ -151,7 +162,7 @@ class ModelVersion:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the gate's table."""
+    """A line of the gate's table."""
 
     name: str
     wanted: str
@@ -161,7 +172,7 @@ class Check:
 
 @dataclass(frozen=True)
 class Decision:
-    """What the gate said of a version, check by check."""
+    """The gate's decision on a version, check by check."""
 
     version: ModelVersion
     checks: tuple[Check, ...]
@@ -171,7 +182,7 @@ class Decision:
 
 @dataclass(frozen=True)
 class DataReport:
-    """What the checks of an accepted night said; `folder` holds their pictures and the summary."""
+    """The findings of the data checks of an accepted night; `folder` holds their pictures and the summary."""
 
     folder: UPath
     findings: tuple[Finding, ...]

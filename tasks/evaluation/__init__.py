@@ -1,7 +1,6 @@
 """Evaluate and explain a checkpoint on held-out images.
 
-Rooms: `evaluate` (metrics, calibration, slices), `held_out` (predictions of held-out images),
-`files` (what an evaluation writes), `reference` (the data that a version learned from),
-`explain` (Grad-CAM and neighbours), `page` (Prefect's page).
-Door: `evaluate.evaluate`, `explain.explain`.
+Rooms: `evaluate` (metrics, calibration, slices), `held_out` (predictions of held-out images), `files` (the files of
+an evaluation), `page` (Prefect's page). `reference` describes the data that a version learned from, `explain` makes
+the Grad-CAM gallery. Door: `evaluate.evaluate`, `explain.explain`.
 """

@@ -92,7 +92,7 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
 
 
 def _read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation | None:
-    """What `evaluate` has written of this checkpoint, unless its key was another."""
+    """Return the evaluation that `evaluate` has written of this checkpoint, unless its key is another."""
     path = checkpoint.folder / EVALUATION / METRICS_FILE
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if {name: found.get(name) for name in key} != key:
@@ -114,8 +114,9 @@ def _measure_sizes(
 
 
 def _log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessment) -> None:
-    """Each metric as `test_NAME`, its interval as `test_NAME_low` and `_high`, what calibration changes also as
-    `test_NAME_uncalibrated`; all files; the slices that are worse as a tag."""
+    """Log metrics as `test_NAME`, with `_low`, `_high` and `_uncalibrated`, all files, and the worse slices as a
+    tag.
+    """
     mlflow = tracking.client(tracking_uri)
     values = {f"test_{name}_uncalibrated": before.value for name, before in found.uncalibrated.items()}
     for name, interval in found.metrics.overall.items():
@@ -140,7 +141,7 @@ def _log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessme
 
 
 def say(found: Assessment) -> None:
-    """A line of the log, and one more for what needs a person."""
+    """Log a line, and a warning for every finding that needs a person."""
     overall, before = found.metrics.overall, found.uncalibrated["calibration_error"].value
     log.info(
         "evaluate    accuracy %s on %s held-out images; calibration error %.3f, %.3f before temperature %.2f",

@@ -1,7 +1,7 @@
-"""Explain: the held-out images that a person should look at, what the classifier looked at in each, and the
-training images that its errors are most like.
+"""Explain: a gallery of held-out images that a person should see.
 
-Everything here shows images, so nothing of it is made of an encrypted data set.
+It has the heat map of every image, and for errors the training images that are most like them. No gallery is made
+of an encrypted data set, for all of it shows images.
 """
 
 import hashlib
@@ -46,7 +46,7 @@ _MADE_BY = (resnet_core.explain, resnet_core.model, resnet_core.plotting)
 
 @dataclass(frozen=True)
 class _Predictions:
-    """What the evaluation has said of the held-out images."""
+    """The evaluation's predictions for the held-out images."""
 
     image_ids: list[str]
     labels: NDArray[np.int64]  # [N]
@@ -56,7 +56,7 @@ class _Predictions:
 
 @dataclass(frozen=True)
 class Item:
-    """One image of the gallery; `neighbours` only where the prediction is wrong."""
+    """An image of the gallery; `neighbours` only if the prediction is wrong."""
 
     kind: Kind
     image_id: str
@@ -70,7 +70,7 @@ class Item:
 
 @task
 def explain(night: Night, here: Workspace) -> Explanation:
-    """Write, log and show the gallery, unless that has been done of the same predictions by the same code."""
+    """Write, log and show the gallery, unless it exists for the same predictions and code."""
     checkpoint, shard_set = have(night.checkpoint), have(night.shard_set)
     if here.keys is not None:
         log.info("explain     %s is encrypted: no pictures are made of it", checkpoint.dataset)
@@ -112,7 +112,7 @@ def _read_predictions(path: UPath, classes: Sequence[str]) -> _Predictions:
 
 
 def _look(classifier: Classifier, found: _Predictions, shard_set: ShardSet) -> tuple[str, list[Item]]:
-    """The stage that was looked into, and the gallery."""
+    """Return the network's stage that the heat maps are of, and the gallery."""
     chosen = choose(found.image_ids, found.labels, found.predicted, found.confidence)
     rows = np.array([one.row for one in chosen])
     looked_at = min(shard_set.train, MOST_IMAGES)
@@ -150,7 +150,7 @@ def _item_of(
 
 
 def _read_uris(catalog: Catalog, image_ids: list[str]) -> dict[str, str]:
-    """Where the images lie; of several places of the same bytes, the one that was learned from."""
+    """Return the place of each image; of several places of the same bytes, the good one."""
     wanted = [("image_id", "in", sorted(set(image_ids))), ("status", "==", "ok")]
     with catalog.path.open("rb") as file:
         table = pq.read_table(file, columns=["image_id", "uri"], filters=wanted)
@@ -162,7 +162,7 @@ def _ids_of(item: Item) -> list[str]:
 
 
 def _write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str, str]) -> dict[str, Any]:
-    """Write its pictures; what gallery.json says of it."""
+    """Write the pictures of an item. Returns its entry in gallery.json."""
     _write_picture(draft, item.image_id, item.pixels)
     heat = f"images/{item.image_id[:16]}-cam.webp"
     (draft / heat).write_bytes(webp(heated(item.pixels, item.heat)))
@@ -191,7 +191,7 @@ def _write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str,
 
 
 def _write_picture(draft: Path, image_id: str, pixels: Gray) -> str:
-    """Its name in the folder. An image that is a neighbour twice is written once."""
+    """Write an image once, even if it is a neighbour twice. Returns its name in the folder."""
     name = f"images/{image_id[:16]}.webp"
     (draft / "images").mkdir(exist_ok=True)
     if not (draft / name).exists():
@@ -217,7 +217,7 @@ def note(layer: str, train: int) -> str:
 
 
 def page(dataset: str, folder: UPath, known: dict[str, Any]) -> str:
-    """The Prefect page: the sheet, and where its images lie."""
+    """Return the Prefect page: the sheet, and the places of its images."""
     header = ("", "label", "predicted", "confidence", "image")
     rows = (
         (

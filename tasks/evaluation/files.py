@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: metrics.json, calibration.json, tables as Parquet, pictures."""
+"""The files of an evaluation: metrics.json, calibration.json, tables as Parquet, pictures."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from tasks.store import EPOCHS, METRICS_FILE, PREDICTIONS, SLICES
 def described(
     found: Assessment, sizes: Sequence[AtSize], classes: Sequence[str], key: Mapping[str, str], groups: int | None
 ) -> dict[str, Any]:
-    """What metrics.json holds. key: the digests that name the work."""
+    """Return the content of metrics.json. key: the digests that name the work."""
     metrics = found.metrics
     text = {
         **key,
@@ -59,7 +59,7 @@ def decisions(found: Decisions) -> dict[str, Any]:
 
 
 def _no_nan(value: Any) -> Any:
-    """JSON has no NaN."""
+    """Replace NaN by null: JSON has no NaN."""
     if isinstance(value, dict):
         return {name: _no_nan(inner) for name, inner in value.items()}
     if isinstance(value, list):
@@ -74,7 +74,7 @@ def write_metrics(folder: Path, content: dict[str, Any]) -> None:
 def write_predictions(
     folder: Path, image_ids: list[str], uris: pa.ChunkedArray, labels: Labels, found: Assessment, classes: Sequence[str]
 ) -> None:
-    """A row an image, with what scoring says of it."""
+    """Write a row per image, with the decision of scoring."""
     names, judged = np.array(classes, dtype=object), found.judged
     shares, sets = judged.probabilities, judged.sets
     table = {

@@ -1,4 +1,4 @@
-"""The held-out images: what a classifier says of them, and what the catalog knows of them."""
+"""The held-out images: a classifier's predictions, and the catalog's facts."""
 
 from collections.abc import Callable, Iterator, Sequence
 
@@ -22,7 +22,7 @@ from tasks.values import Catalog, ShardSet
 def score_split(
     trained: Classifier, shard_set: ShardSet, split: Split, keys: Keys | None, advance: Callable[[int], None]
 ) -> tuple[list[str], Labels, Probabilities]:
-    """Ids, labels [N] and probabilities [N, C] of a split's images, a row group at a time."""
+    """Return ids, labels [N] and probabilities [N, C] of a split's images, reading a row group at a time."""
     image_ids: list[str] = []
     labels, probabilities = [np.empty(0, np.int64)], [np.empty((0, len(shard_set.classes)), np.float32)]
     for images in shards.iterate(shard_set.files, split, shard_set.classes, keys):
@@ -34,7 +34,7 @@ def score_split(
 
 
 def facts(catalog: Catalog | None) -> pa.Table:
-    """image_id, uri, the columns of SLICED and attributes of the catalog's good test images."""
+    """Return image_id, uri, the columns of SLICED and attributes of the catalog's good test images."""
     columns = ["image_id", "uri", *SLICED, "attributes"]
     if catalog is None:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
@@ -44,13 +44,13 @@ def facts(catalog: Catalog | None) -> pa.Table:
 
 
 def in_order(table: pa.Table, image_ids: Sequence[str]) -> pa.Table:
-    """The rows of these images; null where there is none."""
+    """Return the rows of these images in this order; null for a missing one."""
     places = pc.index_in(pa.array(image_ids, pa.string()), value_set=table["image_id"].combine_chunks())
     return table.take(places)
 
 
 def columns_of(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[str, list[object]]]:
-    """Columns of the catalog, or attributes."""
+    """Yield columns of the catalog, or attributes."""
     for name in names:
         if name in SLICED:
             yield name, table[name].to_pylist()
@@ -59,7 +59,7 @@ def columns_of(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[str, lis
 
 
 def groups_of(table: pa.Table) -> Groups | None:
-    """The number of each image's group, an image without one being its own; None where there are no groups."""
+    """Return the number of each image's group, an image without a group being its own; None without groups."""
     names = table["group"].to_pylist()
     if not any(names):
         return None

@@ -11,7 +11,7 @@ from tasks.values import Checkpoint
 
 
 def markdown(found: Assessment, sizes: Sequence[AtSize], checkpoint: Checkpoint, groups: int | None) -> str:
-    """All tables; those that have no rows are left out."""
+    """Return all tables that have rows."""
     metrics, drawn = found.metrics, f", drawn by their {groups:,} groups" if groups else ""
     parts = [
         f"# {checkpoint.dataset}: {metrics.count:,} held-out images",

@@ -1,4 +1,4 @@
-"""What a version keeps of its training data, and where it is found again."""
+"""The reference of a version: the data that it learned from, kept to find drift."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def make_reference(
 
 
 def of_judged(judged: Judged, classes: tuple[str, ...]) -> Summary:
-    """Labels, reviews and confidences as scoring would give them; a class that is never decided on has 0."""
+    """Profile labels, reviews and confidences as scoring would give them; a class that is never decided on has 0."""
     places = np.arange(len(judged.decided))
     table: dict[str, pa.Array] = {
         "label": pa.array(classes, pa.string()).take(pa.array(judged.decided)),
@@ -54,7 +54,9 @@ def of_judged(judged: Judged, classes: tuple[str, ...]) -> Summary:
 
 
 def _of_training(catalog: Catalog) -> Summary:
-    """How the images look that were learned from, a row group of the catalog at a time."""
+    """Profile brightness, contrast and sharpness of the training images, reading a row group of the catalog at a
+    time.
+    """
     found = Summary()
     learned = (pc.field("split") == "train") & (pc.field("status") == "ok") & pc.field("present")
     with catalog.path.open("rb") as file:
@@ -64,6 +66,6 @@ def _of_training(catalog: Catalog) -> Summary:
 
 
 def embeddings(classifier: Classifier, shard_set: ShardSet) -> NDArray[np.float32]:
-    """float32 [N, D]: of at most MOST held-out images, evenly spread."""
+    """Return float32 [N, D] of at most MOST held-out images, evenly spread."""
     chosen = shards.iterate(shard_set.files, "test", shard_set.classes, places=evenly(shard_set.test, MOST))
     return np.concatenate([embedding.embed(classifier, images.pixels) for images in chosen])

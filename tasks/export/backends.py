@@ -23,8 +23,7 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class BackendAccuracy:
-    """The accuracy of a version on `count` held-out images by another framework, and by PyTorch; speeds are
-    images/s."""
+    """The accuracy of a version on `count` held-out images by another framework and by PyTorch; speeds in images/s."""
 
     version: ModelVersion
     backend: str
@@ -41,14 +40,16 @@ _MOST_APART = 0.001  # of accuracy: what rounding may cost on images that lie be
 
 
 class BackendError(JobError):
-    """Another framework measures another accuracy."""
+    """The other framework measures another accuracy."""
 
 
 @task
 def measure(model: ModelVersion, backend: Backend, shard_set: ShardSet, here: Workspace) -> BackendAccuracy:
-    """Export the version, and score all held-out images twice: by PyTorch and by the framework. Raises
-    UserError where the version wants other pixels or knows other classes than the shards have, and
-    BackendError where the two accuracies differ."""
+    """Export the version, and score all held-out images by PyTorch and by the framework.
+
+    Raises UserError if the version needs other pixels or classes than the shards have. Raises BackendError if the
+    two accuracies differ.
+    """
     classifier = load_classifier(here.tracking_uri, model, "cpu")
     check_fits(model, classifier, shard_set)
     with tempfile.TemporaryDirectory() as folder:

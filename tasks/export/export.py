@@ -1,4 +1,4 @@
-"""Export: a version as one file for another framework, which appears once it is known to say the same."""
+"""Export: a version as one file for another framework, checked before it appears."""
 
 import logging
 import time
@@ -22,9 +22,11 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class Export:
-    """A file of `size` bytes for another framework, checked on `count` held-out images: `difference` is the
-    largest between two probabilities, `wrong` why the file would not have been let through, if it was
-    allowed to differ."""
+    """A file of `size` bytes for another framework, checked on `count` held-out images.
+
+    `difference` is the largest between two probabilities; `wrong` is the reason why the check failed, if that was
+    allowed.
+    """
 
     version: ModelVersion
     kind: str
@@ -48,11 +50,11 @@ _CALIBRATED = 512  # training images that the scales of int8 are measured on
 
 
 class ExportError(JobError):
-    """The file would not say what the model says."""
+    """The file's outputs differ from the model's."""
 
 
 def check_place(output: UPath, kind: Format) -> None:
-    """Raises UserError for a file that its readers would not open, or whose packages are missing."""
+    """Raises UserError for a file name that its readers would not open, and for missing packages."""
     check_installed("--format", kind)
     if output.suffix != SUFFIX[kind]:
         raise UserError(f"-o: {output.name} should end in {SUFFIX[kind]}, as files of --format {kind} do.")
@@ -67,8 +69,10 @@ def export(
     here: Workspace,
     allow_difference: bool = False,
 ) -> Export:
-    """Write the file beside its place, run it on held-out images by its framework's own runtime, and put
-    it there if it agrees with the classifier. Raises ExportError where it does not, unless that is allowed."""
+    """Write the file beside its place, run it on held-out images, and rename it if it agrees.
+
+    Raises ExportError if it differs, unless that is allowed. The file's own runtime runs it.
+    """
     check_place(output, kind)
     started = time.monotonic()
     classifier = load_classifier(here.tracking_uri, model, "cpu")
@@ -91,8 +95,9 @@ def export(
 
 
 def what_is_wrong(kind: Format, found: Agreement) -> str:
-    """Nothing, or in what the file differs by more than it may: of int8 the accuracy counts, of all others
-    each probability."""
+    """Return the difference that is too large, or an empty text. For int8 the accuracy counts, otherwise each
+    probability.
+    """
     if kind != "int8":
         if found.difference <= LARGEST:
             return ""
@@ -111,7 +116,7 @@ def export_on_record(
     here: Workspace,
     allow_difference: bool = False,
 ) -> Export:
-    """`export` with an artifact that says what came of it."""
+    """Run `export`, and publish the outcome."""
     made = export(model, kind, output, here, allow_difference)
     create_table_artifact(
         [{name: str(value) for name, value in asdict(made).items() if name != "version"}],

@@ -1,7 +1,7 @@
-"""Features: what a layer of a version puts out for every image of a data set, part by part.
+"""Features: the outputs of a layer of a version for every image of a data set, part by part.
 
-A part is some images of one shard and becomes one file, whole or not there, named by the digest of what
-goes in; a run that was killed goes on with the parts it lacks. `_manifest.json` is written last.
+A part is a run of images of one shard. It becomes one file, whole or not at all, named by the digest of its inputs.
+An interrupted run goes on with the missing parts. `_manifest.json` is written last.
 """
 
 import json
@@ -37,8 +37,9 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The outputs of a layer for `count` images, `shape` each, in `files` files; `reused` of the images were
-    done in an earlier run."""
+    """The outputs of a layer for `count` images, `shape` each, in `files` files; an earlier run wrote `reused` of
+    them.
+    """
 
     version: ModelVersion
     folder: UPath
@@ -60,8 +61,10 @@ _CODE = (resnet_core.inference, resnet_core.model)
 
 @dataclass(frozen=True)
 class _FeaturePart:
-    """`count` images of a shard from row `start` on, whose features become `path`; row group `group` of
-    `listing` has what is known of them."""
+    """`count` images of a shard from row `start` on; their features become `path`.
+
+    Row group `group` of `listing` has the facts of the images.
+    """
 
     path: UPath
     shard: UPath
@@ -73,7 +76,7 @@ class _FeaturePart:
 
 @dataclass(frozen=True)
 class _FeatureJob:
-    """What all parts have in common; the facts are written into every file."""
+    """The settings that all parts share; the facts are written into every file."""
 
     version: ModelVersion
     layer: Layer
@@ -83,7 +86,7 @@ class _FeatureJob:
 
 @dataclass(frozen=True)
 class _FeaturePlan:
-    """All parts; those in `waiting` are not done yet."""
+    """All parts, and those in `waiting` that are not done yet."""
 
     job: _FeatureJob
     folder: UPath
@@ -92,8 +95,9 @@ class _FeaturePlan:
 
 
 def check_wanted(kind: str, output: UPath, encrypted: bool, in_clear: bool) -> None:
-    """Raises UserError for a format whose packages are missing, and for confidential images unless the
-    user has said that what is known of them may lie in the clear."""
+    """Raises UserError for missing packages, and for confidential images unless `in_clear` allows unencrypted
+    features.
+    """
     check_installed("--format", kind)
     if encrypted and not in_clear:
         raise UserError(
@@ -108,8 +112,10 @@ def check_wanted(kind: str, output: UPath, encrypted: bool, in_clear: bool) -> N
 def plan_features(
     model: ModelVersion, night: Night, layer: Layer, kind: Kind, output: UPath, here: Workspace
 ) -> _FeaturePlan:
-    """Cut the shards into parts, and find those that are done. Raises UserError for a version that does
-    not fit the data set, and an output that is taken."""
+    """Cut the shards into parts, and find finished ones.
+
+    Raises UserError for a version that does not fit the data set, and for an output that another job uses.
+    """
     shard_set = have(night.shard_set)
     classifier = load_classifier(here.tracking_uri, model, here.device)
     check_fits(model, classifier, shard_set)
@@ -132,7 +138,7 @@ def plan_features(
 
 
 def begin(output: UPath, job: dict[str, Any]) -> None:
-    """Claim the folder for this job: the same one may go on, another may not write into it."""
+    """Claim the folder for this job: the same job may go on, another may not write into it."""
     mark = output / FEATURES_BEGUN
     if mark.exists():
         found = json.loads(mark.read_text(encoding="utf-8"))
@@ -148,7 +154,7 @@ def begin(output: UPath, job: dict[str, Any]) -> None:
 
 
 def _make_parts(job: _FeatureJob, night: Night, output: UPath, most: int, here: Workspace) -> tuple[_FeaturePart, ...]:
-    """At most `most` images each, in the order of the shards; their listing is written."""
+    """Return parts of at most `most` images each, in the order of the shards, and write their listing."""
     parts: list[_FeaturePart] = []
     context = (job.facts, source_digest(*_CODE))
     listing = output / WORK / "listing.parquet"
@@ -167,8 +173,10 @@ LISTING = pa.schema([(name, pa.string()) for name in Rows._fields])
 def pieces(
     shard_set: ShardSet, catalog: Catalog, most: int, keys: Keys | None
 ) -> Iterator[tuple[UPath, int, pa.Table]]:
-    """Shard, first row and what is known of up to `most` images each. Of the catalog only ids and uris are
-    in memory at once, some 150 bytes an image."""
+    """Yield shard, first row and facts of up to `most` images each.
+
+    Only ids and uris of the catalog are in memory at once, about 150 bytes per image.
+    """
     with catalog.path.open("rb") as file:
         good = pc.field("present") & (pc.field("status") == "ok")
         there = pq.read_table(file, columns=["image_id", "uri"], filters=good).combine_chunks()
@@ -183,7 +191,7 @@ def pieces(
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="features {part.path.name}")
 def write_features(part: _FeaturePart, job: _FeatureJob, here: Workspace) -> int:
-    """Compute and write the features of one part. Returns how many images they are of."""
+    """Compute and write the features of one part. Returns the number of images."""
     classifier = load_classifier(here.tracking_uri, job.version, here.device)
     with part.listing.open("rb") as file:
         rows = Rows(*(column.to_pylist() for column in pq.ParquetFile(file).read_row_group(part.group).columns))
@@ -198,7 +206,7 @@ def write_features(part: _FeaturePart, job: _FeatureJob, here: Workspace) -> int
 
 @task
 def finish_features(plan: _FeaturePlan) -> FeatureSet:
-    """Take away files of images that are gone, write `_manifest.json`."""
+    """Remove files of images that are gone, and write `_manifest.json`."""
     job = plan.job
     names = {part.path.name: part.count for part in plan.parts}
     for old in plan.folder.glob(f"*.{job.kind}"):

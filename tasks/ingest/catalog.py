@@ -1,4 +1,4 @@
-"""Catalog: what the source has and what reading it told become one row an image ever seen."""
+"""Catalog: the source's files and the facts from reading them become one row per image ever seen."""
 
 import logging
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
 
-# Where a file lies in the cache, and when it was touched, does not change what the catalog says.
+# Columns that are not content: a file's place in the cache and its time.
 _NO_CONTENT = ["modified", "part"]
 _PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at a time
 _PAIRS_AT_ONCE = 1024
@@ -37,9 +37,11 @@ _Pairs = NDArray[np.int64]
 
 @task
 def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
-    """Give every image its status and its split; write the catalog, and its next version when anything
-    has changed. Raises UserError when fewer than two classes are left."""
-    # The readers have done their work, and each holds 45 MiB. Their end takes a while, and is not waited for.
+    """Give every image its status and its split; write the catalog, and its next version if anything has changed.
+
+    Raises UserError if fewer than two classes are left.
+    """
+    # The readers are done, and each holds 45 MiB. Ending them takes a while, so a thread does it.
     Thread(target=end_idle).start()
     path, versions = here.store.catalog(dataset.name), here.store.history(dataset.name)
     with database.database() as db:
@@ -93,14 +95,14 @@ def _has_all_columns(path: UPath) -> bool:
 
 
 def _load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
-    """Make `entries` and `facts`."""
+    """Make the tables `entries` and `facts`."""
     with as_local(scan.entries) as file:
         parts = entries.load_entries(db, file)
     database.create(db, "facts", FACTS, (read_facts(scan.pixels / part, keys) for part in parts))
 
 
 def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
-    """Make `corrections`, and let them change the labels of `entries`."""
+    """Make the table `corrections`, and let it change the labels of `entries`."""
     if scan.corrections is None:
         corrections.load_corrections(db, None)
         return
@@ -114,8 +116,10 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
 
 
 def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> _Pairs:
-    """int64 [M, 2]: the places of images that look the same, at least one of each two a new one. Hashes
-    find the candidates, the pixels decide."""
+    """Return int64 [M, 2]: places of images that look the same, at least one of each pair a new one.
+
+    Hashes find the candidates, pixels decide.
+    """
     found = near_duplicates.candidates(*build.hashes(db))
     pairs = np.stack([found.left, found.right], axis=1)
     if not len(pairs):
@@ -145,7 +149,7 @@ def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None)
 
 
 def _find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
-    """The labels of good images. Raises UserError for fewer than two."""
+    """Return the labels of good images. Raises UserError for fewer than two."""
     left = queries.classes(db)
     if len(left) < 2:
         reasons = ", ".join(f"{count:,} {reason}" for reason, count in queries.frequent_reasons(db))
@@ -157,8 +161,9 @@ def _find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
 
 
 def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, classes: tuple[str, ...]) -> None:
-    """Before hours of training: raises UserError for a class or a column that the evaluation wants, and the data
-    do not have."""
+    """Raises UserError for a class or a column that the evaluation needs and the data lack: hours before it would
+    matter.
+    """
     columns = list(SLICED)
     if not set(dataset.evaluate.slices) <= set(columns):
         columns += queries.attributes(db)

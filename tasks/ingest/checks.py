@@ -1,7 +1,7 @@
 """Checks: tonight's data against the last accepted night's, on a page with plots and samples.
 
-`summary.json`, written last, says whether the night was accepted; the next night is held against the
-newest one that was.
+`summary.json`, written last, says whether the night was accepted; the next night is compared with the newest
+accepted one.
 """
 
 import io
@@ -75,8 +75,10 @@ def check_data(evidence: Evidence, catalog: Catalog, dataset: Dataset, here: Wor
 
 
 def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
-    """The newest accepted night before `version` in `nights`, a folder with one of `check_data`'s folders
-    a night, whose names are versions of the catalog: its name and its summary. None before the first."""
+    """Return the newest accepted night before `version`, as its name and its summary; None before the first.
+
+    nights: a folder with a folder for each night, named by the version of the catalog.
+    """
     names = sorted((path.name for path in nights.iterdir()), reverse=True) if nights.exists() else []
     for name in names:
         if int(name) >= version:
@@ -99,7 +101,7 @@ def _write_summary(folder: UPath, now: Summary, findings: Sequence[Finding], *, 
 
 
 def _write_pictures(folder: UPath, pictures: Mapping[str, bytes]) -> None:
-    """Those that an earlier run of the same night has left behind, and this one does not make, go."""
+    """Write the pictures; remove those that an earlier run of the same night has left."""
     for name, content in pictures.items():
         with write_whole(folder / name) as draft:
             draft.write_bytes(content)
@@ -124,8 +126,10 @@ def headline(dataset: str, findings: Sequence[Finding]) -> str:
 
 
 def markdown(dataset: str, findings: Sequence[Finding], evidence: Evidence, pictures: Mapping[str, bytes]) -> str:
-    """The page. Pictures stand in it as data URIs, which both of Prefect's UIs show in Markdown; an
-    image artifact would print the whole URI below its picture."""
+    """Return the page. Pictures stand in it as data URIs, which both of Prefect's UIs show in Markdown.
+
+    An image artifact would print the whole URI below its picture.
+    """
     now, last, conflicts = evidence.now, evidence.last, evidence.conflicts
     against = "against the last accepted night" if last else "the first night: nothing to hold it against"
     page = [f"# {headline(dataset, findings)}", _findings_table(findings), f"## {now.ok:,} images, {against}"]

@@ -1,4 +1,4 @@
-"""Evidence: what the data checks look at, out of the catalog, its history and the pixels."""
+"""Evidence: the facts for the data checks, from the catalog, its history and the pixels."""
 
 from collections.abc import Iterable
 

@@ -1,7 +1,7 @@
-"""The files under `pixels/`: what reading a part of the source told, and the pixels that it gave.
+"""The files under `pixels/`: the facts and the pixels from reading a part of the source.
 
-They are a cache between two stages: ingest writes them, the catalog takes the facts and preprocess
-the pixels. Deleting them costs reading the source again.
+They are a cache between two stages: ingest writes them, the catalog takes the facts and preprocess the pixels.
+Deleting them costs reading the source again.
 """
 
 from collections.abc import Sequence
@@ -50,7 +50,7 @@ def pixel_folder(dataset: Dataset, here: Workspace) -> UPath:
 
 
 def _write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None) -> None:
-    """files: what `part.files()` gives; images: what reading them gave, row by row."""
+    """Write facts and pixels. files: the rows of `part.files()`; images: the results of reading them, row by row."""
     table = images
     for name in ("modified", "size", "uri"):
         table = table.add_column(0, name, files[name])
@@ -59,8 +59,10 @@ def _write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None
 
 
 def _is_complete(part: Part, keys: Keys | None) -> bool:
-    """Whether a run that was killed had come this far. A file that could not be opened is tried
-    again: permissions and networks recover."""
+    """Return whether an interrupted run has read this part.
+
+    A file that could not be opened is tried again: permissions and networks recover.
+    """
     if not part.path.exists():
         return False
     codes = shards.open_file(part.path, keys).read(columns=["reason_code"])["reason_code"]
@@ -68,7 +70,7 @@ def _is_complete(part: Part, keys: Keys | None) -> bool:
 
 
 def read_facts(path: UPath, keys: Keys | None) -> pa.RecordBatch:
-    """All but the pixels, as rows of the catalog's `facts`."""
+    """Return all columns but the pixels, as rows of the catalog's `facts`."""
     columns = [name for name in FACTS.names if name not in ("part", "row")]
     table = shards.open_file(path, keys).read(columns=columns)
     named = table.append_column("part", pa.array([path.name] * len(table), pa.string()))
@@ -77,13 +79,13 @@ def read_facts(path: UPath, keys: Keys | None) -> pa.RecordBatch:
 
 
 def read_rows(path: UPath, rows: NDArray[np.int64], size: int, keys: Keys | None) -> NDArray[np.uint8]:
-    """uint8 [N, size, size]: the pixels in these rows of the part."""
+    """Return uint8 [N, size, size]: the pixels in these rows of the part."""
     table = shards.open_file(path, keys).read(columns=["pixels"])
     return shards.unpacked(table["pixels"], size)[rows]
 
 
 def read_pixels(path: UPath, uris: Sequence[str], size: int, keys: Keys | None) -> NDArray[np.uint8]:
-    """uint8 [N, size, size]: the pixels of these files of the part, in this order."""
+    """Return uint8 [N, size, size]: the pixels of these files of the part, in this order."""
     place, pixels = _part(path, size, keys)
     return pixels[[place[uri] for uri in uris]]
 

@@ -1,7 +1,7 @@
-"""Preprocess: the catalog's good images into shards, from the pixels that ingest has made.
+"""Preprocess: write the catalog's good images into shards, from the pixels that ingest has made.
 
-A shard set is a folder that holds exactly one state of the data; it is never changed. Its shards
-are named by the digest of what is in them: those that an earlier set has too become links to it.
+A shard set is a folder that holds exactly one state of the data; it is never changed. Its shards are named by the
+digest of their content, so shards of an earlier set become links.
 """
 
 import json
@@ -39,8 +39,10 @@ _GOOD = pc.field("present") & (pc.field("status") == "ok")
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """One shard to be: the good images of `part` become `path`, or `twin` does, which has the same.
-    `images` of them are in each of SPLITS."""
+    """A shard to write: the good images of `part` become `path`; `twin` is an equal file of an earlier set.
+
+    `images` are counted by SPLITS.
+    """
 
     path: UPath
     part: UPath
@@ -54,8 +56,11 @@ class ShardPlan:
 
 @task
 def plan_shards(catalog: Catalog, dataset: Dataset, here: Workspace) -> tuple[ShardPlan, ...]:
-    """Which shards the catalog's good images make, in which files. Raises UserError when a class has
-    no image to learn from, nothing is held out, or a soft label names what is no class."""
+    """Plan the shards of the catalog's good images.
+
+    Raises UserError if a class has no training image, or nothing is held out. Raises it for unknown classes in soft
+    labels.
+    """
     code, pixels = source_digest(*READING, resnet_core.shards), pixel_folder(dataset, here)
     context = (catalog.classes, dataset.image, dataset.encrypt, code)
     found, learned = [], set()
@@ -73,7 +78,7 @@ def plan_shards(catalog: Catalog, dataset: Dataset, here: Workspace) -> tuple[Sh
 
 
 def _rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
-    """The good images of each part, in order; the catalog's rows lie in the order of parts."""
+    """Yield the good images of each part, in order; the catalog's rows lie in the order of parts."""
     with catalog.path.open("rb") as file:
         batches = pq.ParquetFile(file).iter_batches(columns=[*_CONTENT, "uri", "part", "present", "status"])
         good = (pa.Table.from_batches([batch]).filter(_GOOD) for batch in batches)
@@ -83,7 +88,7 @@ def _rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
 
 
 def cut(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
-    """A table into runs of rows of the same part."""
+    """Cut a table into runs of rows of the same part."""
     start = 0
     for part, same in groupby(table["part"].to_pylist()):
         rows = len(list(same))
@@ -92,7 +97,7 @@ def cut(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 
 def _rows_of_part(catalog: Catalog, part: str) -> pa.Table:
-    """The good images of one part; the row groups of others are not read."""
+    """Return the good images of one part; row groups of other parts are not read."""
     with catalog.path.open("rb") as file:
         return pq.read_table(file, columns=[*_CONTENT, "uri"], filters=(pc.field("part") == part) & _GOOD)
 
@@ -108,7 +113,7 @@ def _check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: D
 
 
 def _check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> None:
-    """All classes of the labels are known to them; some may have lost every image to the quarantine."""
+    """Raises UserError for a class that is left without images: quarantine may have taken all of them."""
     for text in pc.unique(rows["soft_label"]).drop_null().to_pylist():
         for name in sorted(parse(text).keys() - set(catalog.classes)):
             uri = rows["uri"].filter(pc.equal(rows["soft_label"], text))[0].as_py()
@@ -120,7 +125,7 @@ def _check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> No
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="shard {plan.path.name}")
 def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
-    """Make the shard, unless it is there. Returns how many images were written."""
+    """Write the shard unless it exists. Returns the number of images written."""
     if plan.path.exists():
         return 0
     if plan.twin:
@@ -138,7 +143,7 @@ def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys
 
 @task
 def finish_shards(plans: tuple[ShardPlan, ...], written: int, catalog: Catalog, dataset: Dataset) -> ShardSet:
-    """Write `_manifest.json`, with which the set is complete."""
+    """Write `_manifest.json`, which completes the set."""
     folder = plans[0].path.parent
     train, validation, test = (sum(plan.images[k] for plan in plans) for k in range(len(_SPLITS)))
     made = ShardSet(

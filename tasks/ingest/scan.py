@@ -1,4 +1,4 @@
-"""Scan: what the source has now, and which of it no earlier night has read."""
+"""Scan: list the source, and find the files that no earlier night has read."""
 
 import logging
 
@@ -28,8 +28,10 @@ log = logging.getLogger("grayline")
 
 @task
 def scan(dataset: Dataset, here: Workspace) -> Scan:
-    """List the source, join the labels, and find what is unread. Raises UserError for a source that
-    is missing, empty, or of fewer than two classes."""
+    """List the source, join the labels, and find unread files.
+
+    Raises UserError for a source that is missing, empty, or of fewer than two classes.
+    """
     check_source(dataset.source)
     reading.start()  # most nights bring something new
     pixels = pixel_folder(dataset, here)
@@ -61,13 +63,13 @@ def _write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:
 
 
 def _assigned(part: Part) -> pa.RecordBatch:
-    """The part of each file in it: ASSIGNED."""
+    """Return the part of each of its files: ASSIGNED."""
     names = pa.array([part.path.name] * part.count, pa.string())
     return pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], schema=ASSIGNED)
 
 
 def list_files(db: DuckDBPyConnection, dataset: Dataset) -> None:
-    """Make `listed`: a row a file of the source, or of its labels. Raises UserError."""
+    """Make the table `listed`: a row per file of the source, or of its labels. Raises UserError."""
     kind = source_kind(dataset.source)
     if kind == "shards":
         raise UserError(f"{dataset.source}: holds shards, which were made of images. Name those as `source:`.")

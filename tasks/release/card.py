@@ -26,7 +26,9 @@ _SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Made:
-    """What a version was made of: its training with `lineage` (see `tasks.training.lineage`), and its data."""
+    """The parts of a version: its training with `lineage` (see `tasks.training.lineage`), its evaluation and its
+    data.
+    """
 
     checkpoint: Checkpoint
     evaluation: Evaluation
@@ -36,7 +38,7 @@ class Made:
 
 
 def card(made: Made, words: CardConfig) -> str:
-    """The whole card, before the gate has spoken."""
+    """Return the whole card, without the gate's table."""
     name = made.checkpoint.dataset
     preprocessing = made.shard_set.preprocessing
     return (
@@ -51,7 +53,7 @@ def card(made: Made, words: CardConfig) -> str:
 
 
 def limits(made: Made, words: CardConfig) -> str:
-    """The owner's words, and what holds for every model of this kind."""
+    """Return the owner's words and the limits that every model of this kind has."""
     side = made.shard_set.preprocessing.size
     own = f"{words.limits.strip()}\n\n" if words.limits.strip() else ""
     return (
@@ -62,7 +64,7 @@ def limits(made: Made, words: CardConfig) -> str:
 
 
 def data(made: Made, words: CardConfig) -> str:
-    """Where the images are from, how many there are of each class and split, and their licence."""
+    """Return the source of the images, their licence, and their number by class and split."""
     catalog, shard_set = made.catalog, made.shard_set
     counts = _count_images(catalog.path)
     used = [split for split in _SPLITS if any(counts.get((name, split)) for name in shard_set.classes)]
@@ -78,7 +80,7 @@ def data(made: Made, words: CardConfig) -> str:
 
 
 def _count_images(path: UPath) -> dict[tuple[str, str], int]:
-    """The good images by label and split."""
+    """Count the good images by label and split."""
     with path.open("rb") as file:
         images = pq.read_table(
             file, columns=["label", "split"], filters=pc.field("present") & (pc.field("status") == "ok")
@@ -88,7 +90,7 @@ def _count_images(path: UPath) -> dict[tuple[str, str], int]:
 
 
 def quality(made: Made) -> str:
-    """The metrics on the held-out images, and of each class."""
+    """Return the metrics on the held-out images, overall and by class."""
     rows = ((name.replace("_", " "), interval) for name, interval in made.evaluation.metrics.items())
     text = f"On {made.evaluation.count:,} held-out images, which training has not seen:\n\n" + markdown_table(
         ("metric", "value (95% interval)"), rows
@@ -105,7 +107,7 @@ def quality(made: Made) -> str:
 
 
 def ends(interval: dict[str, float | None]) -> str:
-    """`0.848 (0.819 to 0.874)`; what is undefined is null in JSON."""
+    """Return `0.848 (0.819 to 0.874)`. JSON has null where a metric is undefined."""
     value, low, high = (math.nan if interval[key] is None else interval[key] for key in ("value", "low", "high"))
     return f"{value:.3f} ({low:.3f} to {high:.3f})"
 
@@ -133,14 +135,14 @@ def training(made: Made) -> str:
 
 
 def add_gate(tracking_uri: str, decision: Decision) -> None:
-    """Put the gate's table into the card of the version that it judged."""
+    """Put the gate's table into the card of the version."""
     version, registry = decision.version, client(tracking_uri)
     text = registry.get_model_version(version.name, version.version).description or ""
     registry.update_model_version(version.name, version.version, _with_gate(text, decision))
 
 
 def _with_gate(text: str, decision: Decision) -> str:
-    """The card with this table in place of what stood under its heading."""
+    """Return the card with this table under the gate's heading, in place of an earlier one."""
     outcome = "Promoted" if decision.promoted else "Refused"
     section = f"\n{outcome}.\n\n{checks_table(decision.checks)}\n"
     before, heading, after = text.partition(_GATE_HEADING)

@@ -1,7 +1,7 @@
-"""The gate: may a new version become the champion? A list of named checks, each of which must pass.
+"""The gate: may a new version become the champion? A list of named checks; all must pass.
 
-Challenger and champion answer for the same held-out images, in this process, from the registry's own
-files: what is judged is what would score.
+Challenger and champion answer for the same held-out images, in this process, from the registry's own files: the
+gate judges the version that would score.
 """
 
 import json
@@ -31,8 +31,10 @@ _NAMED = 3  # slices that the table names
 
 @task
 def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
-    """Hold the version against the data set file's limits, and against today's champion on the same
-    held-out images. The outcome is written on the version, whatever it is."""
+    """Hold the version against the data set file's limits, and against the champion on the same held-out images.
+
+    Writes the outcome on the version in any case.
+    """
     version, evaluation, gate = have(night.version), have(night.evaluation), dataset.gate
     tracking_uri = here.tracking_uri
     champion = by_alias(tracking_uri, version.name, CHAMPION)
@@ -54,12 +56,12 @@ def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
 
 
 def _telling(checks: Sequence[Check]) -> list[Check]:
-    """What there is to say, in a line, of a version that passes."""
+    """Return the checks that sum up a version that passes."""
     return [check for check in checks if check.name == "floor" or check.name.startswith("champion ")]
 
 
 def record(decision: Decision, gate: Gate, tracking_uri: str) -> None:
-    """On the version: the outcome in words, the table and the settings as JSON. As an artifact: the table."""
+    """Write the outcome on the version: in words, and the table and the settings as JSON. Publish the table."""
     version, outcome = decision.version, "passed" if decision.promoted else "refused"
     tags = {
         GATE: f"{outcome}: {decision.reason}",
@@ -82,7 +84,7 @@ def _check_floor(evaluation: Evaluation, gate: Gate) -> Check:
 
 
 def _check_history(version: ModelVersion, tracking_uri: str) -> Check:
-    """A version that a person took back does not return by itself, however good its figures are."""
+    """Refuse a version that a person took back: it does not return by itself, however good its figures are."""
     tags = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags
     taken = tags.get(ROLLED_BACK)
     return Check("history", "never rolled back", f"rolled back: {taken}" if taken else "new", not taken)
@@ -100,7 +102,7 @@ def _check_calibration(evaluation: Evaluation, most: float) -> Check:
 
 
 def _check_against(champion: ModelVersion, night: Night, dataset: Dataset, here: Workspace) -> list[Check]:
-    """The checks that compare; only the first of them where no image is left to compare by."""
+    """Return the checks that compare; only the first of them if no image is left to compare by."""
     gate, versions = dataset.gate, (have(night.version), champion)
     new, old = (load_classifier(here.tracking_uri, each, here.device) for each in versions)
     learned = learned_from(champion, here)
@@ -117,7 +119,7 @@ def _check_against(champion: ModelVersion, night: Night, dataset: Dataset, here:
 
 
 def _check_images(both: SideBySide, champion: ModelVersion) -> Check:
-    """Splits last, so that a champion has seen none of them; labels that fix other ones may change that."""
+    """Say which images are compared. A champion has seen none of the test images, unless the labels moved an image."""
     parts = [f"{len(both):,} images"]
     if both.learned is None:
         parts.append(f"what version {champion.version} learned from is not kept any more")
@@ -129,7 +131,7 @@ def _check_images(both: SideBySide, champion: ModelVersion) -> Check:
 
 
 def _check_champion(both: SideBySide, champion: ModelVersion, gate: Gate) -> Check:
-    """The difference on the same images, as the gate's policy wants it shown."""
+    """Compare on the same images, as the gate's policy demands."""
     found = compare(METRICS[gate.metric], Pair(both.labels, both.new, both.old, both.groups), gate.level)
     sure = f"{gate.level:.0%} sure"
     if gate.promote == "better":

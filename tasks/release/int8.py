@@ -1,7 +1,7 @@
-"""A version in int8: what it costs of accuracy is measured at the gate, which allows it or not.
+"""A version in int8: the gate measures its loss of accuracy, and allows it or not.
 
-Whatever comes of it, the version is promoted or not by the gate's checks. The outcome is a tag of the version, the
-file lies beside its run: see `int8_file`.
+The promotion of the version does not depend on it. The outcome is a tag of the version; the file lies beside its
+run (see `int8_file`).
 """
 
 import json
@@ -36,8 +36,10 @@ _CALIBRATED = 512  # training images that the scales are measured on
 
 
 def measure_int8(night: Night, gate: Gate, here: Workspace) -> None:
-    """Make the file, hold it against the version on the held-out images, and write down whether it may be used:
-    where it is shown, with the gate's confidence, to lose no more accuracy than `gate.int8`."""
+    """Write the file, compare it with the version on the held-out images, and record whether it may be used.
+
+    It may if it is shown, with the gate's confidence, to lose no more accuracy than `gate.int8`.
+    """
     version, tracking_uri = have(night.version), here.tracking_uri
     if gate.int8 is None:
         return
@@ -65,7 +67,7 @@ def measure_int8(night: Night, gate: Gate, here: Workspace) -> None:
 
 
 def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) -> Comparison:
-    """int8 is the new one of the comparison. Writes the file to the path."""
+    """Write the file to `path`. Return the comparison, in which int8 is the new one."""
     version, shard_set = have(night.version), have(night.shard_set)
     classifier = load_classifier(here.tracking_uri, version, "cpu")
     known = VersionImages(shard_set, here.keys)
@@ -81,7 +83,7 @@ def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) ->
 
 
 def outcome_of(found: Comparison, most: float, digest: str) -> dict[str, Any]:
-    """The tag's content."""
+    """Return the content of the tag."""
     words = (
         f"accuracy {found.value:+.4f} (at least {found.lower:+.4f}, {found.confidence:.0%} sure; of {found.images:,} "
         f"images {found.gained:,} gained, {found.lost:,} lost), wanted at least {-most:+.4f}"

@@ -1,4 +1,4 @@
-"""New labelled images, a file of paths and labels, and what versions say of them."""
+"""New labelled images, a file of paths and labels, and the answers of versions for them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -26,8 +26,10 @@ LEAST = 20  # images: of fewer, nothing can be said
 
 @dataclass(frozen=True)
 class Answers:
-    """`probabilities` of each classifier [N, C], in the order of `classes`, for N images. `left_out` counts
-    the others, by why."""
+    """The `probabilities` of each classifier [N, C], in the order of `classes`, for N images.
+
+    `left_out` counts the other images by reason.
+    """
 
     classes: tuple[str, ...]
     labels: Labels
@@ -37,7 +39,7 @@ class Answers:
 
 
 def check_labels(path: str) -> UPath:
-    """Raises UserError where there is no such file."""
+    """Raises UserError if the file does not exist."""
     file = absolute(UPath(path))
     if not file.is_file():
         raise UserError(f"--labels: {path} is no file. Give a CSV or Parquet file with the columns path,label.")
@@ -45,8 +47,11 @@ def check_labels(path: str) -> UPath:
 
 
 def answer(path: str, classifiers: Sequence[Classifier], learned: set[str], limits: Limits) -> Answers:
-    """Read the images and let each classifier answer. `learned`: ids of images that are not new to one of
-    them. Raises UserError for labels that the first one does not know, and where too few images are left."""
+    """Read the images and let each classifier answer.
+
+    learned: ids of images that are not new to one of them. Raises UserError for labels that the first classifier
+    does not know, and if too few images are left.
+    """
     rows = pa.Table.from_batches(list_manifest(check_labels(path)))
     missing, unlabelled = pc.is_null(rows["size"]), pc.is_null(rows["label"])
     left_out = {"no such file": pc.sum(missing).as_py() or 0}
@@ -71,7 +76,7 @@ def answer(path: str, classifiers: Sequence[Classifier], learned: set[str], limi
 
 
 def why_not(image_id: str | None, learned: set[str], seen: dict[str, int]) -> str:
-    """Why an image does not count; nothing where it does."""
+    """Return the reason why an image does not count, or an empty text."""
     if image_id is None:
         return "unreadable"
     if image_id in learned:
@@ -105,9 +110,12 @@ def in_words(left_out: dict[str, int]) -> str:
 def score_files(
     files: pa.Table, classifiers: Sequence[Classifier], learned: set[str], limits: Limits
 ) -> tuple[list[str | None], list[Probabilities]]:
-    """The id of each image, None of one that cannot be read, and each classifier's probabilities, its columns
-    in the order of the first one's classes; zeros for what cannot be read or was learned from. Files are read
-    once for all classifiers that want the same pixels."""
+    """Return the ids of the images and each classifier's probabilities, columns in the order of the first one's
+    classes.
+
+    An id is None if the image cannot be read; such rows, and those of learned images, are zeros. Files are read
+    once for all classifiers with the same preprocessing.
+    """
     classes = classifiers[0].classes
     settings = list(dict.fromkeys(each.preprocessing for each in classifiers))
     found = [np.zeros((len(files), len(classes)), np.float32) for _ in classifiers]

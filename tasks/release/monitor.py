@@ -32,8 +32,10 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class Verdict:
-    """What `count` new labelled images said of a version: its metric on them, and checks as the gate's.
-    `left_out` counts images by why they do not. `take_back`: the predecessor would do better."""
+    """The result for a version on `count` new labelled images: its metric on them, and checks like the gate's.
+
+    `left_out` counts the other images by reason. `take_back`: the predecessor would do better.
+    """
 
     version: ModelVersion
     predecessor: ModelVersion | None
@@ -56,7 +58,7 @@ WIDTH = 2 * norm.ppf(0.975)  # standard deviations that a 95% interval is wide
 
 
 class MonitorError(JobError):
-    """The version does not do what it should; `verdict` says what it does."""
+    """The version fails a check; `verdict` has all of them."""
 
     def __init__(self, verdict: Verdict, then: str) -> None:
         failed = "; ".join(f"{check.name}: {check.found}" for check in verdict.failed)
@@ -66,8 +68,9 @@ class MonitorError(JobError):
 
 @task
 def monitor(labels: str, version: ModelVersion, predecessor: ModelVersion | None, here: Workspace) -> Verdict:
-    """Hold a version against its gate's floor, its evaluation and its predecessor, by images that none of
-    them has learned from. The outcome is written on the version and its run.
+    """Hold a version against its gate's floor, its evaluation and its predecessor, by images that are new to all.
+
+    Writes the outcome on the version and its run.
 
     labels: CSV or Parquet with path,label[,group]; paths are relative to it.
     """
@@ -112,13 +115,15 @@ def judge(
 
 
 def would_do_better(gap: Comparison, checks: list[Check], holds: bool) -> bool:
-    """Whether to take the version back: its predecessor is shown to be better, or the version alone is shown to be
-    below the floor. holds: the predecessor is not."""
+    """Return whether to take the version back: its predecessor is better, or the version alone is below the floor.
+
+    Both must be shown, not only likely. holds: the predecessor is not below the floor.
+    """
     return gap.better or (holds and any(check.name == "floor" and not check.passed for check in checks))
 
 
 def alike(p: float) -> bool:
-    """Chance alone may have made the difference."""
+    """Return whether chance alone may have made the difference."""
     return not p <= 1 - _CONFIDENCE
 
 
@@ -127,20 +132,20 @@ def said(found: Interval, p: float) -> str:
 
 
 def fewer_right(found: Interval, images: int, measured: Interval, held_out: int) -> float:
-    """The p of "no lower" for two accuracies, by Fisher's exact test."""
+    """Return the p of "no lower" for two accuracies, by Fisher's exact test."""
     counts = [(round(found.value * images), images), (round(measured.value * held_out), held_out)]
     table = [[right, count - right] for right, count in counts]
     return float(fisher_exact(table, alternative="less").pvalue)
 
 
 def lower(found: Interval, images: int, measured: Interval, held_out: int) -> float:
-    """The same for any metric, from the widths of the two intervals. 1 where they tell nothing."""
+    """Return the same p for any metric, from the widths of the two intervals; 1 if they tell nothing."""
     error = ((found.high - found.low) ** 2 + (measured.high - measured.low) ** 2) ** 0.5 / WIDTH
     return float(norm.cdf((found.value - measured.value) / error)) if error > 0 else 1.0
 
 
 def _gate_of(version: ModelVersion, tracking_uri: str) -> Gate | None:
-    """The limits by which the gate judged the version; None where no gate did."""
+    """Return the limits by which the gate judged the version; None if no gate did."""
     text = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags.get(GATE_SETTINGS)
     try:
         return Gate.model_validate_json(text) if text else None
@@ -149,7 +154,7 @@ def _gate_of(version: ModelVersion, tracking_uri: str) -> Gate | None:
 
 
 def _evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dict[str, Any] | None:
-    """`interval`, `images` and `groups` of the metric on the held-out images, None where it was not measured."""
+    """Return `interval`, `images` and `groups` of the metric on the held-out images; None if it was not measured."""
     try:
         place = f"runs:/{version.run_id}/evaluation/metrics.json"
         file = mlflow.artifacts.download_artifacts(artifact_uri=place, tracking_uri=tracking_uri)
@@ -163,7 +168,7 @@ def _evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dic
 
 
 def record(verdict: Verdict, labels: str, tracking_uri: str) -> None:
-    """Metrics and the table on the version's run, a step each time; the outcome on the version."""
+    """Log metrics and table on the version's run, a step for each call, and the outcome on the version."""
     registry, version = tracking.client(tracking_uri), verdict.version
     outcome = "failed" if verdict.failed else "passed"
     values = {

@@ -1,4 +1,4 @@
-"""Promote and roll back, as tasks of a flow; what the gate decided is carried out and recorded."""
+"""Promote and roll back, as tasks of a flow; carry out and record the gate's decision."""
 
 from prefect import task
 
@@ -12,22 +12,28 @@ from tasks.values import Decision, ModelVersion
 
 @task
 def promote(tracking_uri: str, name: str, version: str | None, reason: str) -> ModelVersion:
-    """Make the version (None: the challenger) the champion. Raises UserError when there is none, and
-    DamagedVersionError when its files are not those that were registered."""
+    """Make the version (None: the challenger) the champion.
+
+    Raises UserError if it does not exist, and DamagedVersionError if its files are not those that were registered.
+    """
     return champion.make_champion(tracking_uri, name, version, reason, Settings().verify_key)
 
 
 @task
 def rollback(tracking_uri: str, name: str, version: str | None, reason: str) -> ModelVersion:
-    """Make the version (None: the last champion before this one that was not taken back) the champion
-    again. Raises as `promote` does."""
+    """Make the version (None: the last champion before this one that was not taken back) the champion again.
+
+    Raises as `promote` does.
+    """
     return champion.take_back(tracking_uri, name, version, reason, Settings().verify_key)
 
 
 @task
 def carry_out(decision: Decision, tracking_uri: str) -> None:
-    """Promote, or record the refusal; either way the gate's table goes into the version's card. Where
-    nothing had to be decided nothing is done."""
+    """Promote, or record the refusal; either way the gate's table goes into the version's card.
+
+    Does nothing if nothing had to be decided.
+    """
     if not decision.checks:
         return
     version = decision.version

@@ -1,7 +1,7 @@
-"""Register: a checkpoint into MLflow's registry, as a version with the alias `challenger`.
+"""Register: a checkpoint becomes a version in MLflow's registry, with the alias `challenger`.
 
-The files are logged, listed with their digests and signed before there is a version of them: one whose
-files cannot be checked is never seen.
+The files are logged, listed with their digests and signed before the version exists: a version whose files cannot
+be checked is never seen.
 """
 
 import json
@@ -80,9 +80,11 @@ SIGNATURE = ModelSignature(
 
 @task
 def register(night: Night, here: Workspace) -> ModelVersion:
-    """Make a version of the checkpoint, or find the one that was made of it, and call it challenger. The same
-    checkpoint with another calibration decides otherwise, and with another reference it finds drift elsewhere: it
-    is another version."""
+    """Make a version of the checkpoint, or find the earlier one, and call it challenger.
+
+    The same checkpoint with another calibration decides otherwise, and with another reference it finds drift
+    elsewhere: it is another version.
+    """
     checkpoint, evaluation, catalog = have(night.checkpoint), have(night.evaluation), night.catalog
     tracking_uri, run_id = here.tracking_uri, checkpoint.mlflow_run_id
     registry = tracking.client(tracking_uri)
@@ -114,7 +116,7 @@ def register(night: Night, here: Workspace) -> ModelVersion:
 
 
 def digests_of(evaluation: Evaluation) -> dict[str, str]:
-    """The digests of its calibration and its reference, as tags; `none` where there is none."""
+    """Return the digests of the calibration and the reference as tags; `none` for a missing one."""
     found = {}
     for tag, name in ((CALIBRATION, CALIBRATION_FILE), (REFERENCE, REFERENCE_FILE)):
         found[tag] = "none"
@@ -125,7 +127,7 @@ def digests_of(evaluation: Evaluation) -> dict[str, str]:
 
 
 def _find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, str]) -> RegisteredVersion | None:
-    """The newest version of this checkpoint, with this calibration and reference."""
+    """Return the newest version of this checkpoint, with this calibration and reference."""
     try:
         versions = versions_of(tracking_uri, checkpoint.dataset)
     except MlflowException:
@@ -136,13 +138,13 @@ def _find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, s
 
 
 def _whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What the training began with and what it took; empty for one of an earlier release."""
+    """Return the record of the training and its seconds; empty for a training of an earlier release."""
     begun = read_lineage(checkpoint.folder)
     return begun and begun | {"seconds": checkpoint.seconds}
 
 
 def _tags_of(made: Made) -> dict[str, str]:
-    """What a version is searched by, and what tells how it came to be."""
+    """Return the tags that a version is searched by, and those that tell its origin."""
     dataset = made.lineage.get("dataset", {})
     facts = {
         CHECKPOINT: made.checkpoint.digest,
@@ -161,8 +163,7 @@ def _tags_of(made: Made) -> dict[str, str]:
 
 
 def _seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
-    """Digests, and a signature where there is a key, of what lies in MLflow's store; they lie there too
-    afterwards. Returns the version's tags."""
+    """List the digests of the files in MLflow's store, and sign them if a key is set. Returns the version's tags."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(
             mlflow.artifacts.download_artifacts(
@@ -176,7 +177,7 @@ def _seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
 
 
 def _log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
-    """The catalog as the run's data set: MLflow shows its digest, its columns and where it lies."""
+    """Log the catalog as the run's data set: MLflow shows its digest, its columns and its place."""
     with catalog.path.open("rb") as file:
         table = pd.read_parquet(file)
     try:
@@ -192,9 +193,11 @@ def _log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
 
 
 def _log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
-    """Weights as safetensors, preprocessing and calibration as JSON beside them, the code that reads them
-    as text, what it was made of, two held-out images as an example; where images are confidential, two
-    black ones. Returns MLflow's id of it."""
+    """Log the files of the version as a pyfunc. Returns MLflow's id of it.
+
+    They are weights as safetensors, settings as JSON, the code as text, and two held-out images as an example. The
+    example is black if the images are confidential.
+    """
     mlflow.set_tracking_uri(tracking_uri)
     shard_set = made.shard_set
     if confidential:
@@ -216,7 +219,9 @@ def _log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
 
 @contextmanager
 def _model_files(made: Made) -> Iterator[dict[str, str]]:
-    """The pyfunc's artifacts: the classifier's folder with its calibration and its reference, and the lineage."""
+    """Yield the pyfunc's artifacts: the classifier's folder with its calibration and its reference, and the
+    lineage.
+    """
     with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / MODEL) as trained:
         folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE
         shutil.copytree(trained, folder)

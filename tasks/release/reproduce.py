@@ -1,7 +1,7 @@
-"""Reproduce: a registered version trained again from what it records, and held against itself.
+"""Reproduce: train a registered version again from its record, and compare.
 
-On one processor the same code, libraries and number of threads give the same bytes. Elsewhere the last
-bits differ, and after some epochs more than those: then the metrics say how far.
+On one processor the same code, libraries and number of threads give the same bytes. Elsewhere the last bits differ,
+and after some epochs more than those: then the metrics say how far.
 """
 
 import logging
@@ -51,9 +51,11 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class Reproduction:
-    """A version that was trained again. `largest` is the largest difference between two weights; where there
-    is one, `metrics` has the version's value and the new one on the held-out images. `surroundings` say of
-    code, distributions and machine whether they are the same."""
+    """A version that was trained again.
+
+    `largest` is the largest difference between two weights. If there is a difference, `metrics` has the version's
+    value and the new one on the held-out images. `surroundings` compare code, distributions and machine.
+    """
 
     version: ModelVersion
     identical: bool
@@ -64,7 +66,7 @@ class Reproduction:
 
     @property
     def verdict(self) -> str:
-        """In one line."""
+        """Return the outcome in one line."""
         if self.identical:
             return f"trained again in {self.seconds:,.0f} s, and every byte of the weights is the same"
         if self.largest == float("inf"):
@@ -79,7 +81,7 @@ _NAMED = 8  # distributions that are named when they differ
 
 @dataclass(frozen=True)
 class Origin:
-    """What a version records of its training: `lineage`, and the data set file in it."""
+    """A version's record of its training: `lineage`, and the data set file in it."""
 
     version: ModelVersion
     dataset: Dataset
@@ -92,7 +94,7 @@ class Origin:
 
 @task
 def recall(version: ModelVersion, here: Workspace) -> Origin:
-    """Read the version's lineage, from files that are what was registered. Raises UserError where it has none."""
+    """Read the version's lineage from verified files. Raises UserError if it has none."""
     folder = verified_folder(here.tracking_uri, version, Settings().verify_key)
     lineage = read_lineage(folder / ARTIFACTS)
     if not lineage:
@@ -104,8 +106,10 @@ def recall(version: ModelVersion, here: Workspace) -> Origin:
 
 
 def catalog_now(origin: Origin, here: Workspace) -> Catalog:
-    """The catalog as it is now, to make the shards again where it still says the same. Raises UserError
-    where it or the cache of its pixels is gone."""
+    """Return today's catalog, to make the shards again if it still says the same.
+
+    Raises UserError if the catalog or the cache of its pixels is gone.
+    """
     path = here.store.catalog(origin.dataset.name)
     if not path.exists():
         raise _cannot_be_made(origin, f"{path} is gone too")
@@ -121,7 +125,7 @@ def catalog_now(origin: Origin, here: Workspace) -> Catalog:
 
 
 def check_plans(origin: Origin, plans: Sequence[ShardPlan], catalog: Catalog) -> None:
-    """Raises UserError unless the shards that can be made now are those that the version was trained on."""
+    """Raises UserError unless today's shards would be those that the version was trained on."""
     if plans[0].path.parent.name != origin.shards:
         raise _cannot_be_made(origin, f"the catalog, now at version {catalog.version}, or the code gives other ones")
 
@@ -136,8 +140,10 @@ def _cannot_be_made(origin: Origin, why: str) -> UserError:
 
 @task(retries=1, retry_condition_fn=may_succeed)
 def train_again(origin: Origin, shard_set: ShardSet, here: Workspace) -> Reproduction:
-    """Train in a folder of its own, which is gone afterwards; an interrupted one goes on. The outcome is
-    written on the version."""
+    """Train in a folder of its own, which is removed afterwards; an interrupted training goes on.
+
+    Writes the outcome on the version.
+    """
     version, started = origin.version, time.monotonic()
     tracking_uri, folder = here.tracking_uri, here.store.reproduce(version.name, version.version)
     then = replace(here, resident_bytes=origin.lineage["resident_bytes"])
@@ -159,8 +165,10 @@ def train_again(origin: Origin, shard_set: ShardSet, here: Workspace) -> Reprodu
 
 @contextmanager
 def _starting_point(origin: Origin, here: Workspace) -> Iterator[UPath | None]:
-    """The folder of the classifier that the training began with; None for one from scratch. Raises UserError
-    where it is gone."""
+    """Yield the folder of the classifier that the training began with; None for a training from scratch.
+
+    Raises UserError if it is gone.
+    """
     digest = origin.lineage["start"]
     if digest is None:
         yield None
@@ -181,7 +189,7 @@ def _starting_point(origin: Origin, here: Workspace) -> Iterator[UPath | None]:
 
 @contextmanager
 def _threads_of(origin: Origin) -> Iterator[None]:
-    """As many of PyTorch's threads as then: sums are made in another order by another number of them."""
+    """Use as many threads of PyTorch as then: another number of threads adds in another order."""
     machine, own = machine_of(origin.lineage), torch.get_num_threads()
     torch.set_num_threads(machine.threads if machine else own)
     try:
@@ -191,7 +199,7 @@ def _threads_of(origin: Origin) -> Iterator[None]:
 
 
 def _train_job(job: Job, here: Workspace) -> Classifier:
-    """The training, behind a progress bar."""
+    """Train behind a progress bar."""
     log.info("reproduce   %s, %d px, on %s", job.model.arch, job.preprocessing.size, places(job, here.device))
     with progress("reproduce", job.train * job.config.epochs) as advance:
         meter = Meter(advance, job.config.epochs)
@@ -205,8 +213,12 @@ def _train_job(job: Job, here: Workspace) -> Classifier:
 def compare(
     again: Classifier, registered: Path, shard_set: ShardSet, keys: Keys | None
 ) -> tuple[bool, float, dict[str, tuple[float, float]]]:
-    """Whether the files of the weights are the same; the largest difference between two weights, infinite
-    for another network; where they differ, each metric of the version and of the new one."""
+    """Return whether the files of the weights are equal, the largest difference between two weights, and the
+    metrics.
+
+    The difference is infinite for another network. Metrics are pairs of the version's and the new value, if weights
+    differ.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         again.save(Path(scratch))
         then, now = registered / WEIGHTS, Path(scratch) / WEIGHTS
@@ -219,7 +231,7 @@ def compare(
 
 
 def _largest_difference(then: dict[str, torch.Tensor], now: dict[str, torch.Tensor]) -> float:
-    """Over all weights; infinite where names or shapes differ."""
+    """Return the largest difference over all weights; infinite if names or shapes differ."""
     shapes = [{name: weight.shape for name, weight in weights.items()} for weights in (then, now)]
     if shapes[0] != shapes[1]:
         return float("inf")
@@ -227,7 +239,7 @@ def _largest_difference(then: dict[str, torch.Tensor], now: dict[str, torch.Tens
 
 
 def measure(classifier: Classifier, shard_set: ShardSet, keys: Keys | None) -> dict[str, float]:
-    """Each metric on the held-out images."""
+    """Return every metric on the held-out images."""
     labels, probabilities = [], []
     for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):
         labels.append(images.labels)
@@ -237,7 +249,7 @@ def measure(classifier: Classifier, shard_set: ShardSet, keys: Keys | None) -> d
 
 
 def surroundings(origin: Origin) -> dict[str, str]:
-    """Of code, distributions and machine: the same as then, or what differs."""
+    """Compare code, distributions and machine with those of the record."""
     lineage, machine, here = origin.lineage, machine_of(origin.lineage), this_machine()
     here = replace(here, threads=machine.threads) if machine else here  # see threads_of
     then, now = (
@@ -255,7 +267,7 @@ def surroundings(origin: Origin) -> dict[str, str]:
 
 
 def _told(machine: Machine | None) -> str:
-    """All that may change the last bits of a sum, and what goes with it."""
+    """Describe everything about a machine that may change the last bits of a sum."""
     return f"{machine}, {machine.instructions}, {machine.system}" if machine else "not recorded"
 
 

@@ -16,7 +16,7 @@ from resnet_core.storage.digest import DIGESTS, check_digests
 
 
 class _RawImages:
-    """Raw gray levels in, one row an image out: what scoring says of it."""
+    """Map gray levels to rows with a label, its confidence and the probabilities, as scoring does."""
 
     classifier: Classifier
 
@@ -28,7 +28,7 @@ class _RawImages:
         self.classifier = Classifier.load(folder)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """uint8 [N, H, W] of any height and width -> N rows."""
+        """Map uint8 [N, H, W] of any height and width to N rows."""
         images = np.asarray(model_input, dtype=np.uint8)
         predictions = self.classifier.predict(list(images))
         return pd.DataFrame(
@@ -43,8 +43,10 @@ class _RawImages:
 
 
 class _ServedClassifier(_RawImages, PythonModel):
-    """MLflow takes the type hints of a `predict` that stands in a PythonModel for a schema, overrules
-    the signature with it, and warns of those it lacks; it leaves an inherited one alone."""
+    """The class that MLflow loads. `predict` is inherited on purpose.
+
+    MLflow takes the type hints of a PythonModel's own `predict` for a schema and overrules the signature with it.
+    """
 
 
 mlflow.models.set_model(_ServedClassifier())

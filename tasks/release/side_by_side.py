@@ -1,4 +1,4 @@
-"""Challenger and champion on the held-out images, in one process."""
+"""Challenger and champion on the same held-out images, in one process."""
 
 import statistics
 import time
@@ -27,9 +27,11 @@ FIRST, _SECONDS = 32, 0.3  # images of the turns that warm up, and how long the 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Both versions' probabilities [N, C], in today's order of classes, for the held-out images that neither
-    has learned from. `learned` of them the champion has; None where that is not known any more. `gone` of
-    them it would have to see with other pixels, and their files cannot be read again. Both are left out."""
+    """Both versions' probabilities [N, C], in today's order of classes, for held-out images that are new to both.
+
+    `learned` images are left out because the champion has seen them; None if that is not known any more. `gone`
+    images are left out because the champion needs other pixels and their files cannot be read again.
+    """
 
     labels: Labels
     new: Probabilities
@@ -51,9 +53,13 @@ def score_both(
     slices: Sequence[str],
     keys: Keys | None,
 ) -> SideBySide:
-    """The new version from the shards' pixels; the champion from the same, or, if it wants other ones, from
-    the files, with its own preprocessing. learned: the ids of the images that the champion has learned
-    from. slices: the columns by which the images are cut into slices."""
+    """Score the held-out images by both versions.
+
+    The new version reads the shards' pixels. So does the champion, or, if its preprocessing is another, it reads
+    the files.
+
+    learned: ids of the images that the champion has learned from. slices: the columns that cut images into slices.
+    """
     shard_set, known, image_ids = have(night.shard_set), facts(night.catalog), []
     labels, found, champions, there = [], [], [], []
     with progress("gate", shard_set.test) as advance:
@@ -82,12 +88,12 @@ def score_both(
 
 
 def _cut_by(table: pa.Table, columns: Sequence[str]) -> list[tuple[str, Rows]]:
-    """`brightness 81.2 to 103` and its like, and the images that are in each, as the evaluation has them."""
+    """Return `brightness 81.2 to 103` and its like with the images in each slice, as the evaluation has them."""
     return [(f"{column} {value}", rows) for column, values in columns_of(table, columns) for value, rows in cut(values)]
 
 
 def _reread(uris: Sequence[str | None], champion: Classifier) -> tuple[NDArray[np.uint8], Rows]:
-    """uint8 [N, S, S] as the champion wants them, black where a file cannot be read; and where it could."""
+    """Return uint8 [N, S, S] by the champion's preprocessing, black for unreadable files, and which could be read."""
     side = champion.preprocessing.size
     read = [read_file(uri, champion.preprocessing).pixels if uri else None for uri in uris]
     pixels = [np.zeros((side, side), np.uint8) if image is None else image for image in read]
@@ -95,8 +101,10 @@ def _reread(uris: Sequence[str | None], champion: Classifier) -> tuple[NDArray[n
 
 
 def speed_ratio(new: Classifier, old: Classifier, shard_set: ShardSet, keys: Keys | None) -> tuple[float, float, float]:
-    """The new version's images/s as a share of the champion's, and both rates: medians over turns that
-    alternate, so that what else the machine does falls on both."""
+    """Return the new version's images/s as a share of the champion's, and both rates.
+
+    They are medians over alternating turns, so that other work on the machine slows both.
+    """
     images = next(shards.iterate(shard_set.files, "test", shard_set.classes, keys)).pixels
     own = [(each, _of_side(images, each.preprocessing.size)) for each in (new, old)]
     first = min(len(images), FIRST)
@@ -111,12 +119,12 @@ def speed_ratio(new: Classifier, old: Classifier, shard_set: ShardSet, keys: Key
 
 
 def _of_side(pixels: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """uint8 [N, side, side] of the same levels in any order, which time does not depend on."""
+    """Return uint8 [N, side, side] of the same levels in any order; time does not depend on it."""
     return pixels if pixels.shape[1] == side else np.resize(pixels, (len(pixels), side, side))
 
 
 def seconds(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
-    """How long it takes for these images."""
+    """Return the seconds that the classifier takes for these images."""
     started = time.perf_counter()
     classifier.probabilities(pixels)
     return time.perf_counter() - started
