@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 import pytest
 import yaml
 from pydantic import BaseModel
@@ -17,7 +19,7 @@ from resnet_core.catalog.build import CATALOG
 from resnet_core.evaluation.metrics import GATE_METRICS
 from resnet_core.inference.scores import SCHEMA
 from resnet_core.reasons import ReasonCode
-from resnet_core.shards.format import schema
+from resnet_core.shards.format import make_table
 from tasks.dataset import Dataset
 from tasks.store import LAYOUT, Store
 from tests.reference import DOCS, PAGES, commands, settings, words
@@ -115,10 +117,11 @@ def test_every_key_of_a_data_set_file_is_documented() -> None:
     assert set(keys(DEFAULTS)) <= set(documented_keys(yaml_block(DOCS / "dataset-file.md")))
 
 
+SHARD = make_table(*[pa.array(["a"])] * 3, pa.array([1.0], pa.float32()), np.zeros((1, 8, 8), np.uint8), {})
 WORDS = [
     *words_of_commands(),
     *(("settings.md", f"`{variable}`") for variable, _, _ in settings()),
-    *(("store.md", f"`{name}`") for name in (*CATALOG.names, *schema(8, {}).names)),
+    *(("store.md", f"`{name}`") for name in (*CATALOG.names, *SHARD.column_names)),
     *(("scoring.md", f"`{name}`") for name in SCHEMA.names),
     *((page, name) for page in ("gate.md", "dataset-file.md") for name in GATE_METRICS),
     *(("reasons.md", f"| `{code}` |") for code in ReasonCode),
