@@ -3,7 +3,6 @@
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from tests.tasks.sinks.test_sinks import (  # noqa: F401 - the properties, for t
     test_a_batch_that_fails_in_the_middle_leaves_the_old_rows,
     test_a_batch_that_is_written_again_replaces_itself_and_nothing_else,
     test_a_batch_without_rows_takes_the_old_ones_away,
+    test_a_table_of_an_older_release_gets_the_new_column,
     test_killed_in_the_middle_it_has_the_old_rows_and_then_the_new_ones,
     test_rows_that_are_too_few_are_not_committed,
     test_two_that_write_the_same_batch_at_once_leave_its_rows_once,
@@ -139,7 +139,7 @@ def test_a_lost_connection_leaves_the_old_rows_and_is_said(
 def test_a_slow_database_is_waited_for(place: Place, run: Run, tmp_path: Path, digits: Digits) -> None:
     """Rows are read as they are taken: a trigger counts those that have arrived, and dawdles."""
     check_target(place.target)
-    write(replace(a_batch(tmp_path / "one", digits[0], files=8), batch="other"), place)
+    write(a_batch(tmp_path / "other", digits[0], files=8), place)
     run("create sequence arrived")
     run(
         "create function dawdle() returns trigger language plpgsql as $$ begin "
