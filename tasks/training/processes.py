@@ -1,28 +1,28 @@
-"""One training by several processes: on the devices of this machine, or on those of a Ray cluster.
+"""One training by several processes of this machine, started by torch.multiprocessing.
 
-Each process runs `training.run` on its share of every batch. The first one tells who started them
-about steps and epochs, and hands over the classifier. Messages are pickles, from our own process to
-our own. When a process fails or is killed, all end; the checkpoint is there to go on from.
+Every process runs `job.run` on its share of each batch. The first process reports steps and epochs and returns the
+classifier through a pipe. Messages are pickles, from our own process to our own. When a process fails or is killed,
+all of them end; the checkpoint stays.
+
+torch.multiprocessing and torch's elastic launcher report errors as text, with the seconds rounded. Two things are
+done here instead. A process leaves its exception, as an object, in a file: the caller gets the same exception type.
+Errors are ordered by time, without those of the peers of a failed process.
 """
 
 import os
 import pickle
 import signal
 import tempfile
-import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from dataclasses import dataclass
-from multiprocessing import get_context
+from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from queue import SimpleQueue
 from threading import Thread
-from typing import Any
 
 import torch
+from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, start_processes
 
 from resnet_core.errors import TrainingError, UserError
 from resnet_core.model.classifier import Classifier
@@ -31,38 +31,24 @@ from resnet_core.training.distributed import World, joined
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 
-# A process that fails takes its neighbours with it. Whose failure came first is known after so long.
+# Peers of a failed process fail, too. Wait this long for their errors before deciding which one was first.
 _SECONDS_TO_FAIL = 2.0
+
+Files = dict[str, bytes]  # of a saved classifier, by name
+Result = tuple[Classifier, list[Epoch]]
 
 
 class LostProcessError(TrainingError):
-    """A process of the training is gone: the same training, begun again, may end well."""
-
-
-@dataclass(frozen=True)
-class Failed:
-    error: Exception
-    at: float  # seconds since 1970
-    alone: bool  # not of itself: a neighbour was gone
-
-
-@dataclass(frozen=True)
-class Finished:
-    classifier: dict[str, bytes]  # its files
-    epochs: list[Epoch]
-
-
-Report = Step | Epoch | Failed | Finished
-Result = tuple[Classifier, list[Epoch]]
+    """A process of the training has disappeared. The same training may succeed when it is run again."""
 
 
 def run_on_devices(
     job: Job, device: torch.device, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
 ) -> Result:
-    """`training.run` by `job.config.devices` processes of this machine, a GPU each if `device` is one.
+    """Run `job` in `job.config.devices` processes of this machine, with a GPU each if `device` is a GPU.
 
-    What a process raises is raised here, and what the callbacks raise ends the processes. Raises UserError
-    where there are too few GPUs or images, LostProcessError when a process was killed.
+    Re-raises what a process raises. An exception of a callback ends the processes.
+    Raises UserError if there are too few GPUs or images, LostProcessError if a process was killed.
     """
     count = job.config.devices
     check_batches(job)
@@ -70,29 +56,24 @@ def run_on_devices(
         have = torch.cuda.device_count() if device.type == "cuda" else 1
         raise UserError(f"train.devices: {count} are more than the {have} of {device.type} here. Write {have} or less.")
     threads = max(1, torch.get_num_threads() // count)
-    context = get_context("spawn")
-    processes: list[BaseProcess] = []
-    ours: list[Connection] = []
-    with tempfile.TemporaryDirectory() as folder:
+    (reports, sender), (ours, theirs) = Pipe(), Pipe()
+    with tempfile.TemporaryDirectory() as folder, reports, ours:
+        with sender, theirs:  # the processes have their own copies
+            arguments = (job, device.type, threads, Path(folder), (sender, theirs))
+            processes = start_processes(_on_device, arguments, count, join=False, daemon=True, start_method="spawn")
         try:
-            for rank in range(count):
-                here, there = context.Pipe()
-                where = (job, device.type, World(rank, count), threads, Path(folder) / "meeting")
-                started = context.Process(target=_on_device, args=(*where, there), daemon=True)
-                started.start()
-                processes.append(started)
-                there.close()  # so that the end of the process is the end of what it sends
-                ours.append(here)
-            finished = _listen(ours, processes, on_step, on_epoch)
+            files, epochs = _listen(reports, processes, on_step, on_epoch)
+        except ProcessExitedException as exited:
+            raise _cause(exited, processes, Path(folder)) from None
         finally:
-            for process in processes:
+            for process in processes.processes:
                 process.kill()
                 process.join()
-    return unpacked(finished.classifier, device), finished.epochs
+    return unpacked(files, device), epochs
 
 
 def check_batches(job: Job) -> None:
-    """Raises UserError where a process would have no image of some batch."""
+    """Raise UserError if a process would have no image of some batch."""
     count = job.config.devices
     images = job.train if job.held_out is None else int((~job.held_out).sum())
     if images < count:
@@ -105,127 +86,128 @@ def check_batches(job: Job) -> None:
 
 
 def _listen(
-    connections: Sequence[Connection],
-    processes: Sequence[BaseProcess],
-    on_step: Callable[[Step], None],
-    on_epoch: Callable[[Epoch], None],
-) -> Finished:
-    """Pass on what the processes report until the first one has finished."""
-    open_ones = dict(zip(connections, processes, strict=True))
+    reports: Connection, processes: ProcessContext, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
+) -> tuple[Files, list[Epoch]]:
+    """Pass on the reports of the first process and return the last one.
+
+    Raises ProcessExitedException as soon as a process has failed.
+    """
     while True:
-        for ready in wait(open_ones):
-            assert isinstance(ready, Connection)
-            try:
-                report: Report = ready.recv()
-            except (EOFError, OSError):
-                process = open_ones.pop(ready)
-                process.join(_SECONDS_TO_FAIL)
-                if process.exitcode == 0:  # has done its part
-                    continue
-                raise _cause([], connections, processes) from None
-            match report:
-                case Step():
-                    on_step(report)
-                case Epoch():
-                    on_epoch(report)
-                    with suppress(OSError):  # if it is gone, that is found next
-                        ready.send(None)
-                case Finished():
-                    return report
-                case Failed():
-                    raise _cause([report], connections, processes)
+        if reports not in wait([reports, *processes.sentinels]):
+            processes.join(0, _SECONDS_TO_FAIL)
+            continue
+        try:
+            report = reports.recv()
+        except (EOFError, OSError):
+            processes.join(_SECONDS_TO_FAIL, _SECONDS_TO_FAIL)
+            raise lost("a process has ended early") from None
+        match report:
+            case Step():
+                on_step(report)
+            case Epoch():
+                on_epoch(report)
+                with suppress(OSError):  # the process is gone, which `wait` tells next
+                    reports.send(None)
+            case _:
+                return report
 
 
-def _cause(failed: list[Failed], connections: Sequence[Connection], processes: Sequence[BaseProcess]) -> Exception:
-    """What failed first."""
-    until = time.monotonic() + _SECONDS_TO_FAIL
-    for process in processes:
-        process.join(max(0.0, until - time.monotonic()))
-    for connection in connections:
-        with suppress(EOFError, OSError):
-            while connection.poll():
-                report = connection.recv()
-                failed += [report] if isinstance(report, Failed) else []
-    if own := first(failed):
-        return own
-    for rank, process in enumerate(processes):
-        if process.exitcode is not None and process.exitcode < 0:
-            return lost(f"process {rank} of {len(processes)} was ended by {signal.Signals(-process.exitcode).name}")
+def _cause(exited: ProcessExitedException, processes: ProcessContext, folder: Path) -> Exception:
+    """Return the first error of the processes, or the signal that ended one of them."""
+    files = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
+    if error := first(pickle.loads(path.read_bytes()) for path in files):
+        return error
+    # `join` ends the other processes by SIGTERM.
+    codes = [(rank, p.exitcode) for rank, p in enumerate(processes.processes) if p.exitcode != -signal.SIGTERM]
+    for rank, code in [(exited.error_index, exited.exit_code), *codes]:
+        if code < 0:
+            return lost(f"process {rank} of {len(processes.processes)} was ended by {signal.Signals(-code).name}")
     return lost("a process has ended early")
 
 
-def first(failed: Sequence[Failed]) -> Exception | None:
-    """Of those that failed of themselves."""
-    own = [failure for failure in failed if not failure.alone]
-    return min(own, key=lambda failure: failure.at).error if own else None
+def first(errors: Iterable[Exception]) -> Exception | None:
+    """Return the first error that is not about the loss of a peer.
+
+    Errors of gloo and NCCL have no type of their own: the text decides.
+    """
+    return next((e for e in errors if not any(words in str(e) for words in ("by peer", "remote process"))), None)
 
 
-def lost(what: str) -> LostProcessError:
+def lost(reason: str) -> LostProcessError:
     return LostProcessError(
-        f"train.devices: {what}, as happens when memory runs out. Begun again, the training goes on from its "
-        "last epoch; fewer `devices` or a smaller `batch_size` take less memory."
+        f"train.devices: {reason}, as happens when memory runs out. Run it again to go on from the last epoch; "
+        "fewer `devices` or a smaller `batch_size` take less memory."
     )
 
 
-def _on_device(job: Job, kind: str, world: World, threads: int, meeting: Path, connection: Connection) -> None:
-    """What each process of this machine does."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for who started this
-    answers: SimpleQueue[None] = SimpleQueue()
-    Thread(target=_hear, args=(connection, answers), daemon=True).start()
+def _on_device(
+    rank: int, job: Job, kind: str, threads: int, folder: Path, pipes: tuple[Connection, Connection]
+) -> None:
+    """Run in every process of this machine. `pipes`: the first process's reports; the life of the starting process."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
+    reports, alive = pipes
+    if rank > 0:
+        reports.close()  # so that it ends with the first process
+    Thread(target=_end_with, args=(alive,), daemon=True).start()
     torch.set_num_threads(threads)
-    device = torch.device(kind, world.rank) if kind == "cuda" else torch.device(kind)
+    world = World(rank, job.config.devices)
+    device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
     try:
-        with joined(world, device, meeting):
-            take_part(job, device, world, connection.send, answers.get)
+        with joined(world, device, folder / "meeting"):
+            result = take_part(job, device, world, reports.send, reports.recv)
+        if result:
+            reports.send(result)
     except Exception as error:
-        connection.send(failure(error, world))
+        (folder / f"{rank}.error").write_bytes(pickle.dumps(portable(error, world)))
         raise SystemExit(1) from error
 
 
-def _hear(connection: Connection, answers: SimpleQueue[None]) -> None:
-    """End this process, in whatever it waits, when who started it is gone."""
-    while True:
-        try:
-            answers.put(connection.recv())
-        except (EOFError, OSError):
-            os._exit(1)
+def _end_with(alive: Connection) -> None:
+    """End this process, whatever it waits for, when the process that started it has ended."""
+    with suppress(EOFError, OSError):
+        alive.recv()
+    os._exit(1)
 
 
 def take_part(
-    job: Job, device: torch.device, world: World, report: Callable[[Report], None], answer: Callable[[], Any]
-) -> None:
-    """Train; the first process reports, and waits after each epoch for the answer to it."""
+    job: Job,
+    device: torch.device,
+    world: World,
+    report: Callable[[Step | Epoch], None],
+    wait_for_answer: Callable[[], object],
+) -> tuple[Files, list[Epoch]] | None:
+    """Train. The first process reports, waits for an answer after each epoch, and returns the classifier."""
     if world.rank > 0:
         training.run(job, device, world)
-        return
+        return None
 
     def on_epoch(epoch: Epoch) -> None:
         report(epoch)
-        answer()
+        wait_for_answer()
 
     classifier, epochs = training.run(job, device, world, report, on_epoch)
-    report(Finished(packed(classifier), epochs))
+    return _packed(classifier), epochs
 
 
-def failure(error: Exception, world: World) -> Failed:
-    """The error as it can be sent, with its traceback as a note."""
-    # What gloo and NCCL raise has no type of its own.
-    alone = any(words in str(error) for words in ("by peer", "remote process"))
+def portable(error: Exception, world: World) -> Exception:
+    """Return the error, with its traceback as a note, as an object that can be pickled."""
+    note = f"In process {world.rank} of {world.size}:\n{''.join(traceback.format_exception(error))}"
     try:
         pickle.loads(pickle.dumps(error))
     except Exception as unsendable:  # noqa: BLE001  an exception's own code may raise anything
         error = RuntimeError(f"{type(error).__name__}: {error} ({unsendable})")
-    error.add_note(f"In process {world.rank} of {world.size}:\n{''.join(traceback.format_exception(error))}")
-    return Failed(error, time.time(), alone)
+    error.add_note(note)
+    return error
 
 
-def packed(classifier: Classifier) -> dict[str, bytes]:
+def _packed(classifier: Classifier) -> Files:
     with tempfile.TemporaryDirectory() as folder:
         classifier.save(Path(folder))
         return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
 
 
-def unpacked(files: dict[str, bytes], device: torch.device) -> Classifier:
+def unpacked(files: Files, device: torch.device) -> Classifier:
+    """Load the classifier from the files of its folder."""
     with tempfile.TemporaryDirectory() as folder:
         for name, content in files.items():
             (Path(folder) / name).write_bytes(content)

@@ -1,9 +1,15 @@
-"""One training on the devices of a Ray cluster, by Ray Train: `several`, where the processes are elsewhere."""
+"""One training on the devices of a Ray cluster, by Ray Train: `processes`, on several machines.
+
+Ray Train starts and joins the processes, finds their errors, and returns the classifier. Two queues stay beside it:
+`ray.train.report` waits for every process and calls back in Ray's controller. Steps and epochs are for this process,
+where the progress is shown, and the first process waits until an epoch is answered.
+"""
 
 import queue
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from functools import partial
 from threading import Thread
@@ -17,140 +23,126 @@ from resnet_core.training.distributed import PATIENCE, World
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 from tasks.cluster import connect
-from tasks.training.processes import (
-    Failed,
-    Finished,
-    Report,
-    Result,
-    check_batches,
-    failure,
-    first,
-    lost,
-    take_part,
-    unpacked,
-)
+from tasks.training.processes import Files, Result, check_batches, first, lost, portable, take_part, unpacked
 
 _SECONDS_TO_LOOK = 1.0
 _SECONDS_TO_END = 60.0
 
 
 def run_on_cluster(
-    job: Job, device: torch.device, wanted: str, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
+    job: Job, device: torch.device, kind: str, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
 ) -> Result:
-    """`several.run_on_devices` on the cluster of `RAY_ADDRESS`; the job's files lie where all of it reaches them.
+    """Run `processes.run_on_devices` on the cluster of `RAY_ADDRESS`, all of which reaches the job's files.
 
-    device: where the classifier goes, of this machine.
-    wanted: `cpu`, `cuda`, or `auto`: GPUs where the cluster has any.
+    device: where the classifier goes, on this machine.
+    kind: `cpu`, `cuda`, or `auto`: GPUs if the cluster has any.
     """
     check_batches(job)
     connect()
     import ray
-    from ray.train import RunConfig, ScalingConfig
+    from ray.train import RunConfig, ScalingConfig, WorkerGroupError
     from ray.train.torch import TorchConfig, TorchTrainer
     from ray.util.queue import Queue
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    on_gpus = check_cluster(ray.cluster_resources(), job.config.devices, wanted)
+    on_gpus = check_cluster(ray.cluster_resources(), job.config.devices, kind)
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
     reports, answers = (Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here}) for _ in range(2))
-    errors: list[Exception] = []
+    result: Future[Any] = Future()
     with _folder(job) as (filesystem, path):
         trainer = TorchTrainer(
-            # Not through `train_loop_config`, which Ray shows to whoever asks: a job has keys.
-            partial(_on_cluster, job, reports, answers),
+            # Not through `train_loop_config`, which Ray shows to anybody: a job has keys.
+            partial(_on_cluster, job, reports, answers),  # type: ignore[arg-type]  # Ray returns what it returns
             torch_config=TorchConfig(timeout_s=int(PATIENCE.total_seconds())),
             scaling_config=ScalingConfig(num_workers=job.config.devices, use_gpu=on_gpus),
             run_config=RunConfig(name="ray", storage_path=path, storage_filesystem=filesystem),
         )
-        # In a thread of its own, where it leaves the handlers of signals alone.
-        training = Thread(target=_fit, args=(trainer, errors), daemon=True)
-        training.start()
+        # In a thread, Ray Train leaves the handlers of signals alone.
+        thread = Thread(target=_fit, args=(trainer, result), daemon=True)
+        thread.start()
         try:
-            finished, failed = _listen(training, reports, answers, on_step, on_epoch)
+            _listen(result, reports, answers, on_step, on_epoch)
         finally:
             for each in (reports, answers):  # a process that still trains ends with its next report
                 each.shutdown(force=True)
-            training.join(_SECONDS_TO_END)
-    if finished is None:
-        raise _cause(errors, failed)
-    return unpacked(finished.classifier, device), finished.epochs
+            thread.join(_SECONDS_TO_END)
+    try:
+        files, epochs = result.result().return_value
+    except WorkerGroupError as error:
+        raise _cause(error.worker_failures) from error
+    return unpacked(files, device), epochs
 
 
-def check_cluster(resources: dict[str, float], count: int, wanted: str) -> bool:
-    """Whether the processes are to have a GPU each, of the cluster's `resources` as Ray counts them. Raises
-    UserError where there are too few: Ray would wait for more."""
-    on_gpus = wanted.startswith("cuda") or (wanted == "auto" and resources.get("GPU", 0) > 0)
+def check_cluster(resources: dict[str, float], count: int, kind: str) -> bool:
+    """Return whether every process gets a GPU, of the cluster's `resources` as Ray counts them.
+
+    Raises UserError if there are too few: Ray would wait for more.
+    """
+    on_gpus = kind.startswith("cuda") or (kind == "auto" and resources.get("GPU", 0) > 0)
     have = int(resources.get("GPU" if on_gpus else "CPU", 0))
     if have < count:
-        kind = "GPU" if on_gpus else "processor"
+        unit = "GPU" if on_gpus else "processor"
         raise UserError(
-            f"train.devices: {count} processes take a {kind} each, and the Ray cluster has {have}. "
+            f"train.devices: {count} processes take a {unit} each, and the Ray cluster has {have}. "
             f"Write {have} or less, or add machines to it."
         )
     return on_gpus
 
 
-def _fit(trainer: Any, errors: list[Exception]) -> None:
+def _fit(trainer: Any, result: "Future[Any]") -> None:
     try:
-        trainer.fit()
-    except Exception as error:  # noqa: BLE001  raised by who waits for this thread
-        errors.append(error)
+        result.set_result(trainer.fit())
+    except Exception as error:  # noqa: BLE001  raised by `result.result()`
+        result.set_exception(error)
 
 
 def _listen(
-    training: Thread, reports: Any, answers: Any, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
-) -> tuple[Finished | None, list[Failed]]:
-    """Pass on what the processes report until the training has ended."""
-    finished: Finished | None = None
-    failed: list[Failed] = []
-    while training.is_alive() or not reports.empty():
+    result: "Future[Any]",
+    reports: Any,
+    answers: Any,
+    on_step: Callable[[Step], None],
+    on_epoch: Callable[[Epoch], None],
+) -> None:
+    """Pass on the reports of the first process until the training has ended."""
+    while not (result.done() and reports.empty()):
         with suppress(queue.Empty):
             report = reports.get(timeout=_SECONDS_TO_LOOK)
-            match report:
-                case Step():
-                    on_step(report)
-                case Epoch():
-                    on_epoch(report)
-                    answers.put(None)
-                case Finished():
-                    finished = report
-                case Failed():
-                    failed.append(report)
-    return finished, failed
+            if isinstance(report, Step):
+                on_step(report)
+            else:
+                on_epoch(report)
+                answers.put(None)
 
 
-def _cause(errors: list[Exception], failed: list[Failed]) -> Exception:
-    """What failed first; a process that is gone has not said so."""
-    from ray.train import WorkerGroupError
-
-    of_ray = [error for error in errors if not isinstance(error, WorkerGroupError)]
-    return first(failed) or (of_ray[0] if of_ray else lost("a process is gone, or its machine is"))
+def _cause(failures: dict[int, Exception]) -> Exception:
+    """Return the error of a process; Ray's own errors and those of peers mean that a process is gone."""
+    raised = [error for _, error in sorted(failures.items()) if not type(error).__module__.startswith("ray.")]
+    return first(raised) or lost("a process is gone, or its machine is")
 
 
-def _on_cluster(job: Job, reports: Any, answers: Any) -> None:
-    """What each process of the cluster does; Ray Train has joined them."""
+def _on_cluster(job: Job, reports: Any, answers: Any) -> tuple[Files, list[Epoch]] | None:
+    """Run in every process of the cluster; Ray Train has joined them."""
     import ray.train
     from ray.train.torch import get_device
 
     context = ray.train.get_context()
     world = World(context.get_world_rank(), context.get_world_size())
     try:
-        take_part(job, get_device(), world, _seldom(reports.put), answers.get)
-    except Exception as error:
-        reports.put(failure(error, world))
-        raise
+        return take_part(job, get_device(), world, _seldom(reports.put), answers.get)
+    except Exception as error:  # noqa: BLE001  raised as it can be sent
+        raise portable(error, world) from None
 
 
-def _seldom(put: Callable[[Report], None]) -> Callable[[Report], None]:
-    """Each message is a call to another process: of the steps, one in so many seconds is enough."""
-    said = 0.0
+def _seldom(put: Callable[[Step | Epoch], None]) -> Callable[[Step | Epoch], None]:
+    """Pass on at most one step in `_SECONDS_TO_LOOK`, and every epoch: a message is a call to another process."""
+    last = 0.0
 
-    def report(message: Report) -> None:
-        nonlocal said
-        if not isinstance(message, Step):
+    def report(message: Step | Epoch) -> None:
+        nonlocal last
+        if isinstance(message, Epoch):
             put(message)
-        elif time.monotonic() - said >= _SECONDS_TO_LOOK:
-            said = time.monotonic()
+        elif time.monotonic() - last >= _SECONDS_TO_LOOK:
+            last = time.monotonic()
             put(message)
 
     return report
@@ -158,11 +150,11 @@ def _seldom(put: Callable[[Report], None]) -> Callable[[Report], None]:
 
 @contextmanager
 def _folder(job: Job) -> Iterator[tuple[Any, str]]:
-    """Where Ray Train writes what it needs, beside the checkpoint: its file system for pyarrow and path."""
+    """Yield the folder that Ray Train writes to, beside the checkpoint: its file system for pyarrow, and its path."""
     from pyarrow.fs import FSSpecHandler, PyFileSystem
 
-    with tempfile.TemporaryDirectory() as made:
-        folder = job.state.parent if job.state else UPath(made)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = job.state.parent if job.state else UPath(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         try:
             yield PyFileSystem(FSSpecHandler(folder.fs)), folder.path

@@ -18,7 +18,7 @@ from dataclasses import replace
 from pathlib import Path
 import torch
 from upath import UPath
-from resnet_core import training
+from resnet_core.training import job as training
 from resnet_core.errors import TrainingError
 from tasks.training.processes import LostProcessError
 from tasks.training.ray_processes import run_on_cluster
