@@ -25,7 +25,8 @@ from resnet_core.model.resnet import ModelConfig, ResNet, build
 from resnet_core.training.augment import AugmentConfig
 from resnet_core.training.batches import Resident
 from resnet_core.training.config import TrainConfig
-from resnet_core.training.loop import Epoch, fit
+from resnet_core.training.distributed import World
+from resnet_core.training.loop import Epoch, TrainingSet, fit
 
 CLASSES = 2
 ROUNDS = 5
@@ -86,7 +87,7 @@ def training_images(shape: Shape) -> Resident:
 def ours(shape: Shape, images: Resident, dtype: torch.dtype | None, loop: Callable[..., Fitted] = fit) -> float:
     _, epochs = loop(
         build(shape.model, size=shape.size, classes=CLASSES),
-        images,
+        TrainingSet(images, images.hard_labels.bincount(minlength=CLASSES), Normalisation(0.5, 0.29)),
         TrainConfig(
             epochs=2,
             batch_size=shape.batch,
@@ -95,9 +96,7 @@ def ours(shape: Shape, images: Resident, dtype: torch.dtype | None, loop: Callab
             augment=AugmentConfig(flips="both"),
             precision="auto" if dtype else "float32",
         ),
-        class_counts=images.hard_labels.bincount(minlength=CLASSES),
-        normalisation=Normalisation(0.5, 0.29),
-        device=CPU,
+        World(CPU),
     )
     return epochs[-1].images_per_second
 

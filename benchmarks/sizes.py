@@ -29,6 +29,7 @@ from resnet_core.evaluation.metrics import accuracy
 from resnet_core.images.decode import decode_square
 from resnet_core.model.classifier import Classifier
 from resnet_core.training import job as training
+from resnet_core.training.distributed import World
 from resnet_core.training.job import Job
 from tasks.dataset import Dataset
 from tasks.training.run import job_of
@@ -118,7 +119,7 @@ def trained(job: Job, digest: str, test: HeldOut, seed: int, show: Show, pilot: 
 
 
 def epoch_seconds(job: Job) -> float:
-    _, epochs = training.run(replace(job, config=replace(job.config, epochs=PILOT)), find_device())
+    _, epochs = training.run(replace(job, config=replace(job.config, epochs=PILOT)), World(find_device()))
     return min(job.train / epoch.images_per_second for epoch in epochs)
 
 

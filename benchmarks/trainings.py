@@ -24,6 +24,7 @@ from resnet_core.shards import format as shards
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import write_text
 from resnet_core.training import job as training
+from resnet_core.training.distributed import World
 from resnet_core.training.loop import Epoch
 from tasks.training.run import LEARNING
 from tasks.values import ShardSet
@@ -63,7 +64,7 @@ def train(job: training.Job, checkpoint: UPath, show: Callable[[float], None]) -
     def on_epoch(epoch: Epoch) -> None:
         show(epoch.epoch / job.config.epochs)
 
-    return training.run(replace(job, state=checkpoint), find_device(), on_epoch=on_epoch)
+    return training.run(replace(job, state=checkpoint), World(find_device()), on_epoch=on_epoch)
 
 
 def seconds(epochs: Sequence[Epoch], images: int) -> float:

@@ -14,15 +14,17 @@ import torch
 # mallopt's parameters, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER_TRIM = -1
-# Once told anything, glibc no longer adapts its thresholds to what is freed. These are where that leads at most.
+# After mallopt, glibc no longer adapts its thresholds. These are the largest that it would have adapted to.
 _USUAL = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
 
 @contextmanager
 def freed_memory_stays() -> Iterator[None]:
-    """While it lasts, memory that is freed waits in the process for the next that is asked for; afterwards what is
-    unused goes back to the system. Nothing happens where the C library is not glibc, and little in other threads
-    than the process's first, whose heaps are small. Of two at a time, the first to end ends it for both."""
+    """Keep freed memory in the process for the next allocation; return it to the system afterwards.
+
+    It works with glibc, and in the main thread: the heaps of other threads are small. If two of these contexts
+    overlap, the first one that ends is the end of both.
+    """
     if platform.libc_ver()[0] != "glibc":
         yield
         return
@@ -39,7 +41,7 @@ def freed_memory_stays() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Machine:
-    """instructions: the vector units that PyTorch uses, as AVX512; threads: PyTorch's; memory in GiB."""
+    """instructions: the vector units that PyTorch uses, like AVX512; threads: PyTorch's; memory: GiB."""
 
     processor: str
     instructions: str
@@ -55,8 +57,8 @@ class Machine:
 
 
 def this_machine() -> Machine:
-    """As this process sees it."""
-    import psutil  # a version that is served asks for the processor's name alone, and does without
+    """Return the machine as this process sees it."""
+    import psutil  # not installed where a version is served, which needs the processor's name alone
 
     return Machine(
         processor=processor(),
@@ -70,19 +72,19 @@ def this_machine() -> Machine:
 
 
 def processor() -> str:
-    """The processor's name, which Linux tells in a file only."""
-    facts = Path("/proc/cpuinfo")
-    if facts.exists():
-        for line in facts.read_text(encoding="utf-8").splitlines():
+    """Return the processor's name, which Linux keeps in a file."""
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text(encoding="utf-8").splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def find_device(wanted: str = "auto") -> torch.device:
-    """`auto` is CUDA, else Apple's MPS, else the CPU; any other name is torch's own."""
-    if wanted != "auto":
-        return torch.device(wanted)
+def find_device(name: str = "auto") -> torch.device:
+    """Return the device of torch's name; `auto` is CUDA, else Apple's MPS, else the CPU."""
+    if name != "auto":
+        return torch.device(name)
     if torch.cuda.is_available():
         return torch.device("cuda")
     if torch.backends.mps.is_available():
@@ -91,13 +93,15 @@ def find_device(wanted: str = "auto") -> torch.device:
 
 
 def training_dtype(device: torch.device) -> torch.dtype | None:
-    """The precision for autocast in training, or None for plain float32: bfloat16 where there are units
-    for it that halve the time. On a CPU without any it takes ten times as long; Intel's AVX-512 multiplies
-    twice as many numbers at once half as often, and the rounding comes on top (0.7 to 1 of float32's speed)."""
+    """Return the precision for autocast in training, or None for plain float32.
+
+    bfloat16 is for units that halve the time. A CPU without them takes ten times as long. Intel's AVX-512 has 0.7 to
+    1 of float32's speed: it multiplies twice as many numbers half as often, and rounds them.
+    """
     if device.type == "cpu":
-        able = torch.cpu.get_capabilities()
-        halves = able.get("amx_bf16") or (able.get("avx512_bf16") and processor().startswith("AMD"))
-        return torch.bfloat16 if halves else None
+        units = torch.cpu.get_capabilities()
+        fast = units.get("amx_bf16") or (units.get("avx512_bf16") and processor().startswith("AMD"))
+        return torch.bfloat16 if fast else None
     if device.type != "cuda":
         return None
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
@@ -105,8 +109,10 @@ def training_dtype(device: torch.device) -> torch.dtype | None:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """While it lasts, a GPU multiplies float32 as float32, which by default its convolutions do not (TF32 has
-    10 bits): the scores of all devices agree. It holds for all threads."""
+    """Multiply float32 as float32 on a GPU, not as TF32 with its 10 bits: the scores of all devices agree.
+
+    It holds for all threads.
+    """
     if device.type != "cuda":
         yield
         return
@@ -116,14 +122,15 @@ def full_precision(device: torch.device) -> Iterator[None]:
 
 
 _lock = Lock()
-_alone, _usual = 0, 1  # threads that compute alone now, and how many would share an operation otherwise
+_alone, _usual = 0, 1  # threads that compute alone now; threads of an operation otherwise
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """While it lasts, what this thread computes is computed by it alone: many threads that each have their own
-    images get more done than one that shares every step between several. Torch's number is each thread's own,
-    but a thread that computes for the first time meanwhile starts with one too."""
+    """Compute in this thread alone: many threads with images of their own are faster than shared operations.
+
+    The number belongs to the thread, but threads that compute for the first time meanwhile also start with one.
+    """
     global _alone, _usual
     with _lock:
         _usual = _usual if _alone else torch.get_num_threads()
@@ -138,10 +145,12 @@ def one_thread() -> Iterator[None]:
 
 
 @contextmanager
-def repeatable(wanted: bool) -> Iterator[None]:
-    """While it lasts, the same input gives the same bits on a GPU too: slower, and an operation that cannot
-    promise it raises RuntimeError. cuBLAS wants CUBLAS_WORKSPACE_CONFIG in the environment besides."""
-    if not wanted:
+def repeatable(enabled: bool) -> Iterator[None]:
+    """Give the same bits for the same input on a GPU, more slowly; cuBLAS needs CUBLAS_WORKSPACE_CONFIG besides.
+
+    An operation that cannot promise it raises RuntimeError.
+    """
+    if not enabled:
         yield
         return
     before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
@@ -155,7 +164,7 @@ def repeatable(wanted: bool) -> Iterator[None]:
 
 
 def describe(device: torch.device) -> str:
-    """For logs and reports: `cpu (2 threads)`, `cuda (NVIDIA H100)`."""
+    """Return the device for logs and reports: `cpu (2 threads)`, `cuda (NVIDIA H100)`."""
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":

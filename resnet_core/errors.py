@@ -1,22 +1,16 @@
-"""Errors whose text is for the user: it names the thing and the remedy."""
+"""Errors whose text is for the user, with the remedy."""
 
 
 class UserError(Exception):
-    """What the user gave is wrong: the text names the thing, the field and what to write instead.
-
-    The command line prints the text as one line and exits with status 2.
-    """
+    """The input is wrong. The text names the file, the field and the remedy; the command exits with status 2."""
 
 
 class JobError(RuntimeError):
-    """The job has failed, for a reason that the text names together with the remedy.
-
-    The command line prints the text as one line and exits with status 1.
-    """
+    """The job has failed. The text names the reason and the remedy; the command exits with status 1."""
 
 
 class DataCheckError(JobError):
-    """The data is not fit to be trained on, by the limits of the data set file."""
+    """The data breaks the limits of the data set file."""
 
 
 class TrainingError(JobError):
@@ -24,7 +18,7 @@ class TrainingError(JobError):
 
 
 def nearest(word: str, known: list[str]) -> str:
-    """A ' Did you mean ...?' for a misspelt `word`, or nothing when no known word is close."""
+    """Return ' Did you mean ...?' for a misspelt `word`, or nothing if no known word is close."""
     import difflib
 
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)

@@ -1,6 +1,6 @@
-"""What a model's probabilities mean: a temperature, the decision that follows, and a set of classes.
+"""Calibration: a temperature, decision weights and prediction sets, in `calibration.json` beside the model.
 
-It travels with the model, as `calibration.json`; `calibrate` finds it. Applying it takes NumPy alone.
+`evaluation.calibrate` fits it. Applying it takes NumPy alone.
 """
 
 import json
@@ -18,10 +18,12 @@ SAME = 1e-7  # probabilities that differ by less are the same: float32 has no mo
 
 @dataclass(frozen=True)
 class Calibration:
-    """By default it changes nothing, decides on the most probable class, and knows no sets.
+    """The defaults change nothing, decide on the most probable class, and have no prediction sets.
 
-    `weights` has one for each class, or none at all, which is 1 for each. Where there are sets, those of
-    `coverage` of all images have the true class in them. `images` of the split `fitted_on` it was found on.
+    weights: by class, for decisions; empty: all 1.
+    coverage: the share of images whose prediction set has the true class.
+    threshold: of the prediction sets; None: no sets.
+    fitted_on, images: the split that it was fitted on, and its images.
     """
 
     temperature: float = 1.0
@@ -32,8 +34,10 @@ class Calibration:
     images: int = 0
 
     def calibrated(self, probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
-        """float32 [N, C], of the network -> float32 [N, C]: the softmax of their logarithms over the
-        temperature (Guo et al. 2017, arXiv:1706.04599, section 4.2)."""
+        """Return the softmax of the log-probabilities divided by the temperature, float32 [N, C].
+
+        Guo et al. 2017, arXiv:1706.04599, section 4.2.
+        """
         if self.temperature == 1:
             return probabilities
         logits = np.log(np.maximum(probabilities.astype(np.float64), FLOOR)) / self.temperature
@@ -41,22 +45,24 @@ class Calibration:
         return (shares / shares.sum(1, keepdims=True)).astype(np.float32)
 
     def decided(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
-        """Calibrated float32 [N, C] -> int64 [N]: the class whose weighted probability is the largest."""
+        """Return the class with the largest weighted probability, int64 [N], of calibrated float32 [N, C]."""
         if not self.weights:
             return probabilities.argmax(1)
         return (probabilities.astype(np.float64) * np.array(self.weights)).argmax(1)
 
     def sets(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_] | None:
-        """Calibrated float32 [N, C] -> bool [N, C]: the classes that an image may well be of; the most
-        probable one is always among them. None where there is no threshold."""
+        """Return the prediction sets, bool [N, C], of calibrated float32 [N, C]; None without a threshold.
+
+        A set always has the most probable class.
+        """
         if self.threshold is None:
             return None
-        found: NDArray[np.bool_] = probabilities.astype(np.float64) >= 1 - self.threshold - SAME
-        found[np.arange(len(found)), probabilities.argmax(1)] = True
-        return found
+        members: NDArray[np.bool_] = probabilities.astype(np.float64) >= 1 - self.threshold - SAME
+        members[np.arange(len(members)), probabilities.argmax(1)] = True
+        return members
 
     def described(self) -> dict[str, Any]:
-        """What the file holds."""
+        """Return the content of the file."""
         return asdict(self) | {"weights": list(self.weights)}
 
     def save(self, folder: Path) -> None:
@@ -64,10 +70,9 @@ class Calibration:
 
 
 def load_calibration(folder: Path) -> Calibration:
-    """What `save` wrote; where it wrote nothing, the calibration that changes nothing."""
+    """Read the file that `save` has written; without a file, return the calibration that changes nothing."""
     path = folder / CALIBRATION
-    return _calibration_of(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else Calibration()
-
-
-def _calibration_of(values: dict[str, Any]) -> Calibration:
+    if not path.exists():
+        return Calibration()
+    values = json.loads(path.read_text(encoding="utf-8"))
     return Calibration(**values | {"weights": tuple(values["weights"])})

@@ -1,8 +1,10 @@
-"""A trained network with all that is needed to use it: class names, preprocessing, normalisation.
+"""A trained network with its class names, preprocessing, normalisation and calibration.
 
-On disk it is two files: `model.safetensors`, the weights, and `model.json`, everything else as text.
-`calibration.json` comes beside them once the classifier is evaluated. Nothing in them is executed when
-they are read.
+model.safetensors  the weights
+model.json         everything else, as text
+calibration.json   the calibration, after the evaluation
+
+Reading the files executes nothing in them.
 """
 
 import json
@@ -27,11 +29,11 @@ from resnet_core.model.sized import Network, averaged_sides, sized
 WEIGHTS = "model.safetensors"
 _DESCRIPTION = "model.json"
 
-# Images of a batch on a CPU: so many that the stem's output, the largest there is, takes about so many bytes. From
-# 32 MiB on, the allocator asks the system for every tensor anew; a few images leave late layers too little to do.
+# Bytes of the stem's output, the largest tensor, of a batch on a CPU. From 32 MiB on, the allocator asks the system
+# for every tensor anew. Late layers are slow with fewer than eight images.
 _STEM_BYTES, _BATCHES = 16 * 2**20, (8, 128)
 
-# The axes to reverse for each mirror image; `dihedral` has the same ones of the transposed image too.
+# The axes to reverse for each mirror image; `dihedral` adds those of the transposed image.
 MIRRORED: dict[Flips, tuple[tuple[int, ...], ...]] = {
     "none": ((),),
     "horizontal": ((), (-1,)),
@@ -43,20 +45,22 @@ MIRRORED: dict[Flips, tuple[tuple[int, ...], ...]] = {
 
 @dataclass(frozen=True)
 class _Prediction:
-    """One image's outcome; `probabilities` in the order of the classifier's `classes`. `confidence` is that of
-    `label`. `prediction_set` has the classes that the image may well be of, and `needs_review` is whether they
-    are not exactly one; None where the classifier knows no sets."""
+    """The outcome for an image; `confidence` is the probability of `label`.
+
+    prediction_set: the plausible classes; None if the calibration has no sets.
+    needs_review: whether they are not exactly one.
+    """
 
     label: str
     confidence: float
-    probabilities: NDArray[np.float32]  # [C]
+    probabilities: NDArray[np.float32]  # [C], in the order of `Classifier.classes`
     prediction_set: tuple[str, ...] | None = None
     needs_review: bool | None = None
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """From gray levels to class probabilities, in the one way that the training used."""
+    """Gray levels to class probabilities, as in the training."""
 
     network: Network
     config: ModelConfig
@@ -71,11 +75,11 @@ class Classifier:
 
     @property
     def sides(self) -> tuple[int, ...]:
-        """Of the images that the network is given for a score, in pixels."""
+        """Sides in pixels of the network's inputs for a score."""
         return self.config.score_scales or (self.preprocessing.size,)
 
     def usual_batch(self, side: int | None = None) -> int:
-        """How many images of that side, by default the largest of `sides`, to give to the network at once."""
+        """Return the batch size for images of that side, by default the largest of `sides`."""
         least, most = _BATCHES
         if self.device.type != "cpu":
             return most
@@ -86,9 +90,11 @@ class Classifier:
     def probabilities(
         self, pixels: NDArray[np.uint8], batch_size: int | None = None, side: int | None = None
     ) -> NDArray[np.float32]:
-        """Preprocessed uint8 [N, size, size] -> float32 [N, C], rows summing to 1: the mean over the
-        configured sizes and mirror images, each of which costs a pass of its own, calibrated. batch_size: by
-        default `usual_batch`. side: to resize to first, in pixels."""
+        """Return calibrated probabilities, float32 [N, C], for preprocessed uint8 [N, size, size].
+
+        They are the mean over the configured sizes and mirror images, with a pass for each.
+        batch_size: by default `usual_batch`. side: to resize to first, in pixels.
+        """
         if len(pixels) == 0:
             return np.empty((0, len(self.classes)), dtype=np.float32)
         self.network.eval()
@@ -99,26 +105,25 @@ class Classifier:
         return self.calibration.calibrated(torch.cat(parts).numpy())
 
     def shares(self, pixels: Tensor, side: int | None = None) -> Tensor:
-        """uint8 [B, S, S] on the network's device -> float32 [B, C]: `probabilities` before they are calibrated."""
+        """Return `probabilities` before the calibration, float32 [B, C], for uint8 [B, S, S] on the device."""
         x = to_input(pixels, self.normalisation)
         x = x if side is None else resize_batch(x, side)
         return torch.stack([self.network(view).softmax(1) for view in views(x, self.config)]).mean(0)
 
     def predict(self, images: Sequence[Gray]) -> list[_Prediction]:
-        """Raw uint8 [H, W] images, each of any size, in order."""
+        """Classify raw uint8 [H, W] images of any size, in order."""
         pixels = [resize(image, self.preprocessing) for image in images]
         return self.decide(self.probabilities(np.stack(pixels))) if pixels else []
 
     def decide(self, probabilities: NDArray[np.float32]) -> list[_Prediction]:
-        """Calibrated float32 [N, C] -> the class to decide on for each row: the most probable one, unless
-        mistakes have costs."""
+        """Decide on a class for each row of calibrated float32 [N, C]."""
         sets = self.calibration.sets(probabilities)
-        found = []
+        predictions = []
         for row, (k, shares) in enumerate(zip(self.calibration.decided(probabilities), probabilities, strict=True)):
             plausible = None if sets is None else tuple(self.classes[j] for j in np.flatnonzero(sets[row]))
             review = None if plausible is None else len(plausible) != 1
-            found.append(_Prediction(self.classes[k], float(shares[k]), shares, plausible, review))
-        return found
+            predictions.append(_Prediction(self.classes[k], float(shares[k]), shares, plausible, review))
+        return predictions
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -140,10 +145,10 @@ class Classifier:
 
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "auto") -> "Classifier":
-        """Read what `save` wrote, ready to predict on the device (`auto`: the best there is)."""
+        """Read the files of `save`, ready to predict on the device (`auto`: see `find_device`)."""
         text = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
         config, preprocessing = model_config(text["model"]), Preprocessing(**text["preprocessing"])
-        # Stochastic depth has no weights and is over: without it there need be no torchvision here.
+        # Without stochastic depth, which has no weights, torchvision is not needed.
         plain = build(replace(config, drop_path=0.0), size=preprocessing.size, classes=len(text["classes"]))
         network = sized(plain, text.get("averages", ()))
         network.load_state_dict(load_file(folder / WEIGHTS))
@@ -155,13 +160,13 @@ class Classifier:
 
 
 def model_config(values: dict[str, Any]) -> ModelConfig:
-    """What JSON made of a ModelConfig; keys that an older version did not write have their defaults."""
+    """Return the ModelConfig of its JSON; keys that an older version did not write have their defaults."""
     typed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return ModelConfig(**typed)
 
 
 def views(x: Tensor, config: ModelConfig) -> Iterator[Tensor]:
-    """The sizes and mirror images of float32 [B, 1, S, S] that a score is the mean of; x alone by default."""
+    """Yield the sizes and mirror images of float32 [B, 1, S, S] that a score averages; x alone by default."""
     for side in config.score_scales or (x.shape[-1],):
         resized = resize_batch(x, side)
         for image in (resized, resized.transpose(-1, -2)) if config.score_flips == "dihedral" else (resized,):

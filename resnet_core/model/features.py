@@ -1,4 +1,4 @@
-"""An image as the vector that its classification is made of: alike images lie near each other."""
+"""Outputs of the network's layers. Those of `pool` are an embedding: similar images lie near each other."""
 
 from typing import Literal, get_args
 
@@ -16,46 +16,47 @@ LAYERS: tuple[str, ...] = get_args(Layer)
 BATCH = 32
 
 
-def compute(classifier: Classifier, pixels: NDArray[np.uint8], layer: Layer) -> NDArray[np.float32]:
-    """Preprocessed uint8 [N, S, S] -> float32 [N, ...], what the layer puts out (see `resnet.features`) for
-    the image as it is: no mirror images, no calibration, float32 on every device."""
+def compute(
+    classifier: Classifier, pixels: NDArray[np.uint8], layer: Layer, batch_size: int = BATCH
+) -> NDArray[np.float32]:
+    """Return a layer's output, float32 [N, ...] (see `features`), for preprocessed uint8 [N, S, S].
+
+    The images are taken as they are: no mirror images, no other sizes, no calibration.
+    """
     parts = []
+    network = classifier.network.eval()
     with torch.inference_mode():
-        for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(BATCH):
+        for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size):
             x = to_input(batch.to(classifier.device), classifier.normalisation)
-            parts.append(features(classifier.network.eval(), x)[layer].contiguous().cpu())
+            parts.append(features(network, x)[layer].contiguous().cpu())
     return torch.cat(parts).numpy()
 
 
 def shape_of(classifier: Classifier, layer: Layer) -> tuple[int, ...]:
-    """Of one image's features."""
+    """Return the shape of one image's features."""
     size = classifier.preprocessing.size
     return compute(classifier, np.zeros((1, size, size), np.uint8), layer).shape[1:]
 
 
 def embed(classifier: Classifier, pixels: NDArray[np.uint8], batch_size: int = 128) -> NDArray[np.float32]:
-    """Preprocessed uint8 [N, S, S] -> float32 [N, D], what the network's last layer classifies (`resnet.features`'
-    `pool`) for the image as it is: no mirror images, no other sizes, float32 on every device. Any N, 0 too."""
-    network = classifier.network.eval().at(pixels.shape[-1])
-    parts = [torch.empty(0, network.fc.in_features)]
-    with torch.inference_mode():
-        for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size):
-            if len(batch):
-                x = to_input(batch.to(classifier.device), classifier.normalisation)
-                parts.append(network.pool(network.stages(network.stem(x))).float().contiguous().cpu())
-    return torch.cat(parts).numpy()
+    """Return the input of the last layer, float32 [N, D], for preprocessed uint8 [N, S, S]; N may be 0."""
+    return compute(classifier, pixels, "pool", batch_size)
 
 
 def features(model: Network, x: Tensor) -> dict[str, Tensor]:
-    """Everything on the way from float32 [B, 1, H, W] to the logits, of one forward pass:
+    """Return the outputs of all layers of one forward pass over float32 [B, 1, H, W].
 
-    stem [B, w, h, w'] with h = H, or H/4 with the imagenet stem; stage1 [B, e w, h, w'], stage2
-    [B, 2e w, h/2, w'/2], stage3 [B, 4e w, h/4, w'/4], stage4 [B, 8e w, h/8, w'/8], sides rounded up;
-    pool [B, 8e w] ([B, 2w] with the multi-scale head), what `fc` sees; logits [B, C].
+    stem    [B, w, h, w']            h = H, or H/4 with the imagenet stem
+    stage1  [B, e w, h, w']          e and w: see `resnet`
+    stage2  [B, 2e w, h/2, w'/2]     sides are rounded up
+    stage3  [B, 4e w, h/4, w'/4]
+    stage4  [B, 8e w, h/8, w'/8]
+    pool    [B, 8e w]                [B, 2w] with the multi-scale head
+    logits  [B, C]
     """
     model = model.at(x.shape[-1])
     stem = model.stem(x)
     stages = model.stages(stem)
     pool = model.pool(stages)
-    named = {f"stage{number}": found for number, found in enumerate(stages, start=1)}
+    named = {f"stage{number}": output for number, output in enumerate(stages, start=1)}
     return {"stem": stem, **named, "pool": pool, "logits": model.fc(pool)}

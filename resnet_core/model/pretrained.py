@@ -1,14 +1,12 @@
 """Weights to begin with: ImageNet's, a file's, or another network's.
 
-`imagenet` are torchvision's IMAGENET1K_V1 weights as safetensors, from the Hugging Face hub, through
-huggingface_hub: its cache, HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN are in force. A file is one of
-ours or torchvision's. No pickle is read.
+`imagenet` are torchvision's IMAGENET1K_V1 weights as safetensors, from the Hugging Face hub. huggingface_hub's cache,
+HF_HUB_OFFLINE, HF_ENDPOINT and HF_TOKEN apply. A file is ours or torchvision's. Pickles are refused.
 
-Three colours become one by summing the first convolution over them: a gray image gets the logits of
-its RGB copy. ImageNet's networks expect each colour normalised by a mean and a deviation of its own
-(0.485, 0.456, 0.406 and 0.229, 0.224, 0.225 of white), ours the training images' gray levels at mean
-0 and deviation 1, which is the same but for the tints of the means, at most 0.2 deviations. These are
-left to the training: as a bias of the first convolution they would be wrong where it sees padding.
+The first convolution is summed over the three colours: a gray image gets the logits of its RGB copy. ImageNet's
+networks expect colours normalised by means of 0.485, 0.456, 0.406 and deviations of 0.229, 0.224, 0.225. Ours expect
+gray levels at mean 0 and deviation 1. The difference, the tints of the means, is at most 0.2 deviations. The training
+makes up for it: a bias of the first convolution would be wrong at the padding.
 """
 
 import hashlib
@@ -25,7 +23,7 @@ from resnet_core.errors import UserError, nearest
 from resnet_core.model.resnet import SMALL_IMAGE, ModelConfig, ResNet, Stem
 from resnet_core.storage.files import as_local
 
-# Repository and commit of each: what is in the cache is used without asking the hub again.
+# Repository and commit: the cache is used without asking the hub again.
 IMAGENET = {
     "resnet18": ("timm/resnet18.tv_in1k", "bbd144b3e5565108aad885f145491d11bc6ce807"),
     "resnet34": ("timm/resnet34.tv_in1k", "1b7b21cca82ff974d341713f777bf740c2db38c4"),
@@ -34,17 +32,14 @@ IMAGENET = {
 _IMAGENET_WIDTH = 64
 _PICKLES = (".pth", ".pt", ".bin", ".ckpt", ".pkl", ".pickle")
 
-# Batch norm's counters: they change nothing, and old files lack them.
-_COUNTER = "num_batches_tracked"
-# What may differ from the file: how many classes, and what is classified.
-_FRESH = ("fc.", "head.")
+_COUNTER = "num_batches_tracked"  # batch norm's, which old files lack
+_FRESH = ("fc.", "head.")  # may differ from the file
 
 
 def check(config: ModelConfig, stem: Stem) -> None:
-    """Raises UserError when there can be no such weights for a network with this stem (`find_stem`),
-    without looking for them: worth doing before hours of other work."""
-    wanted = config.pretrained
-    if wanted == "imagenet":
+    """Raise UserError if a network with this stem (`find_stem`) cannot have the weights, without looking for them."""
+    source = config.pretrained
+    if source == "imagenet":
         if config.arch not in IMAGENET:
             raise UserError(
                 f"model.pretrained: there are no ImageNet weights of {config.arch}. Write model.arch: "
@@ -56,22 +51,22 @@ def check(config: ModelConfig, stem: Stem) -> None:
             raise UserError(
                 f"model.stem: ImageNet weights need `imagenet`; up to {SMALL_IMAGE} px it is `small` unless set."
             )
-    elif wanted.lower().endswith(_PICKLES):
-        new = str(Path(wanted).with_suffix(".safetensors"))
+    elif source.lower().endswith(_PICKLES):
+        new = str(Path(source).with_suffix(".safetensors"))
         raise UserError(
-            f"model.pretrained: {wanted} is a pickle, which can run code when it is read. Write {new}, made by: python "
+            f"model.pretrained: {source} is a pickle, which can run code when it is read. Write {new}, made by: python "
             '-c "import torch, safetensors.torch as s; '
-            f"s.save_file(torch.load('{wanted}', weights_only=True), '{new}')\""
+            f"s.save_file(torch.load('{source}', weights_only=True), '{new}')\""
         )
-    elif wanted != "none" and not wanted.endswith(".safetensors"):
+    elif source != "none" and not source.endswith(".safetensors"):
         raise UserError(
-            f"model.pretrained: {wanted!r} is neither none, imagenet nor the path of a .safetensors file."
-            + nearest(wanted, ["none", "imagenet"])
+            f"model.pretrained: {source!r} is neither none, imagenet nor the path of a .safetensors file."
+            + nearest(source, ["none", "imagenet"])
         )
 
 
 def identity(config: ModelConfig) -> str | None:
-    """What the weights are, without reading them in: a file may get other ones under the same name."""
+    """Return the commit or the content digest of the weights; None for `none`."""
     if config.pretrained == "none":
         return None
     if config.pretrained == "imagenet":
@@ -81,11 +76,10 @@ def identity(config: ModelConfig) -> str | None:
 
 
 def load_pretrained(model: ResNet, config: ModelConfig) -> list[str]:
-    """Give a fresh model the weights that `config.pretrained` names.
+    """Load the weights that `config.pretrained` names, and return the names of the tensors left fresh.
 
-    Returns the names of the tensors left fresh: of `fc` where the number of classes or the head is
-    another, of the head where it is; all, with `none`. Raises UserError when there are no such
-    weights, they cannot be had, or are those of another network.
+    Those are all with `none`, `fc` for other classes or another head, and another head itself.
+    Raises UserError if the weights do not exist, cannot be read, or are of another network.
     """
     check(config, "imagenet" if model.conv1.kernel_size == (7, 7) else "small")
     if config.pretrained == "none":
@@ -94,7 +88,7 @@ def load_pretrained(model: ResNet, config: ModelConfig) -> list[str]:
         try:
             state = load_file(file)
         except (OSError, SafetensorError) as error:
-            raise UserError(f"model.pretrained: {config.pretrained} cannot be read ({line(error)}).") from None
+            raise UserError(f"model.pretrained: {config.pretrained} cannot be read ({_first_line(error)}).") from None
     state = _one_channel(state)
     _same_trunk(model, state, config)
     if state.get("fc.weight", Tensor()).shape != model.fc.weight.shape:
@@ -103,16 +97,15 @@ def load_pretrained(model: ResNet, config: ModelConfig) -> list[str]:
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Load every tensor that has the name and the shape of one of the model's; returns the names of
-    those left as they were."""
+    """Load the tensors with a name and a shape of the model's; return the names of those left as they were."""
     own = model.state_dict()
-    found = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
-    model.load_state_dict(found, strict=False)
-    return [name for name in own if name not in found and not name.endswith(_COUNTER)]
+    matching = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
+    model.load_state_dict(matching, strict=False)
+    return [name for name in own if name not in matching and not name.endswith(_COUNTER)]
 
 
 def _one_channel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state with a first convolution over one channel, the sum of three."""
+    """Sum the first convolution over its three channels."""
     first = state.get("conv1.weight")
     if first is None or first.shape[1] != 3:
         return dict(state)
@@ -120,21 +113,20 @@ def _one_channel(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _same_trunk(model: ResNet, state: Mapping[str, Tensor], config: ModelConfig) -> None:
-    """Raises UserError unless the stem and the stages have the same tensors: half of another network's
-    weights are worse than none."""
+    """Raise UserError unless stem and stages have the same tensors: half the weights are worse than none."""
     ours, theirs = _trunk(model.state_dict()), _trunk(state)
     differing = [name for name in [*ours, *theirs] if ours.get(name) != theirs.get(name)]
     if not differing:
         return
     name = differing[0]
     raise UserError(
-        f"model.pretrained: {config.pretrained} is of another network: {name} is {shape(theirs.get(name))} there, "
-        f"{shape(ours.get(name))} in a {config.arch} of width {config.width}. Write its model.arch, width and stem."
+        f"model.pretrained: {config.pretrained} is of another network: {name} is {_shape(theirs.get(name))} there, "
+        f"{_shape(ours.get(name))} in a {config.arch} of width {config.width}. Write its model.arch, width and stem."
     )
 
 
 def _trunk(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    """The shapes of all that is neither classifier nor head."""
+    """Return the shapes of the tensors of stem and stages."""
     return {
         name: tuple(value.shape)
         for name, value in state.items()
@@ -142,25 +134,25 @@ def _trunk(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     }
 
 
-def shape(found: tuple[int, ...] | None) -> str:
-    return "missing" if found is None else "x".join(map(str, found))
+def _shape(sides: tuple[int, ...] | None) -> str:
+    return "missing" if sides is None else "x".join(map(str, sides))
 
 
 @contextmanager
 def _located(config: ModelConfig) -> Iterator[Path]:
-    """The file of the weights, downloaded where that is needed."""
+    """Yield the file of the weights, downloaded if needed."""
     if config.pretrained == "imagenet":
         yield _download(*IMAGENET[config.arch])
         return
     path = UPath(config.pretrained)
     if not path.is_file():
-        raise UserError(f"model.pretrained: {config.pretrained} is not there. Write the path of a .safetensors file.")
+        raise UserError(f"model.pretrained: {config.pretrained} does not exist. Write the path of a .safetensors file.")
     with as_local(path) as file:
         yield file
 
 
 def _download(repository: str, commit: str) -> Path:
-    """The hub's `model.safetensors`, from huggingface_hub's cache or else from the network."""
+    """Return the hub's `model.safetensors`, from huggingface_hub's cache or the network."""
     try:
         from huggingface_hub import hf_hub_download
     except ImportError:
@@ -171,11 +163,10 @@ def _download(repository: str, commit: str) -> Path:
         return Path(hf_hub_download(repository, "model.safetensors", revision=commit))
     except Exception as error:  # noqa: BLE001 the network's errors are OSError, httpx's, httpx2's or hf_xet's, by version
         raise UserError(
-            f"model.pretrained: {repository} cannot be downloaded ({line(error)}). Check the network and "
+            f"model.pretrained: {repository} cannot be downloaded ({_first_line(error)}). Check the network and "
             f"HF_HUB_OFFLINE, or write the path of its model.safetensors, fetched elsewhere."
         ) from None
 
 
-def line(error: Exception) -> str:
-    """The first line of the error's own words."""
+def _first_line(error: Exception) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""ResNet for one-channel images (He et al. 2015, arXiv:1512.03385), after torchvision's naming.
+"""ResNet for one-channel images (He et al. 2015, arXiv:1512.03385), with torchvision's names.
 
     stem      imagenet: 7x7 conv /2, batch norm, ReLU, 3x3 max pool /2     [B, w,    H/4,  W/4 ]
               small:    3x3 conv,    batch norm, ReLU                      [B, w,    H,    W   ]
@@ -13,10 +13,9 @@
 
 (w is the width, 64 in the paper; e is 4 for bottleneck blocks, else 1; sides are rounded up.)
 
-A block adds its input to what its convolutions make of it; where the shape changes, the input
-passes a 1x1 convolution first. As in torchvision, the stride of a bottleneck is on its 3x3
-convolution ("ResNet v1.5"). Every weight has torchvision's name and shape, the first convolution
-aside, which has one input channel, and the multi-scale head's, which are `head.*`.
+A block adds its input to the output of its convolutions. Where the shape changes, the input passes a 1x1 convolution
+first. The stride of a bottleneck is on its 3x3 convolution ("ResNet v1.5"), as in torchvision. All weights have
+torchvision's names and shapes, except those of `head.*` and the first convolution's single input channel.
 """
 
 from collections.abc import Sequence
@@ -30,32 +29,51 @@ from torch import Tensor, nn
 
 from resnet_core.model.inputs import Flips
 
+Arch = Literal["resnet10", "resnet14", "resnet18", "resnet34", "resnet50"]
+Stem = Literal["small", "imagenet"]
+Head = Literal["plain", "multiscale"]
+
+# Blocks in each stage. The paper begins with 18 layers; 10 and 14 are those of pytorchcv.
+_BLOCKS: dict[str, tuple[int, int, int, int]] = {
+    "resnet10": (1, 1, 1, 1),
+    "resnet14": (2, 2, 1, 1),
+    "resnet18": (2, 2, 2, 2),
+    "resnet34": (3, 4, 6, 3),
+    "resnet50": (3, 4, 6, 3),
+}
+
+# An image up to this side keeps its resolution through the stem. 8x8 digits and 32x32 thumbnails would shrink to a
+# pixel before the last stage. For larger images, a stem without strides costs 12 times more.
+SMALL_IMAGE = 40
+
 # Channels that the multi-scale head projects each stage to, in widths of the first stage.
 _PROJECTED_WIDTHS = 2
 
 
-class _MultiScaleHead(nn.Module):
-    """Feature maps [B, C_k, H_k, W_k] of every stage -> [B, width], whatever the size of the image.
+@dataclass(frozen=True)
+class ModelConfig:
+    """The network's shape, its first weights, and the views that a score averages.
 
-    Small and faint things are seen best by the early stages and are averaged away by the last one. Each
-    stage is pooled to its mean and its maximum side by side, [B, 2 C_k], projected to the same width and
-    normalised, so that no stage is louder than another; ReLU of their sum.
+    width: channels of the first stage, 16 or more. With fewer, oneDNN's backward pass of channels-last convolutions
+      writes beyond its memory: the process dies (torch 2.14.1, AVX-512, odd batch sizes).
+    head: `plain` classifies the last stage's mean, `multiscale` the means and maxima of all stages.
+    drop_path: probability with which an image skips the last block in training; it grows linearly with depth
+      (stochastic depth, Huang et al. 2016, arXiv:1603.09382).
+    pretrained: `none`, `imagenet` or the path of a .safetensors file (see `pretrained`).
+    score_scales, score_flips: sides in pixels and mirror images over which a score averages its
+      probabilities; by default the image as it is.
     """
 
-    def __init__(self, channels: Sequence[int], width: int) -> None:
-        super().__init__()
-        self.projections = nn.ModuleList(
-            nn.Sequential(nn.Linear(2 * count, width, bias=False), nn.BatchNorm1d(width)) for count in channels
-        )
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
-    def forward(self, stages: Sequence[Tensor]) -> Tensor:
-        projected = [project(_mean_and_maximum(x)) for project, x in zip(self.projections, stages, strict=True)]
-        return F.relu(torch.stack(projected).sum(0))
-
-
-def _mean_and_maximum(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B, 2 C], over rows and columns."""
-    return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
+    arch: Arch = "resnet18"
+    stem: Literal["auto"] | Stem = "auto"
+    width: Annotated[int, Ge(16), MultipleOf(8)] = 64
+    head: Head = "plain"
+    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
+    pretrained: str = "none"
+    score_scales: tuple[Annotated[int, Ge(8), Le(1024)], ...] = ()
+    score_flips: Flips = "none"
 
 
 def _conv3x3(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
@@ -67,24 +85,28 @@ def _conv1x1(inputs: int, outputs: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """The shortcut's 1x1 convolution, needed only where the block changes the shape."""
+    """The shortcut's 1x1 convolution; None where the block keeps the shape."""
     if stride == 1 and inputs == outputs:
         return None
     return nn.Sequential(_conv1x1(inputs, outputs, stride), nn.BatchNorm2d(outputs))
 
 
 def _stochastic_depth(rate: float) -> nn.Module | None:
-    """What leaves out a block's convolutions for an image with probability `rate`, in training (Huang et
-    al. 2016, arXiv:1603.09382, with the survivors scaled up in training instead of down afterwards).
+    """Leave out a block's convolutions for an image with probability `rate`, in training.
 
-    It draws from torch's global generator: who needs an epoch to be repeatable seeds that.
+    Huang et al. 2016, arXiv:1603.09382; survivors are scaled up in training instead of down afterwards. It draws
+    from torch's global generator.
     """
     if rate == 0:
         return None
-    # Here, and not at the top: where a finished model is only used there need be no torchvision.
-    from torchvision.ops import StochasticDepth
+    from torchvision.ops import StochasticDepth  # not needed to use a finished model
 
     return StochasticDepth(rate, mode="row")
+
+
+def _mean_and_maximum(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, 2 C], over rows and columns."""
+    return torch.cat([x.mean((2, 3)), x.amax((2, 3))], dim=1)
 
 
 class BasicBlock(nn.Module):
@@ -104,10 +126,7 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
-        y = self.bn2(self.conv2(y))
-        if self.drop_path is not None:
-            y = self.drop_path(y)
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return _add_shortcut(self, x, self.bn2(self.conv2(y)))
 
 
 class Bottleneck(nn.Module):
@@ -131,76 +150,41 @@ class Bottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         y = self.relu(self.bn1(self.conv1(x)))
         y = self.relu(self.bn2(self.conv2(y)))
-        y = self.bn3(self.conv3(y))
-        if self.drop_path is not None:
-            y = self.drop_path(y)
-        return self.relu(y + (x if self.downsample is None else self.downsample(x)))
+        return _add_shortcut(self, x, self.bn3(self.conv3(y)))
 
 
-def stage(
+def _add_shortcut(block: BasicBlock | Bottleneck, x: Tensor, y: Tensor) -> Tensor:
+    """ReLU of a block's input x, projected where the shape changes, plus its convolutions' output y."""
+    if block.drop_path is not None:
+        y = block.drop_path(y)
+    return block.relu(y + (x if block.downsample is None else block.downsample(x)))
+
+
+def _stage(
     block: type[BasicBlock] | type[Bottleneck], inputs: int, planes: int, stride: int, drop_paths: Sequence[float]
 ) -> nn.Sequential:
-    """A residual block for each of `drop_paths`, of which the first changes the shape."""
+    """A residual block for each of `drop_paths`; the first one changes the shape."""
     outputs = planes * block.expansion
     rest = [block(outputs, planes, 1, rate) for rate in drop_paths[1:]]
     return nn.Sequential(block(inputs, planes, stride, drop_paths[0]), *rest)
 
 
-def _initialise(model: nn.Module) -> None:
-    """He et al. 2015 (arXiv:1502.01852) for convolutions; each block starts as the identity, its
-    last batch norm at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1)."""
-    for module in model.modules():
-        if isinstance(module, nn.Conv2d):
-            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    for module in model.modules():
-        if isinstance(module, BasicBlock):
-            nn.init.zeros_(module.bn2.weight)
-        elif isinstance(module, Bottleneck):
-            nn.init.zeros_(module.bn3.weight)
+class _MultiScaleHead(nn.Module):
+    """Feature maps [B, C_k, H_k, W_k] of all stages -> [B, width], for any size of the image.
 
-
-Arch = Literal["resnet10", "resnet14", "resnet18", "resnet34", "resnet50"]
-Stem = Literal["small", "imagenet"]
-Head = Literal["plain", "multiscale"]
-
-# Blocks in each stage. The paper begins with 18 layers; 10 and 14 are those of pytorchcv.
-_BLOCKS: dict[str, tuple[int, int, int, int]] = {
-    "resnet10": (1, 1, 1, 1),
-    "resnet14": (2, 2, 1, 1),
-    "resnet18": (2, 2, 2, 2),
-    "resnet34": (3, 4, 6, 3),
-    "resnet50": (3, 4, 6, 3),
-}
-
-# Up to here an image keeps its resolution through the stem: 8x8 digits and 32x32 thumbnails would
-# be one pixel wide before the last stage otherwise, and larger ones cost 12 times more without it.
-SMALL_IMAGE = 40
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """What the network looks like, what its weights begin as, and how it is asked.
-
-    width: channels of the first stage. Not below 16: there oneDNN's backward pass of channels-last
-      convolutions writes beyond its memory and kills the process (torch 2.14.1, AVX-512, odd batch sizes).
-    head: `plain` classifies the last stage's mean, `multiscale` the means and maxima of all stages.
-    drop_path: probability with which an image skips the last block in training; that of the others
-      grows linearly with depth up to it (stochastic depth, Huang et al. 2016, arXiv:1603.09382).
-    pretrained: `none`, `imagenet` or the path of a .safetensors file (see `pretrained`).
-    score_scales, score_flips: sides in pixels and mirror images over which a score averages its
-      probabilities; by default the image as it is, once.
+    The early stages see small and faint things that the last stage averages away. A stage's mean and maximum,
+    [B, 2 C_k], are projected to the same width and normalised: all stages weigh the same.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+    def __init__(self, channels: Sequence[int], width: int) -> None:
+        super().__init__()
+        self.projections = nn.ModuleList(
+            nn.Sequential(nn.Linear(2 * count, width, bias=False), nn.BatchNorm1d(width)) for count in channels
+        )
 
-    arch: Arch = "resnet18"
-    stem: Literal["auto"] | Stem = "auto"
-    width: Annotated[int, Ge(16), MultipleOf(8)] = 64
-    head: Head = "plain"
-    drop_path: Annotated[float, Ge(0), Lt(1)] = 0.0
-    pretrained: str = "none"
-    score_scales: tuple[Annotated[int, Ge(8), Le(1024)], ...] = ()
-    score_flips: Flips = "none"
+    def forward(self, stages: Sequence[Tensor]) -> Tensor:
+        projected = [project(_mean_and_maximum(x)) for project, x in zip(self.projections, stages, strict=True)]
+        return F.relu(torch.stack(projected).sum(0))
 
 
 class ResNet(nn.Module):
@@ -218,11 +202,11 @@ class ResNet(nn.Module):
             self.maxpool = nn.Identity()
         self.bn1 = nn.BatchNorm2d(w)
         self.relu = nn.ReLU(inplace=True)
-        drop = drop_paths(config)
-        self.layer1 = stage(block, w, w, 1, drop[0])
-        self.layer2 = stage(block, out, 2 * w, 2, drop[1])
-        self.layer3 = stage(block, 2 * out, 4 * w, 2, drop[2])
-        self.layer4 = stage(block, 4 * out, 8 * w, 2, drop[3])
+        drop = _drop_paths(config)
+        self.layer1 = _stage(block, w, w, 1, drop[0])
+        self.layer2 = _stage(block, out, 2 * w, 2, drop[1])
+        self.layer3 = _stage(block, 2 * out, 4 * w, 2, drop[2])
+        self.layer4 = _stage(block, 4 * out, 8 * w, 2, drop[3])
         self.avgpool = nn.AdaptiveAvgPool2d(1)
         self.head: _MultiScaleHead | None = None
         pooled = 8 * out
@@ -236,27 +220,42 @@ class ResNet(nn.Module):
         return self.fc(self.pool(self.stages(self.stem(x))))
 
     def at(self, side: int) -> "ResNet":
-        """The network for images of that side: this one, whatever the side (`sized.SizedResNet` has several)."""
+        """Return the network for images of that side, which is this one (`sized.SizedResNet` has several)."""
         return self
 
     def stem(self, x: Tensor) -> Tensor:
         return self.maxpool(self.relu(self.bn1(self.conv1(x))))
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """What each of the four stages puts out, from the stem's."""
-        found = []
+        """Return the outputs of the four stages, from the stem's output."""
+        outputs = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
-            found.append(x)
-        return found
+            outputs.append(x)
+        return outputs
 
     def pool(self, stages: list[Tensor]) -> Tensor:
-        """What is classified: [B, 8e w], with the multi-scale head [B, 2w]."""
+        """Return the input of `fc`: [B, 8e w], with the multi-scale head [B, 2w]."""
         return self.avgpool(stages[-1]).flatten(1) if self.head is None else self.head(stages)
 
 
-def drop_paths(config: ModelConfig) -> list[list[float]]:
-    """Each block's probability of being skipped, stage by stage: block l of L has l/L of the largest."""
+def _initialise(model: nn.Module) -> None:
+    """Initialise convolutions by He et al. 2015 (arXiv:1502.01852), and blocks as the identity.
+
+    Their last batch norms start at zero (Goyal et al. 2017, arXiv:1706.02677, section 5.1).
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    for module in model.modules():
+        if isinstance(module, BasicBlock):
+            nn.init.zeros_(module.bn2.weight)
+        elif isinstance(module, Bottleneck):
+            nn.init.zeros_(module.bn3.weight)
+
+
+def _drop_paths(config: ModelConfig) -> list[list[float]]:
+    """Return the blocks' probabilities of being skipped, by stage: block l of L has l/L of the largest."""
     blocks, depth, rates = _BLOCKS[config.arch], 0, []
     for count in blocks:
         rates.append([config.drop_path * (depth + k) / sum(blocks) for k in range(1, count + 1)])
@@ -265,15 +264,17 @@ def drop_paths(config: ModelConfig) -> list[list[float]]:
 
 
 def find_stem(config: ModelConfig, size: int) -> Stem:
-    """The stem for images of `size` x `size` pixels."""
+    """Return the stem for images of `size` x `size` pixels."""
     if config.stem != "auto":
         return config.stem
     return "small" if size <= SMALL_IMAGE else "imagenet"
 
 
 def build(config: ModelConfig, *, size: int, classes: int, seed: int = 0) -> ResNet:
-    """A fresh network for `size` x `size` images; the same seed gives the same weights, and leaves
-    `config.pretrained` to `load_pretrained`."""
+    """Return a fresh network for `size` x `size` images; the same seed gives the same weights.
+
+    Pretrained weights are loaded by `load_pretrained`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return ResNet(config, find_stem(config, size), classes)

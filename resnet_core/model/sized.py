@@ -1,8 +1,8 @@
-"""One network for images of several sizes: its weights are shared, batch norm's statistics are kept for each size.
+"""A network for images of several sizes: shared weights, batch norm statistics for each size.
 
-A training batch has one size and is normalised by its own mean and deviation. These depend on the size: where
-there are fewer pixels, more of them are border, and the maxima are lower. One running average over batches of
-all sizes fits none of them (Wang et al. 2020, "Resolution Switchable Networks", arXiv:2007.09558, section 3.2).
+A training batch has one size and is normalised by its own mean and deviation, which depend on the size. With fewer
+pixels, more of them are border, and the maxima are lower. A running average over all sizes fits none of them
+(Wang et al. 2020, "Resolution Switchable Networks", arXiv:2007.09558, section 3.2).
 """
 
 import copy
@@ -18,8 +18,8 @@ from resnet_core.model.resnet import ResNet
 class SizedResNet(nn.Module):
     """float32 [B, 1, H, W] -> logits [B, C], by the network of the side W.
 
-    networks: by the side in pixels, with the same parameters. Each is a plain ResNet with averages of its own.
-    In a state the parameters lie once, under their own names; `sides.<side>.*` are the averages.
+    networks: by side in pixels. They share their parameters and have their own batch norm statistics.
+    A state has the parameters once, under their own names, and the statistics as `sides.<side>.*`.
     """
 
     def __init__(self, networks: Mapping[int, ResNet]) -> None:
@@ -35,39 +35,39 @@ class SizedResNet(nn.Module):
         return {int(side): network for side, network in self.sides.items()}  # type: ignore[misc]
 
     def at(self, side: int) -> ResNet:
-        """The network for images of that side: the one whose side is the nearest, by ratio."""
+        """Return the network with the nearest side, by ratio."""
         networks = self.networks()
-        return networks[min(networks, key=lambda known: abs(math.log(known / side)))]
+        return networks[min(networks, key=lambda own: abs(math.log(own / side)))]
 
 
 Network = ResNet | SizedResNet
 
 
 def sized(network: ResNet, sides: Iterable[int]) -> Network:
-    """The network, with averages for each side; as it is where there are no sides."""
-    wanted = set(sides)
-    return SizedResNet({side: twin(network) for side in wanted}) if wanted else network
+    """Return the network with statistics for each side; without sides, the network itself."""
+    sides = set(sides)
+    return SizedResNet({side: _twin(network) for side in sides}) if sides else network
 
 
 def averaged_sides(network: Network) -> tuple[int, ...]:
-    """Those that have averages of their own."""
+    """Return the sides with statistics of their own."""
     return tuple(network.networks()) if isinstance(network, SizedResNet) else ()
 
 
 def by_side(network: Network, sides: Sequence[int], change: Callable[[ResNet, Sequence[int]], ResNet]) -> Network:
-    """The network for images of these sides alone, changed: `change` is given a network and the sides it is for."""
+    """Return the network for these sides alone, changed: `change` takes a network and the sides it is for."""
     if not isinstance(network, SizedResNet):
         return change(network, sides)
     return SizedResNet({side: change(network.at(side), [side]) for side in sides})
 
 
-def twin(network: ResNet) -> ResNet:
-    """A network with the same parameters and its own buffers."""
+def _twin(network: ResNet) -> ResNet:
+    """Return a network with the same parameters and its own buffers."""
     return copy.deepcopy(network, {id(parameter): parameter for parameter in network.parameters()})
 
 
 def _share(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """Each parameter once."""
+    """Keep each parameter once in a state that is saved."""
     assert isinstance(module, SizedResNet)
     for side, network in module.sides.items():
         for name, _parameter in network.named_parameters():
@@ -75,7 +75,7 @@ def _share(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> Non
 
 
 def _spread(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Each parameter for all sides, before it is loaded."""
+    """Copy each parameter to all sides of a state that is loaded."""
     assert isinstance(module, SizedResNet)
     for name, _parameter in next(iter(module.sides.values())).named_parameters():
         if (value := state.pop(prefix + name, None)) is not None:

@@ -1,7 +1,13 @@
 """Train a classifier from shards.
 
-Rooms: `job` (a training described), `loop` (the training loop), `config` (settings and recipes), `augment`,
-`batches` (images in order), `distributed` (several processes), `search_space` (what tuning may change).
-Private: `_learner` (a step), `_optim` (optimizers), `_progressive` (input sizes by epoch), `_checkpoint` (resumption).
-Door: `job.TrainingJob`, `loop.fit`.
+job             a training and its inputs
+loop            the training loop
+config          settings and recipes
+augment         random changes of a batch
+batches         training images, resident or streamed
+distributed     several processes
+search_space    the settings that tuning changes
+Private: _learner (a step), _optim (optimizers), _progressive (input sizes), _checkpoint (resumption).
+
+Door: `job.run`, `loop.fit`.
 """

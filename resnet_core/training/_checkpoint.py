@@ -1,9 +1,10 @@
-"""Everything a training run needs to go on where it was killed, in one safetensors file.
+"""Checkpoint of a training: a safetensors file, replaced as a whole after each epoch.
 
-Tensors: `model.*`, `average.*` (the averaged weights), `best.*` (those of the best epoch, where it is
-kept), `optimizer.<parameter>.<name>`. The header's metadata holds the rest as readable JSON: the
-epochs done, the settings of optimizer, schedule and gradient scaler. No pickle. The file is replaced
-as a whole, after each epoch.
+model.*                         the weights
+average.*                       the averaged weights
+best.*                          the averaged weights of the best epoch, if they are kept
+optimizer.<parameter>.<name>    the optimizer's state
+metadata "grayline"             JSON: the epochs done, settings of optimizer, schedule and gradient scaler
 """
 
 import json
@@ -32,7 +33,7 @@ def save(path: UPath, learner: Learner, epochs: list[Any]) -> None:
 
 
 def load(path: UPath, learner: Learner) -> list[Any]:
-    """Put a saved state back and return its epochs; none when there is no such file."""
+    """Restore a saved state and return its epochs; without a file, an empty list."""
     if not path.exists():
         return []
     with as_local(path) as file, safe_open(file, framework="pt") as saved:

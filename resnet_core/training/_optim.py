@@ -12,7 +12,7 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler, OneCycleLR
 
 from resnet_core.training.config import TrainConfig
 
-# Newton-Schulz: five rounds of a polynomial whose slope at zero is steep bring every singular value near 1.
+# Newton-Schulz: five rounds of a polynomial with a steep slope at zero bring every singular value near 1.
 _ROUNDS = 5
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 # A step of rate 1 changes a matrix by as much as AdamW's would (Liu et al. 2025, arXiv:2502.16982, section 2.2).
@@ -20,7 +20,7 @@ _LIKE_ADAMW = 0.2
 
 
 class Muon(Optimizer):
-    """Parameters of two and more dimensions are made orthogonal, in `precision`; the others go AdamW's way."""
+    """Muon: the updates of matrices and kernels are made orthogonal, in `precision`; AdamW updates the rest."""
 
     def __init__(
         self,
@@ -82,8 +82,10 @@ def orthogonal(matrix: Tensor) -> Tensor:
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig, precision: torch.dtype | None = None) -> Optimizer:
-    """Weight decay is for matrices and kernels, not for biases and batch norm (He et al. 2018,
-    arXiv:1812.01187, section 3.1). precision: that of the training's autocast, if any."""
+    """Return the optimizer. Biases and batch norm have no weight decay (He et al. 2018, arXiv:1812.01187, section 3.1).
+
+    precision: that of the training's autocast, if any.
+    """
     parameters = list(model.parameters())
     groups: list[dict[str, Any]] = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
@@ -100,10 +102,12 @@ def make_optimizer(model: nn.Module, config: TrainConfig, precision: torch.dtype
 
 
 def make_schedule(optimizer: Optimizer, config: TrainConfig, steps: int) -> LRScheduler:
-    """One rate a step. `one_cycle`: Smith & Topin 2017 (arXiv:1708.07120), as torch has it, both ways by a
-    cosine. `cosine`: up by a line, down to 0 by half a cosine (Loshchilov & Hutter 2016,
-    arXiv:1608.03983, without restarts)."""
-    steps = max(steps, 4)  # of fewer steps, or less than one of warm-up, torch makes no cycle
+    """Return the learning rates by step.
+
+    one_cycle: torch's, up and down by a cosine (Smith & Topin 2017, arXiv:1708.07120).
+    cosine: up by a line, down to 0 by half a cosine (Loshchilov & Hutter 2016, arXiv:1608.03983, no restarts).
+    """
+    steps = max(steps, 4)  # torch refuses fewer steps, and less than one of warm-up
     warmup = max(config.warmup, 1.5 / steps)
     if config.schedule == "one_cycle":
         peaks = [group["lr"] for group in optimizer.param_groups]

@@ -1,7 +1,7 @@
-"""Random changes of a whole batch at once, [B, H, W] of gray levels, on the batch's device.
+"""Random changes of a whole batch of gray levels, [B, H, W], on its device.
 
-What only moves whole pixels (flips, shifts, erasing) leaves uint8 as it is; the rest makes float32
-of it. An operation that is not asked for costs nothing and draws nothing.
+Flips, shifts and erasing keep uint8; the rest returns float32. An operation that is off draws no random numbers. These
+come from a generator on the CPU, so that every device draws alike.
 """
 
 import math
@@ -22,12 +22,13 @@ _ERASED_ASPECT = (0.3, 1 / 0.3)  # height over width
 
 @dataclass(frozen=True)
 class AugmentConfig:
-    """`flips`: which mirror images are as likely as the original (`dihedral` adds quarter turns).
-    `shift`: the largest move along each axis, as a share of the side; what enters is the mirrored
-    border. `rotate`: degrees at most, either way. `zoom`: 0.1 is 0.9 to 1.1 times. `brightness`:
-    levels at most, either way, as a share of 255. `contrast`: 0.1 is 0.9 to 1.1 times the distance
-    from the image's mean. `noise`: standard deviation as a share of 255. `erase`: the share of the
-    images that lose a rectangle. `mixup`, `cutmix`: alpha of the Beta distribution, see `mix`; 0 is off.
+    """flips: mirror images that are as likely as the original (`dihedral` adds quarter turns).
+    shift: the largest move along an axis, as a share of the side; the mirrored border enters.
+    rotate: degrees at most, either way. zoom: 0.1 is 0.9 to 1.1 times.
+    brightness: levels at most, either way, as a share of 255.
+    contrast: 0.1 is 0.9 to 1.1 times the distance from the image's mean.
+    noise: standard deviation as a share of 255. erase: the share of the images that lose a rectangle.
+    mixup, cutmix: alpha of the Beta distribution, see `mix`; 0 is off.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -45,49 +46,31 @@ class AugmentConfig:
 
 
 def weaker(config: AugmentConfig, strength: float) -> AugmentConfig:
-    """Everything but the flips times `strength`, 0 to 1: smaller images need less of it
-    (Tan & Le 2021, arXiv:2104.00298, section 4.2)."""
+    """Multiply everything but the flips by `strength`, 0 to 1 (Tan & Le 2021, arXiv:2104.00298, section 4.2)."""
     names = ("shift", "rotate", "zoom", "brightness", "contrast", "noise", "erase", "mixup", "cutmix")
     return replace(config, **{name: strength * getattr(config, name) for name in names})
 
 
-def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator, strength: float = 1.0) -> Tensor:
-    """uint8 [B, H, W] -> uint8 or float32 [B, H, W], levels 0 to 255.
-
-    generator: on the CPU, so that every device draws alike.
-    strength: see `weaker`.
-    """
-    if strength != 1:
-        config = weaker(config, strength)
+def augment(pixels: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:
+    """Change uint8 [B, H, W] at random; return uint8 or float32 [B, H, W], levels 0 to 255."""
     x = flip_and_shift(pixels, config.flips, round(config.shift * pixels.shape[-1]), generator)
     if config.rotate or config.zoom:
-        x = turn(x, config.rotate, config.zoom, generator)
+        x = _turn(x, config.rotate, config.zoom, generator)
     if config.brightness or config.contrast:
         x = _relight(x, config.brightness, config.contrast, generator)
     if config.noise:
         drawn = torch.randn(x.shape, generator=generator).mul_(255 * config.noise)
         x = drawn.to(x.device).add_(x).clamp_(0, 255)
     if config.erase:
-        x = erase(x, config.erase, generator)
+        x = _erase(x, config.erase, generator)
     return x
 
 
-def flip(x: Tensor, flips: Flips, generator: torch.Generator) -> Tensor:
-    """Mirror each image with probability a half along every allowed direction."""
-    return flip_and_shift(x, flips, 0, generator)
-
-
-def shift(x: Tensor, most: int, generator: torch.Generator) -> Tensor:
-    """Move each image by up to `most` pixels along both axes; what enters is the mirrored border."""
-    return flip_and_shift(x, "none", most, generator)
-
-
 def flip_and_shift(x: Tensor, flips: Flips, most: int, generator: torch.Generator) -> Tensor:
-    """[B, H, W] -> the same shape and dtype (dihedral: H = W).
+    """Mirror images with probability a half along every allowed direction, and move them by up to `most` pixels.
 
-    One gather of whole rows, from a batch that has each row mirrored and lengthened at both ends:
-    to turn an image over is to read its rows in another order, to move it is to read `width` pixels
-    from another place on.
+    Takes [B, H, W] (dihedral: H = W). It gathers whole rows, from a batch whose rows are mirrored and lengthened at
+    both ends. A flip reads an image's rows in another order; a shift reads `width` pixels from another place on.
     """
     if flips == "none" and most == 0:
         return x
@@ -114,40 +97,39 @@ def flip_and_shift(x: Tensor, flips: Flips, most: int, generator: torch.Generato
     return windows.index_select(0, starts.view(-1).to(x.device)).view(x.shape)
 
 
-def uniform(count: int, most: float, generator: torch.Generator) -> Tensor:
-    """float32 [count], between -most and most."""
+def _uniform(count: int, most: float, generator: torch.Generator) -> Tensor:
+    """Draw float32 [count] between -most and most."""
     return torch.rand(count, generator=generator).mul_(2 * most).sub_(most)
 
 
-def turn(x: Tensor, rotate: float, zoom: float, generator: torch.Generator) -> Tensor:
+def _turn(x: Tensor, rotate: float, zoom: float, generator: torch.Generator) -> Tensor:
     """Rotate each image about its centre and enlarge or shrink it, bilinearly; float32 [B, H, W]."""
     count, height, width = x.shape
-    angle = uniform(count, math.radians(rotate), generator)
-    scale = 1 + uniform(count, zoom, generator)
+    angle = _uniform(count, math.radians(rotate), generator)
+    scale = 1 + _uniform(count, zoom, generator)
     cosine, sine = angle.cos() / scale, angle.sin() / scale
     across = (2 * torch.arange(width) + 1) / width - 1  # pixel centres, the image from -1 to 1
     down = (2 * torch.arange(height) + 1) / height - 1
     places = torch.stack([across.expand(height, width), down[:, None].expand(height, width)]).view(2, -1)
     ratio = height / width  # an angle is one between pixels
     theta = torch.stack([cosine, -sine * ratio, sine / ratio, cosine], dim=1).view(2 * count, 2)
-    # one product for the whole batch: F.affine_grid multiplies image by image, and is 10 times slower
+    # a single product for the batch: F.affine_grid multiplies image by image, and is 10 times slower
     grid = (theta.to(x.device) @ places.to(x.device)).view(count, 2, height, width).permute(0, 2, 3, 1)
     return F.grid_sample(x.unsqueeze(1).float(), grid, padding_mode="reflection", align_corners=False).squeeze(1)
 
 
 def _relight(x: Tensor, brightness: float, contrast: float, generator: torch.Generator) -> Tensor:
     """Stretch each image's levels about their mean, and add to them; float32 [B, H, W]."""
-    factor = (1 + uniform(len(x), contrast, generator)).to(x.device)[:, None, None]
-    offset = uniform(len(x), 255 * brightness, generator).to(x.device)[:, None, None]
+    factor = (1 + _uniform(len(x), contrast, generator)).to(x.device)[:, None, None]
+    offset = _uniform(len(x), 255 * brightness, generator).to(x.device)[:, None, None]
     mean = x.mean((1, 2), keepdim=True, dtype=torch.float32)
     return (x * factor).add_(mean * (1 - factor) + offset).clamp_(0, 255)
 
 
-def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Fill a rectangle of each image, with probability `share`, with the image's mean; the dtype stays.
 
-    Random erasing (Zhong et al. 2020, arXiv:1708.04896): any area of ERASED_AREA and aspect of
-    ERASED_ASPECT; a side that would be longer than the image is cut to it.
+    Random erasing (Zhong et al. 2020, arXiv:1708.04896). A side longer than the image is cut to it.
     """
     count, height, width = x.shape
     chosen, area, aspect, top, left = torch.rand(5, count, 1, generator=generator)
@@ -170,58 +152,51 @@ def erase(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
 def mix(
     x: Tensor, targets: Tensor, weights: Tensor, config: AugmentConfig, generator: torch.Generator
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Mix each image of the batch with one that a random permutation gives it.
+    """Mix the images of a batch with those of a random permutation, by mixup or cutmix.
 
-    x: float32 [B, 1, H, W].
-    targets: float32 [B, C], each row summing to 1.
-    weights: float32 [B].
-    generator: on the CPU, so that every device draws alike.
+    x: float32 [B, 1, H, W]. targets: float32 [B, C], rows summing to 1. weights: float32 [B].
 
-    One share for the whole batch, from Beta(alpha, alpha); where both are asked for, a coin decides
-    for the batch. Returns the same shapes, and the arguments themselves where neither is asked for.
+    The share is the same for the whole batch, from Beta(alpha, alpha); a coin chooses if both are on.
+    Returns the same shapes, and the arguments themselves if both are off.
     """
     if not (config.mixup or config.cutmix):
         return x, targets, weights
     cut = config.cutmix > 0
     if config.mixup and config.cutmix:
         cut = bool(torch.randint(0, 2, (), generator=generator))
-    # torch draws from a Beta distribution with the global generator only
+    # torch draws from a Beta distribution with its global generator only
     numbers = np.random.default_rng(int(torch.randint(0, 2**62, (), generator=generator)))
     alpha = config.cutmix if cut else config.mixup
     share = numbers.beta(alpha, alpha)
     partner = torch.randperm(len(x), generator=generator).to(x.device)
     if cut:
-        x, share = cutmix(x, partner, share, numbers)
+        x, share = _cutmix(x, partner, share, numbers)
     else:
-        x = mixup(x, partner, share)
+        x = x[partner].lerp_(x, share)  # Zhang et al. 2018, arXiv:1710.09412
     return x, *_mix_targets(targets, weights, partner, share)
 
 
-def mixup(x: Tensor, partner: Tensor, share: float) -> Tensor:
-    """`share` of each image and the rest of its partner (Zhang et al. 2018, arXiv:1710.09412)."""
-    return x[partner].lerp_(x, share)
+def _cutmix(x: Tensor, partner: Tensor, share: float, numbers: np.random.Generator) -> tuple[Tensor, float]:
+    """Put a rectangle of the partner into each image (Yun et al. 2019, arXiv:1905.04899, appendix A).
 
-
-def cutmix(x: Tensor, partner: Tensor, share: float, numbers: np.random.Generator) -> tuple[Tensor, float]:
-    """Each image with a rectangle of its partner's in the same place (Yun et al. 2019, arXiv:1905.04899,
-    appendix A), and the share of the pixels that are still its own: the rectangle ends at the border."""
+    Returns the images and the share of their own pixels: the rectangle ends at the border.
+    """
     height, width = x.shape[-2:]
     side = math.sqrt(1 - share)  # of the rectangle, as a share of the image's
-    (top, bottom), (left, right) = (cut(length, side, numbers) for length in (height, width))
+    (top, bottom), (left, right) = (_cut(length, side, numbers) for length in (height, width))
     mixed = x.clone()
     mixed[..., top:bottom, left:right] = x[..., top:bottom, left:right][partner]
     return mixed, 1 - (bottom - top) * (right - left) / (height * width)
 
 
-def cut(length: int, share: float, numbers: np.random.Generator) -> tuple[int, int]:
-    """First and last + 1 of `share` of `length` pixels about a random one, as far as they are inside."""
+def _cut(length: int, share: float, numbers: np.random.Generator) -> tuple[int, int]:
+    """Return first and last + 1 of `share` of `length` pixels about a random place, cut at the ends."""
     half, centre = round(share * length) / 2, numbers.integers(length)
     return max(0, math.ceil(centre - half)), min(length, math.ceil(centre + half))
 
 
 def _mix_targets(targets: Tensor, weights: Tensor, partner: Tensor, share: float) -> tuple[Tensor, Tensor]:
-    """Targets and weights whose loss is `share` of the image's own weighted loss and the rest of its
-    partner's: an image of weight 0 says nothing in a pair either."""
+    """Mix so that the loss is `share` of the image's own weighted loss, and the rest of its partner's."""
     mixed = share * weights + (1 - share) * weights[partner]
     shares = torch.where(mixed > 0, share * weights / mixed, share)[:, None]
     return shares * targets + (1 - shares) * targets[partner], mixed

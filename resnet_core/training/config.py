@@ -1,7 +1,7 @@
-"""How to train, as data: the settings, and the recipes that give them values.
+"""Training settings, and the recipes that give them values.
 
-The defaults of `TrainConfig` are the recipe `fast`; another recipe is what it changes of them. A data
-set file names a recipe and overrides what it likes, value by value.
+The defaults of `TrainConfig` are the recipe `fast`; other recipes change some of them. A data set file names a recipe
+and overrides single values.
 """
 
 import math
@@ -17,25 +17,25 @@ Recipe = Literal["fast", "best"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """What the training loop is told. Shares and probabilities lie between 0 and 1.
+    """Settings of the training loop. Shares and probabilities lie between 0 and 1.
 
-    lr: the largest rate, reached after `warmup` (a share of the steps); `schedule` leads up and down.
-        `sgd` wants about 0.1, `muon` 0.03, `adamw` 0.002.
+    lr: the largest rate, reached after `warmup` (a share of the steps): about 0.1 for `sgd`, 0.03 for `muon`, 0.002
+      for `adamw`.
     momentum: of `sgd` and `muon`; `adamw` has its own.
-    class_weights: `balanced` weighs each class by the inverse of its share.
-    sampling: `balanced` draws each class equally often instead.
-    logit_adjustment: how much of the classes' shares is taken out of what is learned: 0 nothing, for accuracy; 1 all
-      of it, for balanced accuracy; about half of it for macro-F1 (see `loss.adjustment`).
+    class_weights: `balanced` weighs classes by the inverse of their share.
+    sampling: `balanced` draws the classes equally often instead.
+    logit_adjustment: the part of the classes' shares that is not learned: 0 for accuracy, 1 for balanced accuracy,
+      about 0.5 for macro-F1 (see `_learner.adjustment`).
     ema_decay: of the averaged weights, per step; 0 keeps the last weights.
-    clip_gradients: the largest norm of all gradients together; 0 leaves them as they are.
-    early_stopping: epochs without a better validation accuracy after which the best one is taken; 0: never.
-    scales: sides in pixels, one of which is drawn for each batch; none: as the images are stored.
-    progressive: the share of the side with which training begins (see `sizes`); 0: the whole side.
+    clip_gradients: the largest norm of all gradients together; 0 is off.
+    early_stopping: epochs without a better validation accuracy, after which the best epoch is taken; 0 is off.
+    scales: sides in pixels, drawn for each batch; empty: the side of the stored images.
+    progressive: the share of the side with which training begins (see `_progressive`); 0 is off.
     start: `champion` begins with the champion's weights (see `warm_started`).
     precision: `auto` is bfloat16 (on an old GPU float16) where the device has units for it.
-    devices: processes that share each batch, a GPU each where there are GPUs.
+    devices: processes that share each batch, a GPU each if there are GPUs.
     compile: torch.compile, on GPUs.
-    deterministic: the same weights every time on a GPU too, at the cost of speed; a CPU needs no telling.
+    deterministic: the same weights every time on a GPU too, but slower; a CPU always gives the same.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -76,23 +76,14 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
 
 
 def with_recipe(settings: dict[str, Any]) -> dict[str, Any]:
-    """A data set file's content with the values of its recipe under its own. A name that is no recipe,
-    or a part that is no mapping, is left for the validation to complain about."""
-    recipe = RECIPES.get(settings.get("recipe", "fast"), {})
-    return settings | {part: _over(values, settings.get(part, {})) for part, values in recipe.items()}
-
-
-def _over(below: dict[str, Any], above: Any) -> Any:
-    if not isinstance(above, dict):
-        return above
-    both = {
-        key: _over(below[key], above[key]) if isinstance(below[key], dict) else above[key]
-        for key in below.keys() & above.keys()
-    }
-    return below | above | both
+    """Put the values of the recipe under those of a data set file. The validation refuses wrong names and types."""
+    merged = dict(settings)
+    for part, values in RECIPES.get(settings.get("recipe", "fast"), {}).items():
+        own = settings.get(part, {})
+        merged[part] = values | own if isinstance(own, dict) else own
+    return merged
 
 
 def warm_started(config: TrainConfig) -> TrainConfig:
-    """What is left to do from trained weights on: half the epochs, at most a third of the rate, so that
-    what they know is not washed out first."""
+    """Train from trained weights: half the epochs and a third of the rate, which keeps more of the weights."""
     return replace(config, epochs=math.ceil(config.epochs / 2), lr=config.lr / 3)

@@ -1,4 +1,4 @@
-"""From shards to a classifier: everything around the loop, for one process or for each of several."""
+"""From shards to a classifier: the work around the training loop, in each of its processes."""
 
 import logging
 from collections.abc import Callable, Iterator
@@ -22,24 +22,23 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.format import Images
 from resnet_core.storage.files import as_local
-from resnet_core.training import loop as fit
 from resnet_core.training.batches import Batches, Resident, Streamed
 from resnet_core.training.config import TrainConfig
-from resnet_core.training.distributed import ALONE, World
-from resnet_core.training.loop import Epoch, Step
+from resnet_core.training.distributed import World
+from resnet_core.training.loop import Epoch, Hooks, Step, TrainingSet, fit
 
 log = logging.getLogger("grayline")
 
 
 @dataclass(frozen=True)
 class Job:
-    """All that a training is made of.
+    """The inputs of a training.
 
     files: shards with `train` training and `validation` validation images.
-    state: the checkpoint; a training that was interrupted goes on from it.
-    start: the folder of a saved classifier whose weights it begins with.
-    held_out: bool [train], training images that are kept aside to validate on, instead of the
-        validation images.
+    state: the checkpoint; an interrupted training goes on from it.
+    start: the folder of a saved classifier whose weights the training begins with.
+    held_out: bool [train], training images to validate on instead of the validation images.
+    resident_bytes: pixels up to this size are kept on the device, more are streamed.
     """
 
     files: tuple[UPath, ...]
@@ -58,69 +57,60 @@ class Job:
 
 def run(
     job: Job,
-    device: torch.device,
-    world: World = ALONE,
+    world: World,
     on_step: Callable[[Step], None] = lambda step: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
 ) -> tuple[Classifier, list[Epoch]]:
-    """Train, or go on from `job.state`. What `on_epoch` raises stops it; the checkpoint has been written then."""
+    """Train, or go on from `job.state`. An exception of `on_epoch` stops it, after the checkpoint is written."""
     if job.config.early_stopping and not job.validation and job.held_out is None:
         raise UserError(
             "train.early_stopping: there are no validation images to judge by. Set `split.validation: 0.1`, or 0 here."
         )
     moments = Normalisation(*shards.pixel_moments(job.files, job.classes, job.keys))
-    data = _training_batches(job, device)
+    batches = _training_batches(job, world.device)
     include = None if job.held_out is None else ~job.held_out
-    learned = data.labels if include is None else data.labels[include]
+    learned = batches.labels if include is None else batches.labels[include]
+    counts = torch.from_numpy(np.bincount(learned, minlength=len(job.classes)))
 
-    once = replace(job.model, score_flips="none", score_scales=())  # an epoch is judged by one look at each image
+    once = replace(job.model, score_flips="none", score_scales=())  # an epoch is validated without other views
 
     def classifier(model: nn.Module, config: ModelConfig = once) -> Classifier:
         assert isinstance(model, Network)
         return Classifier(model, config, job.classes, job.preprocessing, moments)
 
-    trained, epochs = fit.fit(
-        network(job),
-        data,
-        job.config,
-        class_counts=torch.from_numpy(np.bincount(learned, minlength=len(job.classes))),
-        normalisation=moments,
-        device=device,
-        include=include,
-        validate=_validator(job, classifier),
-        state=job.state,
-        world=world,
-        on_step=on_step,
-        on_epoch=on_epoch,
-    )
+    data = TrainingSet(batches, counts, moments, include)
+    hooks = Hooks(_validator(job, classifier), on_step, on_epoch)
+    trained, epochs = fit(network(job), data, job.config, world, state=job.state, hooks=hooks)
     return classifier(trained, job.model), epochs
 
 
 def network(job: Job) -> Network:
-    """The network before its first step: fresh, with published weights, or with those of `job.start`. With averages
-    for each of the sides that it will learn at, if they are several."""
-    made = resnet.build(job.model, size=job.preprocessing.size, classes=len(job.classes), seed=job.config.seed)
+    """Return the network before its first step: fresh, with pretrained weights, or with those of `job.start`.
+
+    It has batch norm statistics for each of several training sides.
+    """
+    plain = resnet.build(job.model, size=job.preprocessing.size, classes=len(job.classes), seed=job.config.seed)
     fresh: list[str] = []
     if job.start:
-        fresh = load_matching(made, _weights_of(job.start, job.classes))
+        fresh = load_matching(plain, _weights_of(job.start, job.classes))
     elif job.model.pretrained != "none":
-        fresh = load_pretrained(made, job.model)
+        fresh = load_pretrained(plain, job.model)
     if fresh:
-        log.info("train       starts with known weights, but for %s", ", ".join(fresh))
+        log.info("train       starts with trained weights, except for %s", ", ".join(fresh))
     scales = set(job.config.scales)
-    return sized(made, scales if len(scales) > 1 else ())
+    return sized(plain, scales if len(scales) > 1 else ())
 
 
 def _weights_of(start: UPath, classes: tuple[str, ...]) -> dict[str, Tensor]:
-    """Of a saved classifier; without the last layer, whose rows are classes, when it has other ones."""
+    """Return the weights of a saved classifier; without the last layer if its classes are others."""
     with as_local(start) as folder:
-        found = Classifier.load(folder, "cpu")
-    weights = found.network.at(found.preprocessing.size).state_dict()
-    return {name: w for name, w in weights.items() if found.classes == classes or not name.startswith("fc.")}
+        saved = Classifier.load(folder, "cpu")
+    weights = saved.network.at(saved.preprocessing.size).state_dict()
+    return {name: w for name, w in weights.items() if saved.classes == classes or not name.startswith("fc.")}
 
 
 def _training_batches(job: Job, device: torch.device) -> Batches:
-    """The whole set on the device when its pixels fit into `resident_bytes`, else a stream of it."""
+    """Return the whole set on the device if its pixels fit into `resident_bytes`, else a stream of it."""
     size = job.preprocessing.size
     if job.train * size * size <= job.resident_bytes:
         return Resident.of(shards.read(job.files, "train", job.classes, job.keys), device)
@@ -129,23 +119,22 @@ def _training_batches(job: Job, device: torch.device) -> Batches:
 
 
 def _validator(job: Job, classifier: Callable[[nn.Module], Classifier]) -> Callable[[nn.Module], float] | None:
-    """Accuracy on the images kept aside, or on the validation images; None where there are neither. The
-    test images are not looked at before the training has ended."""
+    """Return a function for the accuracy on the images of `kept_aside`; None without such images."""
     if job.held_out is None and not job.validation:
         return None
 
     def validate(model: nn.Module) -> float:
-        right = count = 0
+        correct = count = 0
         for images in kept_aside(job):
-            right += int((classifier(model).probabilities(images.pixels).argmax(1) == images.labels).sum())
+            correct += int((classifier(model).probabilities(images.pixels).argmax(1) == images.labels).sum())
             count += len(images)
-        return right / count
+        return correct / count
 
     return validate
 
 
 def kept_aside(job: Job) -> Iterator[Images]:
-    """The images that a training does not learn from and may look at."""
+    """Yield the images to validate on: held-out training images, or the validation images."""
     if job.held_out is None:
         return shards.iterate(job.files, "validation", job.classes, job.keys)
     return shards.iterate(job.files, "train", job.classes, job.keys, np.flatnonzero(job.held_out))

@@ -1,14 +1,14 @@
 """The training loop: epochs of augmented batches, a checkpoint after each, the averaged network at the end.
 
-A run depends on its configuration, its data and the device alone: everything random in an epoch is
-drawn from generators seeded by (seed, epoch), so that a run that was killed and resumed ends with
-the weights of one that was not.
+A run depends on its configuration, its data and the device alone. All random numbers of an epoch are drawn from
+generators seeded by (seed, epoch): a run that was killed and resumed ends with the weights of one that was not.
 """
 
 import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -19,22 +19,35 @@ from upath import UPath
 from resnet_core.device import freed_memory_stays, repeatable
 from resnet_core.errors import TrainingError
 from resnet_core.model.inputs import Normalisation, resize_batch, to_input
-from resnet_core.training import _checkpoint as training_state
-from resnet_core.training import _learner as learner
-from resnet_core.training import _progressive as sizes
+from resnet_core.training import _checkpoint, _learner
 from resnet_core.training._learner import Learner, as_targets
+from resnet_core.training._progressive import draw_sides, strength
 from resnet_core.training.augment import augment, mix, weaker
 from resnet_core.training.batches import Batch, Batches, batch_sizes, copies
 from resnet_core.training.config import TrainConfig
-from resnet_core.training.distributed import ALONE, World
+from resnet_core.training.distributed import World
 
-# Steps after which a GPU's sums are read: reading them makes the CPU wait for the GPU.
+# Steps between two reads of a GPU's sums: the CPU waits for the GPU to read them.
 _LOOK_EVERY = 16
+
+
+# ---- what goes in and comes out
+class TrainingSet(NamedTuple):
+    """The images to train on, and numbers about them.
+
+    class_counts: int64 [C], the training images of each class.
+    include: bool [N], the images to train on; None: all.
+    """
+
+    batches: Batches
+    class_counts: Tensor
+    normalisation: Normalisation
+    include: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to; `loss` and `accuracy` are means over its training images."""
+    """The result of an epoch; `loss` and `accuracy` are means over its training images."""
 
     epoch: int
     loss: float
@@ -46,7 +59,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class Step:
-    """Where the loop is; `loss` and `accuracy` are means over the epoch so far."""
+    """The progress within an epoch; `loss` and `accuracy` are means over the epoch so far."""
 
     epoch: int
     images: int
@@ -54,90 +67,100 @@ class Step:
     accuracy: float
 
 
+@dataclass(frozen=True)
+class Hooks:
+    """Functions that the loop calls.
+
+    validate: returns a model's accuracy on images that are not trained on; called after each epoch.
+    """
+
+    validate: Callable[[nn.Module], float] | None = None
+    on_step: Callable[[Step], None] = lambda step: None
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None
+
+
+# ---- the loop
 @freed_memory_stays()
 def fit(
     model: nn.Module,
-    train: Batches,
+    data: TrainingSet,
     config: TrainConfig,
+    world: World,
     *,
-    class_counts: Tensor,
-    normalisation: Normalisation,
-    device: torch.device,
-    include: NDArray[np.bool_] | None = None,
-    validate: Callable[[nn.Module], float] | None = None,
     state: UPath | None = None,
-    world: World = ALONE,
-    on_step: Callable[[Step], None] = lambda step: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
+    hooks: Hooks = Hooks(),
 ) -> tuple[nn.Module, list[Epoch]]:
-    """Train `model` and return the averaged model and what each epoch came to.
+    """Train `model`; return the averaged model and the epochs.
 
-    class_counts: int64 [C], the training images of each class.
-    include: which of the training images to train on; all of them if None.
-    validate: accuracy of a model on images that are not trained on; called after each epoch.
-    state: where the checkpoint lies; if it is there, training goes on from it.
+    state: the checkpoint's file; if it exists, training goes on from it.
     Raises TrainingError, naming the images, when the loss is no longer a number.
     """
-    images = train.count if include is None else int(include.sum())
+    images = data.batches.count if data.include is None else int(data.include.sum())
     steps = config.epochs * len(batch_sizes(images, config.batch_size))
-    model = model.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    training = learner.start(model, steps, config, class_counts, device, world)
-    epochs = [Epoch(**values) for values in training_state.load(state, training)] if state else []
+    model = model.to(device=world.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    learner = _learner.start(model, steps, config, data.class_counts, world)
+    epochs = [Epoch(**values) for values in _checkpoint.load(state, learner)] if state else []
     while len(epochs) < config.epochs and not _out_of_patience(epochs, config.early_stopping):
         with repeatable(config.deterministic):
-            epoch = _run_epoch(training, train, len(epochs) + 1, normalisation, include, on_step)
-        averaged = training.end_epoch()
-        if validate:  # all processes decide by the first one's
-            epoch = replace(epoch, validation_accuracy=world.agreed(validate(averaged), device))
+            epoch = _run_epoch(learner, data, len(epochs) + 1, hooks.on_step)
+        averaged = learner.end_epoch()
+        if hooks.validate:  # all processes decide by the first one's
+            epoch = replace(epoch, validation_accuracy=world.agreed(hooks.validate(averaged)))
         epochs.append(epoch)
         if config.early_stopping and best(epochs) == len(epochs):
-            training.keep()
+            learner.keep()
         if state and world.rank == 0:
-            training_state.save(state, training, [asdict(epoch) for epoch in epochs])
-        on_epoch(epoch)
-    return training.result(), epochs
+            _checkpoint.save(state, learner, [asdict(epoch) for epoch in epochs])
+        hooks.on_epoch(epoch)
+    return learner.result(), epochs
 
 
-def _run_epoch(
-    training: Learner,
-    train: Batches,
-    number: int,
-    normalisation: Normalisation,
-    include: NDArray[np.bool_] | None,
-    on_step: Callable[[Step], None],
-) -> Epoch:
-    """Every image once, or as often as the sampling says. All processes draw the same whole batches."""
-    started, config = time.perf_counter(), training.config
+def _run_epoch(learner: Learner, data: TrainingSet, number: int, on_step: Callable[[Step], None]) -> Epoch:
+    """Train on every image once, or as often as the sampling says. All processes draw the same whole batches."""
+    started, config, batches = time.perf_counter(), learner.config, data.batches
     seed = config.seed * 1_000_003 + number
     generator = torch.Generator().manual_seed(seed)
-    chosen = copies(train.labels, seed, config.sampling == "balanced", include)
-    images = train.count if chosen is None else int(chosen.sum())
+    chosen = copies(batches.labels, seed, config.sampling == "balanced", data.include)
+    images = batches.count if chosen is None else int(chosen.sum())
     steps = len(batch_sizes(images, config.batch_size))
-    sides = sizes.sides(config.scales, config.progressive, train.side, number, config.epochs, steps, generator)
-    changes = weaker(config.augment, sizes.strength(number, config.epochs, config.progressive))
-    totals = _Totals(training, number, train, on_step)
-    training.model.train()
-    device = training.class_weights.device
+    sides = draw_sides(config, batches.side, number, steps, generator)
+    changes = weaker(config.augment, strength(config, number))
+    totals = _Totals(learner, number, batches, on_step)
+    learner.model.train()
+    device = learner.world.device
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed + training.world.rank)  # for what the network itself draws: stochastic depth
-        for batch, side in zip(train.epoch(config.batch_size, seed, chosen), sides, strict=True):
-            x = to_input(augment(batch.pixels, changes, generator), normalisation)
-            targets = as_targets(batch.labels, batch.targets, len(training.class_weights))
+        torch.manual_seed(seed + learner.world.rank)  # for the network's own random numbers: stochastic depth
+        for batch, side in zip(batches.epoch(config.batch_size, seed, chosen), sides, strict=True):
+            x = to_input(augment(batch.pixels, changes, generator), data.normalisation)
+            targets = as_targets(batch.labels, batch.targets, len(learner.class_weights))
             x, targets, weights = mix(resize_batch(x, side), targets, batch.weights, changes, generator)
-            totals.add(training.step(x, targets, weights, batch.labels), batch)
+            totals.add(learner.step(x, targets, weights, batch.labels), batch)
     loss, accuracy, _ = totals.read()
     rate = images / (time.perf_counter() - started)
-    return Epoch(number, loss, accuracy, float(training.schedule.get_last_lr()[0]), rate)
+    return Epoch(number, loss, accuracy, float(learner.schedule.get_last_lr()[0]), rate)
 
 
+def best(epochs: list[Epoch]) -> int:
+    """Return the first epoch of the highest validation accuracy; 0 without one."""
+    first = max(epochs, key=lambda epoch: (epoch.validation_accuracy or 0, -epoch.epoch), default=None)
+    return first.epoch if first and first.validation_accuracy is not None else 0
+
+
+def _out_of_patience(epochs: list[Epoch], patience: int) -> bool:
+    return bool(patience and best(epochs) and len(epochs) - best(epochs) >= patience)
+
+
+# ---- sums of an epoch
 @dataclass
 class _Totals:
-    """The epoch's sums of loss, right answers and images, looked at after a few steps: that is when the
-    progress moves, and when a loss that is no number is found."""
+    """An epoch's sums of loss, correct answers and images, read after a few steps.
 
-    training: Learner
+    Reading moves the progress and finds a loss that is not a number.
+    """
+
+    learner: Learner
     epoch: int
-    train: Batches
+    batches: Batches
     on_step: Callable[[Step], None]
     sums: Tensor | None = None  # float32 [3]
     unseen: list[tuple[Tensor, Batch]] = field(default_factory=list)
@@ -150,30 +173,20 @@ class _Totals:
             self.on_step(Step(self.epoch, images, loss, accuracy))
 
     def read(self) -> tuple[float, float, int]:
-        """Mean loss, accuracy and images so far, of all processes together."""
+        """Return mean loss, accuracy and images so far, of all processes together."""
         assert self.sums is not None
-        loss, right, images = self.training.world.total(self.sums).tolist()
+        loss, right, images = self.learner.world.total(self.sums).tolist()
         if not math.isfinite(loss):
             self.fail()
         self.unseen.clear()
         return loss / images, right / images, int(images)
 
     def fail(self) -> None:
-        """Name the images of the first batch whose loss is no number."""
-        total = self.training.world.total
+        """Raise TrainingError that names the images of the first batch without a finite loss."""
+        total = self.learner.world.total
         batch = next((batch for sums, batch in self.unseen if not total(sums).isfinite().all()), self.unseen[-1][1])
-        ids = self.train.image_ids(batch.rows.tolist())
+        ids = self.batches.image_ids(batch.rows.tolist())
         raise TrainingError(
             f"the loss is no longer a number in epoch {self.epoch}, at the batch of the images {', '.join(ids)}. "
-            "Lower `train.lr`, or set `train.clip_gradients: 1`; if it stays, look at these images."
+            "Lower `train.lr`, or set `train.clip_gradients: 1`; if that does not help, look at these images."
         )
-
-
-def best(epochs: list[Epoch]) -> int:
-    """The first epoch of the highest validation accuracy; 0 without one."""
-    found = max(epochs, key=lambda epoch: (epoch.validation_accuracy or 0, -epoch.epoch), default=None)
-    return found.epoch if found and found.validation_accuracy is not None else 0
-
-
-def _out_of_patience(epochs: list[Epoch], patience: int) -> bool:
-    return bool(patience and best(epochs) and len(epochs) - best(epochs) >= patience)

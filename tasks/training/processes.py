@@ -1,12 +1,11 @@
-"""One training by several processes of this machine, started by torch.multiprocessing.
+"""A training by several processes of this machine, which torch.multiprocessing starts.
 
-Every process runs `job.run` on its share of each batch. The first process reports steps and epochs and returns the
-classifier through a pipe. Messages are pickles, from our own process to our own. When a process fails or is killed,
-all of them end; the checkpoint stays.
+Every process runs `job.run` on its share of each batch. The first process sends steps, epochs and the classifier
+through a pipe; both of its ends are ours, so pickles are safe. When a process fails or is killed, all of them end, and
+the checkpoint stays.
 
-torch.multiprocessing and torch's elastic launcher report errors as text, with the seconds rounded. Two things are
-done here instead. A process leaves its exception, as an object, in a file: the caller gets the same exception type.
-Errors are ordered by time, without those of the peers of a failed process.
+torch.multiprocessing and torch's elastic launcher report errors as text, with times in whole seconds. Here a process
+writes its exception to a file. The caller gets the same exception, and the first one, without those of its peers.
 """
 
 import os
@@ -26,15 +25,13 @@ from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, 
 
 from resnet_core.errors import TrainingError, UserError
 from resnet_core.model.classifier import Classifier
-from resnet_core.training import job as training
 from resnet_core.training.distributed import World, joined
-from resnet_core.training.job import Job
+from resnet_core.training.job import Job, run
 from resnet_core.training.loop import Epoch, Step
 
 # Peers of a failed process fail, too. Wait this long for their errors before deciding which one was first.
 _SECONDS_TO_FAIL = 2.0
 
-Files = dict[str, bytes]  # of a saved classifier, by name
 Result = tuple[Classifier, list[Epoch]]
 
 
@@ -62,14 +59,15 @@ def run_on_devices(
             arguments = (job, device.type, threads, Path(folder), (sender, theirs))
             processes = start_processes(_on_device, arguments, count, join=False, daemon=True, start_method="spawn")
         try:
-            files, epochs = _listen(reports, processes, on_step, on_epoch)
+            classifier, epochs = _listen(reports, processes, on_step, on_epoch)
         except ProcessExitedException as exited:
             raise _cause(exited, processes, Path(folder)) from None
         finally:
             for process in processes.processes:
                 process.kill()
                 process.join()
-    return unpacked(files, device), epochs
+    classifier.network.to(device)
+    return classifier, epochs
 
 
 def check_batches(job: Job) -> None:
@@ -87,8 +85,8 @@ def check_batches(job: Job) -> None:
 
 def _listen(
     reports: Connection, processes: ProcessContext, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
-) -> tuple[Files, list[Epoch]]:
-    """Pass on the reports of the first process and return the last one.
+) -> Result:
+    """Pass on the reports of the first process, and return its result.
 
     Raises ProcessExitedException as soon as a process has failed.
     """
@@ -109,7 +107,7 @@ def _listen(
                 with suppress(OSError):  # the process is gone, which `wait` tells next
                     reports.send(None)
             case _:
-                return report
+                return pickle.loads(report)
 
 
 def _cause(exited: ProcessExitedException, processes: ProcessContext, folder: Path) -> Exception:
@@ -150,13 +148,13 @@ def _on_device(
         reports.close()  # so that it ends with the first process
     Thread(target=_end_with, args=(alive,), daemon=True).start()
     torch.set_num_threads(threads)
-    world = World(rank, job.config.devices)
     device = torch.device(kind, rank) if kind == "cuda" else torch.device(kind)
+    world = World(device, rank, job.config.devices)
     try:
-        with joined(world, device, folder / "meeting"):
-            result = take_part(job, device, world, reports.send, reports.recv)
-        if result:
-            reports.send(result)
+        with joined(world, folder / "meeting"):
+            result = take_part(job, world, reports.send, reports.recv)
+        if result:  # as bytes: a connection would send tensors as shared memory, which ends with this process
+            reports.send(pickle.dumps(result))
     except Exception as error:
         (folder / f"{rank}.error").write_bytes(pickle.dumps(portable(error, world)))
         raise SystemExit(1) from error
@@ -170,23 +168,20 @@ def _end_with(alive: Connection) -> None:
 
 
 def take_part(
-    job: Job,
-    device: torch.device,
-    world: World,
-    report: Callable[[Step | Epoch], None],
-    wait_for_answer: Callable[[], object],
-) -> tuple[Files, list[Epoch]] | None:
+    job: Job, world: World, report: Callable[[Step | Epoch], None], wait_for_answer: Callable[[], object]
+) -> Result | None:
     """Train. The first process reports, waits for an answer after each epoch, and returns the classifier."""
     if world.rank > 0:
-        training.run(job, device, world)
+        run(job, world)
         return None
 
     def on_epoch(epoch: Epoch) -> None:
         report(epoch)
         wait_for_answer()
 
-    classifier, epochs = training.run(job, device, world, report, on_epoch)
-    return _packed(classifier), epochs
+    classifier, epochs = run(job, world, report, on_epoch)
+    classifier.network.cpu()  # its device may not be there in another process
+    return classifier, epochs
 
 
 def portable(error: Exception, world: World) -> Exception:
@@ -198,17 +193,3 @@ def portable(error: Exception, world: World) -> Exception:
         error = RuntimeError(f"{type(error).__name__}: {error} ({unsendable})")
     error.add_note(note)
     return error
-
-
-def _packed(classifier: Classifier) -> Files:
-    with tempfile.TemporaryDirectory() as folder:
-        classifier.save(Path(folder))
-        return {path.name: path.read_bytes() for path in Path(folder).iterdir()}
-
-
-def unpacked(files: Files, device: torch.device) -> Classifier:
-    """Load the classifier from the files of its folder."""
-    with tempfile.TemporaryDirectory() as folder:
-        for name, content in files.items():
-            (Path(folder) / name).write_bytes(content)
-        return Classifier.load(Path(folder), device)

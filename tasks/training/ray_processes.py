@@ -1,8 +1,7 @@
-"""One training on the devices of a Ray cluster, by Ray Train: `processes`, on several machines.
+"""A training on the devices of a Ray cluster, by Ray Train: `processes`, on several machines.
 
-Ray Train starts and joins the processes, finds their errors, and returns the classifier. Two queues stay beside it:
-`ray.train.report` waits for every process and calls back in Ray's controller. Steps and epochs are for this process,
-where the progress is shown, and the first process waits until an epoch is answered.
+Ray Train starts and joins the processes, collects their errors, and returns the classifier. Steps and epochs come
+through queues: `ray.train.report` waits for every process, and calls back in Ray's controller instead of here.
 """
 
 import queue
@@ -23,7 +22,7 @@ from resnet_core.training.distributed import PATIENCE, World
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 from tasks.cluster import connect
-from tasks.training.processes import Files, Result, check_batches, first, lost, portable, take_part, unpacked
+from tasks.training.processes import Result, check_batches, first, lost, portable, take_part
 
 _SECONDS_TO_LOOK = 1.0
 _SECONDS_TO_END = 60.0
@@ -67,10 +66,11 @@ def run_on_cluster(
                 each.shutdown(force=True)
             thread.join(_SECONDS_TO_END)
     try:
-        files, epochs = result.result().return_value
+        classifier, epochs = result.result().return_value
     except WorkerGroupError as error:
         raise _cause(error.worker_failures) from error
-    return unpacked(files, device), epochs
+    classifier.network.to(device)
+    return classifier, epochs
 
 
 def check_cluster(resources: dict[str, float], count: int, kind: str) -> bool:
@@ -120,15 +120,15 @@ def _cause(failures: dict[int, Exception]) -> Exception:
     return first(raised) or lost("a process is gone, or its machine is")
 
 
-def _on_cluster(job: Job, reports: Any, answers: Any) -> tuple[Files, list[Epoch]] | None:
+def _on_cluster(job: Job, reports: Any, answers: Any) -> Result | None:
     """Run in every process of the cluster; Ray Train has joined them."""
     import ray.train
     from ray.train.torch import get_device
 
     context = ray.train.get_context()
-    world = World(context.get_world_rank(), context.get_world_size())
+    world = World(get_device(), context.get_world_rank(), context.get_world_size())
     try:
-        return take_part(job, get_device(), world, _seldom(reports.put), answers.get)
+        return take_part(job, world, _seldom(reports.put), answers.get)
     except Exception as error:  # noqa: BLE001  raised as it can be sent
         raise portable(error, world) from None
 

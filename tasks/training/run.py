@@ -16,6 +16,7 @@ from resnet_core.model.resnet import ModelConfig
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.training import job as job_module
 from resnet_core.training.config import TrainConfig
+from resnet_core.training.distributed import World
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 from tasks.dataset import Dataset
@@ -59,7 +60,7 @@ def run_job(
     """`training.run` where the settings want it: in this process, in several of this machine, or on a cluster."""
     target = find_device(here.device)
     if job.config.devices == 1:
-        return job_module.run(job, target, on_step=on_step, on_epoch=on_epoch)
+        return job_module.run(job, World(target), on_step, on_epoch)
     if here.runner == "ray":
         from tasks.training.ray_processes import run_on_cluster
 

@@ -94,7 +94,7 @@ def test_without_pretrained_all_is_fresh() -> None:
         (ModelConfig(pretrained="imagnet"), ["model.pretrained", "'imagnet'", "Did you mean 'imagenet'?"]),
         (ModelConfig(pretrained="a/b.pth"), ["a/b.pth", "pickle", "weights_only=True", "Write a/b.safetensors"]),
         (ModelConfig(pretrained="model.PT"), ["model.PT", "pickle", "weights_only=True"]),
-        (ModelConfig(pretrained="nowhere.safetensors"), ["nowhere.safetensors", "not there"]),
+        (ModelConfig(pretrained="nowhere.safetensors"), ["nowhere.safetensors", "does not exist"]),
     ],
 )
 def test_what_cannot_be_is_one_line_with_the_remedy(config: ModelConfig, words: Sequence[str]) -> None:

@@ -20,8 +20,9 @@ from resnet_core.model.resnet import ModelConfig, ResNet, build
 from resnet_core.model.sized import SizedResNet, averaged_sides, sized
 from resnet_core.shards import format as shards
 from resnet_core.training.batches import Resident
+from resnet_core.training.distributed import World
 from resnet_core.training.job import network, run
-from resnet_core.training.loop import fit
+from resnet_core.training.loop import TrainingSet, fit
 from tests.resnet_core.model.test_classifier import a_classifier
 from tests.resnet_core.model.test_resnet import TINY, tiny
 from tests.resnet_core.training.test_job import a_job
@@ -91,7 +92,7 @@ def test_it_is_as_good_at_each_size_that_it_learned(digits: Digits) -> None:
         config = replace(CONFIG, epochs=6, optimizer="muon", lr=0.03, scales=(8, 32), seed=seed)
         fresh = build(replace(TINY, head="multiscale", stem="small"), size=32, classes=10, seed=seed)
         counts = torch.bincount(labels[:900])
-        model, _ = fit(sized(fresh, sides), shown, config, class_counts=counts, normalisation=moments, device=CPU)
+        model, _ = fit(sized(fresh, sides), TrainingSet(shown, counts, moments), config, World(CPU))
         with torch.inference_mode():
             seen = [model(resize_batch(to_input(larger[900:], moments), side)).argmax(1) for side in (8, 32)]
         return min(float((found == labels[900:]).float().mean()) for found in seen)
@@ -124,7 +125,7 @@ def test_a_training_at_several_sizes_is_saved_with_its_averages_and_started_from
     tmp_path: Path, digits: Digits
 ) -> None:
     job = a_job(tmp_path, digits, 300, validation=50, config=replace(CONFIG, scales=(8, 12, 12)))
-    first, _ = run(job, CPU)
+    first, _ = run(job, World(CPU))
     assert averaged_sides(first.network) == (8, 12)
     first.save(tmp_path / "first")
     assert json.loads((tmp_path / "first" / "model.json").read_text())["averages"] == [8, 12]

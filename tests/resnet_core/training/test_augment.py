@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from pydantic import TypeAdapter, ValidationError
 
-from resnet_core.training.augment import ERASED_AREA, AugmentConfig, augment, flip, flip_and_shift, shift, weaker
+from resnet_core.training.augment import ERASED_AREA, AugmentConfig, augment, flip_and_shift, weaker
 
 STILL = AugmentConfig(flips="none", shift=0)
 ALL = AugmentConfig("dihedral", 0.1, rotate=20, zoom=0.2, brightness=0.2, contrast=0.3, noise=0.05, erase=0.5)
@@ -33,19 +33,21 @@ def test_flips_are_the_mirror_images_that_are_allowed() -> None:
     }
     expected = {"none": 1, "horizontal": 2, "vertical": 2, "both": 4, "dihedral": 8}
     for flips, count in expected.items():
-        seen = [tuple(x.flatten().tolist()) for x in flip(image.repeat(800, 1, 1), flips, seeded())]  # type: ignore[arg-type]
+        seen = [tuple(x.flatten().tolist()) for x in flip_and_shift(image.repeat(800, 1, 1), flips, 0, seeded())]  # type: ignore[arg-type]
         assert len(set(seen)) == count
         assert set(seen) <= eight
         for each in set(seen):  # all as likely, within 4 standard deviations
             assert seen.count(each) == pytest.approx(800 / count, abs=4 * (800 / count) ** 0.5)
     left_right = {tuple(image.flatten().tolist()), tuple(image.flip(2).flatten().tolist())}
-    assert {tuple(x.flatten().tolist()) for x in flip(image.repeat(50, 1, 1), "horizontal", seeded())} == left_right
+    assert {
+        tuple(x.flatten().tolist()) for x in flip_and_shift(image.repeat(50, 1, 1), "horizontal", 0, seeded())
+    } == left_right
 
 
 def test_shifts_move_whole_images_by_at_most_so_many_pixels() -> None:
     image = torch.zeros(1, 9, 9, dtype=torch.uint8)
     image[0, 4, 4] = 255
-    moved = shift(image.repeat(300, 1, 1), 2, seeded())
+    moved = flip_and_shift(image.repeat(300, 1, 1), "none", 2, seeded())
     places = {tuple(spot.nonzero()[0].tolist()) for spot in moved}
     assert places == {(row, column) for row in range(2, 7) for column in range(2, 7)}
     assert (moved.flatten(1).sum(1) == 255).all()
@@ -70,10 +72,12 @@ def test_a_moved_image_is_a_crop_of_the_mirrored_and_padded_one(photograph: Imag
 def test_each_image_stays_in_its_place(digits: tuple[np.ndarray, list[str]]) -> None:
     """Sorted levels survive a flip, and tell the digits apart."""
     x = torch.from_numpy(digits[0][:200])
-    flipped = flip(x, "dihedral", seeded())
+    flipped = flip_and_shift(x, "dihedral", 0, seeded())
     assert torch.equal(flipped.flatten(1).sort(1).values, x.flatten(1).sort(1).values)
     tall = x.reshape(100, 16, 8)
-    assert torch.equal(flip(tall, "both", seeded()).flatten(1).sort(1).values, tall.flatten(1).sort(1).values)
+    assert torch.equal(
+        flip_and_shift(tall, "both", 0, seeded()).flatten(1).sort(1).values, tall.flatten(1).sort(1).values
+    )
 
 
 @pytest.mark.parametrize(
@@ -190,7 +194,7 @@ def test_strength_scales_all_but_the_flips() -> None:
     for field in fields(AugmentConfig)[1:]:
         assert getattr(half, field.name) == getattr(ALL, field.name) / 2
     x = torch.full((500, 4, 4), 100, dtype=torch.uint8)
-    moved = augment(x, AugmentConfig("none", 0, brightness=0.2), seeded(), strength=0.5) - 100
+    moved = augment(x, weaker(AugmentConfig("none", 0, brightness=0.2), 0.5), seeded()) - 100
     assert 25 < moved.abs().max() <= 25.5
 
 

@@ -17,10 +17,11 @@ from resnet_core.model.sized import sized
 from resnet_core.training.augment import AugmentConfig
 from resnet_core.training.batches import Resident
 from resnet_core.training.config import TrainConfig
-from resnet_core.training.distributed import ALONE, World, joined
-from resnet_core.training.loop import Epoch, fit
+from resnet_core.training.distributed import World, joined
+from resnet_core.training.loop import Epoch, Hooks, TrainingSet, fit
 
 CPU = torch.device("cpu")
+ALONE = World(CPU)
 # 301 images: batches of 50 and 51, which two processes cannot halve.
 IMAGES = 301
 CONFIG = TrainConfig(
@@ -70,18 +71,16 @@ def train(config: TrainConfig, world: World, state: Path | None = None, stop: in
     model = InDouble(
         sized(build(ModelConfig("resnet10", width=16, head="multiscale"), size=8, classes=10), config.scales)
     )
+    batches = Resident(pixels, labels, weights, ids=[str(row) for row in range(IMAGES)])
     names = list(model.state_dict())
     try:
         fit(
             model,
-            Resident(pixels, labels, weights, ids=[str(row) for row in range(IMAGES)]),
+            TrainingSet(batches, torch.bincount(labels, minlength=10), Normalisation(0.3, 0.35)),
             config,
-            class_counts=torch.bincount(labels, minlength=10),
-            normalisation=Normalisation(0.3, 0.35),
-            device=CPU,
+            world,
             state=UPath(state) if state else None,
-            world=world,
-            on_epoch=on_epoch,
+            hooks=Hooks(on_epoch=on_epoch),
         )
     except StoppedError:
         assert stop
@@ -97,7 +96,7 @@ def normalise(world: World) -> dict[str, Tensor]:
     norm = nn.BatchNorm2d(4)
     nn.init.uniform_(norm.weight, generator=generator)
     x = world.share(x).contiguous(memory_format=torch.channels_last).requires_grad_()
-    wrapped = world.wrap(nn.Sequential(norm), CPU)
+    wrapped = world.wrap(nn.Sequential(norm))
     y = wrapped(x)
     (y * world.share(target)).sum().mul(world.size).backward()
     assert x.grad is not None
@@ -120,15 +119,15 @@ def spread(world: World, rows: Tensor) -> Tensor:
 
 def both(rank: int, folder: Path) -> None:
     """What one of two processes does."""
-    world = World(rank, SIZE)
+    world = World(CPU, rank, SIZE)
     torch.set_num_threads(1)
-    with joined(world, CPU, folder / "meeting"):
+    with joined(world, folder / "meeting"):
         found = {
             "norm": normalise(world),
             "sgd": train(CONFIG, world, folder / "from_two.safetensors", stop=1),
             "adamw": train(ADAMW, world, folder / "from_one.safetensors"),
         }
-        assert world.agreed(float(rank), CPU) == 0
+        assert world.agreed(float(rank)) == 0
     for name, values in found.items():
         save_file({key: value.contiguous() for key, value in values.items()}, folder / f"{name}.{rank}.safetensors")
 
@@ -175,6 +174,6 @@ def last_epoch(found: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def test_alone_nothing_is_wrapped_or_copied() -> None:
     model, batch = nn.BatchNorm2d(3), torch.randn(4, 3, 2, 2)
-    assert ALONE.wrap(model, CPU) is model
+    assert ALONE.wrap(model) is model
     assert ALONE.share(batch) is batch
     assert ALONE.total(batch) is batch

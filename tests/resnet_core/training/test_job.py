@@ -15,6 +15,7 @@ from resnet_core.model.resnet import ModelConfig
 from resnet_core.shards import format as shards
 from resnet_core.training.augment import AugmentConfig
 from resnet_core.training.config import TrainConfig, warm_started
+from resnet_core.training.distributed import World
 from resnet_core.training.job import Job, kept_aside, network, run
 
 CPU = torch.device("cpu")
@@ -59,7 +60,7 @@ def test_images_kept_aside_are_validated_on_and_not_learned(tmp_path: Path, digi
     assert [str(name) for images in kept_aside(job) for name in images.image_ids] == [
         f"id{k}" for k in range(0, 300, 3)
     ]
-    classifier, epochs = run(job, CPU)
+    classifier, epochs = run(job, World(CPU))
     images = shards.read(job.files, "train", CLASSES)
     found = classifier.probabilities(images.pixels[aside]).argmax(1) == images.labels[aside]
     assert epochs[-1].validation_accuracy == pytest.approx(found.mean())
@@ -68,7 +69,7 @@ def test_images_kept_aside_are_validated_on_and_not_learned(tmp_path: Path, digi
 def test_streamed_and_resident_images_give_a_classifier_each(tmp_path: Path, digits: Digits) -> None:
     job = a_job(tmp_path, digits, 300, validation=100, config=replace(CONFIG, epochs=4, batch_size=16))
     for resident_bytes in (2**30, 1):
-        _, epochs = run(replace(job, resident_bytes=resident_bytes), CPU)
+        _, epochs = run(replace(job, resident_bytes=resident_bytes), World(CPU))
         assert epochs[-1].accuracy > 0.5
         assert epochs[-1].validation_accuracy is not None
 
@@ -76,12 +77,12 @@ def test_streamed_and_resident_images_give_a_classifier_each(tmp_path: Path, dig
 def test_early_stopping_wants_images_to_judge_by(tmp_path: Path, digits: Digits) -> None:
     job = a_job(tmp_path, digits, 200, config=replace(CONFIG, early_stopping=1))
     with pytest.raises(UserError, match=r"split\.validation"):
-        run(job, CPU)
+        run(job, World(CPU))
 
 
 def test_a_start_is_taken_as_far_as_it_fits(tmp_path: Path, digits: Digits, caplog: pytest.LogCaptureFixture) -> None:
     job = a_job(tmp_path, digits, 300)
-    first, _ = run(job, CPU)
+    first, _ = run(job, World(CPU))
     first.save(tmp_path / "first")
     start = replace(job, start=UPath(tmp_path / "first"))
     for name, value in network(start).state_dict().items():
@@ -97,13 +98,13 @@ def test_a_warm_start_is_as_good_as_the_champion_in_half_the_epochs(tmp_path: Pa
     """When 5% of the images are new. From scratch, half the epochs are not enough."""
     whole = replace(CONFIG, epochs=8)
     yesterday = a_job(tmp_path, digits, 1140, config=whole)
-    champion, _ = run(yesterday, CPU)
+    champion, _ = run(yesterday, World(CPU))
     champion.save(tmp_path / "champion")
     (tmp_path / "today").mkdir()
     today = a_job(tmp_path / "today", digits, 1200, config=warm_started(whole))
-    warm, epochs = run(replace(today, start=UPath(tmp_path / "champion")), CPU)
+    warm, epochs = run(replace(today, start=UPath(tmp_path / "champion")), World(CPU))
     assert len(epochs) == 4
     wanted = held_out_accuracy(today, champion)
     assert held_out_accuracy(today, warm) >= wanted
-    cold, _ = run(replace(today, config=replace(whole, epochs=4)), CPU)
+    cold, _ = run(replace(today, config=replace(whole, epochs=4)), World(CPU))
     assert held_out_accuracy(today, cold) < wanted

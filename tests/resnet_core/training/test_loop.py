@@ -18,8 +18,8 @@ from resnet_core.training import _learner as learner
 from resnet_core.training.augment import AugmentConfig
 from resnet_core.training.batches import Resident
 from resnet_core.training.config import TrainConfig
-from resnet_core.training.distributed import ALONE
-from resnet_core.training.loop import Epoch, fit
+from resnet_core.training.distributed import World
+from resnet_core.training.loop import Epoch, Hooks, TrainingSet, fit
 
 CPU = torch.device("cpu")
 CONFIG = TrainConfig(
@@ -38,16 +38,22 @@ def some_digits(digits: Digits, rows: slice) -> Resident:
 
 
 def train(
-    data: Resident, config: TrainConfig, model: nn.Module | None = None, classes: int = 10, **options: object
+    data: Resident,
+    config: TrainConfig,
+    model: nn.Module | None = None,
+    classes: int = 10,
+    include: np.ndarray | None = None,
+    state: UPath | None = None,
+    **hooks: object,
 ) -> tuple[nn.Module, list[Epoch]]:
+    """On the device of the data."""
     return fit(
         model or build(ModelConfig("resnet10", width=16), size=8, classes=classes, seed=config.seed),
-        data,
+        TrainingSet(data, torch.bincount(data.hard_labels, minlength=classes).cpu(), MOMENTS, include),
         config,
-        class_counts=torch.bincount(data.hard_labels, minlength=classes),
-        normalisation=MOMENTS,
-        device=CPU,
-        **options,  # type: ignore[arg-type]
+        World(data.pixels.device),
+        state=state,
+        hooks=Hooks(**hooks),  # type: ignore[arg-type]
     )
 
 
@@ -230,7 +236,7 @@ def test_gradients_in_pieces_are_those_of_the_whole_batch(digits: Digits) -> Non
     for pieces in (1, 3):
         model = build(ModelConfig("resnet10", width=16), size=8, classes=10).eval()  # batch norm looks at no batch
         exact = replace(CONFIG, precision="float32")
-        training = learner.start(model, 9, exact, torch.ones(10), CPU, ALONE)
+        training = learner.start(model, 9, exact, torch.ones(10), World(CPU))
         training.pieces = pieces
         x = to_input(data.pixels, MOMENTS)
         targets = F.one_hot(data.hard_labels, 10).float()
@@ -317,9 +323,6 @@ def test_deterministic_algorithms_are_on_in_a_training_that_wants_them_and_only_
 def test_a_training_on_a_gpu_resumes_to_the_same_bits(digits: Digits, tmp_path: Path) -> None:
     data = some_digits(digits, slice(0, 512))
     cuda = replace(data, **{name: getattr(data, name).cuda() for name in ("pixels", "hard_labels", "weights")})
-    options = {
-        "class_counts": torch.ones(10), "normalisation": MOMENTS, "device": torch.device("cuda")
-    }  # fmt: skip
 
     def network() -> nn.Module:
         return build(ModelConfig("resnet10", width=16), size=32, classes=10)
@@ -328,10 +331,10 @@ def test_a_training_on_a_gpu_resumes_to_the_same_bits(digits: Digits, tmp_path: 
         raise KeyboardInterrupt
 
     config, state = replace(CONFIG, deterministic=True), UPath(tmp_path / "state.safetensors")
-    whole, _ = fit(network(), cuda, config, **options)  # type: ignore[arg-type]
+    whole, _ = train(cuda, config, network())
     with pytest.raises(KeyboardInterrupt):
-        fit(network(), cuda, config, state=state, on_epoch=stop, **options)  # type: ignore[arg-type]
-    resumed, _ = fit(network(), cuda, config, state=state, **options)  # type: ignore[arg-type]
+        train(cuda, config, network(), state=state, on_epoch=stop)
+    resumed, _ = train(cuda, config, network(), state=state)
     assert_same(whole.state_dict(), resumed.state_dict())
 
 
@@ -341,12 +344,5 @@ def test_a_training_on_a_gpu_resumes_to_the_same_bits(digits: Digits, tmp_path: 
 def test_it_learns_on_a_gpu(digits: Digits, compiled: bool) -> None:
     data = some_digits(digits, slice(0, 1200))
     cuda = replace(data, **{name: getattr(data, name).cuda() for name in ("pixels", "hard_labels", "weights")})
-    _, epochs = fit(
-        build(ModelConfig("resnet10", width=16), size=8, classes=10),
-        cuda,
-        replace(CONFIG, epochs=8, compile=compiled),
-        class_counts=torch.ones(10),
-        normalisation=MOMENTS,
-        device=torch.device("cuda"),
-    )
+    _, epochs = train(cuda, replace(CONFIG, epochs=8, compile=compiled))
     assert epochs[-1].accuracy > 0.9

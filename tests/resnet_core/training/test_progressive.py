@@ -8,11 +8,24 @@ import torch
 from PIL import Image
 
 from resnet_core.model.inputs import resize_batch
-from resnet_core.training._progressive import STEP, sides, strength
+from resnet_core.training._progressive import STEP, draw_sides, strength
+from resnet_core.training.config import TrainConfig
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def sides(
+    scales: tuple[int, ...],
+    progressive: float,
+    size: int,
+    epoch: int,
+    epochs: int,
+    steps: int,
+    generator: torch.Generator,
+) -> list[int]:
+    return draw_sides(TrainConfig(epochs, scales=scales, progressive=progressive), size, epoch, steps, generator)
 
 
 def gray(photograph: Image.Image, side: int) -> torch.Tensor:
@@ -42,7 +55,7 @@ def test_without_either_every_batch_has_the_side_and_nothing_is_drawn() -> None:
     generator = seeded()
     assert sides((), 0, 60, 3, 10, 5, generator) == [60] * 5
     assert torch.equal(generator.get_state(), seeded().get_state())
-    assert strength(1, 10, 0) == 1
+    assert strength(TrainConfig(10), 1) == 1
 
 
 def test_every_scale_is_as_likely_and_the_generator_decides() -> None:
@@ -63,7 +76,7 @@ def test_sizes_grow_to_the_full_side_for_the_last_third(size: int, epochs: int, 
     assert all(side == size or (side % STEP == 0 and 8 <= side < size) for side in grown)
     if epochs > 1:
         assert abs(grown[0] - progressive * size) <= STEP
-    shares = [strength(epoch, epochs, progressive) for epoch in range(1, epochs + 1)]
+    shares = [strength(TrainConfig(epochs, progressive=progressive), epoch) for epoch in range(1, epochs + 1)]
     assert shares == sorted(shares)
     assert shares[0] == (0.5 if epochs > 1 else 1)
     assert shares[-1] == 1

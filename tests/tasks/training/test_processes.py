@@ -20,6 +20,7 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.training import job as training
 from resnet_core.training.augment import AugmentConfig
 from resnet_core.training.config import TrainConfig
+from resnet_core.training.distributed import World
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 from tasks.training.processes import LostProcessError, check_batches, run_on_devices
@@ -69,7 +70,7 @@ def assert_same(found: Classifier, expected: Classifier, job: Job) -> None:
 
 
 def test_two_processes_give_the_classifier_of_one_and_tell_as_much(job: Job) -> None:
-    expected, expected_epochs = training.run(replace(job, state=None), CPU)
+    expected, expected_epochs = training.run(replace(job, state=None), World(CPU))
     steps: list[Step] = []
     reported: list[Epoch] = []
     heard_on: set[str] = set()
@@ -100,7 +101,7 @@ def test_a_process_that_is_killed_fails_the_training_which_then_goes_on_from_its
     classifier, epochs = run_on_devices(job, CPU, lambda step: None, reported.append)
     assert [epoch.epoch for epoch in reported] == [2]
     assert [epoch.epoch for epoch in epochs] == [1, 2]
-    assert_same(classifier, training.run(replace(job, state=None), CPU)[0], job)
+    assert_same(classifier, training.run(replace(job, state=None), World(CPU))[0], job)
 
 
 def test_what_a_process_raises_is_raised_as_it_is(job: Job) -> None:

@@ -20,6 +20,7 @@ import torch
 from upath import UPath
 from resnet_core.training import job as training
 from resnet_core.errors import TrainingError
+from resnet_core.training.distributed import World
 from tasks.training.processes import LostProcessError
 from tasks.training.ray_processes import run_on_cluster
 from tests.resnet_core.training.test_job import a_job
@@ -37,7 +38,7 @@ def run(job, on_epoch=told):
 reported = []
 classifier, epochs = run(job, reported.append)
 assert reported == epochs and len(epochs) == 2
-assert_same(classifier, training.run(replace(job, state=None), CPU)[0], job)
+assert_same(classifier, training.run(replace(job, state=None), World(CPU))[0], job)
 print("the same weights", flush=True)
 
 job.state.unlink()
