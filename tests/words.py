@@ -15,7 +15,7 @@ from pathlib import Path
 MOST_WORDS = 20
 PLACES = ("flows", "tasks", "resnet_core", "benchmarks", "data", "README.md", "CONTRIBUTING.md", "docs")
 OPENING = re.compile(r"(What|One|Each|Some|Of|Whether)\b(?!-)")
-IS_NO = re.compile(r"\b(is|are|was|were) no\b(?! longer)")
+IS_NO = re.compile(r"\bis no\b(?! longer)|(?<!here )\b(are|was|were) no\b(?! longer)")
 SENTENCE = re.compile(r"(?<=[.!?:;])\s+|\n\s*\n|\n\s*[-*|]\s")
 TABLE_ROW = re.compile(r"\S {2,}\S|^\s*\|", re.MULTILINE)
 CODE_BLOCK = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)

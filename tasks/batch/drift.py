@@ -1,7 +1,7 @@
-"""Drift: is a batch still what its version was trained on? Measured, shown, and told to whoever listens.
+"""Drift: compare a batch with the data that its version was trained on; show it, and tell listeners.
 
 The rows are read a piece at a time, whatever their number. A measure over its threshold raises the event
-`grayline.drift`, which an automation of Prefect can act on; the batch itself is none the worse.
+`grayline.drift`, which an automation of Prefect can act on. The batch itself is not affected.
 """
 
 import io
@@ -42,9 +42,11 @@ _Pair = tuple[NDArray[np.float32], NDArray[np.float32]]  # embeddings, of before
 
 @task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for
 def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
-    """Hold a finished batch against what its version keeps of its training data. Writes _drift.json and _drift.png
-    into the batch's folder, shows them, and emits the event where there is drift. A version without a reference, or
-    a batch of fewer than LEAST images, is not measured, and the report says so."""
+    """Compare a finished batch with the reference of its version.
+
+    Writes _drift.json and _drift.png into the batch's folder, shows them, and emits the event if there is drift.
+    Nothing is measured without a reference, or for fewer than LEAST images; the report then says so.
+    """
     kept = reference_of(tracking_uri, scores.model)
     if kept is None:
         why = f"{scores.model.name} version {scores.model.version} keeps nothing of its training data to compare with"
@@ -70,7 +72,7 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
 
 
 def drawn(before: Summary, now: Summary, findings: tuple[Drift, ...], pair: _Pair | None) -> bytes:
-    """A PNG."""
+    """Return a PNG."""
     from resnet_core.plotting.drift_plots import compare_batch  # a batch that is too small needs no Matplotlib
 
     png = io.BytesIO()
@@ -106,7 +108,7 @@ def described(scores: Scores, report: DriftReport) -> dict[str, Any]:
 
 
 def _emit(scores: Scores, report: DriftReport) -> None:
-    """The event's resource is the model, so that one automation hears of all its versions and batches."""
+    """Emit the event. Its resource is the model, so that one automation hears of all its versions and batches."""
     emit_event(
         _EVENT,
         resource={
@@ -127,8 +129,10 @@ def _emit(scores: Scores, report: DriftReport) -> None:
 
 
 def read_batch(parts: Iterable[UPath]) -> tuple[Summary, NDArray[np.float32]]:
-    """The summary of the good rows, and embeddings float32 [M, D] of at most MOST of them: those that have one and
-    whose URIs have the least hashes, so that neither the order of the rows nor their parts matter."""
+    """Return the summary of the good rows, and embeddings float32 [M, D] of at most MOST of them.
+
+    The rows with the least hashes of their URIs are taken: the order of rows and parts does not matter.
+    """
     summary, sample = Summary(), _Sample()
     for rows in _good_rows(parts):
         summary += summarise(rows)
@@ -147,14 +151,14 @@ def _good_rows(parts: Iterable[UPath]) -> Iterator[pa.Table]:
 
 
 class _Sample:
-    """MOST vectors of those that were added, in the order of their keys' hashes; no more are kept at any time."""
+    """The MOST vectors whose keys have the least hashes; no more are kept at any time."""
 
     def __init__(self) -> None:
         self.hashes = np.empty(0, np.uint64)
         self.embeddings = np.empty((0, 0), np.float32)
 
     def add(self, keys: pa.ChunkedArray, vectors: pa.ChunkedArray) -> None:
-        """keys: strings; vectors: lists of one length, or null, where a row has none."""
+        """Add vectors. keys: strings; vectors: lists of one length, or null for a row without one."""
         have = np.flatnonzero(vectors.is_valid().to_numpy())
         hashes = pd.util.hash_array(keys.take(pa.array(have)).to_numpy())
         if len(self.hashes) == MOST:

@@ -1,8 +1,8 @@
-"""The engine of a batch: the fastest of those that say the same, by a short trial on this machine.
+"""The engine of a batch: the fastest engine that agrees with PyTorch, by a short trial on this machine.
 
-A trial costs seconds to minutes: an engine is tried where the batch will take so long that it pays. What
-came of it is kept in the store, `engines/<model>-<version>-<digest>/`, the digest being that of all that may
-change it: processor, packages, code, number of workers. The ONNX file lies beside it.
+A trial takes seconds to minutes, so an engine is tried only for batches that are long enough. Outcomes are kept in
+the store, in `engines/<model>-<version>-<digest>/`. The digest covers processor, packages, code and number of
+workers. The ONNX file lies beside them.
 """
 
 import logging
@@ -48,11 +48,12 @@ def choose_engine(
     wanted: str | None,
     here: Workspace,
 ) -> EngineChoice:
-    """The engine for so many files. Raises UserError where one is wanted by name that is not there, is not for
-    this device, or does not agree.
+    """Choose the engine for a batch of so many files.
 
-    sample: gives real images of the batch, uint8 [M, S, S]; called only where something has to be tried.
-    wanted: an engine's name, `auto`, or None for the setting GRAYLINE_ENGINE.
+    Raises UserError for a named engine that is missing, not made for this device, or does not agree.
+
+    sample: returns real images of the batch, uint8 [M, S, S]; called only for trials. wanted: an engine's name,
+    `auto`, or None for the setting GRAYLINE_ENGINE.
     """
     named = Settings().engine if wanted is None else wanted
     option = "GRAYLINE_ENGINE" if wanted is None else "--engine"
@@ -72,7 +73,7 @@ def choose_engine(
 
 
 def _surroundings_digest(model: ModelVersion, classifier: Classifier, workers: int) -> str:
-    """Of all that may change how fast an engine is, or what it says."""
+    """Return the digest of everything that may change the speed of an engine or its answers."""
     machine = this_machine()
     where = (machine.processor, machine.instructions, machine.cores, describe(classifier.device), workers)
     return digest_of(model, where, [_installed(name) for name in _PACKAGES], source_digest(*_CODE))

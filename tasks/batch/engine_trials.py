@@ -1,4 +1,4 @@
-"""What engines come to on this machine: tried once, and kept in the store."""
+"""Engine trials on this machine: each engine is tried once, and its outcome is kept in the store."""
 
 import json
 import logging
@@ -39,10 +39,10 @@ from tasks.values import ModelVersion
 def open_engine(
     choice: EngineChoice, model: ModelVersion, tracking_uri: str, device: str | Classifier = "auto"
 ) -> Engine:
-    """The engine, ready to run; a process opens it once. Raises DamagedVersionError where its file is not the
-    one that was tried.
+    """Return the engine, ready to run; a process opens it once.
 
-    device: the version is loaded for, or the version's classifier itself.
+    device: where to load the version, or its classifier itself. Raises DamagedVersionError if the engine's file is
+    not the file that was tried.
     """
     classifier = load_classifier(tracking_uri, model, device) if isinstance(device, str) else device
     how = replace(choice, speed=0.0, trials=())
@@ -66,7 +66,7 @@ def _open(choice: EngineChoice, model: ModelVersion, tracking_uri: str, classifi
 
 @contextmanager
 def _engine_file(choice: EngineChoice, model: ModelVersion, tracking_uri: str) -> Iterator[Path]:
-    """A local file of the digest that was chosen."""
+    """Return a local file with the chosen digest."""
     if choice.file is None:
         with int8_file(tracking_uri, model, choice.digest) as path:
             yield path
@@ -95,7 +95,7 @@ _Trials = dict[EngineName, EngineTrial]
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What engines are tried for, and on what: `take` gives real images of the batch."""
+    """The version and the machine that engines are tried for; `take` returns real images of the batch."""
 
     model: ModelVersion
     classifier: Classifier
@@ -106,18 +106,18 @@ class Surroundings:
 
     @cached_property
     def pixels(self) -> NDArray[np.uint8]:
-        """uint8 [M, S, S]; of a batch that has none to show, noise."""
+        """Return uint8 [M, S, S] of the batch; noise if it has none."""
         found, size = self.take(), self.classifier.preprocessing.size
         return found if len(found) else np.random.default_rng(0).integers(0, 256, (8, size, size), np.uint8)
 
     @cached_property
     def own(self) -> NDArray[np.float32]:
-        """The classifier's own probabilities for the first of them, [N, C]."""
+        """Return the classifier's own probabilities [N, C] for the first of them."""
         return self.classifier.probabilities(self.pixels[:_COMPARED])
 
     @cached_property
     def int8(self) -> str | None:
-        """The digest of the version's int8 file, None where the gate has not allowed it."""
+        """Return the digest of the version's int8 file; None if the gate has not allowed it."""
         return allowed_int8(self.tracking_uri, self.model)
 
     def open(self, trial: EngineTrial) -> Engine:
@@ -133,7 +133,7 @@ class Surroundings:
 
 
 def all_trials(around: Surroundings, wanted: EngineName | None, files: int) -> _Trials:
-    """What is known from earlier batches, and what is worth to be tried for this one, or asked for."""
+    """Return trials of earlier batches, and new ones that are worth it for this batch or asked for."""
     known = _read_trials(around)
     found = dict(known)
     if "torch" not in found:
@@ -150,7 +150,7 @@ def all_trials(around: Surroundings, wanted: EngineName | None, files: int) -> _
 
 
 def _read_trials(around: Surroundings) -> _Trials:
-    """Without those of files that are gone, or are not the ones that would be run now."""
+    """Read trials, without those whose files are gone or would not be run now."""
     path = around.folder / TRIALS
     if not path.exists():
         return {}
@@ -168,7 +168,7 @@ def _may_run(around: Surroundings, name: EngineName) -> bool:
 
 
 def _try_torch(around: Surroundings, files: int) -> EngineTrial:
-    """Against the classifier itself. Of a short batch the speed is taken from a single call."""
+    """Try torch against the classifier itself. For a short batch a single call gives the speed."""
     trial = EngineTrial("torch", 0.0, 1.0, 0.0, usual_batch(around.classifier))
     engine = around.open(trial)
     apart = around.difference(engine)
@@ -186,7 +186,7 @@ def _try_torch(around: Surroundings, files: int) -> EngineTrial:
 
 
 def _try_engine(around: Surroundings, name: EngineName, own: EngineTrial, known: _Trials) -> EngineTrial:
-    """Against torch's engine. What another library does not manage is no reason for a batch to fail."""
+    """Try an engine against torch's. A failure of another library does not fail the batch."""
     log.info("engine      trying %s", name)
     trial = EngineTrial(name, 0.0, 0.0, float("nan"), own.batch_size)
     try:
@@ -205,7 +205,7 @@ def _try_engine(around: Surroundings, name: EngineName, own: EngineTrial, known:
 
 
 def _file_for(around: Surroundings, name: EngineName, known: _Trials) -> str:
-    """The digest of the file that the engine runs, which is written unless another engine runs it too."""
+    """Return the digest of the engine's file; write the file unless another engine shares it."""
     if name == "int8":
         return str(around.int8)
     if name not in _WRITTEN:
@@ -219,6 +219,6 @@ def _file_for(around: Surroundings, name: EngineName, known: _Trials) -> str:
 
 
 def fastest(around: Surroundings, trials: _Trials) -> EngineTrial:
-    """Torch, unless another one is faster by more than chance."""
+    """Return torch, unless another engine is faster by more than chance."""
     able = [t for t in trials.values() if not t.wrong and t.ratio >= _FASTER and _may_run(around, t.name)]
     return max(able, key=lambda trial: trial.ratio, default=trials["torch"])

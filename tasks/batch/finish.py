@@ -1,4 +1,4 @@
-"""Finish a batch: the rows are the files of the source, no more and no fewer, or it is not done."""
+"""Finish a batch: its rows are exactly the files of the source, or it is not finished."""
 
 import logging
 from collections import Counter
@@ -33,8 +33,10 @@ _CHECK = "select count(*), coalesce(sum(hash(uri)::hugeint), 0) from rows"
 
 @dataclass
 class _Tally:
-    """What the rows of a batch come to. `review` is None where the version does not say; `bad` has uri and reason
-    of the first bad files."""
+    """Counts over the rows of a batch. `review` is None if the version has no prediction sets.
+
+    `bad` has uri and reason of the first bad files.
+    """
 
     parts: dict[str, int] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
@@ -47,10 +49,10 @@ class _Tally:
 
 @task(cache_policy=NO_CACHE)
 def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int = 0) -> Scores:
-    """Check that the rows are the files, take away what holds others, write the manifest. Raises RuntimeError
-    where they are not.
+    """Check that the rows are exactly the files, remove other rows, and write the manifest.
 
-    seconds: since the batch began. again: rows that were known by their content.
+    Raises RuntimeError if they are not. seconds: since the batch began. again: rows that were known by their
+    content.
     """
     end_idle()
     check_run(batch.folder, batch.run)
@@ -89,7 +91,7 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
 
 
 def tally(parts: Iterable[UPath]) -> _Tally:
-    """Count the rows of all parts, one after the other."""
+    """Count the rows of all parts, part by part."""
     parts = list(parts)
     found = _Tally()
     with database.database() as db, progress("check", len(parts), "parts") as advance:
@@ -122,7 +124,7 @@ def add(found: _Tally, rows: pa.Table) -> None:
 
 
 def _check_of(db: Any, tables: list[pa.Table]) -> tuple[int, int]:
-    """What URIs add up to: as good as comparing them one by one, in the memory of one number."""
+    """Return the sum over URIs: as good as comparing them one by one, in the memory of one number."""
     if not tables:
         return 0, 0
     db.register("rows", pa.concat_tables(tables))
@@ -136,7 +138,7 @@ def added(mine: tuple[int, int], more: tuple[int, int]) -> tuple[int, int]:
 
 
 def clean(folder: UPath, names: set[str]) -> None:
-    """Take away rows that do not hold any more."""
+    """Remove rows that are no longer valid."""
     for old in folder.glob("*.parquet"):
         if old.name not in names:
             old.unlink()
@@ -144,7 +146,7 @@ def clean(folder: UPath, names: set[str]) -> None:
 
 
 def _remove_drafts(folder: UPath) -> None:
-    """What killed runs had begun to write. Elsewhere than on a disk there is no such thing (see `write_whole`)."""
+    """Remove drafts of killed runs. Only local disks have drafts (see `write_whole`)."""
     if is_local(folder):
         for name in ("*.parquet", BATCH_BEGUN, MANIFEST):
             for draft in folder.glob(f".{name}.*"):

@@ -1,9 +1,9 @@
-"""The folder of a batch: whose it is, which files hold rows, and how a new version's rows take the old ones' place.
+"""The folder of a batch: its owner, its files, and how a new version's rows replace the old ones.
 
-<key>-<digest>.parquet   rows; <key> stands for the version and all else that decides what a row says
-_batch.json              what is scored by what, and which run is at it
-_manifest.json           written last: a folder that has it is complete
-_work/                   what the stages hand to each other
+<key>-<digest>.parquet   rows; <key> is the digest of the version and of everything else that decides a row
+_batch.json              the source, the version, and the run that writes
+_manifest.json           written last: a folder with it is complete
+_work/                   files that the stages hand to each other
 _next/                   the same again: another version's rows, until they are complete
 """
 
@@ -33,8 +33,10 @@ class SupersededError(JobError):
 
 @dataclass(frozen=True)
 class Job:
-    """What a batch is: it may be gone on with by a run that wants the same. `key` is the digest of the version,
-    the code and the options that decide what a row says."""
+    """The identity of a batch: a run with the same job may go on with it.
+
+    `key` is the digest of the version, the code and the options that decide a row.
+    """
 
     source: str
     model: ModelVersion
@@ -43,8 +45,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Claim:
-    """The folder that a run writes to, which is `final` or `final`/_next. `run` names the run: what a
-    forgotten worker of an earlier one brings later is not taken."""
+    """The folder that a run writes to: `final` or `final`/_next.
+
+    `run` names the run: late files of a forgotten worker of an earlier run are not taken.
+    """
 
     final: UPath
     folder: UPath
@@ -56,7 +60,7 @@ def absolute_source(source: str) -> str:
 
 
 def check_places(source: str, output: UPath | None) -> None:
-    """Raises UserError unless there is a source to list, and the output is not within it."""
+    """Raises UserError if the source is missing, or if the output lies within it."""
     try:
         check_source(source)
     except UserError as error:
@@ -67,7 +71,7 @@ def check_places(source: str, output: UPath | None) -> None:
 
 
 def claim(output: UPath, job: Job) -> Claim:
-    """Take the folder for this job. Raises UserError where it holds something else."""
+    """Take the folder for this job. Raises UserError if it holds something else."""
     if (output / NEXT / MANIFEST).exists():
         replace(output)  # a run was killed in the middle of it
     found = read_job(output)
@@ -100,7 +104,7 @@ def claim(output: UPath, job: Job) -> Claim:
 
 
 def read_job(folder: UPath) -> dict[str, Any] | None:
-    """What `claim` has written, None where there is nothing."""
+    """Return the content of _batch.json; None if it is missing."""
     try:
         found: dict[str, Any] = json.loads((folder / BATCH_BEGUN).read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
@@ -116,12 +120,12 @@ def check_run(folder: UPath, run: str) -> None:
 
 
 def score_files(folder: UPath, key: str) -> list[UPath]:
-    """The files with rows of this key."""
+    """Return the files with rows of this key."""
     return sorted((path for path in folder.glob("*.parquet") if path.name.startswith(f"{key}-")), key=str)
 
 
 def replace(output: UPath) -> None:
-    """Put the complete rows in _next in the place of the old ones. Ended in the middle it can be done again."""
+    """Replace the old rows by the complete ones in _next. An interrupted replacement can be done again."""
     begun = output / NEXT
     text = (begun / MANIFEST).read_text(encoding="utf-8")
     names = set(json.loads(text)["parts"])
@@ -146,12 +150,12 @@ def remove(folder: UPath) -> None:
 
 
 def default_folder(store: Store, source: str, model: ModelVersion) -> UPath:
-    """Named by what is scored and by what: the next run over the same source finds it, and goes on."""
+    """Return a folder named by source and version: the next run over the same source finds it, and goes on."""
     name = re.sub(r"[^\w.-]+", "-", source.rstrip("/").rpartition("/")[2]).strip("-.")[:40] or "batch"
     return store.scores() / f"{name}-{digest_of(source)[:8]}-by-{model.name}-{model.version}"
 
 
 def model_of(output: UPath) -> ModelVersion | None:
-    """The version that the rows of a batch are by."""
+    """Return the version that the rows of a batch are by."""
     found = read_job(output)
     return None if found is None else ModelVersion(**found["model"])

@@ -1,8 +1,8 @@
-"""Plan a batch: which files the source has now, which rows of earlier runs still hold, and what is to be scored.
+"""Plan a batch: list the source, find valid rows of earlier runs, and cut the remaining files into parts.
 
-A row holds as long as its file has the size and the time that it had. A part file that holds nothing else is
-kept as it is; of one that has other rows too, those that hold are written anew. What is left is cut into
-parts, each of which becomes one file, whole or not there. Nothing of this needs memory for all files.
+A row is valid while its file's size and mtime are unchanged. Part files with only valid rows are kept; valid rows
+of other part files are copied to a new one. Every part becomes one file, whole or not at all. No step needs memory
+for all files.
 """
 
 from collections.abc import Iterator
@@ -38,7 +38,7 @@ from tasks.progress import counted, progress
 from tasks.store import WORK
 from tasks.values import ModelVersion
 
-# What decides a row, beside the file and the version.
+# The code that decides a row, beside the file and the version.
 _CODE = (
     resnet_core.images, resnet_core.inference, resnet_core.model, resnet_core.reading, resnet_core.reasons,
 )  # fmt: skip
@@ -59,13 +59,13 @@ create or replace table chosen as
 select uri, min(part) as part from done join entries using (uri, size, modified)
 where state != 'lost' group by uri
 """
-# Of those that failed once more: no file is looked at but theirs, whatever else the source has now.
+# Failed files once more: other files of the source are not looked at.
 _CHOSEN_UNLESS_FAILED = """
 delete from entries where uri not in (select uri from done where state != 'scored');
 create or replace table chosen as
 select uri, min(part) as part from done where uri not in (select uri from entries) group by uri
 """
-# What lies in an archive side by side is read side by side.
+# Neighbours in an archive are read together.
 _WAITING = """
 select entries.* from entries anti join chosen using (uri) order by container nulls first, "offset", entries.uri
 """
@@ -90,10 +90,10 @@ def plan_batch(
     embeddings: bool = False,
     only_failed: bool = False,
 ) -> Batch:
-    """List the source, and find what of it has no row yet. Raises UserError for a source that is missing,
-    empty, or of other pixels than the version's; and for an output that is taken.
+    """List the source, and find files without a valid row.
 
-    only_failed: try the files again whose rows say failed, and nothing else.
+    Raises UserError for a source that is missing, empty, or of other pixels than the version's. Raises it for an
+    output that another job uses. only_failed: try only the files again whose rows say failed.
     """
     check_places(source, output)
     place = absolute_source(source)
@@ -153,7 +153,7 @@ def _check_entries(db: DuckDBPyConnection, source: str) -> None:
 
 
 def _load_done(db: DuckDBPyConnection, parts: list[UPath]) -> dict[str, UPath]:
-    """Make `done`, the rows of earlier runs. Returns the files by their names."""
+    """Make the table `done`, the rows of earlier runs. Returns the files by their names."""
     database.create(db, "done", _DONE, (_done_rows(path) for path in parts))
     return {path.name: path for path in parts}
 
@@ -170,8 +170,10 @@ def _done_rows(path: UPath) -> pa.RecordBatch:
 def _carry(
     db: DuckDBPyConnection, old: dict[str, UPath], folder: UPath, key: str
 ) -> tuple[tuple[UPath, ...], list[UPath]]:
-    """The files whose rows stay, those that hold only some that do being written anew; and the files that have
-    others, too, which go away once the batch is done."""
+    """Return the files whose rows stay, and the files that go away once the batch is done.
+
+    Valid rows of files with other rows, too, are copied to a new file.
+    """
     counts = db.sql(PARTS).fetchall()
     kept = [old[name] for name, rows, chosen in counts if chosen == rows]
     stale = [old[name] for name, rows, chosen in counts if chosen < rows]
@@ -185,8 +187,7 @@ def _carry(
 
 
 def _chosen_of(db: DuckDBPyConnection, names: list[str]) -> Iterator[tuple[str, list[str]]]:
-    """The chosen URIs of each of these files, in one pass over all: a pass for each would take as long as there are
-    files, times rows."""
+    """Return the chosen URIs of each file, in one pass over all: a pass per file would be quadratic."""
     rows = db.sql(_CHOSEN_OF, params={"names": names}).to_arrow_reader(database.BATCH_ROWS)
     pairs = (pair for batch in rows for pair in zip(batch["part"].to_pylist(), batch["uri"].to_pylist(), strict=True))
     for name, some in groupby(pairs, key=lambda pair: pair[0]):
@@ -194,7 +195,7 @@ def _chosen_of(db: DuckDBPyConnection, names: list[str]) -> Iterator[tuple[str, 
 
 
 def _carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
-    """A new file with the rows of these URIs."""
+    """Write a new file with the rows of these URIs."""
     table = read_scores(path)
     table = table.filter(pc.is_in(table["uri"], value_set=pa.array(uris, pa.string())))
     made = folder / f"{key}-{digest_of(path.name, table['uri'].to_pylist())}.parquet"
@@ -204,7 +205,7 @@ def _carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
 
 
 def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
-    """The files without a row, as parts."""
+    """Return the files without a row, as parts."""
     count, size = db.execute(_HOW_MANY).fetchall()[0]
     listing = mine.folder / WORK / f"{mine.run}.parquet"
     files = database.pieces(db, _WAITING, part_size(count, int(size), MOST_PARTS))
@@ -212,7 +213,7 @@ def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
 
 
 def _write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
-    """The names of sidecars and hidden files: there may be one beside each image."""
+    """Write the names of sidecars and hidden files: there may be one beside each image."""
     path = mine.folder / WORK / f"{mine.run}-ignored.parquet"
     with write_whole(path) as draft:
         db.sql("select path from listed where ignored order by path").write_parquet(str(draft))
@@ -220,8 +221,10 @@ def _write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
 
 
 def _write_known(stale: list[UPath], folder: UPath) -> UPath | None:
-    """The scored rows of files that were changed, moved or touched: what has the same bytes is not computed again.
-    None where there are none, or too many to look up."""
+    """Write scored rows to look up by content hash, for files that were changed, moved or touched.
+
+    Returns None if there are none, or too many to look up.
+    """
     tables, count = [], 0
     for path in stale:
         table = read_scores(path)

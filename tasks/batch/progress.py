@@ -1,5 +1,8 @@
-"""What one sees of a batch while it runs: a bar with bad files and the time left and a table of labels below it in a
-terminal, a line now and then in a log, a progress artifact in Prefect; and when it is to be stopped."""
+"""The progress of a batch while it runs, and the decision to stop it.
+
+A terminal shows a bar with bad files and the time left, and a table of labels. A log gets a line now and then.
+Prefect gets a progress artifact.
+"""
 
 import time
 from collections import Counter
@@ -29,8 +32,7 @@ class TooManyBadError(JobError):
 
 @dataclass
 class _Watch:
-    """What every finished part is told to: it adds up, shows, and raises TooManyBadError once the share of bad files is
-    over `fail_over`."""
+    """Add up and show every finished part; raise TooManyBadError once the share of bad files is over `fail_over`."""
 
     batch: Batch
     fail_over: float | None
@@ -58,8 +60,7 @@ class _Watch:
 
 @contextmanager
 def watched(batch: Batch, fail_over: float | None) -> Iterator[_Watch]:
-    """fail_over: the share of bad files, of those that are scored now, above which the batch stops; None: there is
-    none."""
+    """Watch a batch. fail_over: the share of bad files among those scored now that stops it; None: no limit."""
     with _shown(batch.to_score) as show:
         yield _Watch(batch, fail_over, show, _Artifact(batch))
 

@@ -1,8 +1,7 @@
-"""A batch's MLflow run: what was scored, by which version, how fast, and what came of it.
+"""A batch's MLflow run: its source, its version, its speed and its outcome.
 
-One run a batch and version, in the experiment `<model>-scores`, found again by a tag: a batch that is run again, every
-night for example, adds a step to its metrics. The version is the run's input, so that MLflow's page of the version
-lists the batches that it has scored.
+Batch and version have one run in the experiment `<model>-scores`, found again by a tag: scoring a batch again adds
+a step to its metrics. The version is the run's input, so MLflow's page of the version lists its batches.
 """
 
 import re
@@ -51,7 +50,7 @@ def record_batch(scores: Scores, drift: DriftReport, here: Workspace) -> str:
 
 
 def open_run(mlflow: MlflowClient, scores: Scores, store: UPath) -> tuple[str, int]:
-    """The run of this batch and version, a new one the first time, and which time it is."""
+    """Return the run of this batch and version, a new one the first time, and the number of the step."""
     model = scores.model
     digest = digest_of(str(scores.output), scores.source, model.name, model.version)
     experiment = experiment_id(mlflow, store, f"{model.name}-scores")
@@ -69,8 +68,7 @@ def open_run(mlflow: MlflowClient, scores: Scores, store: UPath) -> tuple[str, i
 
 
 def measured(scores: Scores, drift: DriftReport) -> dict[str, float]:
-    """Counts, seconds, images/s, the share of each label among the good images, and each measure of drift with its
-    p."""
+    """Return counts, seconds, images/s, the share of each label, and each measure of drift with its p."""
     values = {name: float(count) for name, count in scores.counts().items() if count is not None}
     values |= {
         "reused": float(scores.reused),
@@ -87,11 +85,11 @@ def measured(scores: Scores, drift: DriftReport) -> dict[str, float]:
 
 
 def metric_name(label: str) -> str:
-    """What MLflow takes in a metric's name: the label itself, or what it has in common with it and a digest."""
+    """Return a valid metric name for MLflow: the label itself, or its valid letters and a digest."""
     plain = re.sub(r"[^A-Za-z0-9_. -]", "_", label)[:100]
     return label if plain == label and label.strip(". ") else f"{plain}-{digest_of(label)[:6]}"
 
 
 def note(scores: Scores, drift: DriftReport) -> str:
-    """What the run's page says at the top."""
+    """Return the text at the top of the run's page."""
     return f"{scores.headline()}. Source `{scores.source}`, rows in `{scores.output}`.\n\nDrift: {drift.in_words()}"

@@ -1,7 +1,7 @@
-"""Score: the files of one part become the rows of one file, whole or not there.
+"""Score: the files of one part become the rows of one file, whole or not at all.
 
-A worker reads images in a process beside it and computes on one thread: as many workers as there are cores keep
-all of them busy, whether decoding or the network is what takes the time.
+A worker reads images in a process beside it and computes on one thread. As many workers as cores keep all cores
+busy, whether decoding or the network takes longer.
 """
 
 from collections.abc import Iterator
@@ -42,8 +42,11 @@ _SAMPLE = 256  # images
 
 @dataclass(frozen=True)
 class Scoring:
-    """What all parts of a batch have in common. `embedded` is the share of images whose embedding is kept;
-    `known` a file of rows by content, or None; `run` whose batch it is."""
+    """The settings that all parts of a batch share.
+
+    `embedded` is the share of images whose embedding is kept. `known` is a file of rows by content, or None. `run`
+    is the batch's run.
+    """
 
     model: ModelVersion
     engine: EngineChoice
@@ -56,7 +59,9 @@ class Scoring:
 
 
 def may_succeed(task: object, run: object, state: State) -> bool:
-    """Whether to try again: a store recovers, a batch that another run has taken over does not come back."""
+    """Return whether another try may succeed: after a failure of the store, but not once another run owns the
+    batch.
+    """
     return not isinstance(state.result(raise_on_failure=False), SupersededError)
 
 
@@ -68,8 +73,10 @@ def may_succeed(task: object, run: object, state: State) -> bool:
     task_run_name="score {part.path.name}",
 )
 def score_part(part: Part, how: Scoring) -> PartOutcome:
-    """Read and score the files of one part, and write its rows. Raises SupersededError where another run has
-    taken the batch over."""
+    """Read and score the files of one part, and write its rows.
+
+    Raises SupersededError once another run has taken the batch over.
+    """
     trained = load_classifier(how.tracking_uri, how.model, how.device)
     engine = open_engine(how.engine, how.model, how.tracking_uri, how.device)
     known = _read_known(how.known) if how.known else None
@@ -87,7 +94,7 @@ def score_part(part: Part, how: Scoring) -> PartOutcome:
 
 
 def sample(batch: Batch, settings: Preprocessing, limits: Limits) -> NDArray[np.uint8]:
-    """uint8 [N, S, S]: up to SAMPLE real images of the batch, to try engines on."""
+    """Return uint8 [N, S, S]: up to SAMPLE real images of the batch, to try engines on."""
     if not batch.waiting:
         return np.empty((0, settings.size, settings.size), np.uint8)
     files = batch.waiting[len(batch.waiting) // 2].files().slice(0, _SAMPLE)
@@ -103,8 +110,10 @@ def outcome(table: pa.Table, again: int) -> PartOutcome:
 
 
 def read_images(files: pa.Table, settings: Preprocessing, limits: Limits, batch_size: int) -> Iterator[pa.Table]:
-    """The images of some files, about a batch at a time, in the columns of `resnet_core.reading.image.schema`. While
-    the caller works on some the next are read."""
+    """Yield images about a batch at a time, in the columns of `resnet_core.reading.image.schema`.
+
+    While the caller works on a batch, the next is read.
+    """
     if files["kind"][0].as_py() == shard_files.KIND:
         yield from iterate_rows(files, settings.size, batch_size)
         return
@@ -121,8 +130,7 @@ def read_images(files: pa.Table, settings: Preprocessing, limits: Limits, batch_
 def predict(
     trained: Classifier, engine: Engine, images: pa.Table, known: pa.Table | None, embedded: float
 ) -> tuple[pa.Table, int]:
-    """PREDICTED, a row an image, null where there is none; each prediction stands in the row whose pixels it was
-    made from. And how many of them were known by the image's content."""
+    """Return PREDICTED, a row per image, null for bad images, and the number of images known by their content."""
     good = np.flatnonzero(images["reason_code"].is_null().to_numpy())
     looked_up = _find_known(images["image_id"], known, good)
     fresh = good[looked_up < 0]
@@ -140,7 +148,7 @@ def predict(
 
 
 def _find_known(image_ids: pa.ChunkedArray, known: pa.Table | None, good: NDArray[np.int64]) -> NDArray[np.int64]:
-    """The row in `known` of each good image, -1 where there is none."""
+    """Return the row in `known` of each good image; -1 without one."""
     if known is None:
         return np.full(len(good), -1, np.int64)
     places = pc.index_in(image_ids.take(pa.array(good)), value_set=known["image_id"].combine_chunks())
@@ -148,8 +156,9 @@ def _find_known(image_ids: pa.ChunkedArray, known: pa.Table | None, good: NDArra
 
 
 def sampled(image_ids: pa.ChunkedArray, share: float) -> NDArray[np.int64]:
-    """The places of a share of the images: the same ones whatever the order and the parts, for a hash is as
-    good as a draw."""
+    """Return the places of a share of the images, the same ones in any order and parts: a hash is as good as a
+    draw.
+    """
     most = share * 2**32
     return np.array([k for k, image_id in enumerate(image_ids.to_pylist()) if int(image_id[:8], 16) < most], np.int64)
 

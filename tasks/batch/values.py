@@ -1,4 +1,7 @@
-"""What one stage of a batch hands to the next: paths, names and counts, no tensors. `values` has the night's."""
+"""The values that a stage of a batch hands to the next: paths, names and counts, no tensors.
+
+`tasks.values` has the night's.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +20,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Batch:
-    """A scoring job over `files` files. `kept` are the Parquet files whose rows stay, `waiting` what is still to
-    be scored. `check` is what the rows' URIs must add up to. `ignored`: a file with the names of the source's sidecars
-    and hidden files. `known`: a file of rows that say what an image was scored as when its file was another, or None.
+    """A scoring job over `files` files. Run `run` writes to `folder`: `final`, or a folder in it while another
+    version's rows are there.
 
-    `folder` is written to by `run`, and is `final` or a folder in it, while another version's rows are there.
+    kept      Parquet files whose rows stay
+    waiting   parts to score
+    check     the sum that the rows' URIs must have
+    ignored   a file with the names of the source's sidecars and hidden files
+    known     a file of scored rows to look up by content hash, for files that were moved or touched, or None
     """
 
     source: str
@@ -44,8 +50,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class PartOutcome:
-    """What scoring a part came to: `images` rows, of which `failed` are bad files; `labels` counts the others.
-    `again` of them were known by their content."""
+    """The outcome of a part: `images` rows, `failed` of them bad files; `labels` counts the others.
+
+    `again` of them were known by their content.
+    """
 
     images: int
     failed: int
@@ -130,8 +138,10 @@ class Scores:
 
 @dataclass(frozen=True)
 class DriftReport:
-    """What `images` of a batch are like against what its version was trained on, measure by measure; there are none
-    where nothing could be measured, and `why` says why. `plot` shows it."""
+    """The comparison of `images` images of a batch with its version's training data, measure by measure.
+
+    There are no findings if nothing could be measured; `why` then has the reason. `plot` shows them.
+    """
 
     version: ModelVersion
     images: int
@@ -144,7 +154,7 @@ class DriftReport:
         return tuple(each for each in self.findings if each.drifted)
 
     def in_words(self) -> str:
-        """In one line, without what it is the drift of."""
+        """Return the outcome in one line, without the name of the batch."""
         if not self.findings:
             return f"not measured: {self.why}"
         far = ", ".join(f"{each.measure} {each.method} {each.distance:.2f}" for each in self.drifted)
@@ -162,8 +172,11 @@ class Written:
 
 @dataclass(frozen=True)
 class EngineTrial:
-    """What an engine came to on this machine: images/s as a multiple of torch's, measured beside it; the largest
-    difference of a probability from torch's; `wrong`, why it is not used. `digest`: of the file that it runs."""
+    """The outcome of an engine on this machine.
+
+    `ratio` is images/s as a multiple of torch's, `difference` the largest difference of a probability from torch's.
+    `wrong` is the reason not to use it, `digest` that of its file.
+    """
 
     name: EngineName
     speed: float
@@ -176,8 +189,10 @@ class EngineTrial:
 
 @dataclass(frozen=True)
 class EngineChoice:
-    """The engine of a batch, for `workers` threads at once. `file` is what it runs, if that lies in the store, and
-    `digest` the file's; `plain`: torch, and not folded."""
+    """The engine of a batch, for `workers` threads at once.
+
+    `file` is the engine's file in the store, `digest` its digest. `plain`: torch without folded batch norm.
+    """
 
     name: EngineName
     batch_size: int

@@ -1,7 +1,7 @@
-"""Cross-validate: a training a fold, each judged by the fold that it has not seen.
+"""Cross-validate: train once per fold, on the other folds.
 
-The folds are of the training images alone. What comes out is a prediction of every training image by a
-classifier that has not learned from it, from its group, or from an image that looks the same.
+The folds are of the training images alone. A training image is predicted by a classifier that has not learned from
+it. Neither has it learned from the image's group, or from an image that looks the same.
 """
 
 import json
@@ -39,8 +39,10 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class _FoldPlan:
-    """A cross-validation to be: `folder` holds the file of `count` training images and the fold of each;
-    `mlflow_run_id` is the run that the folds' runs are nested in."""
+    """A cross-validation to run: `folder` holds the file of `count` training images and the fold of each.
+
+    `mlflow_run_id` is the run that the folds' runs are nested in.
+    """
 
     dataset: str
     folder: UPath
@@ -52,9 +54,11 @@ class _FoldPlan:
 
 @dataclass(frozen=True)
 class CrossValidation:
-    """`metrics` has the mean and the standard deviation over `folds` folds, `by_fold` what they are of;
-    `predictions` is the file of `count` training images, each predicted by a classifier that has not seen
-    it. `reused` of the folds were trained in an earlier run."""
+    """The outcome: `metrics` has mean and standard deviation over `folds` folds, `by_fold` the single values.
+
+    `predictions` is the file of `count` training images, each predicted by a classifier that has not seen it. An
+    earlier run has trained `reused` of the folds.
+    """
 
     dataset: str
     predictions: UPath
@@ -70,17 +74,17 @@ log = logging.getLogger("grayline")
 
 
 def check_folds(folds: int) -> None:
-    """Raises UserError for a number that cannot be meant."""
+    """Raises UserError for fewer than two folds."""
     if folds < 2:
         raise UserError(f"--folds: {folds} is too few. A classifier learns from the other folds: write 2 or more.")
 
 
 @task
 def plan_folds(night: Night, dataset: Dataset, folds: int, here: Workspace) -> _FoldPlan:
-    """Deal the training images out. Raises UserError where that cannot be done."""
+    """Deal the training images into folds. Raises UserError if that is impossible."""
     shard_set = have(night.shard_set)
     images = training_images(shard_set, night.catalog, folds, dataset.split.seed, here.keys)
-    # All that a fold's training depends on; who is predicted by whom is in the table.
+    # Everything that a fold's training depends on; the table says which fold predicts which image.
     made_of = learning_digest(shard_set, dataset.model, _settings_of(dataset).train)
     digest = digest_of("folds", table_digest([images]), made_of)
     folder = here.store.runs(dataset.name) / digest
@@ -94,14 +98,16 @@ def plan_folds(night: Night, dataset: Dataset, folds: int, here: Workspace) -> _
 
 
 def _settings_of(dataset: Dataset) -> Dataset:
-    """From scratch, for the champion has seen all folds; for all epochs, for to end at the one that suits
-    the fold best would flatter it."""
+    """Return the settings of a fold's training: from scratch, and for all epochs.
+
+    The champion has seen all folds, and stopping at the epoch that suits the fold best would flatter it.
+    """
     return dataset.model_copy(update={"train": replace(dataset.train, start="scratch", early_stopping=0)})
 
 
 @task(retries=1, retry_condition_fn=may_succeed, task_run_name="fold {fold}")
 def train_fold(plan: _FoldPlan, fold: int, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> bool:
-    """Train on the other folds and predict this one, unless that has been done. Returns whether it had."""
+    """Train on the other folds and predict this one, unless that is done. Returns whether it was."""
     done = plan.folder / f"fold-{fold}.parquet"
     if done.exists():
         return True
@@ -121,7 +127,7 @@ def train_fold(plan: _FoldPlan, fold: int, shard_set: ShardSet, dataset: Dataset
 
 
 def out_of_fold(job: Job, stage: str, run_id: str, here: Workspace) -> tuple[list[str], Labels, Probabilities]:
-    """Train, and predict what was held out: ids, labels [N] and probabilities [N, C]."""
+    """Train, and predict the held-out images: ids, labels [N] and probabilities [N, C]."""
     assert job.held_out is not None
     images = job.train - int(job.held_out.sum())
     log.info("%-11s %s training images, on %s", stage, f"{images:,}", places(job, here.device))
@@ -144,7 +150,7 @@ def out_of_fold(job: Job, stage: str, run_id: str, here: Workspace) -> tuple[lis
 
 
 def _read_folds(plan: _FoldPlan) -> NDArray[np.int32]:
-    """int32 [N]: the fold of each training image."""
+    """Return int32 [N]: the fold of each training image."""
     with (plan.folder / FOLDS).open("rb") as file:
         return pq.read_table(file, columns=["fold"])["fold"].to_numpy()
 
@@ -169,7 +175,7 @@ def write_predictions(
 
 @task
 def finish_folds(plan: _FoldPlan, reused: Sequence[bool], shard_set: ShardSet, here: Workspace) -> CrossValidation:
-    """Put the folds' predictions together; write and log what they come to."""
+    """Join the folds' predictions; write and log the outcome."""
     table = _out_of_fold_table(plan, shard_set)
     with write_whole(plan.folder / OUT_OF_FOLD) as draft:
         pq.write_table(table, draft)
@@ -193,8 +199,7 @@ def finish_folds(plan: _FoldPlan, reused: Sequence[bool], shard_set: ShardSet, h
 
 
 def _out_of_fold_table(plan: _FoldPlan, shard_set: ShardSet) -> pa.Table:
-    """image_id, uri, label, fold, predicted, confidence, probabilities of every training image, in the order
-    of the shards."""
+    """Return image_id, uri, label, fold and prediction of every training image, in the order of the shards."""
     with (plan.folder / FOLDS).open("rb") as file:
         images = pq.read_table(file)
     parts = []
@@ -211,7 +216,7 @@ def _out_of_fold_table(plan: _FoldPlan, shard_set: ShardSet) -> pa.Table:
 
 
 def columns(table: pa.Table, classes: tuple[str, ...]) -> tuple[Labels, NDArray[np.int32], Probabilities]:
-    """Labels [N], folds [N] and probabilities [N, C] of what `_out_of_fold_table` gives."""
+    """Return labels [N], folds [N] and probabilities [N, C] of the out-of-fold table."""
     place = {name: k for k, name in enumerate(classes)}
     labels = np.array([place[name] for name in table["label"].to_pylist()], dtype=np.int64)
     flat = table["probabilities"].combine_chunks().values.to_numpy()
@@ -219,14 +224,14 @@ def columns(table: pa.Table, classes: tuple[str, ...]) -> tuple[Labels, NDArray[
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and standard deviation of those that there are: a metric may be undefined on a fold."""
+    """Return mean and standard deviation of the defined values: a metric may be undefined on a fold."""
     known = [value for value in values if not np.isnan(value)]
     nan = float("nan")
     return float(np.mean(known)) if known else nan, float(np.std(known, ddof=1)) if len(known) > 1 else nan
 
 
 def summary(found: CrossValidation) -> dict[str, dict[str, Any]]:
-    """mean, std and folds of each metric; null where it is undefined."""
+    """Return mean, std and folds of each metric; null if it is undefined."""
 
     def known(value: float) -> float | None:
         return None if np.isnan(value) else value
@@ -238,7 +243,7 @@ def summary(found: CrossValidation) -> dict[str, dict[str, Any]]:
 
 
 def _log_to_mlflow(found: CrossValidation, folder: UPath, tracking_uri: str) -> None:
-    """Each metric as NAME_mean and NAME_std of the parent run; the files."""
+    """Log metrics as NAME_mean and NAME_std of the parent run, and the files."""
     values: dict[str, float] = {}
     for name, (mean, std) in found.metrics.items():
         values |= {f"{name}_mean": mean, f"{name}_std": std}

@@ -13,11 +13,13 @@ _KNOWN = ["image_id", "uri", "group", "near", "present", "status"]
 
 
 def training_images(shard_set: ShardSet, catalog: Catalog, parts: int, seed: int, keys: Keys | None) -> pa.Table:
-    """image_id, uri, label and fold (0 to parts - 1) of each training image. Raises UserError where the
-    images cannot be divided into so many folds."""
+    """Return image_id, uri, label and fold (0 to parts - 1) of each training image.
+
+    Raises UserError if the images cannot be divided into so many folds.
+    """
     rows = shards.read_facts(shard_set.files, ["image_id", "label"], ["train"], keys)
     known = _read_catalog(catalog)
-    # The same from the same images, in whatever order their files lie.
+    # The same images give the same folds, in any order of their files.
     order = pc.sort_indices(rows, [("image_id", "ascending")])
     images = rows.take(order)
     labels = pc.index_in(images["label"], value_set=pa.array(shard_set.classes, pa.string())).to_numpy()
@@ -30,8 +32,9 @@ def training_images(shard_set: ShardSet, catalog: Catalog, parts: int, seed: int
 
 
 def _read_catalog(catalog: Catalog) -> pa.Table:
-    """What the catalog knows of the images that the source has now, those of other splits too: two training
-    images may be tied by one of them."""
+    """Return the catalog's rows of present images of all splits: an image of another split may tie two training
+    images.
+    """
     there = pc.field("present") & pc.field("status").isin(["ok", "duplicate"])
     with catalog.path.open("rb") as file:
         return pq.read_table(file, columns=_KNOWN, filters=there)

@@ -1,7 +1,6 @@
-"""Label issues: which training labels are probably wrong, as a table to correct and a sheet to look through.
+"""Label issues: training labels that are probably wrong, as a table to correct and a sheet to look through.
 
-The table holds every label of the data set, those to look at first: corrected, it can be the data set's
-`labels` as it is.
+The table holds every label of the data set, suspects first. Once corrected, it can be the data set's `labels`.
 """
 
 import hashlib
@@ -40,9 +39,11 @@ from tasks.workspace import Workspace
 
 
 def labels_table(dataset: Dataset) -> pd.DataFrame:
-    """A row an image, all text, empty where nothing is said: `path`, `label`, whatever other columns the labels
-    have, and `uri`. The paths are those that `labels:` takes, wherever its file lies; of a manifest they are
-    absolute, for it is the source itself. Where there is no table, the source's own labels."""
+    """Return a row per image, all text: `path`, `label`, any other columns of the labels, and `uri`.
+
+    Paths are those that `labels:` takes; those of a manifest are absolute. Without a table, the labels are the
+    source's own.
+    """
     if source_kind(dataset.source) == "manifest":
         manifest = absolute(UPath(dataset.source))
         table = read_text(manifest)
@@ -57,7 +58,7 @@ def labels_table(dataset: Dataset) -> pd.DataFrame:
 
 
 def files(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, str, str]]:
-    """uri, path and label of each that may be an image."""
+    """Yield uri, path and label of each file that may be an image."""
     for batch in batches:
         columns = (batch[name].to_pylist() for name in ("uri", "path", "label", "ignored"))
         for uri, path, label, ignored in zip(*columns, strict=True):
@@ -66,7 +67,7 @@ def files(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, str, str]]:
 
 
 def read_text(path: UPath) -> pd.DataFrame:
-    """CSV or Parquet, every value as it is written: a class 007 stays that."""
+    """Read CSV or Parquet, keeping every value as it is written: a class 007 stays 007."""
     with path.open("rb") as file:
         if path.suffix.lower() == ".parquet":
             table = pd.read_parquet(file)
@@ -76,9 +77,11 @@ def read_text(path: UPath) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class LabelIssues:
-    """`issues` of `images` training labels that are probably wrong. `table` holds every label there is, those
-    first; `sheet` shows them, and is None where no pictures may be made. `worst` are uri, label, suggestion and
-    the confidence in the label of some."""
+    """The outcome: `issues` of `images` training labels are probably wrong.
+
+    `table` holds every label, suspects first; `sheet` shows them, and is None if no pictures may be made. `worst`
+    are uri, label, suggestion and the confidence in the label.
+    """
 
     dataset: str
     folder: UPath
@@ -101,7 +104,7 @@ FIRST = ("path", "label", "suggested", "self_confidence", "rank")
 
 @dataclass(frozen=True)
 class Judged:
-    """Training images, each with what classifiers that have not seen it say of it."""
+    """Training images with the predictions of classifiers that have not seen them."""
 
     image_ids: list[str]
     uris: list[str]
@@ -112,7 +115,7 @@ class Judged:
 
 @task
 def find_label_issues(found: CrossValidation, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> LabelIssues:
-    """Judge the labels by the folds' predictions; write, log and show what is probably wrong."""
+    """Judge the labels by the folds' predictions; write, log and show the suspects."""
     judged = _read_judged(found, shard_set, here.keys)
     issues = find(judged.labels, judged.targets, judged.probabilities)
     names = shard_set.classes
@@ -152,7 +155,7 @@ def find_label_issues(found: CrossValidation, shard_set: ShardSet, dataset: Data
 
 
 def _read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None) -> Judged:
-    """The out-of-fold predictions, with the soft labels of the shards."""
+    """Return the out-of-fold predictions with the soft labels of the shards."""
     with found.predictions.open("rb") as file:
         table = pq.read_table(file)
     names = json.loads(table.schema.metadata[shards.METADATA_KEY])["classes"]
@@ -176,9 +179,11 @@ def _read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None)
 
 
 def table_of(suspects: pd.DataFrame, given: pd.DataFrame) -> pd.DataFrame:
-    """Every label of the source, the suspects first, with what they probably ought to be; a suspect's label is the
-    one that was learned from, which may be a person's correction. Columns that an earlier table of this kind has
-    left in the labels are written anew."""
+    """Return every label of the source, suspects first, with suggestions.
+
+    A suspect's label is the label that was learned from, which may be a person's correction. Columns of an earlier
+    table of this kind are written anew.
+    """
     given = given.drop(columns=[name for name in FIRST[2:] if name in given])
     learned = given["uri"].map(suspects.set_index("uri")["given"])
     given = given.assign(label=learned.fillna(given["label"]))
@@ -203,7 +208,7 @@ def sheet(dataset: str, suspects: pd.DataFrame, shard_set: ShardSet) -> bytes:
 
 
 def _tail(uri: str) -> str:
-    """The end of a path, which tells images apart."""
+    """Return the end of a path, which tells images apart."""
     return "/".join(uri.split("/")[-2:])
 
 
@@ -213,7 +218,7 @@ def worst(suspects: pd.DataFrame) -> list[tuple[str, str, str, float]]:
 
 
 def _log_to_mlflow(made: LabelIssues, tracking_uri: str) -> None:
-    """On the run of the cross-validation: how many, the table, the sheet."""
+    """Log the number of issues, the table and the sheet on the run of the cross-validation."""
     tracking.log_metrics(tracking_uri, made.mlflow_run_id, {"label_issues": float(made.issues)})
     mlflow = tracking.client(tracking_uri)
     for path in (made.table, made.sheet):
@@ -227,7 +232,7 @@ def headline(made: LabelIssues) -> str:
 
 
 def page(made: LabelIssues) -> str:
-    """The Prefect page: the sheet, the worst of them, and where the table is."""
+    """Return the Prefect page: the sheet, the worst suspects, and the place of the table."""
     rows = (
         (rank, plain(label), plain(suggested), f"{trust:.3f}", plain(uri))
         for rank, (uri, label, suggested, trust) in enumerate(made.worst, 1)

@@ -1,4 +1,4 @@
-"""What a training is made of: all that it takes to train it again, written beside it when it begins.
+"""The lineage of a training: everything that it takes to train it again, written beside it when it begins.
 
 The run's folder has it as `lineage.json`, and so has every version that is made of the run.
 """
@@ -29,7 +29,7 @@ _HOME = Path(resnet_core.__file__).resolve().parents[1]
 
 
 def write_lineage(folder: UPath, dataset: Dataset, shard_set: ShardSet, start: str | None, here: Workspace) -> None:
-    """start: the digest of the training whose weights it begins with."""
+    """Write the lineage. start: the digest of the training whose weights it begins with."""
     installed = distributions_here()
     written = {
         "dataset": dataset.model_dump(mode="json"),
@@ -50,31 +50,32 @@ def write_lineage(folder: UPath, dataset: Dataset, shard_set: ShardSet, start: s
 
 
 def read_lineage(folder: UPath | Path) -> dict[str, Any]:
-    """What `write_lineage` wrote; empty for a training of an earlier release."""
+    """Read the lineage; empty for a training of an earlier release."""
     path = folder / LINEAGE
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def machine_of(lineage: dict[str, Any]) -> Machine | None:
-    """The machine that the training ran on."""
+    """Return the machine that the training ran on."""
     found = lineage.get("machine")
     return Machine(**{**found, "gpus": tuple(found["gpus"])}) if found else None
 
 
 def distributions_here() -> list[str]:
-    """Every installed distribution as `name==version`, in order."""
+    """Return every installed distribution as `name==version`, in order."""
     return sorted({f"{d.metadata['Name'].lower()}=={d.version}" for d in distributions()})
 
 
 def lock_digest(installed: list[str]) -> str:
-    """SHA-256 over the lines."""
+    """Return the SHA-256 over the lines."""
     return hashlib.sha256("\n".join(installed).encode()).hexdigest()
 
 
 @lru_cache
 def commit() -> str:
-    """The commit that this code is of, with `-dirty` where files differ from it; where it is installed from
-    a package, the package's version."""
+    """Return the commit of this code, with `-dirty` if files differ from it, or the version of the installed
+    package.
+    """
     if _git("ls-files", "--error-unmatch", "resnet_core/__init__.py"):  # and not of a repository around it
         found = _git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
         if found:
@@ -88,7 +89,7 @@ def commit() -> str:
 
 
 def _git(*arguments: str) -> str:
-    """What git says of the folder that this code lies in; nothing where there is none."""
+    """Return git's answer about the folder of this code; empty without git."""
     command = ["git", "-C", str(_HOME), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
@@ -98,7 +99,7 @@ def _git(*arguments: str) -> str:
 
 
 def environment(lineage: dict[str, Any]) -> str:
-    """The distributions that the training ran with, pinned, one a line."""
+    """Return the distributions of the training, pinned, a line each."""
     lines = lineage.get("distributions") or distributions_here()
     python = lineage.get("python") or platform.python_version()
     system = lineage.get("machine", {}).get("system") or platform.platform()

@@ -1,4 +1,4 @@
-"""What every training does: its Job out of a shard set and a data set file, and its progress."""
+"""The work of every training: its Job from a shard set and a data set file, and its progress."""
 
 from collections.abc import Callable
 
@@ -29,18 +29,18 @@ LEARNING = (resnet_core.device, resnet_core.model, resnet_core.shards, resnet_co
 
 
 def may_succeed(task: object, run: object, state: State) -> bool:
-    """Whether to try again: what was lost on the way is worth it, what the user has to change is not."""
+    """Return whether another try may succeed: after a lost process, but not after a user's mistake."""
     error = state.result(raise_on_failure=False)
     return isinstance(error, LostProcessError) or not isinstance(error, UserError | JobError)
 
 
 def learning_digest(shard_set: ShardSet, model: ModelConfig, config: TrainConfig) -> str:
-    """Of all that decides what comes out of a training from scratch."""
+    """Return the digest of everything that decides the outcome of a training from scratch."""
     return digest_of(shard_set.digest, model, config, pretrained.identity(model), source_digest(*LEARNING))
 
 
 def job_of(shard_set: ShardSet, dataset: Dataset, here: Workspace) -> Job:
-    """One that starts from scratch and keeps no checkpoint."""
+    """Return the job of a training that starts from scratch and keeps no checkpoint."""
     return Job(
         files=shard_set.files,
         classes=shard_set.classes,
@@ -57,7 +57,7 @@ def job_of(shard_set: ShardSet, dataset: Dataset, here: Workspace) -> Job:
 def run_job(
     job: Job, here: Workspace, on_step: Callable[[Step], None], on_epoch: Callable[[Epoch], None]
 ) -> tuple[Classifier, list[Epoch]]:
-    """`training.run` where the settings want it: in this process, in several of this machine, or on a cluster."""
+    """Train in this process, in several processes of this machine, or on a cluster, as the settings say."""
     target = find_device(here.device)
     if job.config.devices == 1:
         return job_module.run(job, World(target), on_step, on_epoch)
@@ -69,13 +69,13 @@ def run_job(
 
 
 def places(job: Job, device: str) -> str:
-    """Where it runs, for logs and reports."""
+    """Describe the devices of a training, for logs and reports."""
     one = describe(find_device(device))
     return one if job.config.devices == 1 else f"{job.config.devices} of {one}"
 
 
 class Meter:
-    """Turns the loop's steps into a progress bar's advances."""
+    """Turn the loop's steps into a progress bar's advances."""
 
     def __init__(self, advance: Callable[[int, str], None], epochs: int) -> None:
         self.advance = advance
@@ -88,7 +88,9 @@ class Meter:
         self.shown = step.images
 
     def epoch_done(self, epoch: Epoch, images: int) -> None:
-        """A GPU's last steps were not shown; a resumed run begins with the epochs it has."""
+        """Count the images of a finished epoch: a GPU's last steps were not shown, and a resumed run has earlier
+        epochs.
+        """
         self.advance((epoch.epoch - self.epochs_shown) * images - self.shown, self.note(epoch))
         self.epochs_shown, self.shown = epoch.epoch, 0
 

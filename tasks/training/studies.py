@@ -1,8 +1,8 @@
-"""Optuna's studies: kept in a database, taken up again after a kill, drawn as pictures.
+"""Optuna's studies: kept in a database, resumed after a kill, drawn as pictures.
 
-Whoever is killed leaves a trial that is still running by the book. It is closed and queued again, with its
-values, its checkpoint and what it had reported; draws depend on how many trials there have been, not on
-the process. A study that was killed so goes on to the trials that it would have had.
+A killed process leaves a trial that is still marked as running. It is closed and queued again, with its values, its
+checkpoint and its reports. Draws depend on the number of trials, not on the process: a killed study goes on to the
+trials that it would have had.
 """
 
 import os
@@ -35,8 +35,10 @@ _RETRIES = 3
 
 
 def open_study(storage: str, name: str, epochs: int) -> Study:
-    """The study, or a new one. A trial of `epochs` epochs is ended after a third of them or later, when its
-    best accuracy is below the median of the others' at that epoch."""
+    """Open the study, or make a new one.
+
+    A trial may end after a third of `epochs`: when its best accuracy is below the others' median at that epoch.
+    """
     # Queueing a trial again is experimental in name only: since release 2.8.
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -49,8 +51,10 @@ def open_study(storage: str, name: str, epochs: int) -> Study:
 
 
 def queue_again(study: Study) -> None:
-    """Queue the trials that were interrupted. One that was so RETRIES times may be what kills the process:
-    it is left out, and not counted."""
+    """Queue the trials that were interrupted.
+
+    A trial that was interrupted RETRIES times may be what kills the process: it is left out, and not counted.
+    """
     trials = study.get_trials()
     queued = {number for trial in trials for number in Retry.retry_history(trial)}
     for trial in trials:
@@ -62,12 +66,12 @@ def queue_again(study: Study) -> None:
 
 
 def this_process() -> list[str | int | float]:
-    """Where a trial runs: a process's number alone is given anew after a restart."""
+    """Return the name of this process: its number alone is reused after a restart."""
     return [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
 
 
 def _is_dead(process: list[str | int | float] | None) -> bool:
-    """Of another machine's process nothing is known."""
+    """Return whether the process of a trial has ended. A process of another machine counts as alive."""
     if process is None or process[0] != socket.gethostname():
         return False
     try:
@@ -77,7 +81,7 @@ def _is_dead(process: list[str | int | float] | None) -> bool:
 
 
 def first_number(study: Study, number: int) -> int:
-    """The trial's number before it was ever queued again: the name of its checkpoint and of its run."""
+    """Return the trial's number before it was ever queued again: the name of its checkpoint and of its run."""
     history = Retry.retry_history(study.get_trials(deepcopy=False)[number])
     return history[0] if history else number
 
@@ -87,7 +91,7 @@ def ended(study: Study) -> list[FrozenTrial]:
 
 
 def begun(study: Study) -> int:
-    """Trials that have ended, and those that other processes are at."""
+    """Return trials that have ended, and those that other processes run."""
     return len(ended(study)) + len(study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)))
 
 
@@ -96,7 +100,7 @@ def completed(study: Study) -> list[FrozenTrial]:
 
 
 def queue_own(study: Study, own: Mapping[str, Value]) -> None:
-    """The data set file's own values come first: the best is not worse than what there is."""
+    """Queue the data set file's own values first: the best is then not worse than they are."""
     if not study.get_trials(deepcopy=False):
         study.enqueue_trial(dict(own), user_attrs={OWN: True})
 
@@ -120,7 +124,7 @@ def suggest(trial: Trial, space: Space) -> dict[str, Value]:
 
 
 def values_of(trial: FrozenTrial) -> dict[str, Value]:
-    """What `suggest` gave the trial."""
+    """Return the values that `suggest` gave the trial."""
     found: dict[str, Value] = {}
     for key, value in trial.params.items():
         exact = isinstance(trial.distributions[key], FloatDistribution)
@@ -135,8 +139,10 @@ def leader(study: Study) -> str:
 
 
 def importance(study: Study) -> dict[str, float]:
-    """Each setting's share in the variance of the accuracy (functional ANOVA, Hutter et al. 2014), largest
-    first; empty where the trials cannot tell."""
+    """Return the share of each setting in the variance of the accuracy, largest first.
+
+    Functional ANOVA (Hutter et al. 2014). Empty if the trials cannot tell.
+    """
     found = completed(study)
     if len(found) < _FEWEST or len({trial.value for trial in found}) < 2:
         return {}
@@ -144,7 +150,7 @@ def importance(study: Study) -> dict[str, float]:
 
 
 def draw(study: Study, folder: Path) -> None:
-    """The study's pictures, as PNG."""
+    """Draw the study's pictures, as PNG."""
     mpl.use("Agg")
     plots: dict[str, dict[str, Any]] = {"optimization_history": {}, "intermediate_values": {}}
     if importance(study):

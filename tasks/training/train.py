@@ -1,4 +1,4 @@
-"""Train: a shard set into a classifier, going on where an interrupted run stopped."""
+"""Train: turn a shard set into a classifier, going on where an interrupted run stopped."""
 
 import json
 import logging
@@ -65,12 +65,12 @@ def train(night: Night, dataset: Dataset, here: Workspace) -> Checkpoint:
 
 
 def run_name(dataset: Dataset, digest: str) -> str:
-    """What tells runs apart in a list of them: elpv-resnet18-fast-160px-1a2b3c4d."""
+    """Return the name of a run in a list of runs: elpv-resnet18-fast-160px-1a2b3c4d."""
     return f"{dataset.name}-{dataset.model.arch}-{dataset.recipe}-{dataset.image.size}px-{digest[:8]}"
 
 
 def _tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
-    """What runs are searched by, beside their parameters."""
+    """Return the tags that runs are searched by, beside their parameters."""
     return {
         "grayline.dataset": dataset.name,
         "grayline.arch": dataset.model.arch,
@@ -80,7 +80,7 @@ def _tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
 
 
 def _champion_of(dataset: Dataset, here: Workspace) -> UPath | None:
-    """The folder of the training that the champion came from, where the data set file wants to start there."""
+    """Return the folder of the champion's training, if the data set file starts from it."""
     champion = by_alias(here.tracking_uri, dataset.name, CHAMPION) if dataset.train.start == "champion" else None
     if champion is None:
         return None
@@ -92,8 +92,10 @@ def _champion_of(dataset: Dataset, here: Workspace) -> UPath | None:
 
 
 def _training_digest(made_of: str, champion: UPath | None) -> str:
-    """The name of a training. A champion that was made of the same data, settings and code is what would
-    come out of it."""
+    """Return the name of a training.
+
+    A champion made of the same data, settings and code is the outcome itself.
+    """
     if champion is None:
         return made_of
     return champion.name if _read_summary(champion).get("made_of") == made_of else digest_of(made_of, champion.name)

@@ -1,5 +1,8 @@
-"""Tune: an Optuna study over a data set's settings. A trial is a training, judged by its accuracy on images
-that it has not learned from, none of them a test image."""
+"""Tune: an Optuna study over a data set's settings.
+
+A trial is a training, judged by its accuracy on images that are kept aside from the training images. Test images
+are never used.
+"""
 
 import logging
 import tempfile
@@ -40,8 +43,10 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class _StudyPlan:
-    """An Optuna study `name` of `trials` trials, to be or to go on, in Optuna's `storage`. `folder` holds
-    the trials' checkpoints; the trials' runs are nested in `mlflow_run_id`."""
+    """An Optuna study `name` of `trials` trials, new or to be continued, in Optuna's `storage`.
+
+    `folder` holds the trials' checkpoints; the trials' runs are nested in `mlflow_run_id`.
+    """
 
     dataset: str
     name: str
@@ -54,9 +59,11 @@ class _StudyPlan:
 
 @dataclass(frozen=True)
 class Tuning:
-    """A finished study: `trials` in all, `pruned` of which were ended early. `values` are those of the trial
-    `number` with the best validation accuracy, `own_accuracy` what the data set file's own came to;
-    `importance` is each setting's share in what the trials differ by."""
+    """A finished study: `trials` in all, `pruned` of them ended early.
+
+    `values` are those of the trial `number` with the best validation accuracy; `own_accuracy` is the data set
+    file's own. `importance` is each setting's share in the differences between trials.
+    """
 
     plan: _StudyPlan
     trials: int
@@ -70,13 +77,13 @@ class Tuning:
 
 log = logging.getLogger("grayline")
 
-PARTS = 5  # of the training images one is kept aside, where there are no validation images
+PARTS = 5  # a fifth of the training images is kept aside if there are no validation images
 _OUTCOME = "grayline.trial"
 
 
 @dataclass(frozen=True)
 class _Trials:
-    """What the trials of a study share."""
+    """The settings that the trials of a study share."""
 
     plan: _StudyPlan
     job: Job
@@ -85,7 +92,7 @@ class _Trials:
 
 
 def check_numbers(trials: int, epochs: int | None) -> None:
-    """Raises UserError for numbers that cannot be meant."""
+    """Raises UserError for numbers below 1."""
     for option, number in (("--trials", trials), ("--epochs", 1 if epochs is None else epochs)):
         if number < 1:
             raise UserError(f"{option}: {number} is too few. Write 1 or more.")
@@ -95,7 +102,7 @@ def check_numbers(trials: int, epochs: int | None) -> None:
 def plan_study(
     night: Night, dataset: Dataset, storage: str, trials: int, epochs: int | None, here: Workspace
 ) -> _StudyPlan:
-    """Which study it is: that of the same data, settings, space and code, if there is one."""
+    """Find the study of the same data, settings, space and code, or plan a new one."""
     shard_set, images = have(night.shard_set), None
     if not shard_set.validation:
         images = training_images(shard_set, night.catalog, PARTS, dataset.split.seed, here.keys)
@@ -115,7 +122,9 @@ def plan_study(
 
 
 def _settings_of(dataset: Dataset, epochs: int | None) -> Dataset:
-    """From scratch, for the champion may have seen what is kept aside."""
+    """Return the settings of a trial: from scratch, because the champion may have seen the images that are kept
+    aside.
+    """
     train = replace(dataset.train, start="scratch", epochs=epochs or dataset.train.epochs)
     return dataset.model_copy(update={"train": train})
 
@@ -126,7 +135,7 @@ def _space_of(dataset: Dataset) -> Space:
 
 @task
 def run_trials(plan: _StudyPlan, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> int:
-    """Bring the study to as many trials as planned. Returns how many there were before."""
+    """Bring the study to as many trials as planned. Returns their number before."""
     settings = _settings_of(dataset, plan.epochs)
     job = job_of(shard_set, settings, here)
     if not shard_set.validation:
@@ -155,8 +164,10 @@ def run_trials(plan: _StudyPlan, shard_set: ShardSet, dataset: Dataset, here: Wo
 
 
 def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) -> float:
-    """The validation accuracy that a training with the trial's values ends with. Raises TrialPruned for one
-    that is not worth going on with, or cannot."""
+    """Return the validation accuracy of a training with the trial's values.
+
+    Raises TrialPruned for a trial that is ended early or cannot be trained.
+    """
     trial.set_user_attr(studies.PROCESS, studies.this_process())
     values = studies.suggest(trial, shared.space)
     plan, number = shared.plan, studies.first_number(study, trial.number)
@@ -176,7 +187,7 @@ def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) ->
         except LostProcessError:
             raise
         except (TrainingError, torch.OutOfMemoryError, optuna.TrialPruned) as error:
-            # Values that cannot be trained with are bad ones, and the sampler should know.
+            # Values that fail are bad values, and the sampler should know.
             outcome = f"ended, {error}"
         tracking.client(tracking_uri).set_tag(run_id, _OUTCOME, outcome)
     log.info("tune        trial %d: %s with %s", trial.number, outcome, _text_of(values))
@@ -187,7 +198,7 @@ def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) ->
 
 
 def train(trial: Trial, study: Study, job: Job, shared: _Trials, run_id: str, advance: Advance) -> float:
-    """The validation accuracy of the classifier that the training gives."""
+    """Train, and return the validation accuracy of the classifier."""
     last, leader = job.config.epochs, studies.leader(study)
 
     def note(at: Epoch | Step, accuracy: float) -> str:
@@ -207,7 +218,7 @@ def train(trial: Trial, study: Study, job: Job, shared: _Trials, run_id: str, ad
 
     _, epochs = run_job(job, shared.here, on_step, on_epoch)
     tracking.log_epochs(shared.here.tracking_uri, run_id, epochs)
-    # A process that was killed had written the checkpoint of an epoch that it had not told of.
+    # A killed process may have written the checkpoint of an epoch that it had not reported.
     reported = study.trials[trial.number].intermediate_values
     for epoch in epochs:
         if epoch.epoch not in reported and epoch.validation_accuracy is not None:
@@ -223,8 +234,10 @@ def _text_of(values: Mapping[str, Value]) -> str:
 
 @task
 def finish_study(plan: _StudyPlan, here: Workspace) -> Tuning:
-    """What the study came to; its best values and its pictures go to MLflow. Raises JobError when no trial
-    came to its end."""
+    """Return the outcome of the study; log its best values and its pictures.
+
+    Raises JobError if no trial came to its end.
+    """
     tracking_uri = here.tracking_uri
     study = studies.open_study(plan.storage, plan.name, plan.epochs)
     ended, complete = studies.ended(study), studies.completed(study)
@@ -255,7 +268,7 @@ def finish_study(plan: _StudyPlan, here: Workspace) -> Tuning:
 
 
 def _fragment_text(values: Mapping[str, Value]) -> str:
-    """To be pasted into a data set file."""
+    """Return the values as YAML for a data set file."""
     return yaml.safe_dump(search_space.fragment(values), sort_keys=False)
 
 
