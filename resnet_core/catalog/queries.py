@@ -1,4 +1,4 @@
-"""Questions to a catalog: to `finished`, the new one in the database, or to the file of a night.
+"""Questions to a catalog: to `finished`, the new one in the database, or to a catalog file.
 
 `resnet_core.catalog.build` has the table of all tables.
 """
@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from upath import UPath
@@ -14,6 +15,8 @@ from upath import UPath
 from resnet_core.catalog.build import CATALOG
 from resnet_core.reasons import ReasonCode
 from resnet_core.storage import database
+
+GOOD = pc.field("present") & (pc.field("status") == "ok")  # images to learn from, or held out
 
 _COUNTS = "select status, count(*), count(near) from finished where present group by status"
 _CLASSES = "select distinct label from finished where present and status = 'ok' order by label"
@@ -87,6 +90,12 @@ def load(db: DuckDBPyConnection, path: UPath) -> None:
     """Make `catalog` from a catalog file."""
     with path.open("rb") as file:
         database.create(db, "catalog", CATALOG, pq.ParquetFile(file).iter_batches())
+
+
+def good_images(path: UPath, columns: list[str], only: pc.Expression | None = None) -> pa.Table:
+    """Read columns of a catalog file's good images, in its order. only: a further condition."""
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=columns, filters=GOOD if only is None else GOOD & only)
 
 
 def present(db: DuckDBPyConnection, columns: list[str], changes: pa.Table | None = None) -> Iterator[pa.Table]:

@@ -6,9 +6,9 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from resnet_core.catalog.build import SLICED
+from resnet_core.catalog.queries import good_images
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.metrics import Labels, Probabilities
 from resnet_core.model.classifier import Classifier
@@ -38,9 +38,7 @@ def facts(catalog: Catalog | None) -> pa.Table:
     columns = ["image_id", "uri", *SLICED, "attributes"]
     if catalog is None:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
-    good = (pc.field("split") == "test") & (pc.field("status") == "ok") & pc.field("present")
-    with catalog.path.open("rb") as file:
-        return pq.read_table(file, columns=columns, filters=good)
+    return good_images(catalog.path, columns, pc.field("split") == "test")
 
 
 def in_order(table: pa.Table, image_ids: Sequence[str]) -> pa.Table:

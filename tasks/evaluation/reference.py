@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from resnet_core.catalog.queries import GOOD
 from resnet_core.drift.drift import Thresholds
 from resnet_core.drift.reference import MOST, Reference
 from resnet_core.drift.summary import Summary, summarise
@@ -58,7 +59,7 @@ def _of_training(catalog: Catalog) -> Summary:
     time.
     """
     found = Summary()
-    learned = (pc.field("split") == "train") & (pc.field("status") == "ok") & pc.field("present")
+    learned = GOOD & (pc.field("split") == "train")
     with catalog.path.open("rb") as file:
         for batch in pq.ParquetFile(file).iter_batches(columns=["split", "status", "present", *_LOOKS]):
             found += summarise(pa.Table.from_batches([batch]).filter(learned).select(_LOOKS))

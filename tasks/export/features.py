@@ -19,6 +19,7 @@ from upath import UPath
 
 import resnet_core.inference
 import resnet_core.model
+from resnet_core.catalog.queries import good_images
 from resnet_core.errors import UserError
 from resnet_core.export.formats import check_installed
 from resnet_core.inference import feature_files
@@ -177,9 +178,7 @@ def pieces(
 
     Only ids and uris of the catalog are in memory at once, about 150 bytes per image.
     """
-    with catalog.path.open("rb") as file:
-        good = pc.field("present") & (pc.field("status") == "ok")
-        there = pq.read_table(file, columns=["image_id", "uri"], filters=good).combine_chunks()
+    there = good_images(catalog.path, ["image_id", "uri"]).combine_chunks()
     ids = there["image_id"].combine_chunks()
     for shard in shard_set.files:
         rows = shards.open_file(shard, keys).read(columns=_KNOWN)

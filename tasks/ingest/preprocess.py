@@ -17,6 +17,7 @@ from prefect import task
 from upath import UPath
 
 import resnet_core.shards
+from resnet_core.catalog.queries import GOOD, good_images
 from resnet_core.errors import UserError, nearest
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.shards import format as shards
@@ -34,7 +35,6 @@ log = logging.getLogger("grayline")
 
 _CONTENT = ("image_id", "label", "split", "weight", "soft_label")
 _SPLITS = ("train", "validation", "test")
-_GOOD = pc.field("present") & (pc.field("status") == "ok")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
     """Yield the good images of each part, in order; the catalog's rows lie in the order of parts."""
     with catalog.path.open("rb") as file:
         batches = pq.ParquetFile(file).iter_batches(columns=[*_CONTENT, "uri", "part", "present", "status"])
-        good = (pa.Table.from_batches([batch]).filter(_GOOD) for batch in batches)
+        good = (pa.Table.from_batches([batch]).filter(GOOD) for batch in batches)
         pieces = ((part, rows) for table in good for part, rows in cut(table))
         for part, same in groupby(pieces, key=lambda piece: piece[0]):
             yield part, pa.concat_tables([rows for _, rows in same])
@@ -98,8 +98,7 @@ def cut(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 
 def _rows_of_part(catalog: Catalog, part: str) -> pa.Table:
     """Return the good images of one part; row groups of other parts are not read."""
-    with catalog.path.open("rb") as file:
-        return pq.read_table(file, columns=[*_CONTENT, "uri"], filters=(pc.field("part") == part) & _GOOD)
+    return good_images(catalog.path, [*_CONTENT, "uri"], pc.field("part") == part)
 
 
 def _check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: Dataset) -> None:

@@ -8,10 +8,9 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from upath import UPath
 
+from resnet_core.catalog.queries import good_images
 from tasks.artifacts import checks_table, markdown_table, plain
 from tasks.dataset import CardConfig
 from tasks.registry.runs import client
@@ -81,10 +80,7 @@ def data(made: Made, words: CardConfig) -> str:
 
 def _count_images(path: UPath) -> dict[tuple[str, str], int]:
     """Count the good images by label and split."""
-    with path.open("rb") as file:
-        images = pq.read_table(
-            file, columns=["label", "split"], filters=pc.field("present") & (pc.field("status") == "ok")
-        )
+    images = good_images(path, ["label", "split"])
     found = images.group_by(["label", "split"]).aggregate([([], "count_all")]).to_pylist()
     return {(row["label"], row["split"]): row["count_all"] for row in found}
 

@@ -23,6 +23,7 @@ from prefect.artifacts import create_markdown_artifact
 from safetensors.torch import load_file
 from upath import UPath
 
+from resnet_core.catalog.queries import good_images
 from resnet_core.device import Machine, this_machine
 from resnet_core.errors import UserError
 from resnet_core.evaluation.metrics import METRICS
@@ -113,9 +114,8 @@ def catalog_now(origin: Origin, here: Workspace) -> Catalog:
     path = here.store.catalog(origin.dataset.name)
     if not path.exists():
         raise _cannot_be_made(origin, f"{path} is gone too")
+    table = good_images(path, ["label", "part"])
     with path.open("rb") as file:
-        columns = ["label", "part"]
-        table = pq.read_table(file, columns=columns, filters=pc.field("present") & (pc.field("status") == "ok"))
         version = int(pq.read_schema(file).metadata[CATALOG_VERSION.encode()])
     pixels = pixel_folder(origin.dataset, here)
     if not all((pixels / part).exists() for part in pc.unique(table["part"]).to_pylist()):

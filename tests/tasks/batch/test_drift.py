@@ -354,8 +354,8 @@ def test_of_confidential_images_no_embedding_is_kept(home: Home, tmp_path: Path)
     assert home.night.shard_set
     raw = np.full((home.night.shard_set.test, 10), 0.1, np.float32)
     judged = judge(Calibration(), raw)
-    given = (home.classifier, judged, home.night.shard_set, home.night.catalog, Thresholds())
-    assert make_reference(*given).embeddings is not None
+    given = (home.classifier, judged, home.night, Thresholds())
+    assert make_reference(*given, None).embeddings is not None
     kept = make_reference(*given, keys)
     assert kept.embeddings is None
     kept.save(tmp_path)
