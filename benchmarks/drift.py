@@ -25,7 +25,7 @@ from resnet_core.device import find_device
 from resnet_core.drift.drift import Drift, Thresholds, measure_drift
 from resnet_core.drift.reference import MOST
 from resnet_core.drift.summary import Summary, summarise
-from resnet_core.evaluation.calibrate import Judged
+from resnet_core.evaluation.calibrate import Outputs
 from resnet_core.images.statistics import measure
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.features import embed
@@ -102,7 +102,7 @@ def summary_of(classifier: Classifier, pixels: Pixels) -> Summary:
     shares = classifier.probabilities(pixels)
     brightness, contrast, sharpness = measure(pixels)
     looks = pa.table({"brightness": brightness, "contrast": contrast, "sharpness": sharpness})
-    return of_judged(Judged(shares, shares.argmax(1), None), classifier.classes) + summarise(looks)
+    return of_judged(Outputs(shares, shares.argmax(1), None), classifier.classes) + summarise(looks)
 
 
 def by_name(drifts: tuple[Drift, ...], name: str) -> Drift:

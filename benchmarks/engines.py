@@ -22,7 +22,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.rounds import Comparison, Difference, Result, Track, Turn, interleave, timed
 from benchmarks.score import BATCH, CLASSES, MODEL, SIZE, contestants, eager
-from resnet_core.export import onnx_file as exported_onnx
+from resnet_core.export import onnx_file
 from resnet_core.export.graph import describe, trace
 from resnet_core.inference import engines
 from resnet_core.inference.engines import ENGINES, FROM_FILE, Engine, EngineName, usual_batch
@@ -66,7 +66,7 @@ def opening(name: EngineName, ours: Classifier, folder: Path, pixels: NDArray[np
         return engines.open_compiled(ours, batch)
     path = folder / ("int8.onnx" if name == "int8" else "model.onnx")
     if name == "int8":
-        exported_onnx.write_int8(trace(ours), describe(ours, "cells", "1"), path, pixels)
+        onnx_file.write_int8(trace(ours), describe(ours, "cells", "1"), path, pixels)
     elif not path.exists():
         engines.write_file(ours, "cells", "1", path)
     assert name in FROM_FILE

@@ -1,7 +1,8 @@
 """Measure how good predictions are.
 
-Rooms: `metrics`, `bootstrap` (intervals), `comparison` (two models on the same images), `slices` (by attribute),
-`calibrate` (temperature, decisions from costs), `decide` (labels, sets, reviews), `assess` (all of it for a version),
-`input_sizes` (accuracy by input size), `label_issues` (labels that are probably wrong).
+Rooms: `metrics` (the registry METRICS), `bootstrap` (intervals), `comparison` (two models on the same images).
+`slices` (accuracy by attribute), `input_sizes` (accuracy by size), `label_issues` (labels that are probably wrong).
+`calibrate` (temperature, decision weights, sets), `decide` (weights from costs and recalls).
+`assess` (all of it for a version).
 Door: every room.
 """

@@ -1,7 +1,7 @@
-"""Everything that is measured of a classifier on held-out images: arrays in, numbers out.
+"""Assessment: all measurements of a classifier on held-out images.
 
-What depends on the calibration (its error, what the sets cover, what decisions cost) is measured with
-calibrations that have not seen the image; see `calibrate`.
+Calibration error, coverage of the sets and cost of decisions use calibrations that have not seen the image (see
+`calibrate`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_core.evaluation.bootstrap import Groups, Interval, means, ratios
-from resnet_core.evaluation.calibrate import Judged, Part, Wanted, find_parts, judge, judge_parts, with_coverage
+from resnet_core.evaluation.calibrate import (
+    CalibrationPart,
+    Outputs,
+    Requirements,
+    apply_calibration,
+    apply_parts,
+    find_calibrations,
+    with_coverage,
+)
 from resnet_core.evaluation.decide import paid
 from resnet_core.evaluation.metrics import OF_CALIBRATION, Labels, Metrics, Probabilities, intervals, measure
 from resnet_core.evaluation.slices import Slice, find_slices
@@ -23,8 +31,7 @@ _LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """N images: labels, the network's own probabilities [N, C], the number of each one's group where there are
-    groups, and columns of N values by which they are broken down."""
+    """N images: labels, the network's own probabilities [N, C], numbers of groups if any, and columns to slice by."""
 
     labels: Labels
     raw: Probabilities
@@ -34,8 +41,10 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Coverage:
-    """`found` of the images have their class in the set, of `mean_size` classes; `review_share` of the sets have
-    not exactly one."""
+    """Coverage of prediction sets: shares of the images, `wanted` and found.
+
+    `mean_size`: classes in a set. `review_share`: share of the sets that do not have exactly one class.
+    """
 
     wanted: float
     found: Interval
@@ -45,7 +54,7 @@ class Coverage:
 
 @dataclass(frozen=True)
 class _ClassDecisions:
-    """Of the decisions, not of the most probable classes; `wanted` is the recall that was asked for."""
+    """Recall and precision of the decisions, not of the most probable classes; `wanted`: the required recall."""
 
     wanted: float | None
     recall: Interval
@@ -54,8 +63,10 @@ class _ClassDecisions:
 
 @dataclass(frozen=True)
 class Decisions:
-    """`cost` is the mean over the images, `default_cost` that of deciding on the most probable class; None
-    without costs. `thresholds`: with two classes, the probability of each from which it is decided on."""
+    """Decisions by cost or recall. `cost`: mean over the images; `default_cost`: of the most probable class instead.
+
+    Both are None without costs. `thresholds`: of two classes, the probability from which each is decided on.
+    """
 
     cost: Interval | None
     default_cost: Interval | None
@@ -66,14 +77,17 @@ class Decisions:
 
 @dataclass(frozen=True)
 class Assessment:
-    """`judged` is what the model will say of the images, `unseen` what calibrations say that have not seen them.
-    `curve` has a wanted coverage, the one found, and the mean size of a set."""
+    """All measurements of a classifier.
+
+    `outputs` are by the model's own calibration, `unseen` by calibrations that have not seen the images.
+    `curve`: (coverage wanted, coverage found, mean size of a set).
+    """
 
     metrics: Metrics
     uncalibrated: dict[str, Interval]
     calibration: Calibration
-    judged: Judged
-    unseen: Judged
+    outputs: Outputs
+    unseen: Outputs
     coverage: Coverage | None
     curve: list[tuple[float, float, float]]
     decisions: Decisions | None
@@ -83,26 +97,26 @@ class Assessment:
 def assess(
     held_out: HeldOut,
     validation: tuple[Labels, Probabilities] | None,
-    wanted: Wanted,
+    requirements: Requirements,
     classes: Sequence[str],
     seed: int = 0,
 ) -> Assessment:
-    """validation: labels and the network's own probabilities of images that are set aside for the calibration."""
+    """Measure everything. validation: labels and raw probabilities of the images set aside for the calibration."""
     labels, raw, groups = held_out.labels, held_out.raw, held_out.groups
-    calibration, parts = find_parts(labels, raw, validation, wanted, groups, seed)
-    judged, unseen = judge(calibration, raw), judge_parts(parts, raw)
-    metrics = measure(labels, judged.probabilities, classes, groups, seed)
+    calibration, parts = find_calibrations(labels, raw, validation, requirements, groups, seed)
+    outputs, unseen = apply_calibration(calibration, raw), apply_parts(parts, raw)
+    metrics = measure(labels, outputs.probabilities, classes, groups, seed)
     honest = intervals(OF_CALIBRATION, labels, unseen.probabilities, groups, seed)
-    correct = judged.probabilities.argmax(1) == labels
+    correct = outputs.probabilities.argmax(1) == labels
     return Assessment(
         metrics=replace(metrics, overall=metrics.overall | honest),
         uncalibrated=intervals(OF_CALIBRATION, labels, raw, groups, seed),
         calibration=calibration,
-        judged=judged,
+        outputs=outputs,
         unseen=unseen,
-        coverage=_find_coverage(labels, unseen.sets, wanted.coverage, groups, seed),
+        coverage=_find_coverage(labels, unseen.sets, requirements.coverage, groups, seed),
         curve=[_find_curve(labels, raw, parts, level) for level in _LEVELS],
-        decisions=_find_decisions(held_out, unseen, calibration, wanted, classes, seed),
+        decisions=_find_decisions(held_out, unseen, calibration, requirements, classes, seed),
         slices=find_slices(correct, held_out.columns, groups, seed),
     )
 
@@ -117,22 +131,30 @@ def _find_coverage(
     return Coverage(wanted, found, float(sizes.mean()), float((sizes != 1).mean()))
 
 
-def _find_curve(labels: Labels, raw: Probabilities, parts: Sequence[Part], level: float) -> tuple[float, float, float]:
-    sets = judge_parts([with_coverage(part, level) for part in parts], raw).sets
+def _find_curve(
+    labels: Labels, raw: Probabilities, parts: Sequence[CalibrationPart], level: float
+) -> tuple[float, float, float]:
+    sets = apply_parts([with_coverage(part, level) for part in parts], raw).sets
     assert sets is not None
     return level, float(sets[np.arange(len(labels)), labels].mean()), float(sets.sum(1).mean())
 
 
 def _find_decisions(
-    held_out: HeldOut, unseen: Judged, calibration: Calibration, wanted: Wanted, classes: Sequence[str], seed: int
+    held_out: HeldOut,
+    unseen: Outputs,
+    calibration: Calibration,
+    requirements: Requirements,
+    classes: Sequence[str],
+    seed: int,
 ) -> Decisions | None:
-    if wanted.costs is None and not wanted.recalls:
+    if requirements.costs is None and not requirements.recalls:
         return None
     labels, groups = held_out.labels, held_out.groups
     cost = default_cost = None
-    if wanted.costs is not None:
-        both = [paid(labels, decided, wanted.costs) for decided in (unseen.decided, unseen.probabilities.argmax(1))]
-        cost, default_cost = means(np.stack(both, axis=1), groups, seed)
+    if requirements.costs is not None:
+        choices = unseen.decided, unseen.probabilities.argmax(1)
+        paid_each = [paid(labels, decided, requirements.costs) for decided in choices]
+        cost, default_cost = means(np.stack(paid_each, axis=1), groups, seed)
     right = unseen.decided == labels
     (accuracy,) = means(right.astype(np.float64)[:, None], groups, seed)
     places = np.arange(len(classes))
@@ -141,7 +163,7 @@ def _find_decisions(
     recalls = ratios(hits, true.astype(np.float64), groups, seed)
     precisions = ratios(hits, said.astype(np.float64), groups, seed)
     by_class = {
-        name: _ClassDecisions(wanted.recalls.get(k), recalls[k], precisions[k]) for k, name in enumerate(classes)
+        name: _ClassDecisions(requirements.recalls.get(k), recalls[k], precisions[k]) for k, name in enumerate(classes)
     }
     weights = calibration.weights
     thresholds = None

@@ -1,8 +1,8 @@
 """Bootstrap: 95% intervals by drawing the images again.
 
 This is the percentile bootstrap (Efron & Tibshirani 1993, chapter 13): draw the images with replacement, and compute
-the statistic of each resample. Images of one group (a patient, a camera) resemble each other, so whole groups are
-drawn (Davison & Hinkley 1997, section 3.8). No model is trained again: an interval reflects the size of the test
+the statistic of each resample. Images of one group (a patient, a camera) resemble each other: whole groups are drawn
+(Davison & Hinkley 1997, section 3.8). No model is trained again: an interval reflects the size of the test
 set, and not the randomness of the training.
 
 A resample holds how often each image was drawn. Any sum over images is then a product of matrices.

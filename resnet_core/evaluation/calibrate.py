@@ -1,7 +1,7 @@
-"""Finding the calibration of a model on labelled images that it has not learned from.
+"""Calibration: find the temperature, decision weights and set threshold on labelled images outside the training.
 
-Where no images are set aside for it, those held out do both jobs, crosswise: they are cut into two
-halves, and each half is measured with what the other half gave. What the model keeps is found on all.
+Without a validation part, held-out images serve crosswise: they are split into halves, and each half is measured
+with the calibration of the other half. The model keeps a calibration that is fitted on all of them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,17 +17,19 @@ from resnet_core.evaluation.metrics import Labels, Probabilities, nll
 from resnet_core.model.calibration import Calibration
 
 _COLDEST, _HOTTEST = 0.05, 20.0
-# A normal prior on the logarithm of the temperature. Of hundreds of images it is not felt; a few images
-# that are all right would otherwise make a model that is never in doubt.
+# Standard deviation of a normal prior on the logarithm of the temperature. Hundreds of images outweigh it. Without
+# it, a few images that are all correct would make the model certain of everything.
 _PRIOR = 1.0
 
 VALIDATION, CROSSWISE = "validation", "held-out, crosswise"
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """What the calibration is for. `costs` has what missing each class costs; `recalls`, by the place of a
-    class, the share of it that is to be recognised; `coverage` is of the sets, None: no sets."""
+class Requirements:
+    """Requirements on decisions: the cost of missing each class, recalls by the place of a class, coverage of the sets.
+
+    `coverage` is None for no sets.
+    """
 
     costs: Weights | None = None
     recalls: Mapping[int, float] = field(default_factory=dict)
@@ -35,8 +37,8 @@ class Wanted:
 
 
 @dataclass(frozen=True)
-class Judged:
-    """What a calibration says of N images: probabilities [N, C], decided [N], and sets [N, C] if any."""
+class Outputs:
+    """Outputs for N images: calibrated probabilities [N, C], decided classes [N], and sets [N, C] if any."""
 
     probabilities: Probabilities
     decided: Labels
@@ -44,9 +46,8 @@ class Judged:
 
 
 @dataclass(frozen=True)
-class Part:
-    """The held-out images `rows`, bool [N], and a calibration for them that was found on other images: those
-    with these labels and probabilities."""
+class CalibrationPart:
+    """Held-out images `rows`, bool [N], and a calibration fitted on other images, with `labels` and `raw`."""
 
     rows: NDArray[np.bool_]
     labels: Labels
@@ -54,14 +55,14 @@ class Part:
     calibration: Calibration
 
 
-def fit(labels: Labels, raw: Probabilities, wanted: Wanted, fitted_on: str) -> Calibration:
-    """raw: the network's own probabilities, float32 [N, C]."""
+def fit(labels: Labels, raw: Probabilities, requirements: Requirements, fitted_on: str) -> Calibration:
+    """Fit a calibration on labels [N] and the network's own probabilities, float32 [N, C]."""
     temperature = find_temperature(labels, raw)
     shares = Calibration(temperature).calibrated(raw)
-    coverage = wanted.coverage
+    coverage = requirements.coverage
     return Calibration(
         temperature=temperature,
-        weights=find_weights(labels, shares, wanted.costs, wanted.recalls),
+        weights=find_weights(labels, shares, requirements.costs, requirements.recalls),
         coverage=coverage,
         threshold=None if coverage is None else threshold(labels, shares, coverage),
         fitted_on=fitted_on,
@@ -70,7 +71,7 @@ def fit(labels: Labels, raw: Probabilities, wanted: Wanted, fitted_on: str) -> C
 
 
 def find_temperature(labels: Labels, raw: Probabilities) -> float:
-    """The temperature of the least negative log-likelihood (Guo et al. 2017, arXiv:1706.04599, section 4.2)."""
+    """Return the temperature of the least negative log-likelihood (Guo et al. 2017, arXiv:1706.04599, section 4.2)."""
     if not len(labels):
         return 1.0
 
@@ -78,59 +79,61 @@ def find_temperature(labels: Labels, raw: Probabilities) -> float:
         shares = Calibration(float(np.exp(logarithm))).calibrated(raw)
         return nll(labels, shares) + (logarithm / _PRIOR) ** 2 / (2 * len(labels))
 
-    found = minimize_scalar(
-        loss, bounds=(np.log(_COLDEST), np.log(_HOTTEST)), method="bounded", options={"xatol": 1e-4}
-    )
-    return float(np.exp(found.x))
+    bounds = np.log(_COLDEST), np.log(_HOTTEST)
+    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
 
 
-def find_parts(
+def find_calibrations(
     labels: Labels,
     raw: Probabilities,
     validation: tuple[Labels, Probabilities] | None,
-    wanted: Wanted,
+    requirements: Requirements,
     groups: Groups | None = None,
     seed: int = 0,
-) -> tuple[Calibration, tuple[Part, ...]]:
-    """The calibration that the model keeps, and how the held-out images are to be judged: each by a calibration
-    that has not seen it. Images of one group are in one half."""
+) -> tuple[Calibration, tuple[CalibrationPart, ...]]:
+    """Return the calibration that the model keeps, and parts whose calibrations have not seen their images.
+
+    Images of one group are in the same half.
+    """
     if validation is not None:
-        found = fit(*validation, wanted, VALIDATION)
-        return found, (Part(np.ones(len(labels), dtype=np.bool_), *validation, found),)
+        kept = fit(*validation, requirements, VALIDATION)
+        return kept, (CalibrationPart(np.ones(len(labels), dtype=np.bool_), *validation, kept),)
     first = halves(len(labels), groups, seed)
-    parts = []
-    for half in (first, ~first):
-        parts.append(Part(~half, labels[half], raw[half], fit(labels[half], raw[half], wanted, CROSSWISE)))
-    return fit(labels, raw, wanted, CROSSWISE), tuple(parts)
+    parts = [
+        CalibrationPart(~half, labels[half], raw[half], fit(labels[half], raw[half], requirements, CROSSWISE))
+        for half in (first, ~first)
+    ]
+    return fit(labels, raw, requirements, CROSSWISE), tuple(parts)
 
 
 def halves(count: int, groups: Groups | None, seed: int) -> NDArray[np.bool_]:
-    """Which images are in the first half, bool [N]. A single group is cut like images without one."""
+    """Return the images of the first half, bool [N]. A single group is split like images without groups."""
     keys = np.arange(count) if groups is None or groups.max() == 0 else groups
     names = int(keys.max()) + 1
     first = np.random.default_rng(seed).permutation(names) < names // 2
     return first[keys]
 
 
-def judge(calibration: Calibration, raw: Probabilities) -> Judged:
+def apply_calibration(calibration: Calibration, raw: Probabilities) -> Outputs:
+    """Return the outputs for the network's own probabilities [N, C]."""
     shares = calibration.calibrated(raw)
-    return Judged(shares, calibration.decided(shares), calibration.sets(shares))
+    return Outputs(shares, calibration.decided(shares), calibration.sets(shares))
 
 
-def judge_parts(parts: Sequence[Part], raw: Probabilities) -> Judged:
-    """All held-out images, each by the calibration of its part."""
+def apply_parts(parts: Sequence[CalibrationPart], raw: Probabilities) -> Outputs:
+    """Return the outputs for all held-out images, by the calibrations of their parts."""
     shares, decided = np.empty_like(raw), np.empty(len(raw), dtype=np.int64)
     sets = np.empty(raw.shape, dtype=np.bool_) if parts[0].calibration.coverage is not None else None
     for part in parts:
-        found = judge(part.calibration, raw[part.rows])
-        shares[part.rows], decided[part.rows] = found.probabilities, found.decided
-        if sets is not None and found.sets is not None:
-            sets[part.rows] = found.sets
-    return Judged(shares, decided, sets)
+        outputs = apply_calibration(part.calibration, raw[part.rows])
+        shares[part.rows], decided[part.rows] = outputs.probabilities, outputs.decided
+        if sets is not None and outputs.sets is not None:
+            sets[part.rows] = outputs.sets
+    return Outputs(shares, decided, sets)
 
 
-def with_coverage(part: Part, coverage: float) -> Part:
-    """The same part with sets of another coverage."""
+def with_coverage(part: CalibrationPart, coverage: float) -> CalibrationPart:
+    """Return the same part with sets of another coverage."""
     shares = part.calibration.calibrated(part.raw)
     bound = threshold(part.labels, shares, coverage)
     return replace(part, calibration=replace(part.calibration, coverage=coverage, threshold=bound))

@@ -85,8 +85,7 @@ class Comparison:
 class _SliceComparison:
     """The difference of accuracy on a slice's images, new less old.
 
-    `p`: the probability of such a loss if the true loss is just the margin, corrected for the number of slices
-    (Holm 1979).
+    `p`: the probability of such a loss if the true loss is just the margin, corrected by Holm's method.
     """
 
     name: str
@@ -185,9 +184,9 @@ def _p_worse(gained: int, lost: int, images: int, margin: float) -> float:
 
 
 def _by_groups(excess: NDArray[np.float64], groups: Groups, seed: int) -> float:
-    """Return the p of "not above 0 in all" for each image's excess [N], by sign flips of groups (Fisher 1935).
+    """Return the p of "not above 0 in all" for each image's excess [N], by sign flips of groups.
 
-    The p of k groups is at least 1 in 2 ** k.
+    The method is Fisher's (1935). The p of k groups is at least 1 in 2 ** k.
     """
     sums = np.bincount(groups, excess)
     sums = sums[sums != 0]

@@ -1,8 +1,8 @@
-"""From what mistakes cost, or from a recall that is wanted, to the weights of a decision.
+"""Decisions: weights per class, from the costs of mistakes or from required recalls.
 
-The class is argmax(weights * probabilities). If missing class i costs c_i, whatever it is taken for,
-the least expected cost is that of the weights c_i (Elkan 2001, The foundations of cost-sensitive
-learning). With two classes that is one threshold; it is moved to where the cost is least on labelled images.
+The decision is argmax(weights * probabilities). Suppose that missing class i costs c_i, whatever the prediction.
+The weights c_i then have the least expected cost (Elkan 2001, The foundations of cost-sensitive learning).
+With two classes they are one threshold, moved to the least cost on labelled images.
 """
 
 import math
@@ -15,40 +15,41 @@ from resnet_core.errors import UserError, nearest
 from resnet_core.evaluation.metrics import Labels, Probabilities
 
 MISSED, FALSE_ALARM = "missed_", "false_alarm"
-_ROUNDS = 20  # a weight that is raised may take images from a class that had enough
+_ROUNDS = 20  # a raised weight may take images from a class that had enough
 _JUST_ABOVE = 1 + 1e-6
 
 Weights = NDArray[np.float64]  # [C]
 
 
 def class_costs(costs: Mapping[str, float], classes: Sequence[str]) -> Weights | None:
-    """What it costs to miss each class: `missed_<class>`, and `false_alarm` for a class that has none of
-    its own. None where there are no costs. Raises UserError for what is no class."""
+    """Return the cost of missing each class, [C]; None without costs.
+
+    costs: `missed_<class>`, and `false_alarm` for the class without a cost of its own.
+    Raises UserError for other names.
+    """
     if not costs:
         return None
     known = [MISSED + name for name in classes]
     for key in costs:
         if key not in (*known, FALSE_ALARM):
-            raise UserError(
-                f"evaluate.costs.{key}: there is no such class.{nearest(key, known)} Known: {_list(known)}."
-            )
+            raise UserError(f"evaluate.costs.{key}: unknown class.{nearest(key, known)} Known: {_list(known)}.")
     missing = [name for name in known if name not in costs]
     if len(missing) == len(known):
-        raise UserError(f"evaluate.costs: says not what a miss costs. Add one of {_list(known)}.")
+        raise UserError(f"evaluate.costs: the cost of a missed class is missing. Add one of {_list(known)}.")
     if not missing and FALSE_ALARM in costs:
         raise UserError(
-            "evaluate.costs.false_alarm: the miss of every class has a cost, and a false alarm is the miss of "
-            "another class. Leave it out."
+            "evaluate.costs.false_alarm: every missed class has a cost, and a false alarm misses another class. "
+            "Remove it."
         )
     return np.array([costs.get(name, costs.get(FALSE_ALARM, 1.0)) for name in known], dtype=np.float64)
 
 
 def class_recalls(recall: Mapping[str, float], classes: Sequence[str]) -> dict[int, float]:
-    """The recall that is wanted of classes, by their places. Raises UserError for what is no class."""
+    """Return the required recalls by the places of their classes. Raises UserError for an unknown class."""
     for name in recall:
         if name not in classes:
             hint = nearest(name, list(classes))
-            raise UserError(f"evaluate.recall.{name}: there is no such class.{hint} Known: {_list(classes)}.")
+            raise UserError(f"evaluate.recall.{name}: unknown class.{hint} Known: {_list(classes)}.")
     return {list(classes).index(name): share for name, share in recall.items()}
 
 
@@ -59,8 +60,10 @@ def _list(names: Sequence[str]) -> str:
 def find_weights(
     labels: Labels, probabilities: Probabilities, costs: Weights | None, recalls: Mapping[int, float]
 ) -> tuple[float, ...]:
-    """Weights for calibrated probabilities [N, C] of labelled images: the costs first, then the recalls.
-    The largest is 1."""
+    """Return weights for calibrated probabilities [N, C] of labelled images: from costs first, then from recalls.
+
+    The largest weight is 1.
+    """
     weights = np.ones(probabilities.shape[1]) if costs is None else costs.copy()
     if costs is not None and len(costs) == 2 and len(labels):
         weights = _cheapest(labels, probabilities, costs)
@@ -74,8 +77,10 @@ def find_weights(
 
 
 def _cheapest(labels: Labels, probabilities: Probabilities, costs: Weights) -> Weights:
-    """Of two classes: the threshold on the second's probability with the least mean cost on these images;
-    of several, the one nearest to what the costs alone say."""
+    """Return weights of two classes: the threshold on the second class with the least mean cost on these images.
+
+    Among equally cheap thresholds, take the one nearest to the threshold that the costs alone give.
+    """
     theory = costs[0] / costs.sum()
     p = np.sort(np.unique(probabilities[:, 1].astype(np.float64)))
     thresholds = np.concatenate([[p[0] / 2], (p[1:] + p[:-1]) / 2, [(1 + p[-1]) / 2], [theory]])
@@ -90,8 +95,10 @@ def _cheapest(labels: Labels, probabilities: Probabilities, costs: Weights) -> W
 
 
 def _weight_for_recall(labels: Labels, probabilities: Probabilities, weights: Weights, k: int, share: float) -> float:
-    """The weight at which the next image of class k is recognised with probability `share` or more; with
-    too few images to promise it, the one at which all of them are."""
+    """Return the weight at which the next image of class k is recognised with probability `share`.
+
+    With too few images to promise it, return the weight at which all of them are recognised.
+    """
     weighted = probabilities[labels == k].astype(np.float64) * weights
     if not len(weighted):
         return float(weights[k])
@@ -101,19 +108,20 @@ def _weight_for_recall(labels: Labels, probabilities: Probabilities, weights: We
 
 
 def paid(labels: Labels, decided: Labels, costs: Weights) -> NDArray[np.float64]:
-    """What the decision on each image costs, float64 [N]."""
+    """Return the cost of the decision on each image, float64 [N]."""
     return np.where(decided == labels, 0.0, costs[labels])
 
 
 def threshold(labels: Labels, probabilities: Probabilities, coverage: float) -> float:
-    """The score up to which a class is in the set. 1, and all classes are, where there are too few images
-    to promise more."""
+    """Return the score up to which a class is in the set; 1, for all classes, if there are too few images."""
     scores = 1 - probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return smallest_that_holds(scores, coverage, 1.0)
 
 
 def smallest_that_holds(scores: NDArray[np.float64], share: float, otherwise: float) -> float:
-    """The bound that the next score like these stays within with probability `share` or more: of N
-    scores, the one in place ceil((N + 1) * share)."""
+    """Return the bound that the next score stays within with probability `share`: split conformal prediction.
+
+    It is the score in place ceil((N + 1) * share), or `otherwise` if N is too small.
+    """
     place = math.ceil((len(scores) + 1) * share - 1e-9)
     return float(np.sort(scores)[place - 1]) if place <= len(scores) else otherwise

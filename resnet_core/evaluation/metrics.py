@@ -1,7 +1,7 @@
 """Metrics: how good predictions are, each value with its 95% interval.
 
-METRICS is the registry. The gate, the monitor, MLflow, the report and every page take names, directions and titles
-from it, so a new metric is a function and an entry here.
+METRICS is the registry. The gate, MLflow, the report and every page take names, directions and titles from it.
+A new metric is a function and an entry here.
 
 field               means
 title, about        the heading in a report, and the explanation beside it

@@ -1,10 +1,9 @@
-"""Where a model is worse than elsewhere: accuracy in each part of the held-out images.
+"""Slices: accuracy on parts of the held-out images, to find where a model is worse than elsewhere.
 
-A column of numbers is cut at its quantiles, one of text by its values. Each slice is held against the
-rest of the images, by Fisher's exact test, or, where images come in groups, by how much the difference
-varies when groups are drawn again. Many slices are looked at, and one of twenty would be worse by
-chance: the p-values are corrected for that (Holm 1979, A simple sequentially rejective multiple test
-procedure).
+A column of numbers is cut at its quantiles, a column of text by its values. A slice is compared with all other
+images: by Fisher's exact test, or, for images in groups, by the spread of the difference over resampled groups.
+Among many slices some are worse by chance alone. Their p-values are therefore corrected (Holm 1979, A simple
+sequentially rejective multiple test procedure).
 """
 
 from collections import Counter
@@ -21,7 +20,7 @@ from scipy.stats import t as student
 from resnet_core.evaluation.bootstrap import Counts, Groups, Interval, ends, spread
 
 _SIGNIFICANT = 0.05
-SMALLEST = 10  # images: of fewer, nothing can be said
+SMALLEST = 10  # images; fewer show nothing
 MOST_VALUES = 50
 _FEW_NUMBERS = 10  # as many different numbers or fewer are values, like text
 _DECILES_FROM = 1000  # images; fewer are cut into fifths
@@ -32,8 +31,10 @@ _Correct = NDArray[np.bool_]  # [N]
 
 @dataclass(frozen=True)
 class Slice:
-    """`images` of the held-out images have this value; `rest` is the accuracy on the others, `p` the chance of
-    such a gap where there is none, corrected for the number of slices."""
+    """Accuracy on the `images` held-out images with this value; `rest` is the accuracy on the others.
+
+    `p`: the probability of such a gap by chance, corrected for the number of slices.
+    """
 
     column: str
     value: str
@@ -51,8 +52,10 @@ class Slice:
 def find_slices(
     correct: _Correct, columns: Mapping[str, Sequence[Any]], groups: Groups | None = None, seed: int = 0
 ) -> list[Slice]:
-    """columns: N values each, numbers or text, None where there is none. A column that is the same everywhere
-    makes no slice; what is in fewer than SMALLEST images is put together."""
+    """Return all slices of the columns: N values each, numbers or text, None for a missing value.
+
+    A column with one value makes no slice. Values in fewer than SMALLEST images are put together.
+    """
     cuts = [(column, value, rows) for column, values in columns.items() for value, rows in cut(values)]
     if not cuts:
         return []
@@ -67,27 +70,29 @@ def find_slices(
         return np.stack([within, without], axis=1)
 
     value, again = spread(accuracies, len(correct), groups, seed)
-    found = []
+    slices = []
     for k, (column, name, rows) in enumerate(cuts):
         gap, gaps = value[0, k] - value[1, k], again[:, 0, k] - again[:, 1, k]
         p = _chance(correct, rows) if groups is None else _chance_by_groups(float(gap), gaps, rows, groups)
-        found.append(
+        slices.append(
             Slice(column, name, int(rows.sum()), ends(value[0, k], again[:, 0, k]), float(value[1, k]), False, p)
         )
-    corrected = holm([each.p for each in found])
-    return [replace(each, p=p, worse=p < _SIGNIFICANT) for each, p in zip(found, corrected, strict=True)]
+    corrected = holm([part.p for part in slices])
+    return [replace(part, p=p, worse=p < _SIGNIFICANT) for part, p in zip(slices, corrected, strict=True)]
 
 
 def _chance(correct: _Correct, rows: _Correct) -> float:
-    """Of so few correct ones in the slice, if correctness had nothing to do with it."""
+    """Return the p of so few correct images in the slice if being correct did not depend on it."""
     table = [[int((correct & rows).sum()), int((~correct & rows).sum())],
              [int((correct & ~rows).sum()), int((~correct & ~rows).sum())]]  # fmt: skip
     return float(fisher_exact(table, alternative="less").pvalue)
 
 
 def _chance_by_groups(gap: float, gaps: NDArray[np.float64], rows: _Correct, groups: Groups) -> float:
-    """The same from the gap's resamples [R], by Student's distribution: a slice that is in three groups is an
-    experience with three. 1 where it is in one, or nothing varies."""
+    """Return the same p from resampled gaps [R], by Student's distribution over the groups of the smaller side.
+
+    1 if that side has one group only, or nothing varies.
+    """
     fewest = min(len(np.unique(groups[rows])), len(np.unique(groups[~rows])))
     count = len(np.unique(groups))
     deviation = float(np.nanstd(gaps)) * (count / max(count - 1, 1)) ** 0.5
@@ -95,7 +100,7 @@ def _chance_by_groups(gap: float, gaps: NDArray[np.float64], rows: _Correct, gro
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """The p-values, corrected so that all of them together err with the probability that each of them says."""
+    """Correct p-values for their number, so that the smallest may be taken at its word."""
     order = np.argsort(chances, kind="stable")
     corrected, largest = [0.0] * len(order), 0.0
     for rank, k in enumerate(order):
@@ -105,7 +110,7 @@ def holm(chances: Sequence[float]) -> list[float]:
 
 
 def cut(values: Sequence[Any]) -> list[tuple[str, _Correct]]:
-    """The values that make slices, and the rows [N] that are in each."""
+    """Return the values that make slices, and the rows [N] of each."""
     numbers = _as_numbers(values)
     if numbers is None or len({value for value in values if value is not None}) <= _FEW_NUMBERS:
         return _cut_text([None if value is None else _shorter(str(value)) for value in values])
@@ -113,7 +118,7 @@ def cut(values: Sequence[Any]) -> list[tuple[str, _Correct]]:
 
 
 def _shorter(text: str) -> str:
-    """Four digits of a fraction do; `007` stays what it is."""
+    """Round a fraction to four digits; `007` stays as it is."""
     try:
         return f"{float(text):.4g}" if "." in text else text
     except ValueError:
@@ -121,7 +126,7 @@ def _shorter(text: str) -> str:
 
 
 def _as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
-    """float64 [N], NaN where there is none; None for a column of text."""
+    """Return float64 [N], NaN for a missing value; None for a column of text."""
     try:
         return np.array([np.nan if value is None else float(value) for value in values], dtype=np.float64)
     except ValueError:
@@ -129,7 +134,7 @@ def _as_numbers(values: Sequence[Any]) -> NDArray[np.float64] | None:
 
 
 def _cut_text(values: Sequence[str | None]) -> list[tuple[str, _Correct]]:
-    """By value, the most frequent first."""
+    """Cut by value, the most frequent first."""
     counts = Counter(NOTHING if value is None else value for value in values)
     frequent = [value for value, count in counts.most_common(MOST_VALUES) if count >= SMALLEST]
     kept = set(frequent)
@@ -140,7 +145,7 @@ def _cut_text(values: Sequence[str | None]) -> list[tuple[str, _Correct]]:
 
 
 def _cut_numbers(numbers: NDArray[np.float64]) -> list[tuple[str, _Correct]]:
-    """At the quantiles: as many images in each slice as ties allow."""
+    """Cut at the quantiles, into slices of equally many images as far as ties allow."""
     known = np.isfinite(numbers)
     pieces = 10 if known.sum() >= _DECILES_FROM else 5
     edges = np.unique(np.quantile(numbers[known], np.linspace(0, 1, pieces + 1)))

@@ -1,7 +1,7 @@
-"""Where in an image the classifier saw its class: Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391), by captum.
+"""Grad-CAM: where in an image the classifier saw a class (Selvaraju et al. 2017, arXiv:1610.02391), by captum.
 
-A map is of the last stage whose output is fine enough to show a place. As a score is the mean over mirror
-images and sizes, so is its map: each look is explained by itself and turned back.
+Maps are of the last stage whose output is fine enough to show a place. A score is the mean over mirror images and
+sizes, and so is its map: every view is explained by itself and turned back.
 """
 
 from collections.abc import Iterator
@@ -20,40 +20,40 @@ from resnet_core.model.resnet import ModelConfig
 from resnet_core.model.sized import Network
 
 _STAGES = ("layer4", "layer3", "layer2", "layer1")
-# A coarser map says little more than "in this image".
+# A coarser map shows no place.
 _FEWEST_CELLS = 4
-AT_ONCE = 32
+_BATCH = 32
 
 
 @dataclass(frozen=True)
-class _Look:
-    """An image as the network sees it, and how to get back to the image as it is."""
+class _View:
+    """A view: an image as the network sees it, and how to return to the original orientation."""
 
     image: Tensor  # float32 [B, 1, s, s]
     transposed: bool
     axes: tuple[int, ...]
 
     def undo(self, maps: Tensor) -> Tensor:
-        """float32 [B, 1, S, S] of this look -> the same of the image."""
+        """Turn maps, float32 [B, 1, S, S], of this view back to the image."""
         maps = maps.flip(self.axes) if self.axes else maps
         return maps.transpose(-1, -2) if self.transposed else maps
 
 
 class Maps(NamedTuple):
     layer: str
-    heat: NDArray[np.float32]  # [N, S, S], 0 to 1; all 0 where nothing spoke for the class
+    heat: NDArray[np.float32]  # [N, S, S], 0 to 1; all 0 without evidence for the class
 
 
 def grad_cam(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> Maps:
-    """What spoke for a class in each image, by place. Each map's largest value is 1: maps are not for
-    comparing how much two images have of it.
+    """Map the evidence for a class in each image.
 
-    pixels: uint8 [N, S, S]. classes: int64 [N], places in the class names.
+    pixels: uint8 [N, S, S]. classes: int64 [N], places in the class names. The largest value of every map is 1: maps do
+    not tell which of two images has more evidence.
     """
     layer = finest(classifier.network, pixels.shape[1])
     heat = np.zeros(pixels.shape, dtype=np.float32)
-    for start in range(0, len(pixels), AT_ONCE):
-        some = slice(start, start + AT_ONCE)
+    for start in range(0, len(pixels), _BATCH):
+        some = slice(start, start + _BATCH)
         x = to_input(
             torch.from_numpy(np.ascontiguousarray(pixels[some])).to(classifier.device), classifier.normalisation
         )
@@ -62,7 +62,7 @@ def grad_cam(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray
 
 
 def finest(network: Network, side: int) -> str:
-    """The last stage that puts out 4 x 4 cells or more for images of `side` pixels; the first where none does."""
+    """Return the last stage with an output of 4 x 4 cells or more for images of `side` pixels; else the first stage."""
     cells, at = {}, network.eval().at(side)
     with torch.inference_mode():
         device = next(network.parameters()).device
@@ -79,28 +79,28 @@ def _maps(classifier: Classifier, layer: str, x: Tensor, classes: Tensor) -> NDA
     classifier.network.eval()
     side = x.shape[-1]
     total = torch.zeros_like(x)
-    for look in _looks(x, classifier.config):
-        network = classifier.network.at(look.image.shape[-1])
+    for view in _views(x, classifier.config):
+        network = classifier.network.at(view.image.shape[-1])
         cam = LayerGradCam(network, getattr(network, layer))
-        found = cam.attribute(look.image, target=classes, relu_attributions=True)
+        found = cam.attribute(view.image, target=classes, relu_attributions=True)
         assert isinstance(found, Tensor)
         found = found.detach().float()
-        # Looks of different sizes have sums of different sizes; each counts as much as the others.
-        total += look.undo(functional.interpolate(_scaled(found), (side, side), mode="bicubic").clamp_min(0))
+        # Sums depend on the size of a view; after scaling all views count alike.
+        total += view.undo(functional.interpolate(_scaled(found), (side, side), mode="bicubic").clamp_min(0))
     return _scaled(total)[:, 0].cpu().numpy()
 
 
 def _scaled(maps: Tensor) -> Tensor:
-    """float32 [B, 1, h, w], each map divided by its largest value; one without any stays 0."""
+    """Divide each map, float32 [B, 1, h, w], by its largest value; a map of zeros stays."""
     most = maps.amax((1, 2, 3), keepdim=True)
     return maps / torch.where(most > 0, most, torch.ones_like(most))
 
 
-def _looks(x: Tensor, config: ModelConfig) -> Iterator[_Look]:
-    """The sizes and mirror images of float32 [B, 1, S, S] that a score is the mean over."""
+def _views(x: Tensor, config: ModelConfig) -> Iterator[_View]:
+    """Yield the sizes and mirror images of float32 [B, 1, S, S] over which a score is the mean."""
     for side in config.score_scales or (x.shape[-1],):
         resized = resize_batch(x, side)
         for transposed in (False, True) if config.score_flips == "dihedral" else (False,):
             image = resized.transpose(-1, -2) if transposed else resized
             for axes in MIRRORED[config.score_flips]:
-                yield _Look(image.flip(axes) if axes else image, transposed, axes)
+                yield _View(image.flip(axes) if axes else image, transposed, axes)

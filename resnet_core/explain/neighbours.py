@@ -1,6 +1,6 @@
-"""The training images that a classifier finds most like another one: what it may have learned it from.
+"""Neighbours: the training images that a classifier finds most similar to an image.
 
-Likeness is the cosine between what the last layer sees of the two images (`pool` of `resnet.features`).
+Similarity is the cosine between pooled features, the input of the last layer (`pool` of `resnet.features`).
 """
 
 import heapq
@@ -19,9 +19,9 @@ from resnet_core.shards.format import Images
 
 _Embeddings = NDArray[np.float32]  # [N, D], each of length 1
 
-# Of more training images so many are looked at: a pass over a million would cost more than the rest of a night's pages.
+# Training images to search at most: a pass over a million takes longer than the other pages of a night.
 MOST_IMAGES = 20_000
-AT_ONCE = 128
+_BATCH = 128
 
 
 @dataclass(frozen=True, order=True)
@@ -35,35 +35,41 @@ class Neighbour:
 
 
 def embed(classifier: Classifier, pixels: NDArray[np.uint8]) -> _Embeddings:
-    """uint8 [N, S, S] -> float32 [N, D], of the images as they are: one look each."""
-    found: _Embeddings = normalize(torch.from_numpy(embedding.embed(classifier, pixels, AT_ONCE))).numpy()
-    return found
+    """uint8 [N, S, S] -> float32 [N, D] of length 1, from the images as they are, without mirror images."""
+    embeddings: _Embeddings = normalize(torch.from_numpy(embedding.embed(classifier, pixels, _BATCH))).numpy()
+    return embeddings
 
 
 def nearest(
     classifier: Classifier, queries: NDArray[np.uint8], pieces: Iterable[Images], count: int
 ) -> list[list[Neighbour]]:
-    """For each of `queries`, uint8 [Q, S, S], the `count` images most like it, the nearest first. Of what is
-    gone through, `pieces`, no more than one piece and the found images are in memory."""
+    """Return the `count` most similar images for each of `queries`, uint8 [Q, S, S], the nearest first.
+
+    pieces: the training images; one piece and the neighbours found so far are in memory.
+    """
     best: list[list[Neighbour]] = [[] for _ in queries]
     if not len(queries):
         return best
-    wanted = embed(classifier, queries)
+    targets = embed(classifier, queries)
     for images in pieces:
         if not len(images):
             continue
-        similarity = wanted @ embed(classifier, images.pixels).T  # [Q, N]
+        similarity = targets @ embed(classifier, images.pixels).T  # [Q, N]
         for query, row in enumerate(similarity):
             for k in np.argsort(-row, kind="stable")[:count]:
-                found = Neighbour(float(row[k]), images.image_ids[k], int(images.labels[k]), images.pixels[k].copy())
-                best[query].append(found)
+                neighbour = Neighbour(
+                    float(row[k]), images.image_ids[k], int(images.labels[k]), images.pixels[k].copy()
+                )
+                best[query].append(neighbour)
             best[query] = heapq.nlargest(count, best[query])
     return best
 
 
 def sampled(pieces: Iterable[Images], of: int, most: int = MOST_IMAGES) -> Iterable[Images]:
-    """About `most` of `of` images, the same ones every time: those whose ids, digests of their bytes, are
-    lowest. All of them where there are no more."""
+    """Yield about `most` of `of` images, or all if there are fewer.
+
+    The sample has the lowest ids: digests of bytes, so that it is the same every time.
+    """
     for images in pieces:
         yield images if of <= most else _chosen(images, most / of)
 

@@ -1,4 +1,11 @@
-"""Formats that a classifier is exported to, and runtimes of other frameworks that run what was exported."""
+"""Formats: file formats that a classifier is exported to, and the runtimes of other frameworks that run the files.
+
+format   file      runtimes             needs
+onnx     .onnx     onnx, openvino       the extra `onnx`
+int8     .onnx     onnx                 the extra `onnx`
+litert   .tflite   tensorflow           the extra `tensorflow`
+torch    .pt2      torch                nothing
+"""
 
 import time
 from collections.abc import Callable, Iterable
@@ -13,9 +20,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from resnet_core.errors import UserError
-from resnet_core.export import litert_file as exported_litert
-from resnet_core.export import onnx_file as exported_onnx
-from resnet_core.export import torch_file as exported_torch
+from resnet_core.export import litert_file, onnx_file, torch_file
 from resnet_core.export.graph import Run
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards.format import Images
@@ -25,7 +30,7 @@ BATCH = 64
 
 @dataclass(frozen=True)
 class Agreement:
-    """What both say of the same N images, and how long each took, in seconds."""
+    """Probabilities of the classifier and of the exported file for the same N images, and the seconds of each."""
 
     labels: NDArray[np.int64]  # [N], places in the class names
     own: NDArray[np.float32]  # [N, C], the classifier's probabilities
@@ -39,7 +44,7 @@ class Agreement:
 
     @property
     def difference(self) -> float:
-        """The largest of two probabilities of the same class of the same image; not a number is infinity."""
+        """Return the largest difference of two probabilities of the same class and image; infinity for NaN."""
         return float(np.nan_to_num(np.abs(self.own - self.exported), nan=np.inf).max())
 
     @property
@@ -54,16 +59,19 @@ class Agreement:
 def compare(
     classifier: Classifier, run: Run, images: Iterable[Images], most: int, advance: Callable[[int], None]
 ) -> Agreement:
-    """The first `most` images, or all if there are fewer. Raises ValueError where there are none, or the
-    file's output has another shape than the classifier's."""
+    """Compare the first `most` images, or all if there are fewer.
+
+    advance: called with the number of further images.
+    Raises ValueError without images, and for output of another shape.
+    """
     labels: list[NDArray[np.int64]] = []
     own: list[NDArray[np.float32]] = []
     exported: list[NDArray[np.float32]] = []
     count, took = 0, [0.0, 0.0]
-    for some in images:
-        for start in range(0, min(len(some), most - count), BATCH):
+    for part in images:
+        for start in range(0, min(len(part), most - count), BATCH):
             end = min(start + BATCH, most - count)
-            pixels = np.ascontiguousarray(some.pixels[start:end])
+            pixels = np.ascontiguousarray(part.pixels[start:end])
             marks = [time.perf_counter()]
             for score, into in ((classifier.probabilities, own), (run, exported)):
                 into.append(score(pixels))
@@ -71,14 +79,14 @@ def compare(
             took = [took[k] + marks[k + 1] - marks[k] for k in range(2)]
             if own[-1].shape != exported[-1].shape:
                 raise ValueError(f"the file's output is {exported[-1].shape}, not {own[-1].shape}")
-            labels.append(some.labels[start:end])
+            labels.append(part.labels[start:end])
             advance(len(pixels))
-        count += len(some)
+        count += len(part)
         if count >= most:
             break
     if not labels:
         raise ValueError("there are no images to compare on")
-    return Agreement(np.concatenate(labels), np.concatenate(own), np.concatenate(exported), took[0], took[1])
+    return Agreement(np.concatenate(labels), np.concatenate(own), np.concatenate(exported), *took)
 
 
 Format = Literal["onnx", "litert", "torch", "int8"]
@@ -88,7 +96,7 @@ BACKENDS: tuple[str, ...] = get_args(Backend)
 
 SUFFIX: dict[Format, str] = {"onnx": ".onnx", "litert": ".tflite", "torch": ".pt2", "int8": ".onnx"}
 RUNS: dict[Backend, Format] = {"tensorflow": "litert", "onnx": "onnx", "openvino": "onnx", "torch": "torch"}
-# What has to be installed beside PyTorch, and the extra that brings it.
+# Packages besides PyTorch, and the extra that installs them.
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
     "onnx": (_ONNX, "onnx"),
@@ -101,7 +109,7 @@ _NEEDS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 def check_installed(option: str, wanted: str) -> None:
-    """option: as the user wrote it, for the text of the UserError that is raised where a package is missing."""
+    """Raise UserError if a package is missing. option: the user's option, for the message."""
     packages, extra = _NEEDS.get(wanted, ((), ""))
     for package in packages:
         if find_spec(package) is None:
@@ -111,43 +119,45 @@ def check_installed(option: str, wanted: str) -> None:
 def write(
     kind: Format, program: ExportedProgram, metadata: str, path: Path, pixels: NDArray[np.uint8] | None = None
 ) -> None:
-    """pixels: training images, uint8 [N, S, S], that the scales of int8 are measured on; others need none."""
+    """Write the file. pixels: training images, uint8 [N, S, S], on which int8 measures its scales."""
     match kind:
         case "onnx":
-            exported_onnx.write(program, metadata, path)
+            onnx_file.write(program, metadata, path)
         case "int8":
             assert pixels is not None
-            exported_onnx.write_int8(program, metadata, path, pixels)
+            onnx_file.write_int8(program, metadata, path, pixels)
         case "litert":
-            exported_litert.write(program, metadata, path)
+            litert_file.write(program, metadata, path)
         case "torch":
-            exported_torch.write(program, metadata, path)
+            torch_file.write(program, metadata, path)
 
 
 def load(backend: Backend, path: Path) -> Run:
-    """The file in its framework's own runtime, on the CPU."""
+    """Load a file into its framework's own runtime, on the CPU."""
     match backend:
         case "onnx":
-            return exported_onnx.load(path)
+            return onnx_file.load(path)
         case "openvino":
-            return exported_onnx.load_openvino(path)
+            return onnx_file.load_openvino(path)
         case "tensorflow":
-            return exported_litert.load(path)
+            return litert_file.load(path)
         case "torch":
-            return exported_torch.load(path)
+            return torch_file.load(path)
 
 
 def runtime_of(kind: Format) -> Backend:
-    """The runtime that an export is checked with."""
+    """Return the runtime that checks an export."""
     return "onnx" if kind == "int8" else next(backend for backend, runs in RUNS.items() if runs == kind)
 
 
 def accuracy(backend: Backend, labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
-    """The share of images whose most probable class is their label, by the framework's own metric:
-    `tf.keras.metrics`, torch's own arithmetic, or scikit-learn's for those that have none."""
+    """Return the share of images whose most probable class is their label, by the framework's own metric.
+
+    TensorFlow uses `tf.keras.metrics`, PyTorch its own arithmetic, the other runtimes scikit-learn.
+    """
     match backend:
         case "tensorflow":
-            return exported_litert.accuracy(labels, probabilities)
+            return litert_file.accuracy(labels, probabilities)
         case "torch":
             right = torch.from_numpy(probabilities).argmax(1) == torch.from_numpy(labels)
             return float(right.double().mean())

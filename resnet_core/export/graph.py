@@ -1,11 +1,10 @@
-"""All that a classifier does between gray levels and probabilities, as one graph of tensor operations.
+"""Graph: the classifier from gray levels to probabilities, as one graph of tensor operations.
 
     uint8 [N, S, S], preprocessed  ->  normalise, mirror and resize, the network, softmax, their mean,
                                        the temperature  ->  float32 [N, C], rows summing to 1
 
-It is what an exported file holds: whoever runs one has nothing left to do, and so nothing to do wrong.
-The steps are the classifier's own functions, traced; what `calibration` says of decisions and sets
-travels as text beside them.
+An exported file holds all of it, so that its user has no further step to get wrong. The steps are the classifier's
+own functions, traced. Decisions and sets of `calibration` travel beside the graph, as text.
 """
 
 import copy
@@ -26,15 +25,15 @@ from resnet_core.model.sized import by_side
 
 INPUT, OUTPUT = "images", "probabilities"
 Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]  # [N, S, S] -> [N, C]: an exported file, loaded
-METADATA = "grayline"  # the name, in every format, of the text that `describe` gives
+METADATA = "grayline"  # the name of the text of `describe`, in every format
 
 
 class ScoringGraph(nn.Module):
-    """uint8 [N, S, S] -> float32 [N, C], as `Classifier.probabilities` does it on a CPU."""
+    """uint8 [N, S, S] -> float32 [N, C], as `Classifier.probabilities` on a CPU."""
 
     def __init__(self, classifier: Classifier) -> None:
         super().__init__()
-        # Only what is asked is in the graph, not what other sizes would need.
+        # The graph holds the weights of the scored sizes only.
         self.network = by_side(copy.deepcopy(classifier.network), classifier.sides, lambda network, _: network)
         self.network = self.network.cpu().to(memory_format=torch.contiguous_format)
         self.network.requires_grad_(False).eval()
@@ -46,9 +45,9 @@ class ScoringGraph(nn.Module):
         seen = []
         # Views of one size pass the network together, so that the graph holds it once a size.
         for _, group in groupby(views(x, self.config), key=lambda view: view.shape[-1]):
-            same = list(group)
-            found = self.network(torch.cat(same) if len(same) > 1 else same[0]).softmax(1)
-            seen.append(found.unflatten(0, (len(same), -1)))
+            views_of_size = list(group)
+            shares = self.network(torch.cat(views_of_size) if len(views_of_size) > 1 else views_of_size[0]).softmax(1)
+            seen.append(shares.unflatten(0, (len(views_of_size), -1)))
         shares = (torch.cat(seen) if len(seen) > 1 else seen[0]).mean(0)
         if self.temperature == 1:
             return shares
@@ -56,17 +55,16 @@ class ScoringGraph(nn.Module):
 
 
 def trace(classifier: Classifier) -> ExportedProgram:
-    """The graph, with its weights, for batches of any number of images."""
+    """Trace the graph, with its weights, for batches of any size."""
     size = classifier.preprocessing.size
-    example = torch.zeros((2, size, size), dtype=torch.uint8)  # of one image the trace would make a constant
+    example = torch.zeros((2, size, size), dtype=torch.uint8)  # the trace would make a batch of 1 a constant
     return torch.export.export(
         ScoringGraph(classifier).eval(), (example,), dynamic_shapes={INPUT: {0: Dim("batch")}}, strict=False
     )
 
 
 def describe(classifier: Classifier, name: str, version: str) -> str:
-    """What has to be known of an exported file to use it, as JSON: which version of which model it is, what
-    goes in and comes out, the classes, how pixels are made of an image, and what is decided on."""
+    """Return the metadata of an exported file as JSON: model, input, output, classes, preprocessing and decisions."""
     size = classifier.preprocessing.size
     facts = {
         "name": name,

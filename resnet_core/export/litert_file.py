@@ -1,7 +1,7 @@
-"""A traced network as a LiteRT (TensorFlow Lite) file, and such a file run by TensorFlow's interpreter.
+"""LiteRT (TensorFlow Lite) files: a traced network written by TensorFlow's converter, run by its interpreter.
 
-No converter from PyTorch can be installed beside the PyTorch that trains here, so the graph is computed
-by TensorFlow's operations (`tensorflow_graph`) and TensorFlow's own converter writes the file.
+Converters from PyTorch cannot be installed beside this project's PyTorch. `compute` therefore runs the graph with
+TensorFlow's operations, and TensorFlow's converter writes the file.
 """
 
 import operator
@@ -21,13 +21,13 @@ from resnet_core.model.inputs import resize_matrix
 
 
 def write(program: ExportedProgram, metadata: str, path: Path) -> None:
-    """The metadata is the file's metadata entry `grayline`. The batch may be of any size: resize the input."""
+    """Write the file, for batches of any size; the metadata is the file's metadata entry `grayline`."""
     with quiet():
         import tensorflow as tf
 
         size = _side(program)
         spec = tf.TensorSpec([None, size, size], tf.uint8, name=INPUT)
-        # AutoGraph would rewrite all that `compute` calls, torch too, and take minutes.
+        # AutoGraph would rewrite everything that `compute` calls, torch too, which takes minutes.
         graph = tf.function(lambda images: {OUTPUT: compute(program, images)}, [spec], autograph=False)
         module = tf.Module()
         module.graph = graph
@@ -65,30 +65,30 @@ def read_metadata(path: Path) -> str:
 
 
 def load(path: Path) -> Run:
-    """TensorFlow's interpreter on the CPU."""
+    """Load the file into TensorFlow's interpreter on the CPU."""
     with quiet():
         import tensorflow as tf
 
         content = path.read_bytes()
         interpreter = tf.lite.Interpreter(model_content=content, num_threads=torch.get_num_threads())
         interpreter.allocate_tensors()
-    (given,), (wanted,) = interpreter.get_input_details(), interpreter.get_output_details()
+    (source,), (target,) = interpreter.get_input_details(), interpreter.get_output_details()
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         if tuple(interpreter.get_input_details()[0]["shape"]) != images.shape:
-            with quiet():  # it says so when it takes a faster way
-                interpreter.resize_tensor_input(given["index"], images.shape)
+            with quiet():  # it prints its choice of kernels
+                interpreter.resize_tensor_input(source["index"], images.shape)
                 interpreter.allocate_tensors()
-        interpreter.set_tensor(given["index"], images)
+        interpreter.set_tensor(source["index"], images)
         interpreter.invoke()
-        found: NDArray[np.float32] = interpreter.get_tensor(wanted["index"])
-        return found
+        probabilities: NDArray[np.float32] = interpreter.get_tensor(target["index"])
+        return probabilities
 
     return run
 
 
 def accuracy(labels: NDArray[np.int64], probabilities: NDArray[np.float32]) -> float:
-    """By tf.keras.metrics."""
+    """Return the accuracy by tf.keras.metrics."""
     with quiet():
         import tensorflow as tf
 
@@ -103,27 +103,29 @@ NOTHING = ("_assert_tensor_metadata", "sym_constrain_range_for_size", "_assert_s
 
 
 def compute(program: ExportedProgram, images: Any) -> Any:
-    """images: a TensorFlow tensor, uint8 [N, S, S] -> what the program's graph makes of it. Raises
-    NotImplementedError for an operation that has no rule."""
+    """Compute the program's graph on a TensorFlow tensor, uint8 [N, S, S].
+
+    Raises NotImplementedError for an operation without a rule.
+    """
     program = program.run_decompositions()
     weights = {**program.state_dict, **program.constants}
     signature = program.graph_signature
     names = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
     names |= signature.inputs_to_lifted_tensor_constants
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {}
     for node in program.graph.nodes:
         if node.op == "placeholder":
-            known = node.name in names
-            found[node.name] = weights[names[node.name]].detach().cpu().numpy() if known else images
+            is_weight = node.name in names
+            values[node.name] = weights[names[node.name]].detach().cpu().numpy() if is_weight else images
         elif node.op == "call_function":
-            arguments = fx.map_arg((node.args, node.kwargs), lambda other: found[other.name])
-            found[node.name] = rule(node)(*arguments[0], **arguments[1])
+            arguments = fx.map_arg((node.args, node.kwargs), lambda other: values[other.name])
+            values[node.name] = rule(node)(*arguments[0], **arguments[1])
     output = next(node for node in program.graph.nodes if node.op == "output")
-    return found[output.args[0][0].name]
+    return values[output.args[0][0].name]
 
 
 def rule(node: fx.Node) -> Callable[..., Any]:
-    """What computes the node's operation."""
+    """Return the function that computes the node's operation."""
     name = str(node.target).removeprefix("aten.").partition(".")[0]
     if node.target in (operator.getitem, operator.mul):
         return node.target
@@ -135,7 +137,7 @@ def rule(node: fx.Node) -> Callable[..., Any]:
 
 
 def axis(x: Any, dim: int) -> int:
-    """Torch's dimension of a value -> TensorFlow's."""
+    """Return TensorFlow's dimension for torch's dimension of a value."""
     dim %= x.shape.rank
     return _LAST[dim] if x.shape.rank == 4 else dim
 
@@ -144,12 +146,10 @@ def axes(x: Any, dims: Sequence[int]) -> list[int]:
     return [axis(x, dim) for dim in dims]
 
 
-def _convolution(
-    x: Any, weight: NDArray[np.float32], bias: Any, stride: list[int], padding: list[int], dilation: list[int],
-    transposed: bool, _: list[int], groups: int,
-) -> Any:  # fmt: skip
+def _convolution(x: Any, weight: NDArray[np.float32], bias: Any, *options: Any) -> Any:
     import tensorflow as tf
 
+    stride, padding, dilation, transposed, _, groups = options
     if transposed or groups != 1 or set(dilation) != {1}:
         raise NotImplementedError("no rule for transposed, grouped or dilated convolutions")
     kernel = np.ascontiguousarray(weight.transpose(2, 3, 1, 0))  # [kh, kw, inputs, outputs]
@@ -161,7 +161,7 @@ def _convolution(
 
 
 def pad(x: Any, padding: list[int], value: float) -> Any:
-    """[N, H, W, C] with `padding` rows above and below, and columns left and right."""
+    """Pad [N, H, W, C] with rows above and below, and columns left and right."""
     import tensorflow as tf
 
     rows, columns = padding
@@ -170,10 +170,12 @@ def pad(x: Any, padding: list[int], value: float) -> Any:
     return tf.pad(x, [[0, 0], [rows, rows], [columns, columns], [0, 0]], constant_values=value)
 
 
-def batch_norm(x: Any, weight: Any, bias: Any, mean: Any, variance: Any, _: float, epsilon: float) -> tuple[Any]:
+def batch_norm(x: Any, *parameters: Any) -> tuple[Any]:
+    """Normalise by weight, bias, mean, variance and epsilon, in torch's order; channels are last in all ranks."""
+    weight, bias, mean, variance, _, epsilon = parameters
     scale = weight / np.sqrt(variance.astype(np.float64) + epsilon)
     shift = bias - mean * scale
-    return (x * scale.astype(np.float32) + shift.astype(np.float32),)  # channels are last in all ranks
+    return (x * scale.astype(np.float32) + shift.astype(np.float32),)
 
 
 def _max_pool(x: Any, size: list[int], stride: list[int], padding: list[int] = [0, 0]) -> tuple[Any]:  # noqa: B006
@@ -184,7 +186,7 @@ def _max_pool(x: Any, size: list[int], stride: list[int], padding: list[int] = [
 
 
 def view(x: Any, shape: Sequence[Any]) -> Any:
-    """Rows and columns cannot be folded into others: torch has them elsewhere."""
+    """Reshape. Rows and columns cannot be merged with other dimensions, because their order differs from torch's."""
     import tensorflow as tf
 
     if len(shape) == 4 or (x.shape.rank == 4 and x.shape[1:3] != [1, 1]):
@@ -218,8 +220,7 @@ def flip(x: Any, dims: Sequence[int]) -> Any:
 
 
 def _resized(x: Any, size: Sequence[int], *_: Any) -> Any:
-    """Bilinear [N, S, S, 1] -> [N, side, side, 1], as two products with the matrix that torch multiplies
-    each side by."""
+    """Resize [N, S, S, 1] bilinearly to [N, side, side, 1], as two products with torch's matrix."""
     import tensorflow as tf
 
     if x.shape[3] != 1 or size[0] != size[1] or x.shape[1] != x.shape[2]:
@@ -230,7 +231,7 @@ def _resized(x: Any, size: Sequence[int], *_: Any) -> Any:
 
 
 def _simple() -> dict[str, Callable[..., Any]]:
-    """The operations that TensorFlow has under another name."""
+    """Return the operations that TensorFlow has under another name."""
 
     def with_tensorflow(make: Callable[..., Any]) -> Callable[..., Any]:
         def call(*args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""A traced network as an ONNX file, in float32 or int8, and such a file run by ONNX Runtime or OpenVINO."""
+"""ONNX files: a traced network in float32 or int8, run by ONNX Runtime or OpenVINO."""
 
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,13 +15,13 @@ from resnet_core.export.quiet import quiet
 from resnet_core.model.inputs import resize_matrix
 
 _OPSET = 18  # the oldest that torch writes
-# What is computed in int8; what is around it stays as it is: gray levels come and probabilities go in full.
+# Operations computed in int8; input and output keep their types.
 _QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "GlobalAveragePool"]
 BATCH = 32  # images that int8 is calibrated on at a time
 
 
 def write(program: ExportedProgram, metadata: str, path: Path) -> None:
-    """Raises onnx.checker.ValidationError for a graph that is no valid ONNX."""
+    """Write the file. Raises onnx.checker.ValidationError for an invalid graph."""
     import onnx
 
     with quiet():
@@ -40,8 +40,10 @@ def write(program: ExportedProgram, metadata: str, path: Path) -> None:
 
 
 def _resized(x: Any, size: Sequence[int], *_: Any) -> Any:
-    """An ONNX value [N, 1, S, S] -> [N, 1, side, side]. ONNX can say of its own resizing that it averages
-    when it shrinks (`antialias`), which OpenVINO does not do; products all runtimes do alike."""
+    """Resize an ONNX value [N, 1, S, S] to [N, 1, side, side], by two matrix products.
+
+    OpenVINO ignores `antialias` of ONNX's own resizing; all runtimes compute products alike.
+    """
     import onnx
     from onnxscript import opset18 as ops
 
@@ -52,19 +54,21 @@ def _resized(x: Any, size: Sequence[int], *_: Any) -> Any:
 
 
 def save(model: Any, metadata: str, path: Path) -> None:
-    """model: an onnx.ModelProto. Sizes that no user set a name for lose theirs; the batch is called so."""
+    """Name the batch's dimension, and write the onnx.ModelProto with the metadata."""
     import onnx
 
     for tensor in (*model.graph.input, *model.graph.output):
         tensor.type.tensor_type.shape.dim[0].dim_param = "batch"
-    del model.graph.value_info[:]  # which say the old name; the checker infers shapes by itself
+    del model.graph.value_info[:]  # with the old name; the checker infers shapes itself
     onnx.helper.set_model_props(model, {METADATA: metadata})
     path.write_bytes(model.SerializeToString())
 
 
 def write_int8(program: ExportedProgram, metadata: str, path: Path, pixels: NDArray[np.uint8]) -> None:
-    """Weights int8, each output channel on its own scale, activations on scales that `pixels`, uint8
-    [N, S, S], have shown them to need. The quantisation is explicit in the graph (QDQ)."""
+    """Write int8 weights, a scale per output channel, with explicit quantisation in the graph (QDQ).
+
+    pixels: uint8 [N, S, S], on which the scales of the activations are measured.
+    """
     import onnx
     from onnxruntime import quantization
 
@@ -91,7 +95,7 @@ def _reader(pixels: NDArray[np.uint8]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Batches until there are none; the quantiser asks for nothing else."""
+        """Batches for the quantiser, which calls only `get_next`."""
 
         def __init__(self) -> None:
             self.batches: Iterator[NDArray[np.uint8]] = iter(pieces(pixels))
@@ -104,6 +108,7 @@ def _reader(pixels: NDArray[np.uint8]) -> Any:
 
 
 def pieces(pixels: NDArray[np.uint8]) -> Iterable[NDArray[np.uint8]]:
+    """Yield batches of pixels, uint8 [N, S, S]."""
     return (pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH))
 
 
@@ -114,7 +119,7 @@ def read_metadata(path: Path) -> str:
 
 
 def load(path: Path, threads: int | None = None) -> Run:
-    """ONNX Runtime on the CPU. threads: that a call computes on, by default as many as torch does."""
+    """Load into ONNX Runtime on the CPU. threads: of a call, by default as many as torch uses."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -126,26 +131,26 @@ def load(path: Path, threads: int | None = None) -> Run:
 
 
 def load_openvino(path: Path) -> Run:
-    """OpenVINO on the CPU, a call computing on as many threads as torch does."""
+    """Load into OpenVINO on the CPU, with as many threads per call as torch uses."""
     compiled = _compile_openvino(path, {"INFERENCE_NUM_THREADS": torch.get_num_threads()})
     return lambda images: compiled([images])[OUTPUT]
 
 
 def openvino_requests(path: Path, workers: int) -> Callable[[], Run]:
-    """What makes a `Run` for each of that many threads, which compute side by side, one core each."""
-    # Pinned, the first threads of all processes would share the first core.
+    """Return a function that makes a `Run` for a thread; `workers` threads compute side by side, on a core each."""
+    # With pinning, the first threads of all processes would share the first core.
     hints = {"INFERENCE_NUM_THREADS": workers, "NUM_STREAMS": workers, "ENABLE_CPU_PINNING": False}
     compiled = _compile_openvino(path, hints)
 
     def request() -> Run:
-        one = compiled.create_infer_request()
-        return lambda images: one.infer([images], share_inputs=True)[OUTPUT].copy()
+        infer_request = compiled.create_infer_request()
+        return lambda images: infer_request.infer([images], share_inputs=True)[OUTPUT].copy()
 
     return request
 
 
 def _compile_openvino(path: Path, hints: dict[str, Any]) -> Any:
-    """In float32: by default it would choose a precision by the machine."""
+    """Compile for float32: OpenVINO's default precision depends on the machine."""
     with quiet():
         import openvino
 

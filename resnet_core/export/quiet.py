@@ -1,4 +1,4 @@
-"""Libraries that talk to the terminal by themselves: what they say is kept from it."""
+"""Quiet: keep the output of libraries that print by themselves from the terminal."""
 
 import os
 import sys
@@ -9,15 +9,16 @@ from contextlib import ExitStack, contextmanager
 from threading import Lock
 
 _lock = Lock()
-_inside = 0  # blocks that are being executed, in whatever threads
+_inside = 0  # blocks in execution, in all threads
 _undo = ExitStack()
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Nothing that is printed during the block is seen, not even what C++ writes to the file descriptors 1
-    and 2 past Python; an exception goes on its way. What other threads print is not seen either, so the
-    block should be short. Blocks of several threads may overlap."""
+    """Suppress everything printed during the block, also by C++ to the file descriptors 1 and 2; exceptions pass.
+
+    The output of other threads is lost, too, so keep the block short. Blocks of several threads may overlap.
+    """
     global _inside
     with _lock:
         if not _inside:
@@ -36,7 +37,7 @@ def quiet() -> Iterator[None]:
 def _redirected() -> Iterator[None]:
     sys.stdout.flush()
     sys.stderr.flush()
-    kept = os.dup(1), os.dup(2)
+    saved = os.dup(1), os.dup(2)
     with tempfile.TemporaryFile() as said, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         os.dup2(said.fileno(), 1)
@@ -46,6 +47,6 @@ def _redirected() -> Iterator[None]:
         finally:
             sys.stdout.flush()
             sys.stderr.flush()
-            for number, copy in enumerate(kept, start=1):
+            for number, copy in enumerate(saved, start=1):
                 os.dup2(copy, number)
                 os.close(copy)

@@ -1,4 +1,4 @@
-"""A traced network as a .pt2 file of PyTorch, and such a file run; neither writes nor reads a pickle."""
+"""Torch files: a traced network as a .pt2 file of PyTorch, written and read without pickles."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ from torch.export import ExportedProgram
 from resnet_core.errors import UserError
 from resnet_core.export.graph import METADATA, Run
 
-# What an archive of torch.export may hold: raw tensors, JSON, and the marks of its own format.
+# Members that an archive of torch.export may have: raw tensors, JSON, and the marks of its own format.
 _HARMLESS = re.compile(
     r"(data/weights/weight_\d+|data/constants/tensor_\d+|data/(weights|constants)/\w+_config\.json"
     r"|models/\w+\.json|extra/\w+\.json|archive_format|archive_version|byteorder|\.data/(version|serialization_id))"
@@ -22,9 +22,9 @@ _HARMLESS = re.compile(
 
 
 def write(program: ExportedProgram, metadata: str, path: Path) -> None:
-    """The metadata is the archive's `extra/grayline.json`."""
+    """Write the file; the metadata is the archive's `extra/grayline.json`."""
     program = copy.copy(program)
-    program.example_inputs = None  # the one thing of it that would be a pickle
+    program.example_inputs = None  # they would be a pickle
     with path.open("wb") as file:
         torch.export.save(program, file, extra_files={f"{METADATA}.json": metadata})
 
@@ -36,7 +36,7 @@ def read_metadata(path: Path) -> str:
 
 
 def check_no_pickle(path: Path) -> None:
-    """Raises UserError for an archive in which torch.export.load would find something to unpickle or to run."""
+    """Raise UserError if torch.export.load would find something to unpickle or to run in the archive."""
     with zipfile.ZipFile(path) as archive:
         for item in archive.infolist():
             name = item.filename.partition("/")[2]
@@ -45,18 +45,18 @@ def check_no_pickle(path: Path) -> None:
                 entry["use_pickle"] for entry in json.loads(archive.read(item))["config"].values()
             )
             if pickled or not (empty or _HARMLESS.fullmatch(name)):
-                raise UserError(f"{path}: {item.filename} may be a pickle, and is not loaded. Export the model again.")
+                raise UserError(f"{path}: not loaded, {item.filename} may be a pickle. Export the model again.")
 
 
 def load(path: Path) -> Run:
-    """Raises UserError as `check_no_pickle` does."""
+    """Load the file. Raises UserError as `check_no_pickle` does."""
     check_no_pickle(path)
     with path.open("rb") as file:
         network = torch.export.load(file).module()
 
     def run(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         with torch.inference_mode():
-            found: NDArray[np.float32] = network(torch.from_numpy(np.ascontiguousarray(images))).numpy()
-            return found
+            probabilities: NDArray[np.float32] = network(torch.from_numpy(np.ascontiguousarray(images))).numpy()
+            return probabilities
 
     return run

@@ -1,6 +1,6 @@
 """Score images in bulk.
 
-Rooms: `engines` (PyTorch, ONNX Runtime, OpenVINO, int8), `folded` (batch norm folded into convolutions),
+Rooms: `engines` (PyTorch, ONNX Runtime, OpenVINO, int8), `folded` (batch norm folded into convolutions).
 `trials` (which engine is fastest and agrees), `scores` (predictions as rows), `feature_files` (features as files).
 Private: `_cuda` (the CUDA engine).
 Door: every room.

@@ -1,13 +1,13 @@
-"""Engines: ways to compute what `Classifier.probabilities` computes, of which a batch takes the fastest.
+"""Engines: ways to compute `Classifier.probabilities`; a batch takes the fastest.
 
-    torch     the network folded (see `folded`), on a GPU with copies that run beside it (see `engine_cuda`)
+    torch     the folded network (see `folded`); on a GPU, copies run beside the computation (see `_cuda`)
     compile   torch.compile, which writes and compiles C++ for this network
     onnx      ONNX Runtime
     openvino  OpenVINO
-    int8      ONNX Runtime with weights and activations of a byte; not the same probabilities
+    int8      ONNX Runtime with 8-bit weights and activations; its probabilities differ
 
-On a CPU an engine computes each call on one thread, and is called from as many threads as there are cores:
-nothing waits for a thread that is behind, and each core's images stay in its cache.
+On a CPU, an engine computes each call on one thread. As many threads as there are cores call it: none waits for
+another, and the images of a core stay in its cache.
 """
 
 from dataclasses import dataclass, replace
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from resnet_core.device import one_thread
 from resnet_core.errors import UserError, nearest
-from resnet_core.export import onnx_file as exported_onnx
+from resnet_core.export import onnx_file
 from resnet_core.export.formats import check_installed
 from resnet_core.export.graph import Run as Run
 from resnet_core.export.graph import ScoringGraph, describe, trace
 from resnet_core.export.quiet import quiet
-from resnet_core.inference import _cuda as engine_cuda
+from resnet_core.inference import _cuda
 from resnet_core.inference.folded import fold
 from resnet_core.model.classifier import Classifier
 
@@ -39,8 +39,10 @@ _COMPILERS = ("g++", "clang++", "c++")
 
 @dataclass(frozen=True)
 class Engine:
-    """`run`: preprocessed uint8 [N, S, S], of any N, -> calibrated float32 [N, C], `batch_size` images at a time.
-    It may be called from several threads at once."""
+    """`run`: preprocessed uint8 [N, S, S] -> calibrated float32 [N, C], `batch_size` images at a time.
+
+    Several threads may call it at once.
+    """
 
     name: EngineName
     run: Run
@@ -48,20 +50,20 @@ class Engine:
 
 
 def check_engine(option: str, wanted: str, device: torch.device) -> EngineName:
-    """Raises UserError, about the option, for what is no engine, is not installed, or is not for the device."""
-    known = next((name for name in ENGINES if name == wanted), None)
-    if known is None:
+    """Return the engine's name. Raises UserError if it is unknown, not installed, or not for the device."""
+    name = next((engine for engine in ENGINES if engine == wanted), None)
+    if name is None:
         raise UserError(
-            f"{option}: no engine {wanted!r}.{nearest(wanted, list(ENGINES))} Choose from: auto, {', '.join(ENGINES)}."
+            f"{option}: unknown engine {wanted!r}.{nearest(wanted, list(ENGINES))} Known: auto, {', '.join(ENGINES)}."
         )
-    if known == "torch":
-        return known
+    if name == "torch":
+        return name
     if device.type != "cpu":
-        raise UserError(f"{option} {known}: computes on the CPU, and the device is {device}. Set GRAYLINE_DEVICE=cpu.")
-    check_installed(option, known)
-    if known == "compile" and not compiler():
+        raise UserError(f"{option} {name}: computes on the CPU, but the device is {device}. Set GRAYLINE_DEVICE=cpu.")
+    check_installed(option, name)
+    if name == "compile" and not compiler():
         raise UserError(f"{option} compile: needs a C++ compiler. Install g++, or choose another engine.")
-    return known
+    return name
 
 
 def can_run(name: EngineName, device: torch.device) -> bool:
@@ -73,27 +75,27 @@ def can_run(name: EngineName, device: torch.device) -> bool:
 
 
 def compiler() -> str | None:
-    return next((found for name in _COMPILERS if (found := which(name))), None)
+    return next(filter(None, map(which, _COMPILERS)), None)
 
 
 def usual_batch(classifier: Classifier) -> int:
-    """On a GPU, where to start to look for what its memory has room for."""
-    return engine_cuda.LARGEST if classifier.device.type == "cuda" else classifier.usual_batch()
+    """Return the usual batch size; on a GPU, the size from which to search for one that fits."""
+    return _cuda.LARGEST if classifier.device.type == "cuda" else classifier.usual_batch()
 
 
 def open_torch(classifier: Classifier, batch_size: int, plain: bool = False) -> Engine:
-    """plain: the network as it is, not folded."""
+    """Open PyTorch. plain: the network as it is, not folded."""
     device = classifier.device
     own = classifier if plain else folded(classifier, onednn=batch_size)
     if device.type == "cuda":
-        return Engine("torch", *engine_cuda.open_engine(own, batch_size))
+        return Engine("torch", *_cuda.open_engine(own, batch_size))
     if device.type == "cpu":
         return Engine("torch", alone(lambda pixels: own.probabilities(pixels, batch_size)), batch_size)
     return Engine("torch", _one_by_one(lambda pixels: own.probabilities(pixels, batch_size)), batch_size)
 
 
 def open_compiled(classifier: Classifier, batch_size: int) -> Engine:
-    """It is compiled here, which takes a minute. torch's own cache of compiled code is not used: it is a pickle."""
+    """Compile the network, which takes a minute, without torch's cache of compiled code: it is a pickle."""
     graph = ScoringGraph(folded(classifier)).eval()
     settings: dict[str, Any] = {"freezing": True, "fx_graph_cache": False}
     made = torch.compile(graph, dynamic=False, options=settings)
@@ -110,15 +112,17 @@ def open_compiled(classifier: Classifier, batch_size: int) -> Engine:
 
 
 def open_file(name: EngineName, path: Path, classes: int, workers: int, batch_size: int) -> Engine:
-    """name: one of FROM_FILE. path: what `write_file`, or for int8 an export, has written. workers: threads that
-    will call it at once."""
-    run = _openvino_run(path, workers) if name == "openvino" else exported_onnx.load(path, threads=1)
+    """Open a file of `write_file`, or for int8 an exported file. name: one of FROM_FILE.
+
+    workers: number of threads that will call the engine at once.
+    """
+    run = _openvino_run(path, workers) if name == "openvino" else onnx_file.load(path, threads=1)
     return Engine(name, _in_pieces(run, batch_size, classes), batch_size)
 
 
 def _openvino_run(path: Path, workers: int) -> Run:
-    """Each thread has a request of its own."""
-    request, own = exported_onnx.openvino_requests(path, workers), local()
+    """Give every thread its own request."""
+    request, own = onnx_file.openvino_requests(path, workers), local()
 
     def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         if not hasattr(own, "run"):
@@ -129,49 +133,49 @@ def _openvino_run(path: Path, workers: int) -> Run:
 
 
 def write_file(classifier: Classifier, name: str, version: str, path: Path) -> None:
-    """The ONNX file that `onnx` and `openvino` run: of the folded network, which they would not make as small."""
-    exported_onnx.write(trace(folded(classifier)), describe(classifier, name, version), path)
+    """Write the ONNX file for `onnx` and `openvino`, of the folded network: they would not fold as much."""
+    onnx_file.write(trace(folded(classifier)), describe(classifier, name, version), path)
 
 
 def folded(classifier: Classifier, onednn: int | None = None) -> Classifier:
-    """On the classifier's device."""
+    """Return the classifier with a folded network, on its device."""
     return replace(classifier, network=fold(classifier.network, classifier.sides, onednn))
 
 
 def alone(run: Run) -> Run:
-    """Each call on the one thread that makes it."""
+    """Compute each call on the thread that makes it, and on no other."""
 
-    def one(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with one_thread():
             return run(pixels)
 
-    return one
+    return run_alone
 
 
 def _one_by_one(run: Run) -> Run:
-    """One call at a time."""
+    """Let calls of several threads take turns."""
     lock = Lock()
 
-    def one(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def run_locked(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         with lock:
             return run(pixels)
 
-    return one
+    return run_locked
 
 
 def _in_pieces(run: Run, batch_size: int, classes: int, whole: bool = False) -> Run:
-    """Batches of that many images. whole: of just that many, the last one filled up with black images."""
+    """Split calls into batches. whole: fill the last batch up with black images."""
 
-    def every(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        found = [np.empty((0, classes), dtype=np.float32)]
+    def run_all(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        results = [np.empty((0, classes), dtype=np.float32)]
         for start in range(0, len(pixels), batch_size):
             piece = np.ascontiguousarray(pixels[start : start + batch_size])
             missing = batch_size - len(piece)
             if whole and missing:
                 padded = np.concatenate([piece, np.zeros((missing, *piece.shape[1:]), dtype=np.uint8)])
-                found.append(run(padded)[: len(piece)])
+                results.append(run(padded)[: len(piece)])
             else:
-                found.append(run(piece))
-        return np.concatenate(found)
+                results.append(run(piece))
+        return np.concatenate(results)
 
-    return every
+    return run_all

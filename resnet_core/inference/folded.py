@@ -1,12 +1,10 @@
-"""A network for scoring alone: the same function of an image, in fewer and larger steps.
+"""Folded networks: the same function of an image for scoring alone, in fewer and larger steps.
 
-- Batch norm is a factor and a summand for each channel, and goes into the weights of the convolution
-  before it.
-- A 3x3 convolution of an image of 1x1 or 2x2 pixels sees all of it from everywhere: it is one product
-  with a matrix, which computes nothing outside of the image, and is twice as fast.
-- Where torch has oneDNN, a convolution does its ReLU and its block's sum while the values are still in
-  the cache, and its weights lie as the processor wants them. These are the operations that
-  torch.compile generates for a CPU, without the compiler.
+- Batch norm, a factor and a summand for each channel, goes into the weights of the convolution before it.
+- A 3x3 convolution of 1x1 or 2x2 pixels sees the whole image at every place. It becomes one matrix product, which
+  computes nothing outside of the image and is twice as fast.
+- With oneDNN, a convolution includes its ReLU and the sum of its block. Its weights have the processor's layout.
+  torch.compile generates the same operations for a CPU; no compiler is needed here.
 """
 
 import copy
@@ -30,19 +28,18 @@ _Sides = dict[nn.Module, set[int]]  # of the images that each convolution is giv
 
 
 def fold(network: Network, sides: Sequence[int], onednn: int | None = None) -> Network:
-    """A copy for evaluation alone, on the network's device, channels last. The network stays as it is.
+    """Return a copy for evaluation alone, on the network's device, channels last. The network does not change.
 
-    sides: those of the images, in pixels, that it will be given; others it takes as well.
-    onednn: use torch's oneDNN operations, with weights laid out for batches of that many images; others are slower.
-        They cannot be exported, compiled or moved to another device.
+    sides: of the images, in pixels; images of other sides work, too.
+    onednn: batch size for which torch's oneDNN operations lay out the weights; other sizes are slower. Such a copy
+        cannot be exported, compiled or moved to another device.
     """
     return by_side(network, sides, partial(_fold_one, onednn=onednn))
 
 
 def _fold_one(network: ResNet, sides: Sequence[int], onednn: int | None) -> ResNet:
     made = copy.deepcopy(network).eval().requires_grad_(False)
-    # Before anything is replaced: it is the convolutions themselves that are looked at.
-    seen = sides_of(made, sides)
+    seen = sides_of(made, sides)  # before any convolution is replaced
     onednn = onednn if has_onednn() and next(made.parameters()).device.type == "cpu" else None
     made.conv1 = step(made.conv1, made.bn1, seen, onednn)  # type: ignore[assignment]
     made.bn1 = made.relu = nn.Identity()  # type: ignore[assignment]
@@ -60,18 +57,20 @@ def _fold_one(network: ResNet, sides: Sequence[int], onednn: int | None) -> ResN
 
 
 def has_onednn() -> bool:
-    """Whether this build of torch has the operations; they are the compiler's, and may change their names. On
-    other processors nobody has measured them."""
+    """Return True if this build of torch has the operations, which are private to its compiler.
+
+    They are used on x86-64 only, where they were measured.
+    """
     names = ("_convolution_pointwise", "_convolution_pointwise_")
-    known = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
-    return known and all(hasattr(torch.ops.mkldnn, name) for name in names)
+    supported = platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+    return supported and all(hasattr(torch.ops.mkldnn, name) for name in names)
 
 
 def sides_of(network: ResNet, sides: Sequence[int]) -> _Sides:
-    """By a pass of one black image of each side."""
-    found: _Sides = defaultdict(set)
+    """Return the sides that each convolution sees, by a pass of a black image of each side."""
+    seen: _Sides = defaultdict(set)
     hooks = [
-        module.register_forward_pre_hook(lambda module, inputs: found[module].add(inputs[0].shape[-1]))
+        module.register_forward_pre_hook(lambda module, inputs: seen[module].add(inputs[0].shape[-1]))
         for module in network.modules()
         if isinstance(module, nn.Conv2d)
     ]
@@ -81,12 +80,11 @@ def sides_of(network: ResNet, sides: Sequence[int]) -> _Sides:
             network(weight.new_zeros((1, 1, side, side)))
     for hook in hooks:
         hook.remove()
-    return found
+    return seen
 
 
 class Step(nn.Module):
-    """Convolution, the sum with something else, ReLU: float32 [B, I, H, W] -> [B, O, H', W'], each but the first
-    only where it is asked for."""
+    """Convolution, optional sum with another tensor, optional ReLU: float32 [B, I, H, W] -> [B, O, H', W']."""
 
     def __init__(self, conv: nn.Conv2d, sides: set[int]) -> None:
         super().__init__()
@@ -108,8 +106,8 @@ class _OneDnnStep(Step):
         super().__init__(conv, sides)
         self.bias = conv.bias
         self.how = (list(conv.padding), list(conv.stride), list(conv.dilation), conv.groups)
-        # No parameter: what oneDNN packs is no tensor for anybody else. The plain weights are not kept beside it.
-        # The layout depends on the image: with another one, each call would lay them out anew.
+        # A plain attribute, because only oneDNN can read packed weights; the unpacked weights are dropped.
+        # The layout depends on the image's size. For another size, every call would convert it.
         shape, pack = (batch, conv.in_channels, max(sides), max(sides)), torch._C._nn.mkldnn_reorder_conv2d_weight
         self.packed: Tensor = pack(conv.weight.to_mkldnn(), *self.how, shape)  # type: ignore[call-arg]
         self.conv = nn.Identity()  # type: ignore[assignment]
@@ -128,8 +126,10 @@ class _OneDnnStep(Step):
 
 
 class _Block(nn.Module):
-    """A residual block of either kind, folded. Its input is overwritten where it has no shortcut of its own:
-    no stage ends with such an input, so nobody else looks at it again."""
+    """A folded residual block of either kind. Without a shortcut convolution it overwrites its input.
+
+    This is safe because no stage ends with such an input.
+    """
 
     def __init__(self, block: BasicBlock | Bottleneck, sides: _Sides, onednn: int | None) -> None:
         super().__init__()
@@ -143,8 +143,8 @@ class _Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = x
-        for each in self.steps[:-1]:
-            y = each(y)
+        for layer in self.steps[:-1]:
+            y = layer(y)
         return self.steps[-1](y, x if self.shortcut is None else self.shortcut(x, relu=False))
 
 
@@ -159,20 +159,20 @@ def _is_small(conv: nn.Conv2d, side: int) -> bool:
 
 
 def product(conv: nn.Conv2d, side: int) -> nn.Linear:
-    """The matrix of a convolution of side x side pixels: rows, columns and channels in this order, on both sides."""
+    """Return the matrix of a convolution of side x side pixels; both sides are ordered rows, columns, channels."""
     pixels, weight = side * side, conv.weight
     linear = nn.Linear(pixels * conv.in_channels, pixels * conv.out_channels, device=weight.device)
     places = torch.arange(side, device=weight.device)
-    taps = places - places[:, None] + 1  # [made, seen]: the kernel's row that brings one to the other
-    each = weight[:, :, taps[:, None, :, None], taps[None, :, None, :]]  # O, I, made row, column, seen row, column
+    taps = places - places[:, None] + 1  # [output, input]: the kernel's row that connects them
+    spread = weight[:, :, taps[:, None, :, None], taps[None, :, None, :]]  # O, I, output row, column, input row, column
     assert conv.bias is not None
     with torch.no_grad():
-        linear.weight.copy_(each.permute(2, 3, 0, 4, 5, 1).reshape(linear.weight.shape))
+        linear.weight.copy_(spread.permute(2, 3, 0, 4, 5, 1).reshape(linear.weight.shape))
         linear.bias.copy_(conv.bias.repeat(pixels))
     return linear
 
 
 def _multiplied(linear: nn.Module, x: Tensor) -> Tensor:
-    """[B, I, s, s] -> [B, O, s, s]; channels last on both sides, nothing is copied."""
+    """[B, I, s, s] -> [B, O, s, s], channels last on both sides, without a copy."""
     made = linear(x.permute(0, 2, 3, 1).flatten(1))
     return made.unflatten(1, (x.shape[2], x.shape[3], -1)).permute(0, 3, 1, 2)

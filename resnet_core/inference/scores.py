@@ -1,7 +1,6 @@
-"""What a batch says of a file: one row, whatever is wrong with it.
+"""Scores: the rows of a batch, one per file, with the file's facts, the prediction, and the model's version.
 
-A row has what was read of the file, what the version predicts of it, and who said so. All of a part's
-columns are made at once, as Arrow arrays: a dictionary an image would take as long as reading a shard.
+All columns of a part are made at once, as Arrow arrays: a dictionary per image would take as long as reading a shard.
 """
 
 import json
@@ -21,8 +20,8 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.reasons import with_reason_codes
 from resnet_core.shards.format import METADATA_KEY
 
-# Of the rows that are picked, so many at most are bad files, and so many drawn from each label whatever its confidence:
-# they show what the model is sure of and wrong about.
+# Largest shares of the picked rows: bad files, and rows drawn from each label whatever their confidence.
+# Drawn rows show errors of which the model is certain.
 FAILED, _SAMPLED = 0.1, 0.2
 _PICK = pa.schema(
     [
@@ -45,7 +44,7 @@ select count(*) filter ({_WANTED}), count(distinct label) filter ({_WANTED}),
     count(*) filter (status <> 'ok' and len($labels) = 0), count(*) filter ({_WANTED} and needs_review)
 from scores
 """
-# Both need memory for what they give, not for what they look at.
+# Both queries need memory for their results only, not for their input.
 _DRAWN = """
 select unnest(arg_min(uri, hash(uri), {each})) as uri, 'drawn' as why from scores where {wanted} group by label
 limit {most}
@@ -64,8 +63,10 @@ order by status <> 'ok', coalesce(needs_review, false) desc, confidence, uri
 
 @dataclass(frozen=True)
 class Picks:
-    """`rows` (PICK), what needs a person first, bad files last, of `files`. `review` of the files need one.
-    `why` counts the rows: review, unsure, drawn, failed."""
+    """`rows` (_PICK) to look at, of `files`: those in need of review first, bad files last.
+
+    `review`: number of files that need one. `why`: number of rows by reason: review, unsure, drawn, failed.
+    """
 
     rows: pa.Table
     files: int
@@ -74,12 +75,14 @@ class Picks:
 
 
 def pick(db: duckdb.DuckDBPyConnection, files: Sequence[str], limit: int, labels: Sequence[str] = ()) -> Picks:
-    """At most `limit` rows of the Parquet files of a batch; of these labels, if any are given, and then no bad files.
-    The images that need review come first, then those of which the model is least sure; some are drawn from each
-    label; some are bad files."""
-    there = db.execute("select * from read_parquet($files) limit 0", {"files": list(files)}).description or []
-    known = {column[0] for column in there}
-    columns = ", ".join(name if name in known else f"null as {name}" for name in _PICK.names)
+    """Pick at most `limit` rows from the Parquet files of a batch.
+
+    Images that need review come first, then those with the least confidence; some rows are drawn from each label, and
+    some are bad files. labels: only rows with these labels, without bad files; empty: all.
+    """
+    description = db.execute("select * from read_parquet($files) limit 0", {"files": list(files)}).description or []
+    existing = {column[0] for column in description}
+    columns = ", ".join(name if name in existing else f"null as {name}" for name in _PICK.names)
     listed = ", ".join(f"'{file.replace(chr(39), 2 * chr(39))}'" for file in files)
     db.execute(f"create or replace temp view scores as select {columns} from read_parquet([{listed}])")
     counts = db.execute(_COUNT, {"labels": list(labels)}).fetchall()[0]
@@ -103,11 +106,11 @@ PREDICTED = pa.schema(
         ("label", pa.string()),
         ("confidence", pa.float32()),
         ("probabilities", pa.list_(pa.float32())),
-        ("prediction_set", pa.list_(pa.string())),  # the classes it may well be of; null: the version knows no sets
-        ("needs_review", pa.bool_()),  # whether they are not exactly one
-        ("top_labels", pa.list_(pa.string())),  # the most probable ones, _TOP at most, the first one first
+        ("prediction_set", pa.list_(pa.string())),  # plausible classes; null: a version without sets
+        ("needs_review", pa.bool_()),  # true unless the set has exactly one class
+        ("top_labels", pa.list_(pa.string())),  # up to _TOP classes, the most probable first
         ("top_probabilities", pa.list_(pa.float32())),
-        ("embedding", pa.list_(pa.float32())),  # what the classifier's last layer sees; null where not asked for
+        ("embedding", pa.list_(pa.float32())),  # input of the classifier's last layer; null if not requested
     ]
 )
 _READ = pa.schema(
@@ -119,7 +122,7 @@ _READ = pa.schema(
         ("sharpness", pa.float32()),
     ]
 )
-_KNOWN_BY = pa.schema([("size", pa.int64()), ("modified", pa.string())])  # a file that has others is another file
+_KNOWN_BY = pa.schema([("size", pa.int64()), ("modified", pa.string())])  # a file with other values has changed
 SCHEMA = pa.schema(
     [
         ("image_id", pa.string()),
@@ -138,7 +141,7 @@ SCHEMA = pa.schema(
 
 
 def predictions(classifier: Classifier, probabilities: NDArray[np.float32]) -> pa.Table:
-    """Calibrated float32 [N, C] -> a row an image, in the columns of PREDICTED; no embeddings."""
+    """Calibrated float32 [N, C] -> a row per image in the columns of PREDICTED, without embeddings."""
     count, names = len(probabilities), pa.array(classifier.classes, pa.string())
     chosen = classifier.calibration.decided(probabilities)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
@@ -163,19 +166,19 @@ def predictions(classifier: Classifier, probabilities: NDArray[np.float32]) -> p
 
 
 def with_embeddings(predicted: pa.Table, rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> pa.Table:
-    """The same table with embeddings, float32 [M, D], in M of its rows."""
-    found = lists(pa.array(embeddings.ravel(), pa.float32()), [embeddings.shape[1]] * len(rows))
+    """Return the table with embeddings, float32 [M, D], in M of its rows."""
+    column = lists(pa.array(embeddings.ravel(), pa.float32()), [embeddings.shape[1]] * len(rows))
     place = PREDICTED.get_field_index("embedding")
-    return predicted.set_column(place, PREDICTED.field(place), spread(found, rows, len(predicted)))
+    return predicted.set_column(place, PREDICTED.field(place), spread(column, rows, len(predicted)))
 
 
 def lists(values: pa.Array, sizes: Sequence[int] | NDArray[np.int64]) -> pa.Array:
-    """Values, one after the other -> lists of these sizes."""
+    """Return lists of these sizes from consecutive values."""
     return pa.ListArray.from_arrays(pa.array(np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)), values)
 
 
 def spread(values: pa.Array | pa.Table, rows: NDArray[np.int64], count: int) -> pa.Array | pa.Table:
-    """The values, in these rows of `count`; all others are null."""
+    """Return the values in these rows of `count`; all other rows are null."""
     index = np.full(count, -1, np.int64)
     index[rows] = np.arange(len(rows))
     return values.take(pa.array(index, mask=index < 0))
@@ -184,10 +187,10 @@ def spread(values: pa.Array | pa.Table, rows: NDArray[np.int64], count: int) -> 
 def score_table(
     files: pa.Table, images: pa.Table, predicted: pa.Table, model: tuple[str, str], at: datetime
 ) -> pa.Table:
-    """The rows of some files, in their order.
+    """Return the rows of files, in their order.
 
-    files: uri, size, modified. images: what reading them gave. predicted: PREDICTED, null where there is no
-    image. model: name and version.
+    files: uri, size, modified. images: the result of reading them. predicted: PREDICTED, null without an image.
+    model: name and version.
     """
     count = len(files)
     columns = {
@@ -207,7 +210,7 @@ def score_table(
 
 
 def read_scores(path: UPath, columns: Sequence[str] = ()) -> pa.Table:
-    """Return columns of a file of scores, by default all. The codes of older releases' rows come from their texts."""
+    """Return columns of a file of scores, by default all. Codes of older releases' rows come from their texts."""
     with path.open("rb") as file:
         parquet = pq.ParquetFile(file)
         names = columns or parquet.schema_arrow.names
@@ -218,5 +221,5 @@ def read_scores(path: UPath, columns: Sequence[str] = ()) -> pa.Table:
 
 
 def with_metadata(table: pa.Table, classes: Sequence[str]) -> pa.Table:
-    """The class names, in the order of `probabilities`, where any reader of Parquet finds them."""
+    """Add the class names, in the order of `probabilities`, to the metadata that any Parquet reader finds."""
     return table.replace_schema_metadata({METADATA_KEY: json.dumps({"classes": list(classes)}, ensure_ascii=False)})

@@ -1,4 +1,4 @@
-"""How fast are engines here, and do they say the same? Measured as they will run: by several threads at once."""
+"""Trials: measure how fast engines are here, called by several threads as in a batch, and whether they agree."""
 
 import statistics
 import time
@@ -10,35 +10,37 @@ from numpy.typing import NDArray
 
 from resnet_core.export.graph import Run
 
-_SECONDS = 0.3  # that a turn takes at least
+_SECONDS = 0.3  # of a turn, at least
 _ROUNDS = 3
 MOST = 128  # images of a call
 
 
 def difference(run: Run, pixels: NDArray[np.uint8], own: NDArray[np.float32]) -> float:
-    """The largest of two probabilities of the same class of the same image; not a number is infinity."""
-    found = run(pixels)
-    if found.shape != own.shape:
+    """Return the largest difference of two probabilities of the same class and image; infinity for NaN."""
+    probabilities = run(pixels)
+    if probabilities.shape != own.shape:
         return float("inf")
-    return float(np.nan_to_num(np.abs(found - own), nan=np.inf).max(initial=0))
+    return float(np.nan_to_num(np.abs(probabilities - own), nan=np.inf).max(initial=0))
 
 
 def rates(runs: Sequence[Run], pixels: NDArray[np.uint8], workers: int) -> list[list[float]]:
-    """Of each run, images/s in every round. In a round each has one turn, so that a noisy machine is noisy to
-    all; every other round goes backwards. pixels: uint8 [M, S, S], taken again and again."""
-    found: list[list[float]] = [[] for _ in runs]
+    """Return images/s of every run in each round. pixels: uint8 [M, S, S], used repeatedly.
+
+    All runs have a turn per round, in reverse order every other round: a noisy machine affects all alike.
+    """
+    speeds: list[list[float]] = [[] for _ in runs]
     with ThreadPoolExecutor(workers) as threads:
-        some = _enough(runs[0], pixels)
+        sample = _enough(runs[0], pixels)
         for run in runs:
-            list(threads.map(run, [some] * workers))  # what is made at the first call is not timed
+            list(threads.map(run, [sample] * workers))  # first calls, with their setup, are not timed
         for number in range(_ROUNDS):
             for k in range(len(runs))[:: -1 if number % 2 else 1]:
-                found[k].append(turn(runs[k], some, workers, threads))
-    return found
+                speeds[k].append(turn(runs[k], sample, workers, threads))
+    return speeds
 
 
 def _enough(run: Run, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """So many images that a call of a slow network does not take much longer than a turn."""
+    """Return as many images as a slow network computes in about one turn."""
     few = pixels[np.arange(8) % len(pixels)]
     run(few)
     started = time.perf_counter()
@@ -48,7 +50,7 @@ def _enough(run: Run, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def turn(run: Run, pixels: NDArray[np.uint8], workers: int, threads: ThreadPoolExecutor) -> float:
-    """Images/s of all workers together."""
+    """Return images/s of all workers together."""
     started = time.perf_counter()
 
     def work(_: int) -> int:
@@ -63,6 +65,6 @@ def turn(run: Run, pixels: NDArray[np.uint8], workers: int, threads: ThreadPoolE
 
 
 def ratio(run: Run, peer: Run, pixels: NDArray[np.uint8], workers: int) -> float:
-    """How many times as fast as the peer: the median over the rounds."""
+    """Return the speed relative to the peer: the median over the rounds."""
     ours, theirs = rates([run, peer], pixels, workers)
     return statistics.median(a / b for a, b in zip(ours, theirs, strict=True))

@@ -150,7 +150,7 @@ def _merge_bins(
 
 
 def _logarithmic(axes: Axes, low: float, high: float) -> None:
-    """Set a logarithmic scale over a factor of 4 at least, so that a tick (1, 2, 5 times a power of 10) is on it."""
+    """Set a logarithmic scale over a factor of 4 at least. It has ticks at 1, 2 and 5 times powers of 10."""
     middle, reach = np.sqrt(low * high), max(2.0, np.sqrt(high / low))
     axes.set_xscale("log")
     axes.set_xlim(middle / reach, middle * reach)

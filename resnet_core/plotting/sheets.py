@@ -194,7 +194,7 @@ _Draw = Callable[[Canvas, GalleryImage, tuple[int, int]], None]
 
 
 def _layout(kind: Kind) -> tuple[_Draw, int, tuple[int, int]]:
-    """Return how images of this kind are drawn, how many side by side, and the step from one to the next."""
+    """Return the drawing function of this kind, the images per row, and the step from image to image."""
     if kind == "confident error":
         return _error, 1, (0, _LARGE + 14)
     return _card, _CARDS_ACROSS, (_CARD, _CARD_CELL + 46)

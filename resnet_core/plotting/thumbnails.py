@@ -1,4 +1,4 @@
-"""Small pictures of many images, wherever they lie, for a page that carries them inside."""
+"""Thumbnails: small pictures of many images, from any source, for pages that embed them."""
 
 import io
 from collections.abc import Iterator
@@ -20,14 +20,13 @@ from resnet_core.sources.locate import locate
 
 SIDE = 224  # pixels at most
 LEAST = 8
-LOSSLESS = 64  # pixels; smaller pictures are enlarged on the page, and every pixel shows
+LOSSLESS = 64  # pixels; smaller pictures are enlarged on the page, and show every pixel
 QUALITY = 80
 
 
 @dataclass(frozen=True)
 class Thumbnail:
-    """A WebP of `width` x `height` pixels, or the `reason` why there is none; `image_id` of the bytes that it was
-    made of."""
+    """A WebP of `width` x `height` pixels, or the `reason` for its absence; `image_id` is of the source's bytes."""
 
     image_id: str | None
     reason: str | None = None
@@ -37,23 +36,25 @@ class Thumbnail:
 
 
 def thumbnails(uris: list[str], sides: list[int | None], limits: Limits) -> Iterator[tuple[int, Thumbnail]]:
-    """The number of each URI, in no order, with its picture. sides: the longer side of each image, in pixels, where
-    it is known: small ones are not enlarged."""
+    """Yield the number and the picture of each URI, in any order.
+
+    sides: the longer side of each image in pixels, None if unknown; small images are not enlarged.
+    """
     files = locate(uris)
-    wanted = np.array([min(SIDE, max(LEAST, side or SIDE)) for side in sides], dtype=np.int64)
+    targets = np.array([min(SIDE, max(LEAST, side or SIDE)) for side in sides], dtype=np.int64)
     is_shard = np.array([kind == shard_files.KIND for kind in files["kind"].to_pylist()], dtype=bool)
-    there = files["size"].is_valid().to_numpy()
-    for number in np.flatnonzero(~there).tolist():
-        yield number, Thumbnail(None, "it is not there any more")
-    for side in np.unique(wanted[there & ~is_shard]).tolist():
-        numbers = in_order(files, np.flatnonzero(there & ~is_shard & (wanted == side)))
+    exists = files["size"].is_valid().to_numpy()
+    for number in np.flatnonzero(~exists).tolist():
+        yield number, Thumbnail(None, "the file is gone")
+    for side in np.unique(targets[exists & ~is_shard]).tolist():
+        numbers = in_order(files, np.flatnonzero(exists & ~is_shard & (targets == side)))
         settings = Preprocessing(size=side, resize="fit", decode="fast")
         yield from _numbered(numbers, iterate_files(files.take(numbers), settings, limits), side)
-    yield from _of_shards(files, in_order(files, np.flatnonzero(there & is_shard)))
+    yield from _of_shards(files, in_order(files, np.flatnonzero(exists & is_shard)))
 
 
 def in_order(files: pa.Table, numbers: np.ndarray) -> list[int]:
-    """As they lie: what is in one archive or table is read from front to back."""
+    """Sort by place, so that an archive or table is read from front to back."""
     holders, offsets = files["container"].to_pylist(), files["offset"].to_pylist()
     return sorted(numbers.tolist(), key=lambda number: (holders[number] or "", offsets[number] or 0, number))
 
@@ -73,7 +74,7 @@ def _numbered(numbers: list[int], tables: Iterator[pa.Table], side: int) -> Iter
 
 
 def without_bars(square: Gray, width: int, height: int) -> Gray:
-    """The image in a square that it was fitted into: what `preprocessing.resize` has put around it is cut off."""
+    """Cut off the bars that `preprocessing.resize` put around an image to make it square."""
     size = len(square)
     scale = size / max(width, height)
     columns, rows = max(1, round(width * scale)), max(1, round(height * scale))
@@ -82,16 +83,16 @@ def without_bars(square: Gray, width: int, height: int) -> Gray:
 
 
 def _encoded(pixels: Gray, image_id: str | None) -> Thumbnail:
-    """uint8 [H, W] as WebP."""
+    """Encode uint8 [H, W] as WebP."""
     buffer, lossless = io.BytesIO(), max(pixels.shape) < LOSSLESS
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=4)
     return Thumbnail(image_id, None, buffer.getvalue(), pixels.shape[1], pixels.shape[0])
 
 
 def _of_shards(files: pa.Table, numbers: list[int]) -> Iterator[tuple[int, Thumbnail]]:
-    """Pixels as they lie in shards."""
+    """Yield pictures from the pixels in shards."""
     places = files["container"].to_pylist()
-    for place, some in groupby(numbers, key=lambda number: places[number]):
-        here = list(some)
+    for place, group in groupby(numbers, key=lambda number: places[number]):
+        part = list(group)
         side = shards.image_size(shards.open_file(UPath(place)))
-        yield from _numbered(here, iterate_rows(files.take(here), side, 128), side)
+        yield from _numbered(part, iterate_rows(files.take(part), side, 128), side)

@@ -17,7 +17,7 @@ import tasks.evaluation
 from resnet_core.evaluation import assess
 from resnet_core.evaluation import input_sizes as by_size
 from resnet_core.evaluation.assess import Assessment, HeldOut
-from resnet_core.evaluation.calibrate import Wanted
+from resnet_core.evaluation.calibrate import Requirements
 from resnet_core.evaluation.decide import class_costs, class_recalls
 from resnet_core.evaluation.input_sizes import AtSize, sample, sides
 from resnet_core.evaluation.metrics import Interval, Labels
@@ -71,7 +71,7 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
         sizes = _measure_sizes(classifier, shard_set, labels, here.keys, advance)
     rows = in_order(known, image_ids)
     images = HeldOut(labels, raw, groups_of(rows), dict(columns_of(rows, config.slices)))
-    wanted = Wanted(
+    wanted = Requirements(
         class_costs(config.costs, shard_set.classes), class_recalls(config.recall, shard_set.classes), config.coverage
     )
     assessed = assess.assess(images, validation if len(validation[0]) else None, wanted, shard_set.classes)
@@ -79,7 +79,7 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
     with write_folder(checkpoint.folder / EVALUATION) as draft:
         write_metrics(draft, described(assessed, sizes, shard_set.classes, key, groups))
         assessed.calibration.save(draft)
-        make_reference(classifier, assessed.judged, night, dataset.drift, here.keys).save(draft)
+        make_reference(classifier, assessed.outputs, night, dataset.drift, here.keys).save(draft)
         write_predictions(draft, image_ids, rows["uri"], labels, assessed, shard_set.classes)
         write_slices(draft, assessed.slices)
         write_plots(draft, checkpoint.folder, assessed, sizes, images, shard_set.classes)

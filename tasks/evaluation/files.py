@@ -75,7 +75,7 @@ def write_predictions(
     folder: Path, image_ids: list[str], uris: pa.ChunkedArray, labels: Labels, found: Assessment, classes: Sequence[str]
 ) -> None:
     """Write a row per image, with the decision of scoring."""
-    names, judged = np.array(classes, dtype=object), found.judged
+    names, judged = np.array(classes, dtype=object), found.outputs
     shares, sets = judged.probabilities, judged.sets
     table = {
         "image_id": pa.array(image_ids, pa.string()),
@@ -123,7 +123,7 @@ def write_plots(
     accuracy = {"training": [(epoch.epoch, epoch.accuracy) for epoch in epochs]}
     if epochs[0].validation_accuracy is not None:
         accuracy["validation"] = [(epoch.epoch, epoch.validation_accuracy or 0.0) for epoch in epochs]
-    curves = roc_curves(images.labels, found.judged.probabilities, classes)
+    curves = roc_curves(images.labels, found.outputs.probabilities, classes)
     bins = {
         "before": calibration_bins(images.labels, images.raw),
         "after": calibration_bins(images.labels, found.unseen.probabilities),

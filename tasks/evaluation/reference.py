@@ -22,14 +22,14 @@ from resnet_core.shards.encryption import Keys
 from tasks.values import Catalog, Night, ShardSet, have
 
 if TYPE_CHECKING:  # SciPy's optimizers take their time to import, and a batch has no use for them
-    from resnet_core.evaluation.calibrate import Judged
+    from resnet_core.evaluation.calibrate import Outputs
 
 
 _LOOKS = ["brightness", "contrast", "sharpness"]
 
 
 def make_reference(
-    classifier: Classifier, judged: Judged, night: Night, thresholds: Thresholds, keys: Keys | None
+    classifier: Classifier, judged: Outputs, night: Night, thresholds: Thresholds, keys: Keys | None
 ) -> Reference:
     """Describe the data that a version learned from and its answers for the held-out images.
 
@@ -42,7 +42,7 @@ def make_reference(
     return Reference(summary, thresholds, found)
 
 
-def of_judged(judged: Judged, classes: tuple[str, ...]) -> Summary:
+def of_judged(judged: Outputs, classes: tuple[str, ...]) -> Summary:
     """Profile labels, reviews and confidences as scoring would give them; a class that is never decided on has 0."""
     places = np.arange(len(judged.decided))
     table: dict[str, pa.Array] = {

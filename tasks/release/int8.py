@@ -16,7 +16,7 @@ from resnet_core.errors import UserError
 from resnet_core.evaluation.comparison import Comparison, Pair, compare
 from resnet_core.evaluation.metrics import METRICS
 from resnet_core.export import formats as export_formats
-from resnet_core.export import onnx_file as exported_onnx
+from resnet_core.export import onnx_file
 from resnet_core.export.graph import describe, trace
 from resnet_core.storage.digest import file_digest
 from tasks.dataset import Gate
@@ -72,12 +72,10 @@ def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) ->
     classifier = load_classifier(here.tracking_uri, version, "cpu")
     known = VersionImages(shard_set, here.keys)
     text = describe(classifier, version.name, version.version)
-    exported_onnx.write_int8(trace(classifier), text, path, known.sample(_CALIBRATED))
-    run = exported_onnx.load(path)
+    onnx_file.write_int8(trace(classifier), text, path, known.sample(_CALIBRATED))
+    run = onnx_file.load(path)
     image_ids, labels, own = score_split(classifier, shard_set, "test", here.keys, lambda done: None)
-    new = np.concatenate(
-        [run(piece) for images in known.split("test") for piece in exported_onnx.pieces(images.pixels)]
-    )
+    new = np.concatenate([run(piece) for images in known.split("test") for piece in onnx_file.pieces(images.pixels)])
     groups = groups_of(in_order(facts(night.catalog), image_ids))
     return compare(METRICS["accuracy"], Pair(labels, new, own, groups), gate.level)
 

@@ -16,7 +16,7 @@ from flows.export import export
 from flows.features import features
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import UserError
-from resnet_core.export import torch_file as exported_torch
+from resnet_core.export import torch_file
 from resnet_core.export.formats import Backend
 from resnet_core.model.features import compute
 from tasks.export import backends
@@ -61,7 +61,7 @@ def test_a_champion_leaves_for_other_frameworks(
     scores = classify_batch(str(tmp_path / "raw"), str(tmp_path / "scores"), "few@champion")
     rows = pd.concat(pd.read_parquet(path) for path in Path(str(scores.output)).glob("*.parquet"))
     own = dict(zip(rows["image_id"], rows["probabilities"], strict=True))
-    run = exported_torch.load(tmp_path / "few.pt2")
+    run = torch_file.load(tmp_path / "few.pt2")
     for path in night.shard_set.files:
         shard = pd.read_parquet(str(path), columns=["image_id", "levels"])
         pixels = np.stack([np.frombuffer(levels, np.uint8).reshape(8, 8) for levels in shard["levels"]])

@@ -7,7 +7,15 @@ import pytest
 
 from resnet_core.errors import UserError
 from resnet_core.evaluation.assess import HeldOut, assess
-from resnet_core.evaluation.calibrate import CROSSWISE, VALIDATION, Wanted, find_parts, find_temperature, fit, halves
+from resnet_core.evaluation.calibrate import (
+    CROSSWISE,
+    VALIDATION,
+    Requirements,
+    find_calibrations,
+    find_temperature,
+    fit,
+    halves,
+)
 from resnet_core.evaluation.decide import class_costs, class_recalls, find_weights, paid, smallest_that_holds, threshold
 from resnet_core.evaluation.metrics import METRICS, Labels, Probabilities, nll
 from resnet_core.model.calibration import Calibration, load_calibration
@@ -61,7 +69,7 @@ def test_sets_hold_the_true_class_as_often_as_promised(coverage: float) -> None:
     held = []
     for seed in range(300):
         labels, said = true_and_said(60 + 40, temperature=0.3, seed=seed)
-        found = fit(labels[:60], said[:60], Wanted(coverage=coverage), VALIDATION)
+        found = fit(labels[:60], said[:60], Requirements(coverage=coverage), VALIDATION)
         sets = found.sets(found.calibrated(said[60:]))
         assert sets is not None
         assert sets.any(1).all()
@@ -163,9 +171,12 @@ def test_two_recalls_that_cannot_both_be_had_end() -> None:
 @pytest.mark.parametrize(
     ("costs", "message"),
     [
-        ({"missed_defectiv": 2}, "evaluate.costs.missed_defectiv: there is no such class. Did you mean 'missed_def"),
-        ({"false_alarm": 2}, "evaluate.costs: says not what a miss costs. Add one of missed_defective, missed_fine"),
-        ({"missed_defective": 2, "missed_fine": 1, "false_alarm": 3}, "evaluate.costs.false_alarm: the miss of every"),
+        ({"missed_defectiv": 2}, "evaluate.costs.missed_defectiv: unknown class. Did you mean 'missed_def"),
+        (
+            {"false_alarm": 2},
+            "evaluate.costs: the cost of a missed class is missing. Add one of missed_defective, missed_fine",
+        ),
+        ({"missed_defective": 2, "missed_fine": 1, "false_alarm": 3}, "evaluate.costs.false_alarm: every missed class"),
     ],
 )
 def test_costs_that_cannot_be_meant_are_the_users_error(costs: dict[str, float], message: str) -> None:
@@ -175,7 +186,7 @@ def test_costs_that_cannot_be_meant_are_the_users_error(costs: dict[str, float],
 
 
 def test_a_recall_of_no_class_is_the_users_error() -> None:
-    with pytest.raises(UserError, match=r"evaluate\.recall\.fin: there is no such class. Did you mean 'fine'"):
+    with pytest.raises(UserError, match=r"evaluate\.recall\.fin: unknown class. Did you mean 'fine'"):
         class_recalls({"fin": 0.9}, ("defective", "fine"))
 
 
@@ -191,41 +202,41 @@ def test_halves_are_halves_and_groups_stay_whole() -> None:
 def test_no_image_is_judged_by_what_it_has_taught() -> None:
     labels, said = true_and_said(200)
     groups = np.repeat(np.arange(40), 5)
-    wanted = Wanted(coverage=0.9)
-    _, parts = find_parts(labels, said, None, wanted, groups)
+    wanted = Requirements(coverage=0.9)
+    _, parts = find_calibrations(labels, said, None, wanted, groups)
     assert (parts[0].rows != parts[1].rows).all()
     for part in parts:
         taught = np.flatnonzero(~part.rows)
         assert not set(groups[part.rows]) & set(groups[taught])
         np.testing.assert_array_equal(part.labels, labels[taught])
         assert part.calibration == fit(labels[taught], said[taught], wanted, CROSSWISE)
-    kept, (only,) = find_parts(labels, said, true_and_said(300, seed=9), wanted, groups)
+    kept, (only,) = find_calibrations(labels, said, true_and_said(300, seed=9), wanted, groups)
     assert only.rows.all()
     assert (only.calibration, kept.fitted_on, kept.images) == (kept, "validation", 300)
 
 
 def test_what_is_reported_is_of_calibrations_that_have_not_seen_the_image() -> None:
     labels, said = true_and_said(120, classes=4, temperature=0.4)
-    wanted = Wanted(np.array([1.0, 5.0, 1.0, 1.0]), {0: 0.8}, 0.8)
+    wanted = Requirements(np.array([1.0, 5.0, 1.0, 1.0]), {0: 0.8}, 0.8)
     found = assess(HeldOut(labels, said, None, {}), None, wanted, "abcd")
     assert found.coverage is not None
     assert found.decisions is not None
     assert found.unseen.sets is not None
-    assert found.judged.sets is not None
+    assert found.outputs.sets is not None
     held = found.unseen.sets[np.arange(120), labels].mean()
     assert found.coverage.found.value == pytest.approx(held)
-    assert held != found.judged.sets[np.arange(120), labels].mean()
+    assert held != found.outputs.sets[np.arange(120), labels].mean()
     assert found.metrics.overall["nll"].value == pytest.approx(nll(labels, found.unseen.probabilities))
-    assert found.metrics.overall["nll"].value > nll(labels, found.judged.probabilities)
+    assert found.metrics.overall["nll"].value > nll(labels, found.outputs.probabilities)
     assert found.decisions.accuracy.value == pytest.approx((found.unseen.decided == labels).mean())
-    np.testing.assert_array_equal(found.judged.probabilities, found.calibration.calibrated(said))
+    np.testing.assert_array_equal(found.outputs.probabilities, found.calibration.calibrated(said))
 
 
 def test_what_was_fitted_by_chance_does_not_flatter() -> None:
     """Labels that have nothing to do with the probabilities: the sets must be as large as it takes."""
     labels = np.random.default_rng(0).integers(0, 2, 400)
     _, said = true_and_said(400, classes=2, temperature=0.2)
-    found = assess(HeldOut(labels, said, None, {}), None, Wanted(coverage=0.9), "ab")
+    found = assess(HeldOut(labels, said, None, {}), None, Requirements(coverage=0.9), "ab")
     assert found.coverage is not None
     assert found.coverage.found.value == pytest.approx(0.9, abs=0.05)
     assert found.coverage.mean_size > 1.7
@@ -235,7 +246,7 @@ def test_what_was_fitted_by_chance_does_not_flatter() -> None:
 
 def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     labels, said = true_and_said(300)
-    found = fit(labels, said, Wanted(np.array([1.0, 3.0, 1.0]), {0: 0.8}, 0.9), VALIDATION)
+    found = fit(labels, said, Requirements(np.array([1.0, 3.0, 1.0]), {0: 0.8}, 0.9), VALIDATION)
     found.save(tmp_path)
     assert load_calibration(tmp_path) == found
     assert load_calibration(tmp_path / "none") == Calibration()

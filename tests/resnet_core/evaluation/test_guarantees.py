@@ -10,7 +10,7 @@ from PIL import Image
 from sklearn.linear_model import LogisticRegression
 
 from resnet_core.evaluation.assess import HeldOut, assess
-from resnet_core.evaluation.calibrate import Wanted, find_temperature
+from resnet_core.evaluation.calibrate import Requirements, find_temperature
 from resnet_core.evaluation.metrics import METRICS, Labels, Probabilities, nll
 from resnet_core.model.calibration import Calibration
 
@@ -63,7 +63,7 @@ def test_sets_cover_what_they_say(predicted: Predicted, coverage: float) -> None
 
 def assess_coverage(labels: Labels, said: Probabilities, coverage: float, seed: int) -> tuple[float, float]:
     found = assess(
-        HeldOut(labels, said, None, {}), None, Wanted(coverage=coverage), "0123456789"[: said.shape[1]], seed
+        HeldOut(labels, said, None, {}), None, Requirements(coverage=coverage), "0123456789"[: said.shape[1]], seed
     ).coverage
     assert found is not None
     return found.found.value, found.mean_size
@@ -88,7 +88,7 @@ def test_a_model_that_is_calibrated_already_is_left_as_it_is(predicted: Predicte
 
 def test_costs_are_lower_on_images_that_the_weights_were_not_found_on(of_cells: Predicted) -> None:
     labels, said = of_cells
-    wanted = Wanted(costs=np.array([1.0, 10.0]))
+    wanted = Requirements(costs=np.array([1.0, 10.0]))
     found = assess(HeldOut(labels, said, None, {}), None, wanted, ["functional", "defective"]).decisions
     assert found is not None
     assert found.cost is not None
@@ -102,7 +102,7 @@ def test_costs_are_lower_on_images_that_the_weights_were_not_found_on(of_cells: 
 
 def test_a_recall_is_reached_on_images_that_it_was_not_asked_of(of_cells: Predicted) -> None:
     labels, said = of_cells
-    wanted = Wanted(recalls={1: 0.9})
+    wanted = Requirements(recalls={1: 0.9})
     found = assess(HeldOut(labels, said, None, {}), None, wanted, ["functional", "defective"]).decisions
     assert found is not None
     recall = found.classes["defective"]

@@ -15,9 +15,7 @@ from torch import nn
 
 from resnet_core.errors import UserError
 from resnet_core.export import formats as export_formats
-from resnet_core.export import litert_file as exported_litert
-from resnet_core.export import onnx_file as exported_onnx
-from resnet_core.export import torch_file as exported_torch
+from resnet_core.export import litert_file, onnx_file, torch_file
 from resnet_core.export.formats import Backend, compare
 from resnet_core.export.graph import ScoringGraph, describe, trace
 from resnet_core.export.litert_file import rule
@@ -97,9 +95,9 @@ def test_gray_levels_in_calibrated_probabilities_out_for_any_number_of_images(
 
 
 READERS = [
-    pytest.param("torch", exported_torch.read_metadata),
-    pytest.param("onnx", exported_onnx.read_metadata, marks=ONNX),
-    pytest.param("litert", exported_litert.read_metadata, marks=TENSORFLOW),
+    pytest.param("torch", torch_file.read_metadata),
+    pytest.param("onnx", onnx_file.read_metadata, marks=ONNX),
+    pytest.param("litert", litert_file.read_metadata, marks=TENSORFLOW),
 ]
 
 
@@ -146,7 +144,7 @@ def test_int8_has_weights_of_a_byte_and_about_the_same_probabilities(
     assert {weight.data_type for weight in large} == {onnx.TensorProto.INT8}
     found = export_formats.load("onnx", tmp_path / "int8")(pixels)
     assert 1e-6 < np.abs(found - plain.probabilities(pixels)).max() < 0.1
-    assert json.loads(exported_onnx.read_metadata(tmp_path / "int8"))["version"] == "7"
+    assert json.loads(onnx_file.read_metadata(tmp_path / "int8"))["version"] == "7"
 
 
 def test_exporting_leaves_the_classifier_as_it_was(classifier: Classifier) -> None:
@@ -173,7 +171,7 @@ def test_a_pt2_file_has_no_pickle_and_one_that_has_is_not_loaded(
     place: str, exported: dict[str, Path], tmp_path: Path
 ) -> None:
     whole, mark, changed = exported["torch"], tmp_path / "mark", tmp_path / "changed.pt2"
-    exported_torch.check_no_pickle(whole)
+    torch_file.check_no_pickle(whole)
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(changed, "w") as new:
         top = old.namelist()[0].partition("/")[0]
         assert not any(old.read(name)[:2] == b"\x80\x02" for name in old.namelist())
@@ -188,7 +186,7 @@ def test_a_pt2_file_has_no_pickle_and_one_that_has_is_not_loaded(
                 new.writestr(name, content)
         new.writestr(f"{top}/{place}", pickle.dumps(Hostile(mark)))
     with pytest.raises(UserError, match="may be a pickle"):
-        exported_torch.load(changed)
+        torch_file.load(changed)
     assert not mark.exists()
 
 

@@ -15,8 +15,7 @@ from PIL import Image
 from resnet_core.device import one_thread
 from resnet_core.errors import UserError
 from resnet_core.export import formats as export_formats
-from resnet_core.inference import _cuda as engine_cuda
-from resnet_core.inference import engines
+from resnet_core.inference import _cuda, engines
 from resnet_core.inference.engines import (
     Engine,
     EngineName,
@@ -211,7 +210,7 @@ def test_one_thread_is_each_callers_own_and_is_given_back() -> None:
 
 def test_what_is_no_engine_or_cannot_run_here_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     assert check_engine("--engine", "torch", torch.device("cuda")) == "torch"
-    with pytest.raises(UserError, match=r"no engine 'openvin'\. Did you mean 'openvino'"):
+    with pytest.raises(UserError, match=r"unknown engine 'openvin'\. Did you mean 'openvino'"):
         check_engine("--engine", "openvin", CPU)
     with pytest.raises(UserError, match=r"--engine onnx: computes on the CPU.*GRAYLINE_DEVICE=cpu"):
         check_engine("--engine", "onnx", torch.device("cuda"))
@@ -231,10 +230,10 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
         if images > 100:
             raise torch.OutOfMemoryError("full")
 
-    assert engine_cuda.fitting(work, 1024) == 64
+    assert _cuda.fitting(work, 1024) == 64
     assert tried == [1024, 512, 256, 128, 64]
     with pytest.raises(torch.OutOfMemoryError):
-        engine_cuda.fitting(lambda images: work(1000), 4)
+        _cuda.fitting(lambda images: work(1000), 4)
 
 
 @pytest.mark.gpu

@@ -201,7 +201,7 @@ def test_a_folded_network_that_differs_is_used_as_it_is(
 
 
 def test_a_typo_and_int8_that_nobody_allowed_are_said(choose: Callable[..., EngineChoice]) -> None:
-    with pytest.raises(UserError, match=r"--engine: no engine 'onx'\. Did you mean 'onnx'"):
+    with pytest.raises(UserError, match=r"--engine: unknown engine 'onx'\. Did you mean 'onnx'"):
         choose(10, "onx")
 
 

@@ -245,8 +245,8 @@ def test_images_set_aside_for_validation_are_what_the_calibration_is_found_on(
             {"slices": ["camra"]},
             "data set file of d: evaluate.slices: there is no column 'camra'. Did you mean 'camera'?",
         ),
-        ({"costs": {"missed_03": 2}}, "evaluate.costs.missed_03: there is no such class. Did you mean 'missed_3'?"),
-        ({"recall": {"7": 0.9}}, "evaluate.recall.7: there is no such class. Known: 0, 1, 2, 3."),
+        ({"costs": {"missed_03": 2}}, "evaluate.costs.missed_03: unknown class. Did you mean 'missed_3'?"),
+        ({"recall": {"7": 0.9}}, "evaluate.recall.7: unknown class. Known: 0, 1, 2, 3."),
     ],
 )
 def test_what_the_data_do_not_have_is_said_before_the_training(

@@ -10,7 +10,7 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.export import formats as export_formats
-from resnet_core.export import torch_file as exported_torch
+from resnet_core.export import torch_file
 from resnet_core.export.formats import Format
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.model.classifier import Classifier
@@ -69,7 +69,7 @@ def test_an_export_that_agrees_is_written(classifier: Classifier, tmp_path: Path
     assert 0 <= made.difference < 1e-5
     assert made.accuracy == made.own_accuracy
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["model.pt2"]
-    run = exported_torch.load(tmp_path / "new" / "model.pt2")
+    run = torch_file.load(tmp_path / "new" / "model.pt2")
     np.testing.assert_allclose(run(digits[0][:9]), classifier.probabilities(digits[0][:9]), atol=1e-5)
 
 
@@ -86,7 +86,7 @@ def test_one_that_differs_is_not_unless_that_is_allowed(
     assert len(list(output.parent.iterdir())) == 1
     made = stage.export(MODEL, "torch", UPath(output), HERE, allow_difference=True)
     assert "differs by 0.0002" in made.wrong
-    exported_torch.check_no_pickle(output)
+    torch_file.check_no_pickle(output)
 
 
 @pytest.mark.onnx

@@ -273,7 +273,7 @@ def test_what_is_gone_or_has_changed_is_not_shown_and_cannot_be_labelled(
     found = write_gallery(batch, UPath(tmp_path / "g.html"), 100, [], Limits())
     assert (found.shown, found.unseen) == (21, 2)
     shown, _ = opened(browser, tmp_path / "g.html")
-    for name, why in (("0003.png", "not there any more"), ("0004.png", "has changed since"), ("bad-0000.png", "<b>no")):
+    for name, why in (("0003.png", "the file is gone"), ("0004.png", "has changed since"), ("bad-0000.png", "<b>no")):
         shot = shown.locator(".shot", has_text=name)
         assert why in shot.text_content()
         assert shot.locator("select, img").count() == 0
