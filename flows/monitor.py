@@ -4,8 +4,7 @@ from prefect import flow
 
 from resnet_core.errors import UserError
 from tasks.registry.champion import last_accepted
-from tasks.registry.runs import client
-from tasks.registry.versions import CHAMPION, by_alias, find_version, resolve, value_of
+from tasks.registry.versions import CHAMPION, by_alias, find_version, resolve
 from tasks.release import monitor as stage
 from tasks.release.labelled import check_labels
 from tasks.release.monitor import Verdict
@@ -49,7 +48,7 @@ def _check_champion(tracking_uri: str, version: ModelVersion) -> None:
 def _predecessor(tracking_uri: str, version: ModelVersion) -> ModelVersion | None:
     """Return the champion before this one that was not taken back."""
     number = last_accepted(tracking_uri, version)
-    return value_of(find_version(client(tracking_uri), version.name, number)) if number else None
+    return find_version(tracking_uri, version.name, number) if number else None
 
 
 def _advice(verdict: Verdict, rollback: bool) -> str:

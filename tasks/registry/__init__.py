@@ -1,6 +1,7 @@
 """Talk with MLflow: runs, versions, the champion, integrity.
 
-Rooms: `runs` (tracking), `versions` (find and load a version), `champion` (alias, events, history),
-`images` (the images that a version has seen), `int8_file`, `integrity` (digests and signatures).
+Rooms: `runs` (experiments and metrics), `versions` (tags, aliases, loading), `champion` (the alias, its history);
+`images` (training and test images of a version), `int8_file`, `integrity` (digests and signatures).
+Functions take `tracking_uri: str`. Moving an alias does not import PyTorch.
 Door: every room.
 """

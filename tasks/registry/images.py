@@ -1,5 +1,4 @@
-"""The images that a version was trained on and held against, the shards that its tag names; and whether
-other shards hold what it takes."""
+"""Images that a version was trained and tested on: the shards that its tag names."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -44,8 +43,7 @@ class VersionImages:
         return shards.iterate(self.shard_set.files, split, self.shard_set.classes, self.keys)
 
     def sample(self, most: int) -> NDArray[np.uint8]:
-        """Training images, uint8 [N, S, S]: `most` of them or all, evenly spread over the shards, where
-        neighbours are often of one class."""
+        """Return up to `most` training images, uint8 [N, S, S], at even distances: neighbours often share a class."""
         count = self.shard_set.train
         places = np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
         return shards.take(self.shard_set.files, "train", places, self.keys)
@@ -56,18 +54,18 @@ def images_of(version: ModelVersion, here: Workspace) -> VersionImages:
     shard_set = _shards_of(version, here)
     if shard_set is None:
         raise UserError(
-            f"{version.name} version {version.version}: its images are not in {here.store.shards(version.name)}, and "
-            "without them an export cannot be checked. Set GRAYLINE_STORE to the store of the retraining, or retrain."
+            f"{version}: its images are not in {here.store.shards(version.name)}, and without them an export cannot "
+            "be checked. Set GRAYLINE_STORE to the store of the retraining, or retrain."
         )
     return VersionImages(shard_set, here.keys)
 
 
 def check_fits(model: ModelVersion, classifier: Classifier, shard_set: ShardSet) -> None:
-    """Raises UserError unless the shards hold what the version takes, and what it knows."""
+    """Raises UserError unless preprocessing and classes of the shards are those of the version."""
     wrong = ""
     if classifier.preprocessing != shard_set.preprocessing:
         wrong = "takes images of another size, or resized in another way, than the data set file says"
     elif classifier.classes != shard_set.classes:
         wrong = f"knows the classes {', '.join(classifier.classes)}; the data set has {', '.join(shard_set.classes)}"
     if wrong:
-        raise UserError(f"--model: {model.name} version {model.version} {wrong}. Retrain, or name another version.")
+        raise UserError(f"--model: {model} {wrong}. Retrain, or name another version.")

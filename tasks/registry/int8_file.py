@@ -1,7 +1,7 @@
-"""A version's int8 file: whether the gate has allowed it, and the file, checked.
+"""A version's int8 file: whether the gate has allowed it, and the file after a check.
 
-It lies among the artifacts of the version's run, signed where versions are, and its digest in the version's tag: it was
-made after the version's own files were sealed.
+It is made after the version's files are sealed, and is therefore an artifact of the version's run.
+It is signed like versions; its digest is in a tag of the version.
 """
 
 import json
@@ -25,7 +25,7 @@ FILE = "int8.onnx"
 
 
 def place_of(version: ModelVersion) -> str:
-    """The folder among the run's artifacts; versions of one training share its run."""
+    """Return the artifact folder; versions of one training share its run."""
     return f"int8/{version.version}"
 
 
@@ -35,7 +35,7 @@ def _tag_of(tracking_uri: str, version: ModelVersion) -> dict[str, Any]:
 
 
 def allowed_int8(tracking_uri: str, version: ModelVersion) -> str | None:
-    """The digest of the version's int8 file, None where the gate has not allowed it."""
+    """Return the digest of the version's int8 file, None if the gate has not allowed it."""
     try:
         tag = _tag_of(tracking_uri, version)
     except MlflowException:
@@ -44,17 +44,16 @@ def allowed_int8(tracking_uri: str, version: ModelVersion) -> str | None:
 
 
 def why_not(tracking_uri: str, version: ModelVersion) -> str:
-    """Why int8 is not allowed, and what can be done."""
-    name, found = f"{version.name} version {version.version}", _tag_of(tracking_uri, version).get("found")
+    """Return why int8 is not allowed, and the remedy."""
+    found = _tag_of(tracking_uri, version).get("found")
     if found:
-        return f"the gate has not allowed it for {name}: {found}. Use another engine, or raise `int8` of the gate."
-    return f"it was not measured for {name}. Set `gate: {{int8: 0.01}}` in the data set file, and retrain."
+        return f"the gate has not allowed it for {version}: {found}. Use another engine, or raise `int8` of the gate."
+    return f"it was not measured for {version}. Set `gate: {{int8: 0.01}}` in the data set file, and retrain."
 
 
 @contextmanager
 def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator[Path]:
-    """A local copy. Raises DamagedVersionError unless it is the file that was measured, and signed where
-    GRAYLINE_VERIFY_KEY is set."""
+    """Yield a local copy. Raises DamagedVersionError unless it was measured, and signed by GRAYLINE_VERIFY_KEY."""
     with tempfile.TemporaryDirectory() as scratch:
         uri = f"runs:/{version.run_id}/{place_of(version)}"
         try:
@@ -73,6 +72,4 @@ def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator
 
 
 def _refusal(version: ModelVersion, why: str) -> DamagedVersionError:
-    return DamagedVersionError(
-        f"{version.name} version {version.version}: its int8 file {why}. Use another engine: --engine torch."
-    )
+    return DamagedVersionError(f"{version}: its int8 file {why}. Use another engine: --engine torch.")

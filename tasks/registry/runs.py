@@ -1,4 +1,4 @@
-"""MLflow runs: one run a training, found again by the training's digest."""
+"""MLflow runs: one run per training, found again by the training's digest."""
 
 from __future__ import annotations
 
@@ -30,21 +30,22 @@ def client(tracking_uri: str) -> MlflowClient:
 def open_run(
     tracking_uri: str, store: UPath, dataset: str, digest: str, *, name: str | None = None, parent: str | None = None
 ) -> str:
-    """The id of the run of this training: the one that an interrupted night began, or a new one, nested
-    in the run `parent` if there is one."""
+    """Return the id of the training's run: of an interrupted night, or new and nested in the run `parent`."""
     mlflow = client(tracking_uri)
     experiment = experiment_id(mlflow, store, dataset)
-    found = mlflow.search_runs([experiment], f"tags.`{_TRAINING}` = '{digest}'", max_results=1)
-    if found:
-        return str(found[0].info.run_id)
+    runs = mlflow.search_runs([experiment], f"tags.`{_TRAINING}` = '{digest}'", max_results=1)
+    if runs:
+        return str(runs[0].info.run_id)
     tags = {_TRAINING: digest} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
     run = mlflow.create_run(experiment, tags=tags, run_name=name or f"{dataset}-{digest[:8]}")
     return str(run.info.run_id)
 
 
 def experiment_id(mlflow: MlflowClient, store: UPath, name: str) -> str:
-    """The data set's experiment. In a database file its artifacts lie in the store, beside it; a
-    server says itself where they go."""
+    """Return the id of the experiment; create it if it is missing.
+
+    With a database file, artifacts are in the store, beside it. A server chooses their place itself.
+    """
     experiment = mlflow.get_experiment_by_name(name)
     if experiment:
         return str(experiment.experiment_id)
@@ -54,14 +55,14 @@ def experiment_id(mlflow: MlflowClient, store: UPath, name: str) -> str:
 
 
 def log_epochs(tracking_uri: str, run_id: str, epochs: Iterable[Epoch]) -> None:
-    """Log the epochs that the run does not have yet, each at its own step."""
+    """Log the epochs that the run does not have yet; the epoch's number is the step."""
     mlflow = client(tracking_uri)
-    have = {metric.step for metric in mlflow.get_metric_history(run_id, "train_loss")}
+    logged = {metric.step for metric in mlflow.get_metric_history(run_id, "train_loss")}
     now = int(time.time() * 1000)
     metrics = [
         Metric(name, value, now, epoch.epoch)
         for epoch in epochs
-        if epoch.epoch not in have
+        if epoch.epoch not in logged
         for name, value in (
             ("train_loss", epoch.loss),
             ("train_accuracy", epoch.accuracy),
@@ -76,10 +77,10 @@ def log_epochs(tracking_uri: str, run_id: str, epochs: Iterable[Epoch]) -> None:
 
 
 def log_params(tracking_uri: str, run_id: str, settings: dict[str, Any]) -> None:
-    """Nested settings as `part.key`. A run that is continued has them already."""
+    """Log nested settings as `part.key`. Parameters that a continued run has already are skipped."""
     mlflow = client(tracking_uri)
-    have = mlflow.get_run(run_id).data.params
-    params = [Param(name, str(value)) for name, value in _flat(settings) if name not in have]
+    logged = mlflow.get_run(run_id).data.params
+    params = [Param(name, str(value)) for name, value in _flat(settings) if name not in logged]
     mlflow.log_batch(run_id, params=params)
 
 
@@ -92,7 +93,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
 
 
 def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, str]) -> None:
-    """What runs are searched by; a tag that is there gets the new value."""
+    """Set tags to search runs by; tags that exist get the new value."""
     client(tracking_uri).log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])
 
 
@@ -115,8 +116,8 @@ def running(tracking_uri: str, run_id: str, *, parent: str = "", ends: bool = Tr
 
 @contextmanager
 def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
-    """MLflow's system metrics of the run: processor, memory, disk, network, and GPUs where it can read them."""
-    # Its module sets up loggers of libraries that are not there; it is imported when there is something to watch.
+    """Log MLflow's system metrics in the block: processor, memory, disk, network and GPUs."""
+    # Imported late: the module sets up loggers of libraries that may be missing.
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
@@ -134,7 +135,7 @@ def set_status(tracking_uri: str, run_id: str, status: Literal["RUNNING", "FINIS
 
 
 def log_metrics(tracking_uri: str, run_id: str, values: dict[str, float]) -> None:
-    """Final figures, without a step; what could not be measured (NaN) is left out."""
+    """Log final metrics, at step 0; NaN, an undefined metric, is left out."""
     now = int(time.time() * 1000)
     metrics = [Metric(name, value, now, 0) for name, value in values.items() if not math.isnan(value)]
     client(tracking_uri).log_batch(run_id, metrics=metrics)

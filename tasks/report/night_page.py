@@ -9,7 +9,7 @@ from resnet_core.catalog.history import versions
 from resnet_core.evaluation.metrics import Interval
 from tasks.artifacts import checks_table, markdown_table, plain
 from tasks.registry import runs as tracking
-from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version, value_of
+from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version
 from tasks.store import Store
 from tasks.values import DataReport, ModelVersion, Night
 from tasks.workspace import Workspace
@@ -84,7 +84,7 @@ def champion_before(night: Night, tracking_uri: str) -> Before | None:
     if night.decision and night.decision.promoted:
         tags = registry.get_model_version(night.version.name, night.version.version).tags
         number = tags.get(BEFORE)
-        other = value_of(find_version(registry, night.version.name, number)) if number else None
+        other = find_version(tracking_uri, night.version.name, number) if number else None
     else:
         other = by_alias(tracking_uri, night.version.name, CHAMPION)
     if other is None or other.version == night.version.version:
