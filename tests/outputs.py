@@ -24,9 +24,22 @@ TIMES = {"modified", "scored_at", "finished_at", "at", "seconds", "images_per_se
 DIGESTS = {"made_of", "code", "settings", "facts", "key", "run", "run_id", "digest", "who", "commit", "lock", "part"}
 MACHINE = {"machine", "packages", "device"}
 LEFT_OUT = TIMES | DIGESTS | MACHINE
-LEFT_OUT_TAGS = {"calibration", "reference", "files", "commit", "lock", "champion_since", "training", "scored"}
+LEFT_OUT_TAGS = {
+    "drift.embedding.p",
+    "calibration",
+    "reference",
+    "files",
+    "commit",
+    "lock",
+    "champion_since",
+    "training",
+    "scored",
+}
+DRAWN = ("measures.embedding", "p")  # permutations of vectors that lie in the order of a hash of their paths
 OTHER_DIGEST = re.compile(r"\b([0-9a-f]{8}|[0-9a-f]{12}|[0-9a-f]{16}|[0-9a-f]{32}|[0-9a-f]{40})\b")
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?|\d{1,2} \w{3} \d{4}, \d\d:\d\d UTC")
+# In prose: how long a training took, on which machine, what it needed, and the name of a Prefect run.
+RUN = re.compile(r"[\d.,]+ s on \w+[^|\n]*|\benergy\W+[\d.]+ k?Wh \([^)]*\)|flow run [\w-]+/[\w-]+|\b[0-9a-f]{64}\b")
 
 
 def read_outputs(out: Path, dataset: str) -> dict[str, Rows]:
@@ -65,6 +78,11 @@ class Plain:
     def text(self, value: str) -> str:
         """Put fixed words in the place of the folder's path, times and digests; image ids stay."""
         return OTHER_DIGEST.sub("DIGEST", TIME.sub("TIME", value.replace(self.out, "OUT")))
+
+    def prose(self, text: str) -> str:
+        """The same for a page or a card, without empty lines."""
+        lines = (" ".join(line.split()) for line in RUN.sub("RUN", self.text(text)).splitlines())
+        return "\n".join(line for line in lines if line)
 
     def value(self, value: Any) -> Any:
         if isinstance(value, str):
@@ -118,7 +136,7 @@ class Plain:
         with sqlite3.connect(f"file:{path}?mode=ro", uri=True) as database:
             query = "SELECT version, description FROM model_versions WHERE name = ? ORDER BY version"
             for version, description in database.execute(query, [dataset]).fetchall():
-                row = rows[f"version {version}"] = {"description": self.text(description or "")}
+                row = rows[f"version {version}"] = {"description": self.prose(description or "")}
                 named = "FROM {} WHERE name = ? AND version = ?"
                 row |= self._tags(database, "SELECT key, value " + named.format("model_version_tags"), dataset, version)
                 aliases = database.execute(
@@ -148,8 +166,7 @@ class Plain:
     def page(self, path: Path) -> str:
         """Return a page's text without drawings, styles and scripts."""
         html = re.sub(r"<(style|script|svg)\b.*?</\1>", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
-        lines = (unescape(line).strip() for line in re.sub(r"<[^>]+>", "\n", html).splitlines())
-        return self.text("\n".join(line for line in lines if line))
+        return self.prose(unescape(re.sub(r"<[^>]+>", "\n", html)))
 
 
 def _column(column: pa.ChunkedArray) -> list[Any]:
@@ -173,7 +190,7 @@ def _flatten(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
         yield name, value
         return
     for key, item in items:
-        if key not in LEFT_OUT:
+        if key not in LEFT_OUT and (name, key) != DRAWN:
             yield from _flatten(item, f"{name}.{key}" if name else str(key))
 
 
