@@ -1,19 +1,20 @@
 """A training by several processes of this machine, which torch.multiprocessing starts.
 
 Every process runs `job.run` on its share of each batch. The first process sends steps, epochs and the classifier
-through a pipe; both of its ends are ours, so pickles are safe. When a process fails or is killed, all of them end, and
-the checkpoint stays.
+through a pipe. Both ends of a pipe are ours, so pickles are safe; none is written to a file. When a process fails or is
+killed, all of them end, and the checkpoint stays.
 
 torch.multiprocessing and torch's elastic launcher report errors as text, with times in whole seconds. Here a process
-writes its exception to a file. The caller gets the same exception, and the first one, without those of its peers.
+sends its exception through a pipe. The caller gets the same exception, and the first one, without those of its peers.
 """
 
 import os
 import pickle
 import signal
 import tempfile
+import time
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -31,6 +32,7 @@ from resnet_core.training.loop import Epoch, Step
 
 # Peers of a failed process fail, too. Wait this long for their errors before deciding which one was first.
 _SECONDS_TO_FAIL = 2.0
+_LONGEST_TRACEBACK = 20_000  # characters: a message that fits into a pipe does not wait for its reader
 
 Result = tuple[Classifier, list[Epoch]]
 
@@ -54,14 +56,15 @@ def run_on_devices(
         raise UserError(f"train.devices: {count} are more than the {have} of {device.type} here. Write {have} or less.")
     threads = max(1, torch.get_num_threads() // count)
     (reports, sender), (ours, theirs) = Pipe(), Pipe()
+    errors, failing = zip(*(Pipe(duplex=False) for _ in range(count)), strict=True)
     with tempfile.TemporaryDirectory() as folder, reports, ours:
         with sender, theirs:  # the processes have their own copies
-            arguments = (job, device.type, threads, Path(folder), (sender, theirs))
+            arguments = (job, device.type, threads, Path(folder), (sender, theirs, *failing))
             processes = start_processes(_on_device, arguments, count, join=False, daemon=True, start_method="spawn")
         try:
             classifier, epochs = _listen(reports, processes, on_step, on_epoch)
         except ProcessExitedException as exited:
-            raise _cause(exited, processes, Path(folder)) from None
+            raise _cause(exited, processes, errors) from None
         finally:
             for process in processes.processes:
                 process.kill()
@@ -110,10 +113,9 @@ def _listen(
                 return pickle.loads(report)
 
 
-def _cause(exited: ProcessExitedException, processes: ProcessContext, folder: Path) -> Exception:
+def _cause(exited: ProcessExitedException, processes: ProcessContext, errors: Sequence[Connection]) -> Exception:
     """Return the first error of the processes, or the signal that ended one of them."""
-    files = sorted(folder.glob("*.error"), key=lambda path: path.stat().st_mtime_ns)
-    if error := first(pickle.loads(path.read_bytes()) for path in files):
+    if error := first(_received(errors)):
         return error
     # `join` ends the other processes by SIGTERM.
     codes = [(rank, p.exitcode) for rank, p in enumerate(processes.processes) if p.exitcode != -signal.SIGTERM]
@@ -121,6 +123,16 @@ def _cause(exited: ProcessExitedException, processes: ProcessContext, folder: Pa
         if code < 0:
             return lost(f"process {rank} of {len(processes.processes)} was ended by {signal.Signals(-code).name}")
     return lost("a process has ended early")
+
+
+def _received(errors: Sequence[Connection]) -> list[Exception]:
+    """Return the errors that the processes have sent, by their times."""
+    messages: list[tuple[float, Exception]] = []
+    for pipe in errors:
+        with suppress(EOFError, OSError):
+            if pipe.poll():
+                messages.append(pipe.recv())
+    return [error for _, error in sorted(messages, key=lambda message: message[0])]
 
 
 def first(errors: Iterable[Exception]) -> Exception | None:
@@ -138,12 +150,13 @@ def lost(reason: str) -> LostProcessError:
     )
 
 
-def _on_device(
-    rank: int, job: Job, kind: str, threads: int, folder: Path, pipes: tuple[Connection, Connection]
-) -> None:
-    """Run in every process of this machine. `pipes`: the first process's reports; the life of the starting process."""
+def _on_device(rank: int, job: Job, kind: str, threads: int, folder: Path, pipes: tuple[Connection, ...]) -> None:
+    """Run in every process of this machine.
+
+    pipes: the reports of the first process, the life of the starting process, then the errors of each process.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that started this one
-    reports, alive = pipes
+    reports, alive, errors = *pipes[:2], pipes[2 + rank]
     if rank > 0:
         reports.close()  # so that it ends with the first process
     Thread(target=_end_with, args=(alive,), daemon=True).start()
@@ -156,7 +169,7 @@ def _on_device(
         if result:  # as bytes: a connection would send tensors as shared memory, which ends with this process
             reports.send(pickle.dumps(result))
     except Exception as error:
-        (folder / f"{rank}.error").write_bytes(pickle.dumps(portable(error, world)))
+        errors.send((time.time(), portable(error, world)))
         raise SystemExit(1) from error
 
 
@@ -186,7 +199,8 @@ def take_part(
 
 def portable(error: Exception, world: World) -> Exception:
     """Return the error, with its traceback as a note, as an object that can be pickled."""
-    note = f"In process {world.rank} of {world.size}:\n{''.join(traceback.format_exception(error))}"
+    text = "".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:]
+    note = f"In process {world.rank} of {world.size}:\n{text}"
     try:
         pickle.loads(pickle.dumps(error))
     except Exception as unsendable:  # noqa: BLE001  an exception's own code may raise anything
