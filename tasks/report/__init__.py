@@ -1,7 +1,8 @@
-"""Write the pages for people.
+"""Write pages for people.
 
-Rooms: `night_page` (Prefect's page of a night), `version_page` (the report of a version), `gallery_page`
-(a batch to look through and correct).
-They are made of `parts` (what is read), `story`, `sections`, `charts`, `words`; `pages` fills `templates/`.
+Rooms: `night_page` (Prefect's page of a night), `version_page` (the report of a version), `gallery_page` (a batch
+to look through and correct).
+A version's report is made by `parts` (read everything from MLflow), `story` (headline, lineage, history), `sections`
+(measurements) and `charts`. `words` formats numbers, names and dates; `pages` fills `templates/` and writes files.
 Door: the three pages.
 """

@@ -1,7 +1,7 @@
 """`grayline gallery`: a scored batch as one HTML file to look through and correct.
 
-The page needs nothing else: pictures, style and script are inside. What a person decides stays in the browser until
-they export it, as a table that `corrections:` in a data set file takes.
+Pictures, style and script are inside the page. Decisions of a person stay in the browser until they are exported.
+The export is a table for `corrections:` in a data set file.
 """
 
 import base64
@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
-from markupsafe import Markup
 from upath import UPath
 
 from resnet_core.errors import UserError, nearest
@@ -29,24 +28,24 @@ from resnet_core.storage.files import absolute, is_local
 from tasks.batch.manifest import read_manifest
 from tasks.batch.values import Scores
 from tasks.progress import progress
-from tasks.report.pages import environment, own, write_page
-from tasks.report.words import counted, listed, moment, percent
+from tasks.report.pages import environment, image, own, write_page
+from tasks.report.words import counted, file_name, listed, moment, sure
 from tasks.store import MANIFEST, Store
 
-MOST = 5_000  # images that a browser still handles well
-OTHERS = 2  # labels beside the first that a picture is shown with
+MOST = 5_000  # images on a page; browsers become slow with more
+_OTHERS = 2  # labels beside the first
 _DIGITS = "123456789"
 _WHY = (
-    ("review", "that need a person's eyes"),
+    ("review", "that need review"),
     ("unsure", "of which the model is least sure"),
-    ("drawn", "drawn from all labels, whatever the confidence"),
+    ("drawn", "drawn from all labels at any confidence"),
     ("failed", "that could not be scored"),
 )
 
 
 @dataclass(frozen=True)
 class GalleryPage:
-    """A page of `size` bytes that shows `shown` of a batch's `files`; of `unseen` of them there is no picture."""
+    """A page of `size` bytes that shows `shown` of a batch's `files`, `unseen` of them without a picture."""
 
     path: UPath
     size: int
@@ -66,7 +65,7 @@ class _ScoredBatch:
 
 
 def find_batch(place: str, store: Store) -> _ScoredBatch:
-    """A folder of scores, or the name of one under the store's scores/. Raises UserError unless it is complete."""
+    """Find a batch by its folder or by its name under the store's scores/. Raises UserError unless it is finished."""
     folder = absolute(UPath(place))
     if not folder.exists() and (store.scores() / place).exists():
         folder = store.scores() / place
@@ -74,34 +73,33 @@ def find_batch(place: str, store: Store) -> _ScoredBatch:
         scores = read_manifest(folder)
     except FileNotFoundError:
         if not folder.exists():
-            known = [path.name for path in store.scores().iterdir()] if store.scores().exists() else []
-            raise UserError(f"BATCH: there is no folder {place}.{nearest(place, known)}") from None
+            names = [path.name for path in store.scores().iterdir()] if store.scores().exists() else []
+            raise UserError(f"BATCH: there is no folder {place}.{nearest(place, names)}") from None
         raise UserError(
-            f"BATCH: {folder} holds no finished batch ({MANIFEST} is missing). "
-            "Give the output of `grayline classify-batch`, or run that again: it goes on where it was."
+            f"BATCH: {folder} does not hold a finished batch ({MANIFEST} is missing). "
+            "Name the output of `grayline classify-batch`, or run that command again: it continues."
         ) from None
     if not scores.parts:
-        raise UserError(f"BATCH: {folder} holds no rows any more. Run `grayline classify-batch` again.")
+        raise UserError(f"BATCH: {folder} has no Parquet files any more. Run `grayline classify-batch` again.")
     with scores.parts[0].open("rb") as file:
         classes = json.loads(pq.read_schema(file).metadata[METADATA_KEY])["classes"]
     return _ScoredBatch(scores, digest_of(str(folder), scores.model.name, scores.model.version), tuple(classes))
 
 
 def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> None:
-    """Raises UserError for a number of images, or a label, that cannot be meant."""
+    """Raises UserError for a number out of range and for a label that is not a class."""
     if not 1 <= limit <= MOST:
-        raise UserError(f"--limit: {limit} is not from 1 to {MOST:,}: a page has to open. Choose by --label instead.")
+        raise UserError(f"--limit: {limit} is not from 1 to {MOST:,}. Choose images by --label instead.")
     for label in labels:
         if label not in batch.classes:
-            known = list(batch.classes)
             raise UserError(
-                f"--label: {label!r} is not a class of {batch.scores.model}.{nearest(label, known)} "
-                f"Its classes: {', '.join(known)}."
+                f"--label: {label!r} is not a class of {batch.scores.model}.{nearest(label, list(batch.classes))} "
+                f"Its classes: {', '.join(batch.classes)}."
             )
 
 
 def write_gallery(batch: _ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> GalleryPage:
-    """Choose images, read them where they lie, and write the page. Raises UserError where nothing can be written."""
+    """Choose and read images, and write the page. Raises UserError for a place that cannot be written."""
     with database() as db:
         picks = pick(db, readable(db, batch.scores.parts), limit, labels)
     rows = picks.rows.to_pylist()
@@ -112,7 +110,7 @@ def write_gallery(batch: _ScoredBatch, to: UPath, limit: int, labels: Sequence[s
 
 
 def readable(db: DuckDBPyConnection, parts: Sequence[UPath]) -> list[str]:
-    """The names by which DuckDB reads the parts: in another store, through fsspec."""
+    """Return the names by which DuckDB reads the parts; remote parts are read through fsspec."""
     if is_local(parts[0]):
         return [part.path for part in parts]
     if not db.filesystem_is_registered(parts[0].protocol):
@@ -121,18 +119,18 @@ def readable(db: DuckDBPyConnection, parts: Sequence[UPath]) -> list[str]:
 
 
 def _read_pictures(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[Thumbnail]:
-    """A picture a row. There is none of what could not be scored, nor of a file that has changed since."""
-    found = [Thumbnail(None, row["reason"]) for row in rows]
+    """Return a picture for each row; failed and changed files have a reason instead."""
+    pictures = [Thumbnail(None, row["reason"]) for row in rows]
     good = [number for number, row in enumerate(rows) if row["status"] == "ok"]
     sides = [max(rows[number]["width"] or 0, rows[number]["height"] or 0) or None for number in good]
     with progress("gallery", len(good)) as advance:
         for place, picture in thumbnails([rows[number]["uri"] for number in good], sides, limits):
             number = good[place]
             changed = picture.webp and picture.image_id != rows[number]["image_id"]
-            found[number] = Thumbnail(None, "it has changed since it was scored") if changed else picture
+            pictures[number] = Thumbnail(None, "it has changed since it was scored") if changed else picture
             advance(1)
     end_idle()
-    return found
+    return pictures
 
 
 def render(
@@ -143,8 +141,8 @@ def render(
     labels: Sequence[str] = (),
     made: datetime | None = None,
 ) -> str:
-    """The page. Whatever comes from data (names, labels, reasons) is escaped."""
-    shots = [shot(number, *both) for number, both in enumerate(zip(rows, pictures, strict=True))]
+    """Return the page. Values from data (names, labels, reasons) are escaped."""
+    shots = [_shot(number, row, picture) for number, (row, picture) in enumerate(zip(rows, pictures, strict=True))]
     script = own("gallery.js")
     facts = {
         "key": batch.key,
@@ -161,11 +159,11 @@ def render(
         .render(
             scores=batch.scores,
             tiles=_tiles(batch.scores),
-            lead=lead(picks, labels),
+            lead=_lead(picks, labels),
             keys=[(key, name) for key, name in _shortcuts(batch.classes).items()],
             shown_labels=[name for name in batch.classes if any(row["label"] == name for row in rows)],
             shots=shots,
-            facts=_in_script(facts),
+            facts=facts,
             style=own("report.css") + own("gallery.css"),
             script=script,
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
@@ -174,14 +172,8 @@ def render(
     )
 
 
-def _in_script(content: Mapping[str, Any]) -> Markup:
-    """JSON that no text in it can end, or turn into markup."""
-    text = json.dumps(content, ensure_ascii=False)
-    return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))
-
-
 def _shortcuts(classes: Sequence[str]) -> dict[str, str]:
-    """The key of each class: its own name where all are one letter or digit, else the number of its place."""
+    """Return classes by key: their names if all are one letter or digit, else digits in their order."""
     if all(len(name) == 1 and name.isalnum() for name in classes):
         return {name: name for name in classes}
     return dict(zip(_DIGITS, classes, strict=False))
@@ -194,20 +186,20 @@ def _tiles(scores: Scores) -> list[tuple[str, str]]:
     ]
 
 
-def lead(picks: Picks, labels: Sequence[str]) -> str:
-    """What is shown of what there is, and how it was chosen."""
+def _lead(picks: Picks, labels: Sequence[str]) -> str:
+    """Return how many files are shown, and how they were chosen."""
     of = f" given the label {' or '.join(labels)}" if labels else ""
     if len(picks.rows) == picks.files:
-        return f"All {counted(picks.files, 'file')}{of}, what needs a person's eyes first."
+        return f"All {counted(picks.files, 'file')}{of}, those to review first."
     why = [f"{picks.why[name]:,} {words}" for name, words in _WHY if picks.why.get(name)]
     return f"{len(picks.rows):,} of {counted(picks.files, 'file')}{of}: {listed(why)}."
 
 
-def shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, Any]:
-    """What a row is shown as. It can be corrected where there is a picture: nobody labels what they do not see."""
-    name, failed = _short_name(row["uri"]), row["status"] != "ok"
+def _shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, Any]:
+    """Return a row for the template. Only a row with a picture can be corrected."""
+    name, failed = file_name(row["uri"]), row["status"] != "ok"
     others = zip(row["top_labels"] or (), row["top_probabilities"] or (), strict=True)
-    beside = [f"{label} {sure(share)}" for label, share in others if label != row["label"]][:OTHERS]
+    beside = [f"{label} {sure(share)}" for label, share in others if label != row["label"]][:_OTHERS]
     if failed:
         said = f"{name}, could not be scored"
     else:
@@ -224,23 +216,7 @@ def shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, A
         "review": bool(row["needs_review"]),
         "failed": failed,
         "reason": picture.reason,
-        "image": {
-            "uri": f"data:image/webp;base64,{base64.b64encode(picture.webp).decode()}",
-            "width": picture.width,
-            "height": picture.height,
-            "alt": said,
-            "small": max(picture.width, picture.height) < LOSSLESS,
-        }
+        "image": image(picture.webp, "image/webp", (picture.width, picture.height), said, LOSSLESS)
         if picture.webp
         else None,
     }
-
-
-def sure(share: float) -> str:
-    """In whole percent; what is nearly certain is not certain."""
-    return ">99%" if 0.995 <= share < 1 else percent(share, 0)
-
-
-def _short_name(uri: str) -> str:
-    """The end of where it lies: `0003.png` of a path, a URL or a member of an archive, `x.parquet#row=3` of a row."""
-    return uri.partition("::")[0].rstrip("/").rpartition("/")[2] or uri

@@ -1,4 +1,4 @@
-"""The morning's story: what the night came to, as one Markdown page and a few lines."""
+"""Page of a night for Prefect, in Markdown, and the same lines for the terminal."""
 
 from dataclasses import dataclass
 
@@ -8,18 +8,19 @@ from prefect.artifacts import create_markdown_artifact
 from resnet_core.catalog.history import versions
 from resnet_core.evaluation.metrics import Interval
 from tasks.artifacts import checks_table, markdown_table, plain
-from tasks.registry import runs as tracking
+from tasks.registry.runs import client
 from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version
+from tasks.report.words import counted
 from tasks.store import Store
 from tasks.values import DataReport, ModelVersion, Night
 from tasks.workspace import Workspace
 
-SHOWN = ("accuracy", "macro_f1", "roc_auc")
+_SHOWN = ("accuracy", "macro_f1", "roc_auc")
 
 
 @dataclass(frozen=True)
 class Before:
-    """The champion that tonight's version is held against, and its own held-out metrics."""
+    """The champion before tonight's version, with the held-out metrics of its own evaluation."""
 
     version: str
     metrics: dict[str, float]
@@ -36,53 +37,52 @@ def report_night(night: Night, here: Workspace) -> Night:
 
 
 def markdown(night: Night, before: Before | None = None, changes: str = "", tracking_uri: str = "") -> str:
-    """One screen: the verdict, what has changed, the gate's table, where to look; then a row a stage."""
+    """Return the page: on the first screen verdict, changes, gate and links, then a row for each stage."""
     parts = [f"# {headline(night)}", "\n".join(f"- {line}" for line in story(night, before, changes))]
     if night.decision and night.decision.checks:
         parts.append("## Gate\n\n" + checks_table(night.decision.checks))
     if before and night.evaluation:
         parts.append(_metrics_table(night, before))
-    looks = _links(night, tracking_uri)
-    if looks:
-        parts.append("## Where to look\n\n" + "\n".join(f"- {line}" for line in looks))
+    links = _links(night, tracking_uri)
+    if links:
+        parts.append("## Where to look\n\n" + "\n".join(f"- {line}" for line in links))
     stages = ((stage, plain(text)) for stage, text in summary(night))
     parts.append("## Stages\n\n" + markdown_table(("stage", ""), stages))
     return "\n\n".join(parts) + "\n"
 
 
 def story(night: Night, before: Before | None, changes: str) -> list[str]:
-    """The night in a few sentences: why, how good, on what data, what to look at."""
+    """Return a few sentences: the gate's reason, accuracy, images, warnings of the data checks."""
     lines = []
     if night.decision and night.decision.checks:
         failed = [check for check in night.decision.checks if not check.passed]
-        counted = f"{len(failed)} of {len(night.decision.checks)} checks failed" if failed else "every check passed"
-        stays = f"; version {before.version} stays the champion" if failed and before else ""
-        lines.append(f"{counted}{stays}: {plain(night.decision.reason)}")
+        result = f"{len(failed)} of {len(night.decision.checks)} checks failed" if failed else "every check passed"
+        result += f"; version {before.version} stays the champion" if failed and before else ""
+        lines.append(f"{result}: {plain(night.decision.reason)}")
     if night.evaluation:
-        found, images = night.evaluation.metrics["accuracy"], night.evaluation.count
-        lines.append(f"accuracy {found} on {images:,} held-out images{_against(found, before)}")
+        accuracy, images = night.evaluation.metrics["accuracy"], night.evaluation.count
+        lines.append(f"accuracy {accuracy} on {images:,} held-out images{_against(accuracy, before)}")
         if night.evaluation.worse:
             lines.append(f"**significantly worse than the rest**: {plain(', '.join(night.evaluation.worse))}")
     count = night.catalog.read
-    read = f"{count:,} {'images were' if count > 1 else 'image was'} read" if count else "no image was new"
+    read = f"{counted(count, 'image was', 'images were')} read" if count else "no image was new"
     lines.append("; ".join(filter(None, [read, changes, f"{night.catalog.ok:,} are good"])))
     warnings = "; ".join(plain(str(finding)) for finding in night.data.warnings)
     lines.append(f"**the data checks warn**: {warnings}" if warnings else "the data checks have nothing to report")
     return lines
 
 
-def _against(found: Interval, before: Before | None) -> str:
+def _against(accuracy: Interval, before: Before | None) -> str:
     if before is None or "accuracy" not in before.metrics:
         return ""
-    return f", {found.value - before.metrics['accuracy']:+.3f} against version {before.version}'s own"
+    return f", {accuracy.value - before.metrics['accuracy']:+.3f} against version {before.version}'s own"
 
 
 def champion_before(night: Night, tracking_uri: str) -> Before | None:
-    """Whom tonight's version took over from or failed to; None where there was nobody."""
+    """Return the champion that tonight's version replaced or did not replace; None without one."""
     assert night.version is not None
-    registry = tracking.client(tracking_uri)
     if night.decision and night.decision.promoted:
-        tags = registry.get_model_version(night.version.name, night.version.version).tags
+        tags = client(tracking_uri).get_model_version(night.version.name, night.version.version).tags
         number = tags.get(BEFORE)
         other = find_version(tracking_uri, night.version.name, number) if number else None
     else:
@@ -93,13 +93,13 @@ def champion_before(night: Night, tracking_uri: str) -> Before | None:
 
 
 def _metrics_of(version: ModelVersion, tracking_uri: str) -> dict[str, float]:
-    """What its own evaluation found, without the intervals."""
-    found = tracking.client(tracking_uri).get_run(version.run_id).data.metrics if version.run_id else {}
-    return {name: found[f"test_{name}"] for name in SHOWN if f"test_{name}" in found}
+    """Return the metrics of the version's own evaluation, without intervals."""
+    logged = client(tracking_uri).get_run(version.run_id).data.metrics if version.run_id else {}
+    return {name: logged[f"test_{name}"] for name in _SHOWN if f"test_{name}" in logged}
 
 
 def catalog_changes(night: Night, store: Store) -> str:
-    """What the newest version of the catalog changed, if it was made of what was read now."""
+    """Return the changes of the catalog's newest version if this night read images, else an empty text."""
     if not night.catalog.read:
         return ""
     rows = versions(store.history(night.catalog.dataset)).to_pylist()
@@ -108,7 +108,7 @@ def catalog_changes(night: Night, store: Store) -> str:
 
 
 def _metrics_table(night: Night, before: Before) -> str:
-    """Each version's own evaluation; the gate's rows are of the same images."""
+    """Compare the evaluations of both versions; unlike in the gate, their held-out images may differ."""
     assert night.evaluation is not None
     assert night.version is not None
     metrics = night.evaluation.metrics
@@ -122,19 +122,19 @@ def _metrics_table(night: Night, before: Before) -> str:
 
 
 def _links(night: Night, tracking_uri: str) -> list[str]:
-    """Where the version is, and the commands that say more or take it back."""
+    """Return links and commands that show the version, roll it back or promote it."""
     if night.version is None:
         return []
     name, version = night.version.name, night.version.version
-    found = []
+    links = []
     if tracking_uri.startswith("http") and "@" not in tracking_uri:
-        found.append(f"[version {version} in MLflow]({tracking_uri.rstrip('/')}/#/models/{name}/versions/{version})")
-    found.append(f"`grayline report {name}/{version} -o report.html`: all of it on one page")
+        links.append(f"[version {version} in MLflow]({tracking_uri.rstrip('/')}/#/models/{name}/versions/{version})")
+    links.append(f"`grayline report {name}/{version} -o report.html`: all results on one page")
     if night.decision and night.decision.promoted:
-        found.append(f"`grayline rollback {name}`: takes it back")
+        links.append(f"`grayline rollback {name}`: makes the earlier champion the champion again")
     elif night.decision and night.decision.checks:
-        found.append(f"`grayline promote {name} {version}`: lets it in all the same")
-    return found
+        links.append(f"`grayline promote {name} {version}`: promotes it nevertheless")
+    return links
 
 
 def headline(night: Night) -> str:
@@ -150,36 +150,41 @@ def headline(night: Night) -> str:
 
 
 def summary(night: Night) -> list[tuple[str, str]]:
-    """(stage, what it came to), for the page and for the terminal."""
+    """Return (stage, result), for the page and for the terminal."""
     catalog = night.catalog
     images = catalog.ok + catalog.duplicate + catalog.quarantined
     unchanged = "nothing was read again" if not catalog.read else f"{catalog.read:,} read now"
-    alike = f"; {catalog.near:,} look like another" if catalog.near else ""
+    near = f"; {catalog.near:,} look like another" if catalog.near else ""
     rows = [
         (
             "ingest",
             f"{images:,} images: {catalog.ok:,} ok, {catalog.duplicate:,} duplicate, "
-            f"{catalog.quarantined:,} quarantined{alike}; {unchanged}; catalog version {catalog.version}",
+            f"{catalog.quarantined:,} quarantined{near}; {unchanged}; catalog version {catalog.version}",
         ),
         ("checks", _checks_line(night.data)),
     ]
     if night.shard_set:
-        s = night.shard_set
-        total = s.train + s.validation + s.test
-        reused = "all reused" if not s.written else f"{s.written:,} of {total:,} images written now"
-        split = f"{s.train:,} train, " + (f"{s.validation:,} validation, " if s.validation else "") + f"{s.test:,} test"
-        rows.append(("preprocess", f"{len(s.files)} shards of {s.preprocessing.size} px ({split}); {reused}"))
+        shards = night.shard_set
+        counts = {"train": shards.train, "validation": shards.validation, "test": shards.test}
+        total = sum(counts.values())
+        split = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n or name != "validation")
+        reused = f"{shards.written:,} of {total:,} images written now" if shards.written else "all reused"
+        rows.append(("preprocess", f"{len(shards.files)} shards of {shards.preprocessing.size} px ({split}); {reused}"))
     if night.checkpoint:
-        c = night.checkpoint
-        how = "reused: data, settings and code are unchanged" if c.reused else f"{c.seconds:,.0f} s on {c.device}"
-        rows.append(("train", f"{c.epochs} epochs, training accuracy {c.train_accuracy:.3f}; {how}"))
+        made = night.checkpoint
+        how = (
+            "reused: data, settings and code are unchanged"
+            if made.reused
+            else f"{made.seconds:,.0f} s on {made.device}"
+        )
+        rows.append(("train", f"{made.epochs} epochs, training accuracy {made.train_accuracy:.3f}; {how}"))
     if night.evaluation:
         metrics = night.evaluation.metrics
-        shown = ", ".join(f"{name.replace('_', ' ')} {metrics[name]}" for name in SHOWN)
+        shown = ", ".join(f"{name.replace('_', ' ')} {metrics[name]}" for name in _SHOWN)
         worse = f"; worse: {', '.join(night.evaluation.worse)}" if night.evaluation.worse else ""
         rows.append(("evaluate", f"{shown} on {night.evaluation.count:,} held-out images{worse}"))
     if night.version:
-        rows.append(("register", f"{night.version.name} version {night.version.version}"))
+        rows.append(("register", str(night.version)))
     if night.decision:
         outcome = "promoted to champion" if night.decision.promoted else "not promoted"
         outcome = outcome if night.decision.checks else "nothing to decide"
@@ -188,7 +193,6 @@ def summary(night: Night) -> list[tuple[str, str]]:
 
 
 def _checks_line(data: DataReport) -> str:
-    """What the data checks warn of."""
     if not data.warnings:
         return f"{len(data.findings)} passed; pictures in {data.folder}"
     return f"{len(data.warnings)} of {len(data.findings)} warn: " + "; ".join(map(str, data.warnings))

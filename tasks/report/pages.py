@@ -1,6 +1,8 @@
-"""HTML pages that need nothing else: where they are written, and what they are made with."""
+"""HTML pages as single files: fill a template, embed images, write the file."""
 
+import base64
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -13,7 +15,7 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def check_place(output: str, example: str) -> UPath:
-    """Where a page goes. Raises UserError for a folder."""
+    """Return the place of a page. Raises UserError for a folder."""
     to = absolute(UPath(output))
     if output.endswith("/") or to.is_dir():
         raise UserError(f"--output: {output} is a folder. Name a file in it, such as {to / example}.")
@@ -21,7 +23,7 @@ def check_place(output: str, example: str) -> UPath:
 
 
 def write_page(to: UPath, page: str) -> int:
-    """Its size in bytes. Raises UserError where nothing can be written."""
+    """Write the page. Returns its size in bytes. Raises UserError for a place that cannot be written."""
     try:
         write_text(to, page)
     except OSError as error:
@@ -31,7 +33,7 @@ def write_page(to: UPath, page: str) -> int:
 
 
 def environment() -> Environment:
-    """Whatever comes from data is escaped, and what a template names must be there."""
+    """Return Jinja's environment: it escapes values, and an undefined name is an error."""
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
@@ -42,5 +44,14 @@ def environment() -> Environment:
 
 
 def own(name: str) -> Markup:
-    """A style or a script of ours, to be put into a page as it is."""
+    """Return a style or script of `templates/` for a page, not escaped."""
     return Markup((_TEMPLATES / name).read_text(encoding="utf-8"))
+
+
+def image(content: bytes, kind: str, size: tuple[int, int], alt: str, small: int) -> dict[str, Any]:
+    """Return an image for a template: data URI, width, height, alt text.
+
+    The size in pixels keeps the page still while it loads. Images below `small` pixels are enlarged without smoothing.
+    """
+    uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
+    return {"uri": uri, "width": size[0], "height": size[1], "alt": alt, "small": max(size) < small}

@@ -1,7 +1,7 @@
-"""What a report is made of: everything that MLflow has of one version, read in one place.
+"""Parts of a version's report: everything that MLflow has of the version.
 
-Nothing is read from the store, so a report can be made wherever the tracking server can be reached. A part
-that the version does not have (an older one, an encrypted data set's pictures) is None or empty.
+The store is not read, so a report can be made wherever the tracking server is reached. Parts that a version lacks are
+empty: versions of older releases, pictures of encrypted data sets.
 """
 
 import json
@@ -14,7 +14,6 @@ from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
-from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.tracking import MlflowClient
 
 from resnet_core.model.calibration import CALIBRATION
@@ -32,7 +31,7 @@ _PREDICTIONS = ("label", "predicted", "confidence", "probabilities", "decided", 
 
 @dataclass(frozen=True)
 class Training:
-    """What the version's MLflow run says; `curves` are (epoch, value) by metric, `data` a line a data set."""
+    """The version's MLflow run. `curves` are (epoch, value) by metric, `data` are (name, digest) of data sets."""
 
     run_id: str
     experiment_id: str = ""
@@ -44,8 +43,12 @@ class Training:
 
 @dataclass(frozen=True)
 class Parts:
-    """All of them. `metrics` is metrics.json, `gallery` gallery.json, `pictures` the bytes of the gallery's
-    files by the name that gallery.json has for them, `calibration` the digest of calibration.json."""
+    """The parts of a report.
+
+    metrics, gallery  content of metrics.json and gallery.json
+    pictures          image files of the gallery, by their names in gallery.json
+    calibration       digest of calibration.json
+    """
 
     name: str
     version: str
@@ -55,17 +58,17 @@ class Parts:
     tags: Mapping[str, str]
     training: Training
     history: Sequence[Event] = ()
-    metrics: Mapping[str, Any] | None = None
+    metrics: Mapping[str, Any] = field(default_factory=dict)
     predictions: pd.DataFrame | None = None
     classes: Sequence[str] = ()
-    gallery: Mapping[str, Any] | None = None
+    gallery: Mapping[str, Any] = field(default_factory=dict)
     pictures: Mapping[str, bytes] = field(default_factory=dict)
     calibration: str = ""
     server: str = ""
 
 
 def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
-    """Everything that MLflow has of the version: tags, run, artifacts, history."""
+    """Read everything that MLflow has of the version: tags, run, artifacts, history."""
     mlflow = client(tracking_uri)
     version = mlflow.get_model_version(model.name, model.version)
     registered = mlflow.get_registered_model(model.name)
@@ -73,11 +76,16 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
         training = _read_training(mlflow, model.run_id)
         advance(1)
         folders = {file.path for file in mlflow.list_artifacts(model.run_id)} if model.run_id else set()
-        evaluation = fetch(mlflow, model.run_id, "evaluation", folders, Path(made))
+
+        def fetch(name: str) -> Path | None:
+            """Download an artifact folder; None if the run does not have it."""
+            return Path(mlflow.download_artifacts(model.run_id, name, made)) if name in folders else None
+
+        evaluation = fetch("evaluation")
         metrics = _read_json(evaluation, METRICS_FILE)
         predictions, classes = _read_predictions(evaluation)
         advance(1)
-        explanation = fetch(mlflow, model.run_id, "explanation", folders, Path(made))
+        explanation = fetch("explanation")
         gallery = _read_json(explanation, GALLERY)
         pictures = _read_pictures(explanation, gallery)
         advance(1)
@@ -87,12 +95,12 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
             aliases=sorted(alias for alias, to in registered.aliases.items() if str(to) == model.version),
             created=datetime.fromtimestamp(version.creation_timestamp / 1000, UTC),
             description=version.description or "",
-            tags=_tags_of(version),
+            tags={str(name): str(value) for name, value in version.tags.items()},
             training=training,
             history=events(tracking_uri, model.name),
             metrics=metrics,
             predictions=predictions,
-            classes=(metrics or {}).get("confusion", {}).get("classes") or classes,
+            classes=metrics.get("confusion", {}).get("classes") or classes,
             gallery=gallery,
             pictures=pictures,
             calibration=_digest_in(evaluation),
@@ -100,10 +108,6 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
         )
         advance(1)
     return parts
-
-
-def _tags_of(version: RegisteredVersion) -> dict[str, str]:
-    return {str(name): str(value) for name, value in version.tags.items()}
 
 
 def _read_training(mlflow: MlflowClient, run_id: str) -> Training:
@@ -115,18 +119,13 @@ def _read_training(mlflow: MlflowClient, run_id: str) -> Training:
         for name in _CURVES
         if name in run.data.metrics
     }
-    data = [(found.dataset.name, found.dataset.digest) for found in (run.inputs.dataset_inputs if run.inputs else [])]
+    data = [(entry.dataset.name, entry.dataset.digest) for entry in (run.inputs.dataset_inputs if run.inputs else [])]
     return Training(run_id, run.info.experiment_id, run.data.params, run.data.tags, curves, data)
 
 
-def fetch(mlflow: MlflowClient, run_id: str, name: str, there: set[str], to: Path) -> Path | None:
-    """The artifact folder `name`, on this machine; None where the run has none."""
-    return Path(mlflow.download_artifacts(run_id, name, str(to))) if name in there else None
-
-
-def _read_json(folder: Path | None, name: str) -> dict[str, Any] | None:
+def _read_json(folder: Path | None, name: str) -> dict[str, Any]:
     path = folder / name if folder else None
-    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path and path.exists() else {}
 
 
 def _digest_in(folder: Path | None) -> str:
@@ -135,7 +134,7 @@ def _digest_in(folder: Path | None) -> str:
 
 
 def _read_predictions(folder: Path | None) -> tuple[pd.DataFrame | None, list[str]]:
-    """Held-out predictions, and the classes in the order of their probabilities."""
+    """Return the held-out predictions, and the classes in the order of their probabilities."""
     path = folder / PREDICTIONS if folder else None
     if path is None or not path.exists():
         return None, []
@@ -145,18 +144,17 @@ def _read_predictions(folder: Path | None) -> tuple[pd.DataFrame | None, list[st
     return pq.read_table(path, columns=columns).to_pandas(), list(about.get("classes", []))
 
 
-def _read_pictures(folder: Path | None, gallery: Mapping[str, Any] | None) -> dict[str, bytes]:
-    """The files that gallery.json names and that are there, by that name. A name that points out of the
-    folder is not followed."""
-    if folder is None or gallery is None:
+def _read_pictures(folder: Path | None, gallery: Mapping[str, Any]) -> dict[str, bytes]:
+    """Return the existing files that gallery.json names, by name. Names that point out of the folder are ignored."""
+    if folder is None:
         return {}
     names = set()
     for item in gallery.get("items", []):
         names |= {item.get("image"), item.get("heat")}
         names |= {neighbour.get("image") for neighbour in item.get("neighbours", [])}
-    root, found = folder.resolve(), {}
+    root, pictures = folder.resolve(), {}
     for name in sorted(name for name in names if name):
         path = (root / name).resolve()
         if path.is_relative_to(root) and path.is_file():
-            found[name] = path.read_bytes()
-    return found
+            pictures[name] = path.read_bytes()
+    return pictures

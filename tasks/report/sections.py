@@ -1,5 +1,4 @@
-"""A report's sections: each a finding in a sentence, and the numbers behind it. None where the version
-does not have what it takes."""
+"""Sections of a version's report: a finding in a sentence, and its numbers. None if the version lacks the data."""
 
 import json
 import math
@@ -24,15 +23,16 @@ _CELLS = 40  # classes up to which a confusion matrix can be read
 def cell(
     name: str, ends: Mapping[str, float | None] | None, scale: Scale | None, reference: float | None = None
 ) -> Section:
-    """A number, its interval in words, and drawn on `scale`."""
+    """Return a metric as text, its interval as text, and both drawn on `scale`."""
     ends = ends or {}
-    found = [ends.get(key) for key in ("value", "low", "high")]
-    value, low, high = (math.nan if one is None else one for one in found)
+    numbers = (ends.get(key) for key in ("value", "low", "high"))
+    value, low, high = (math.nan if number is None else number for number in numbers)
     mark = interval_mark(value, low, high, scale, reference) if scale and not math.isnan(value) else ""
     return {"value": number(name, value), "between": between(name, ends), "mark": mark}
 
 
 def metrics(parts: Parts) -> Section | None:
+    """Return the held-out metrics, overall and by class."""
     if not parts.metrics:
         return None
     found = parts.metrics["metrics"]
@@ -54,7 +54,7 @@ def metrics(parts: Parts) -> Section | None:
 
 
 def _by_class(parts: Parts) -> Section:
-    found = (parts.metrics or {}).get("classes") or {}
+    found = parts.metrics.get("classes") or {}
     scale = Scale(lowest(*(values["recall"] for values in found.values())), 1.0)
     rows = [
         {
@@ -70,20 +70,21 @@ def _by_class(parts: Parts) -> Section:
 
 
 def baseline(parts: Parts) -> float | None:
-    """The accuracy of always saying the largest class."""
-    supports = [values["support"] for values in ((parts.metrics or {}).get("classes") or {}).values()]
+    """Return the accuracy of always saying the largest class."""
+    supports = [values["support"] for values in (parts.metrics.get("classes") or {}).values()]
     return max(supports) / sum(supports) if sum(supports) else None
 
 
 def confusion(parts: Parts) -> Section | None:
-    found = (parts.metrics or {}).get("confusion")
+    """Return the confusion matrix and the most frequent mistakes."""
+    found = parts.metrics.get("confusion")
     if not found:
         return None
     classes, counts = found["classes"], np.array(found["counts"], dtype=np.int64)
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
     shares = counts / totals
     wrong = [(int(counts[i, j]), i, j) for i, j in np.argwhere(counts > 0) if i != j]
-    worst = sorted(wrong, key=lambda one: (-one[0], one[1:]))[:5]
+    worst = sorted(wrong, key=lambda cell: (-cell[0], cell[1:]))[:5]
     mistakes = [
         {"true": classes[i], "predicted": classes[j], "images": count, "share": percent(float(shares[i, j]))}
         for count, i, j in worst
@@ -119,9 +120,9 @@ def confusion(parts: Parts) -> Section | None:
 
 
 def review(parts: Parts) -> Section | None:
-    """Prediction sets, and decisions by cost."""
-    coverage = (parts.metrics or {}).get("coverage") or {}
-    decisions = (parts.metrics or {}).get("decisions") or {}
+    """Return coverage of the prediction sets and results of decisions by cost."""
+    coverage = parts.metrics.get("coverage") or {}
+    decisions = parts.metrics.get("decisions") or {}
     if not coverage.get("wanted") and not decisions:
         return None
     facts, lead = [], "Decisions weigh mistakes by what they cost."
@@ -136,23 +137,20 @@ def review(parts: Parts) -> Section | None:
             ("Sent to a person", share, "their set has not exactly one class"),
             ("Classes in a set, on average", f"{coverage['mean_size']:.2f}", ""),
         ]
-    return {"lead": lead, "facts": facts + decided(decisions), "chart": _coverage_chart(parts)}
+    return {"lead": lead, "facts": facts + _decided(decisions), "chart": _coverage_chart(parts)}
 
 
-def decided(decisions: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """(what, value, interval) of decisions by cost or by a stated recall."""
+def _decided(decisions: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Return (name, value, interval) of decisions by cost or by a required recall."""
     facts = []
-    for key, text in (("cost", "Cost an image"), ("default_cost", "Cost of the most probable class")):
+    names = {
+        "cost": "Cost per image",
+        "default_cost": "Cost of the most probable class",
+        "accuracy": "Accuracy of the decisions",
+    }
+    for key, name in names.items():
         if decisions.get(key):
-            facts.append((text, number(key, decisions[key]["value"]), between(key, decisions[key])))
-    if decisions.get("accuracy"):
-        facts.append(
-            (
-                "Accuracy of the decisions",
-                percent(decisions["accuracy"]["value"]),
-                between("accuracy", decisions["accuracy"]),
-            )
-        )
+            facts.append((name, number(key, decisions[key]["value"]), between(key, decisions[key])))
     for name, recall in (decisions.get("recall") or {}).items():
         wanted = f", at least {percent(recall['wanted'], 0)} wanted" if recall.get("wanted") is not None else ""
         facts.append((f"Recall of {name}", percent(recall["value"]), between("recall", recall) + wanted))
@@ -160,24 +158,25 @@ def decided(decisions: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _coverage_chart(parts: Parts) -> str:
-    """What each coverage that could be asked for would give."""
-    curve = [one for one in (parts.metrics or {}).get("coverage_curve") or [] if one["found"] is not None]
-    if len(curve) < 2:
+    """Draw coverage found against coverage wanted."""
+    curve = parts.metrics.get("coverage_curve") or []
+    points = [(point["wanted"], point["found"]) for point in curve if point["found"] is not None]
+    if len(points) < 2:
         return ""
-    points = [(one["wanted"], one["found"]) for one in curve]
     return inline_svg("Coverage found against coverage asked for", lambda figure: plots.coverage(figure, points))
 
 
 def slices(parts: Parts) -> Section | None:
-    found: Sequence[Mapping[str, Any]] = (parts.metrics or {}).get("slices") or []
+    """Return accuracy by slice, and the slices that are significantly worse."""
+    found: Sequence[Mapping[str, Any]] = parts.metrics.get("slices") or []
     if not found:
         return None
-    worse = [f"{one['column']} {one['value']}" for one in found if one["worse"]]
-    overall = value_of((parts.metrics or {})["metrics"]["accuracy"])
-    scale = Scale(lowest(*(one["accuracy"] for one in found)), 1.0)
+    worse = [f"{row['column']} {row['value']}" for row in found if row["worse"]]
+    overall = value_of(parts.metrics["metrics"]["accuracy"])
+    scale = Scale(lowest(*(row["accuracy"] for row in found)), 1.0)
     groups = [
-        {"column": title(column), "rows": [_slice_row(one, scale, overall) for one in rows]}
-        for column, rows in groupby(found, key=lambda one: one["column"])
+        {"column": title(column), "rows": [_slice_row(row, scale, overall) for row in rows]}
+        for column, rows in groupby(found, key=lambda row: row["column"])
     ]
     lead = (
         f"Significantly worse than the rest: {listed(worse)}."
@@ -190,50 +189,50 @@ def slices(parts: Parts) -> Section | None:
         "groups": groups,
         "scale": (percent(scale.low, 0), "100%"),
         "note": f"Accuracy of parts of the held-out images; the line is that of all, {percent(overall)}. "
-        "A part is marked when chance alone hardly explains its gap (Holm's correction).",
+        "A part is marked if chance hardly explains its gap (Holm's correction).",
     }
 
 
-def _slice_row(one: Mapping[str, Any], scale: Scale, overall: float | None) -> Section:
-    chance = "" if one.get("p") is None else f"{one['p']:.2g}"
-    about = {"value": one["value"], "images": one["images"], "rest": percent(one.get("rest")), "worse": one["worse"]}
-    return {**about, "p": chance, "accuracy": cell("accuracy", one["accuracy"], scale, overall)}
+def _slice_row(row: Mapping[str, Any], scale: Scale, overall: float | None) -> Section:
+    return {
+        **row,
+        "rest": percent(row.get("rest")),
+        "p": "" if row.get("p") is None else f"{row['p']:.2g}",
+        "accuracy": cell("accuracy", row["accuracy"], scale, overall),
+    }
 
 
 def sizes(parts: Parts) -> Section | None:
-    found: Sequence[Mapping[str, Any]] = (parts.metrics or {}).get("sizes") or []
+    """Return metrics by input size."""
+    found: Sequence[Mapping[str, Any]] = parts.metrics.get("sizes") or []
     if len(found) < 2:
         return None
     kept = ("accuracy", "macro_f1", "roc_auc")
-    flat = [{"side": one["side"], **{name: plain(one.get(name)) for name in kept}} for one in found]
-    points = [(float(one["side"]), one["accuracy"]) for one in flat]
+    flat = [{"side": row["side"], **{name: value_of(row.get(name)) for name in kept}} for row in found]
+    points = [(float(row["side"]), row["accuracy"]) for row in flat]
     best = max(points, key=lambda point: point[1])
     chart = inline_svg(
         f"Accuracy by side in pixels, best at {best[0]:.0f}",
         lambda figure: plots.sizes(figure, {"accuracy": points}),
     )
-    seen, images = found[0].get("images"), (parts.metrics or {})["images"]
-    some = f" on {seen:,} of {images:,} held-out images" if seen and seen < images else ""
-    rows = [{"side": one["side"], "values": [number(name, one[name]) for name in kept]} for one in flat]
+    seen, images = found[0].get("images"), parts.metrics["images"]
+    on = f" on {seen:,} of {images:,} held-out images" if seen and seen < images else ""
+    rows = [{"side": row["side"], "values": [number(name, row[name]) for name in kept]} for row in flat]
     return {
-        "lead": f"Most accurate at {best[0]:.0f} pixels: {percent(best[1])}{some}.",
+        "lead": f"Most accurate at {best[0]:.0f} pixels: {percent(best[1])}{on}.",
         "chart": chart,
         "columns": [title(name) for name in kept],
         "rows": rows,
     }
 
 
-def plain(value: Any) -> float | None:
-    return value_of(value) if isinstance(value, Mapping) else value
-
-
 def gate(parts: Parts) -> Section | None:
-    """The gate's checks, as the version's tags have them."""
-    said = parts.tags.get(GATE, "")
+    """Return the gate's checks from the version's tags."""
+    decision = parts.tags.get(GATE, "")
     checks = json.loads(parts.tags.get(GATE_CHECKS, "[]"))
-    if not checks and not said:
+    if not checks and not decision:
         return None
-    outcome, _, why = said.partition(": ")
+    outcome, _, why = decision.partition(": ")
     failed = [check["name"] for check in checks if not check["passed"]]
     lead = f"All {len(checks)} checks passed." if checks else f"{outcome.capitalize()}: {why}."
     if failed:

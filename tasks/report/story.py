@@ -1,40 +1,25 @@
-"""A report's story: whose version this is, in a headline and a few sentences, where it came from, and what
-has become of it."""
+"""Story of a version's report: the verdict, the findings in short, lineage and history."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+from tasks.registry import versions
 from tasks.registry.champion import Event
-from tasks.registry.versions import (
-    BEFORE,
-    CATALOG,
-    CHALLENGER,
-    CHAMPION,
-    CHECKPOINT,
-    COMMIT,
-    FILES,
-    GATE,
-    GATE_CHECKS,
-    GATE_SETTINGS,
-    LOCK,
-    REASON,
-    ROLLED_BACK,
-    SEED,
-    SHARDS,
-    SIGNATURE,
-    SINCE,
-)
 from tasks.report.parts import Parts
 from tasks.report.sections import Section, baseline
-from tasks.report.words import between, counted, listed, moment, percent, value_of
+from tasks.report.words import between, counted, moment, percent, value_of
 
-LINEAGE = {  # tags that every version has one of, and their names on the page
-    COMMIT: "Commit",
-    LOCK: "Installed packages, digest",
-    FILES: "Files of the version, digest",
-    SIGNATURE: "Signed by, key's digest",
-    SEED: "Seed",
+_LINEAGE = {  # tags of every version, and their names on the page
+    versions.COMMIT: "Commit",
+    versions.LOCK: "Installed packages, digest",
+    versions.FILES: "Files of the version, digest",
+    versions.SIGNATURE: "Signed by, key's digest",
+    versions.SEED: "Seed",
 }
+_SHOWN_ELSEWHERE = {
+    versions.GATE, versions.GATE_CHECKS, versions.GATE_SETTINGS, versions.SINCE, versions.REASON, versions.BEFORE,
+    versions.ROLLED_BACK, versions.CHECKPOINT, versions.CATALOG, versions.SHARDS,
+}  # fmt: skip
 _SETTINGS = {
     "model.arch": "Network",
     "model.width": "Width",
@@ -47,73 +32,69 @@ _SETTINGS = {
 }
 
 
-def verdict(parts: Parts) -> Section:
-    """What the version is today: a word, whether that is good, and since when and why."""
+class _Verdict(NamedTuple):
+    word: str
+    kind: str  # good, bad or plain
+    text: str
+    why: str
+
+
+def verdict(parts: Parts) -> _Verdict:
+    """Return the version's state today, since when, and why."""
     tags, aliases = parts.tags, parts.aliases
-    since = moment(tags[SINCE]) if SINCE in tags else ""
-    said = tags.get(GATE, "")
-    if CHAMPION in aliases:
+    since = moment(tags[versions.SINCE]) if versions.SINCE in tags else ""
+    decision = tags.get(versions.GATE, "")
+    if versions.CHAMPION in aliases:
         text = f"It scores new images since {since}." if since else "It scores new images."
-        return {"word": "Champion", "kind": "good", "text": text, "why": tags.get(REASON, "")}
-    if ROLLED_BACK in tags:
-        at, _, why = tags[ROLLED_BACK].partition(": ")
-        return {"word": "Rolled back", "kind": "bad", "text": f"It was taken back on {moment(at)}.", "why": why}
-    if said.startswith("refused"):
-        why = said.removeprefix("refused: ")
-        return {"word": "Refused", "kind": "bad", "text": "The gate did not let it in.", "why": why}
+        return _Verdict("Champion", "good", text, tags.get(versions.REASON, ""))
+    if versions.ROLLED_BACK in tags:
+        at, _, why = tags[versions.ROLLED_BACK].partition(": ")
+        return _Verdict("Rolled back", "bad", f"It was rolled back on {moment(at)}.", why)
+    if decision.startswith("refused"):
+        why = decision.removeprefix("refused: ")
+        return _Verdict("Refused", "bad", "The gate did not promote it.", why)
     if since:
         text = f"It became the champion on {since}, and another has taken over."
-        return {"word": "Former champion", "kind": "plain", "text": text, "why": tags.get(REASON, "")}
-    if CHALLENGER in aliases:
-        return {"word": "Challenger", "kind": "plain", "text": "It waits for a decision.", "why": said}
-    return {"word": "Registered", "kind": "plain", "text": "It has never scored new images.", "why": said}
+        return _Verdict("Former champion", "plain", text, tags.get(versions.REASON, ""))
+    if versions.CHALLENGER in aliases:
+        return _Verdict("Challenger", "plain", "It waits for a decision.", decision)
+    return _Verdict("Registered", "plain", "It has never scored new images.", decision)
 
 
 def in_short(parts: Parts, sections: Mapping[str, Section | None]) -> list[tuple[str, str]]:
-    """(section, sentence): the findings, most important first."""
-    found = []
-    accuracy = (parts.metrics or {}).get("metrics", {}).get("accuracy")
+    """Return (section, sentence) for the findings, most important first."""
+    findings = []
+    accuracy = parts.metrics.get("metrics", {}).get("accuracy")
     if accuracy:
-        images, chance = (parts.metrics or {})["images"], baseline(parts)
+        images, chance = parts.metrics["images"], baseline(parts)
         said = f"Right on {percent(value_of(accuracy))} of {counted(images, 'held-out image')}"
         span = between("accuracy", accuracy)
         said += f" (95% interval {span})" if span else ""
-        found.append(("metrics", said + (f"; always saying the largest class: {percent(chance)}." if chance else ".")))
+        findings.append(
+            ("metrics", said + (f"; always saying the largest class: {percent(chance)}." if chance else "."))
+        )
     for name in ("gate", "slices", "confusion", "calibration", "review"):
         section = sections.get(name)
         if section:
-            found.append((name, section["lead"]))
-    return found
+            findings.append((name, section["lead"]))
+    return findings
 
 
 def lineage(parts: Parts) -> Section:
-    """From the source's catalog to this version, and what is needed to make it again."""
+    """Return the chain from the catalog to this version, its settings, and the records to reproduce it."""
     tags, training = parts.tags, parts.training
     settings = [(name, training.params[key]) for key, name in _SETTINGS.items() if key in training.params]
     chain = [
-        ("Catalog", tags.get(CATALOG, ""), "images, labels, splits"),
-        ("Shards", tags.get(SHARDS, ""), "the pixels"),
-        ("Training", tags.get(CHECKPOINT, ""), "data, settings and code"),
+        ("Catalog", tags.get(versions.CATALOG, ""), "images, labels, splits"),
+        ("Shards", tags.get(versions.SHARDS, ""), "the pixels"),
+        ("Training", tags.get(versions.CHECKPOINT, ""), "data, settings and code"),
         ("Version", f"{parts.name}/{parts.version}", f"registered {moment(parts.created)}"),
     ]
-    records = [(name, tags[key]) for key, name in LINEAGE.items() if key in tags]
-    known = {
-        *LINEAGE,
-        GATE,
-        GATE_CHECKS,
-        GATE_SETTINGS,
-        SINCE,
-        REASON,
-        BEFORE,
-        ROLLED_BACK,
-        CHECKPOINT,
-        CATALOG,
-        SHARDS,
-    }
+    records = [(name, tags[key]) for key, name in _LINEAGE.items() if key in tags]
     records += [
         (name.removeprefix("grayline.").replace("_", " ").replace(".", " ").capitalize(), value)
         for name, value in sorted(tags.items())
-        if name.startswith("grayline.") and name not in known and len(value) < 200
+        if name.startswith("grayline.") and name not in {*_LINEAGE, *_SHOWN_ELSEWHERE} and len(value) < 200
     ]
     if training.run_id:
         records.append(("MLflow run", training.run_id))
@@ -129,7 +110,7 @@ def lineage(parts: Parts) -> Section:
 
 
 def history(parts: Parts) -> Section | None:
-    """The model's events, the newest first; those of this version are marked."""
+    """Return the model's events, newest first."""
     if not parts.history:
         return None
     events = [
@@ -140,7 +121,7 @@ def history(parts: Parts) -> Section | None:
             "kind": {"promoted": "good", "rolled back": "bad"}.get(event.action, "plain"),
             "who": event.who,
             "why": event.why,
-            "versions": moved(event),
+            "versions": _versions_of(event),
         }
         for event in reversed(parts.history)
     ]
@@ -151,8 +132,8 @@ def history(parts: Parts) -> Section | None:
     }
 
 
-def moved(event: Event) -> str:
-    """What an event did to the champion, in versions."""
+def _versions_of(event: Event) -> str:
+    """Return the versions of an event as text."""
     if event.action == "refused":
         return f"version {event.after}" + (f"; version {event.before} stays" if event.before else "")
     if event.action == "rolled back":
@@ -161,15 +142,15 @@ def moved(event: Event) -> str:
 
 
 def left_out(parts: Parts, sections: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the report would show and this version does not have, and why."""
+    """Return (section, reason) for the sections that this version lacks."""
     why = {
         "metrics": "the run has no evaluation/metrics.json",
-        "gate": "no gate has judged this version",
+        "gate": "the gate has not judged this version",
         "slices": "the evaluation measured no slices",
         "sizes": "the evaluation measured one input size only",
         "curves": "the run has neither training metrics nor predictions",
-        "review": "no coverage and no costs are stated in the data set file",
-        "gallery": "the run has no explanation/ (those of encrypted data sets have none)",
+        "review": "the data set file states neither coverage nor costs",
+        "gallery": "the run has no explanation/, like all runs of encrypted data sets",
         "history": "the registry has no history of this model",
         "card": "the version's description has no card",
     }
@@ -180,6 +161,6 @@ def left_out(parts: Parts, sections: Mapping[str, Any]) -> list[tuple[str, str]]
 
 
 def description(parts: Parts) -> str:
-    """For search engines of wikis and the tab's tooltip: the verdict in one line."""
-    said = verdict(parts)
-    return f"{parts.name} version {parts.version}: {listed([said['word'].lower(), said['text']])}"
+    """Return the verdict in one line, for search engines of wikis."""
+    state = verdict(parts)
+    return f"{parts.name} version {parts.version}: {state.word.lower()} and {state.text}"

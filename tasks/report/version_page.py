@@ -1,6 +1,5 @@
-"""`grayline report`: one version as one HTML file that needs nothing else, no network and no script."""
+"""`grayline report`: a version as a single HTML file, without network and scripts."""
 
-import base64
 import io
 import re
 from collections import Counter
@@ -13,64 +12,66 @@ from markupsafe import Markup
 from PIL import Image
 from upath import UPath
 
-from tasks.report import charts as report_curves
-from tasks.report import sections as report_sections
-from tasks.report import story as report_story
-from tasks.report.pages import environment, own, write_page
+from tasks.report import charts, sections, story
+from tasks.report.pages import environment, image, own, write_page
 from tasks.report.parts import Parts, read_parts
-from tasks.report.words import between, file_name, listed, moment, number, percent, title
+from tasks.report.words import between, file_name, listed, moment, number, sure, title
 from tasks.values import ModelVersion
 
-_SAID_HERE = ("Gate", "Quality")  # parts of the version's card
+_SAID_HERE = ("Gate", "Quality")  # headings of the version's card that the report shows itself
 _NO_HEADINGS = '<table>\n<thead>\n<tr>\n<th scope="col"></th>\n<th scope="col"></th>\n</tr>\n</thead>'
 _TILES = ("accuracy", "macro_f1", "roc_auc", "calibration_error")
-KINDS = {  # their heading, what to look for, and how large they are shown
-    "confident error": ("Confident errors", "Wrong, and sure of it: a wrong label, or what the network misses.", ""),
-    "most uncertain": ("Most uncertain", "Where the two best classes are closest.", "medium"),
-    "sample": ("Samples of each class", "Taken without choosing.", "compact"),
+_KINDS = {  # heading, what to look for, CSS class for the size
+    "confident error": (
+        "Confident errors",
+        "Wrong at high confidence: a wrong label or a gap in training.",
+        "",
+    ),
+    "most uncertain": ("Most uncertain", "The two best classes are close.", "medium"),
+    "sample": ("Samples of each class", "Taken in order, not chosen.", "compact"),
 }
 _STRIP = 10  # pictures at the head of the page
-_SMALL = 64  # pixels; smaller pictures are enlarged without smoothing, so that their pixels show
+_SMALL = 64  # pixels; smaller pictures are enlarged without smoothing
 
 
 def write_report(tracking_uri: str, model: ModelVersion, to: UPath) -> int:
-    """Write the report of a version; its size in bytes. Raises UserError where nothing can be written."""
+    """Write the report of a version. Returns its size in bytes. Raises UserError for a place that cannot be written."""
     return write_page(to, render(read_parts(tracking_uri, model)))
 
 
 def render(parts: Parts, made: datetime | None = None) -> str:
-    """The page. Whatever comes from data (names, reasons, paths) is escaped."""
-    sections: dict[str, Any] = {
-        "gate": report_sections.gate(parts),
-        "metrics": report_sections.metrics(parts),
-        "confusion": report_sections.confusion(parts),
-        "calibration": report_curves.calibration(parts),
-        "review": report_sections.review(parts),
-        "slices": report_sections.slices(parts),
-        "sizes": report_sections.sizes(parts),
+    """Return the page. Values from data (names, reasons, paths) are escaped."""
+    content: dict[str, Any] = {
+        "gate": sections.gate(parts),
+        "metrics": sections.metrics(parts),
+        "confusion": sections.confusion(parts),
+        "calibration": charts.calibration(parts),
+        "review": sections.review(parts),
+        "slices": sections.slices(parts),
+        "sizes": sections.sizes(parts),
         "gallery": gallery(parts),
-        "curves": report_curves.curves(parts),
+        "curves": charts.curves(parts),
         "card": card(parts),
-        "lineage": report_story.lineage(parts),
-        "history": report_story.history(parts),
+        "lineage": story.lineage(parts),
+        "history": story.history(parts),
     }
     made_with = environment()
-    made_with.filters["svg"] = Markup  # our own drawings, whose texts are escaped
+    made_with.filters["svg"] = Markup  # drawings of this project, whose texts are escaped
     return made_with.get_template("report.html").render(
         parts=parts,
         style=own("report.css"),
-        verdict=report_story.verdict(parts),
-        about=report_story.description(parts),
+        verdict=story.verdict(parts),
+        about=story.description(parts),
         tiles=_tiles(parts),
-        short=report_story.in_short(parts, sections),
-        missing=[(title(name), why) for name, why in report_story.left_out(parts, sections)],
+        short=story.in_short(parts, content),
+        missing=[(title(name), why) for name, why in story.left_out(parts, content)],
         made=moment(made or datetime.now(UTC)),
-        **sections,
+        **content,
     )
 
 
 def _tiles(parts: Parts) -> list[dict[str, str]]:
-    found = (parts.metrics or {}).get("metrics", {})
+    found = parts.metrics.get("metrics", {})
     return [
         {"name": title(name), "value": number(name, found[name].get("value")), "between": between(name, found[name])}
         for name in _TILES
@@ -79,34 +80,34 @@ def _tiles(parts: Parts) -> list[dict[str, str]]:
 
 
 def gallery(parts: Parts) -> dict[str, Any] | None:
-    """Groups of items with their pictures inside; an item whose picture is missing is left out."""
-    items = [item for item in (parts.gallery or {}).get("items", []) if item.get("image") in parts.pictures]
+    """Return groups of items with embedded pictures; items without their picture are left out."""
+    items = [item for item in parts.gallery.get("items", []) if item.get("image") in parts.pictures]
     if not items:
         return None
     groups = []
-    for kind, (name, about, size) in KINDS.items():
+    for kind, (name, about, size) in _KINDS.items():
         shown = [_gallery_item(item, parts.pictures) for item in items if item["kind"] == kind]
         if shown:
             groups.append({"kind": kind, "name": name, "about": about, "size": size, "rows": shown})
     return {
         "lead": _gallery_lead(parts, sum(item["kind"] == "confident error" for item in items)),
-        "note": _gallery_note(parts.gallery or {}),
+        "note": _gallery_note(parts.gallery),
         "groups": groups,
         "strip": _one_of_each(groups),
     }
 
 
-def _gallery_note(found: Mapping[str, Any]) -> str:
-    """How heat and neighbours were found."""
-    layer, looked_at = found.get("layer"), found.get("looked_at")
+def _gallery_note(gallery: Mapping[str, Any]) -> str:
+    """Return how heat and neighbours are computed."""
+    layer, looked_at = gallery.get("layer"), gallery.get("looked_at")
     heat = f"Heat is Grad-CAM of the predicted class, at {layer}." if layer else ""
-    near = f"The nearest are of {looked_at:,} training images, by the cosine of their embeddings." if looked_at else ""
+    near = f"Neighbours are from {looked_at:,} training images, by the cosine of their embeddings." if looked_at else ""
     return " ".join(filter(None, [heat, near]))
 
 
 def _gallery_lead(parts: Parts, shown: int) -> str:
-    """How many errors are shown of how many there are."""
-    counts = ((parts.metrics or {}).get("confusion") or {}).get("counts") or []
+    """Return how many errors are shown, and of how many."""
+    counts = (parts.metrics.get("confusion") or {}).get("counts") or []
     errors = sum(map(sum, counts)) - sum(row[k] for k, row in enumerate(counts))
     if not shown:
         return "Held-out images, and where the network looked in each."
@@ -120,67 +121,61 @@ def _gallery_lead(parts: Parts, shown: int) -> str:
 
 
 def _one_of_each(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A sample of each of the first classes, for the head of the page."""
-    found: dict[str, dict[str, Any]] = {}
+    """Return a sample of each of the first classes, for the head of the page."""
+    samples: dict[str, dict[str, Any]] = {}
     for group in groups:
         for item in group["rows"] if group["kind"] == "sample" else []:
-            found.setdefault(item["label"], item)
-    return list(found.values())[:_STRIP]
+            samples.setdefault(item["label"], item)
+    return list(samples.values())[:_STRIP]
 
 
 def _gallery_item(item: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
     name = file_name(item["uri"])
     wrong = item["label"] != item["predicted"]
     said = f"{name}, labelled {item['label']}" + (f", taken for {item['predicted']}" if wrong else "")
-    beside = item.get("neighbours", []) if item["kind"] != "sample" else []  # there is no room under a sample
-    near = [_neighbour(one, pictures) for one in beside if one.get("image") in pictures]
+    beside = item.get("neighbours", []) if item["kind"] != "sample" else []  # samples are too small for neighbours
+    near = [_neighbour(entry, pictures) for entry in beside if entry.get("image") in pictures]
     return {
         "file": name,
         "uri": item["uri"],
         "label": item["label"],
         "predicted": item["predicted"],
         "wrong": wrong,
-        "confidence": _confident(item["confidence"]),
-        "image": embedded(pictures[item["image"]], said),
-        "heat": embedded(
+        "confidence": sure(item["confidence"]),
+        "image": _embed(pictures[item["image"]], said),
+        "heat": _embed(
             pictures.get(item.get("heat", "")), f"Grad-CAM heat over {name}: where {item['predicted']} was seen"
         ),
         "neighbours": near,
         "alike": listed(
-            [f"{count} are {label}" for label, count in Counter(one["label"] for one in near).most_common()]
+            [f"{count} are {label}" for label, count in Counter(entry["label"] for entry in near).most_common()]
         ),
     }
 
 
-def _confident(share: float) -> str:
-    """In whole percent; what is nearly certain is not certain."""
-    return ">99%" if 0.995 <= share < 1 else percent(share, 0)
+def _neighbour(entry: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
+    alt = f"Training image {file_name(entry['uri'])}, labelled {entry['label']}"
+    embedded = _embed(pictures[entry["image"]], alt)
+    return {"label": entry["label"], "similarity": f"{entry['similarity']:.3f}", "image": embedded}
 
 
-def _neighbour(one: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
-    said = f"Training image {file_name(one['uri'])}, labelled {one['label']}"
-    image = embedded(pictures[one["image"]], said)
-    return {"label": one["label"], "similarity": f"{one['similarity']:.3f}", "image": image}
-
-
-def embedded(content: bytes | None, alt: str) -> dict[str, Any] | None:
-    """A picture as a data URI, with its size in pixels so that the page does not move while it loads."""
+def _embed(content: bytes | None, alt: str) -> dict[str, Any] | None:
     if content is None:
         return None
-    with Image.open(io.BytesIO(content)) as image:
-        width, height, kind = image.width, image.height, Image.MIME[image.format or "WEBP"]
-    uri = f"data:{kind};base64,{base64.b64encode(content).decode()}"
-    return {"uri": uri, "width": width, "height": height, "alt": alt, "small": max(width, height) < _SMALL}
+    with Image.open(io.BytesIO(content)) as picture:
+        return image(content, Image.MIME[picture.format or "WEBP"], picture.size, alt, _SMALL)
 
 
 def card(parts: Parts) -> list[tuple[str, Markup]] | None:
-    """The parts of the version's description that the report does not say itself, among them what people have
-    written of the model: Markdown, in which HTML is text and nothing is fetched."""
+    """Return the sections of the version's description that the report does not show itself.
+
+    People write in the description: HTML in its Markdown is text, and nothing is fetched.
+    """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table").disable(["image", "link", "autolink"])
-    found = []
+    texts = []
     for part in re.split(r"^## ", parts.description, flags=re.MULTILINE)[1:]:
         heading, _, text = part.partition("\n")
         if heading.strip() not in _SAID_HERE and text.strip():
             html = markdown.render(text).replace("<th>", '<th scope="col">').replace(_NO_HEADINGS, "<table>")
-            found.append((heading.strip(), Markup(html)))
-    return found or None
+            texts.append((heading.strip(), Markup(html)))
+    return texts or None

@@ -14,6 +14,7 @@ from resnet_core.evaluation.metrics import Interval
 from resnet_core.images.preprocessing import Preprocessing
 from tasks.registry.versions import BEFORE, CHAMPION
 from tasks.report.night_page import Before, catalog_changes, champion_before, headline, markdown
+from tasks.store import Store
 from tasks.values import Catalog, Check, Checkpoint, DataReport, Decision, Evaluation, ModelVersion, Night, ShardSet
 from tests.versions import Digits, log_tested, register_version
 
@@ -111,12 +112,12 @@ def test_what_came_and_went_is_that_of_tonights_version(
     file = tmp_path / "cells.yaml"
     file.write_text(yaml.safe_dump({"name": "cells", "source": str(digit_folder), "image": {"size": 8}}))
     first = nightly_retrain(str(file), "ingest")
-    assert catalog_changes(first, UPath(store)) == "200 came"
+    assert catalog_changes(first, Store(UPath(store))) == "200 came"
     for gone in sorted(digit_folder.rglob("*.png"))[:3]:
         gone.unlink()
     Image.fromarray(digits[0][1500]).save(digit_folder / digits[1][1500] / "new.png")
     second = nightly_retrain(str(file), "ingest")
-    assert catalog_changes(second, UPath(store)) == "1 came, 3 went"
+    assert catalog_changes(second, Store(UPath(store))) == "1 came, 3 went"
     assert "1 image was read; 1 came, 3 went; 198 are good" in markdown(second, None, "1 came, 3 went")
     third = nightly_retrain(str(file), "ingest")
-    assert catalog_changes(third, UPath(store)) == ""
+    assert catalog_changes(third, Store(UPath(store))) == ""

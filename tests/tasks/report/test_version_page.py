@@ -188,9 +188,9 @@ def test_the_headline_says_what_the_version_is_today(
     parts: Parts, tags: dict[str, str], aliases: list[str], word: str, kind: str
 ) -> None:
     found = verdict(replace(parts, tags=tags, aliases=aliases))
-    assert (found["word"], found["kind"]) == (word, kind)
+    assert (found.word, found.kind) == (word, kind)
     if ROLLED_BACK in tags:
-        assert (found["text"], found["why"]) == ("It was taken back on 24 Nov 2026, 09:30 UTC.", "scores badly")
+        assert (found.text, found.why) == ("It was rolled back on 24 Nov 2026, 09:30 UTC.", "scores badly")
 
 
 def test_probabilities_before_the_temperature_follow_from_those_after_it(digits: Digits) -> None:
