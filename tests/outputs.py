@@ -35,6 +35,7 @@ LEFT_OUT_TAGS = {
     "training",
     "scored",
 }
+RENAMED = {("reference.json", "labels"): "classes"}  # a key of a file: its name now
 DRAWN = ("measures.embedding", "p")  # permutations of vectors that lie in the order of a hash of their paths
 OTHER_DIGEST = re.compile(r"\b([0-9a-f]{8}|[0-9a-f]{12}|[0-9a-f]{16}|[0-9a-f]{32}|[0-9a-f]{40})\b")
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?|\d{1,2} \w{3} \d{4}, \d\d:\d\d UTC")
@@ -108,7 +109,8 @@ class Plain:
         for path in sorted(folder.glob(pattern)):
             name = path.relative_to(folder).as_posix()
             if path.name != "_batch.json":  # run and key, which are ids
-                flat = dict(_flatten(json.loads(path.read_text(encoding="utf-8"))))
+                content = json.loads(path.read_text(encoding="utf-8"))
+                flat = dict(_flatten({RENAMED.get((path.name, key), key): value for key, value in content.items()}))
                 rows[_unused(rows, self.text(name))] = {k: self.value(value) for k, value in flat.items()}
         return rows
 

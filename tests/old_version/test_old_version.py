@@ -85,6 +85,7 @@ def test_the_version_predicts_the_same_by_its_own_code_by_this_code_and_in_a_bat
 @pytest.mark.usefixtures("prefect")
 def test_its_batch_is_scored_again_in_the_same_folder(old: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = {row["uri"]: row for row in pq.read_table(sorted((old / "digits-scores").glob("*.parquet"))).to_pylist()}
+    drift_before = json.loads((old / "digits-scores" / "_drift.json").read_text())
     with caplog.at_level("INFO", "grayline"):
         scores = classify_batch(str(old / "digits"), str(old / "digits-scores"), "digits/2", engine="torch")
     assert (scores.files, scores.failed) == (IMAGES + 3, 2)
@@ -93,6 +94,9 @@ def test_its_batch_is_scored_again_in_the_same_folder(old: Path, caplog: pytest.
     for uri, row in before.items():
         for name in ("image_id", "status", "label", "prediction_set", "needs_review", "width", "height"):
             assert after[uri][name] == row[name]
+    drift_after = json.loads((old / "digits-scores" / "_drift.json").read_text())
+    for name in drift_before["measures"].keys() - {"embedding"}:  # its sample is drawn by the files' paths
+        assert drift_after["measures"][name]["distance"] == pytest.approx(drift_before["measures"][name]["distance"])
     assert sum("another version, code or options" in line for line in caplog.messages) == 1
 
 
