@@ -92,15 +92,15 @@ def _bar(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
 
 @contextmanager
 def _lines(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
-    started = said = time.monotonic()
+    started = logged = time.monotonic()
     done = 0
 
     def advance(images: int, note: str = "") -> None:
-        nonlocal done, said
+        nonlocal done, logged
         done += images
         now = time.monotonic()
-        if now - said >= _SECONDS_BETWEEN_LINES and done:
-            said = now
+        if now - logged >= _SECONDS_BETWEEN_LINES and done:
+            logged = now
             rate = done / (now - started)
             if total is None:
                 log.info("%-11s %s %s so far, %s", stage, f"{done:,}", unit, _per_time(rate, unit))

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 
 from resnet_core.errors import UserError
 from resnet_core.model.classifier import Classifier
-from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from resnet_core.shards.format import Images, Split
+from resnet_core.shards.format import Images, Split, iterate, read_facts, take
 from tasks.registry.runs import client
 from tasks.registry.versions import SHARDS
 from tasks.values import ModelVersion, ShardSet
@@ -22,7 +21,7 @@ def learned_from(version: ModelVersion, here: Workspace) -> set[str] | None:
     shard_set = _shards_of(version, here)
     if shard_set is None:
         return None
-    facts = shards.read_facts(shard_set.files, ["image_id"], ["train", "validation"], here.keys)
+    facts = read_facts(shard_set.files, ["image_id"], ["train", "validation"], here.keys)
     return set(facts["image_id"].to_pylist())
 
 
@@ -40,13 +39,13 @@ class VersionImages:
     keys: Keys | None
 
     def split(self, split: Split) -> Iterator[Images]:
-        return shards.iterate(self.shard_set.files, split, self.shard_set.classes, self.keys)
+        return iterate(self.shard_set.files, split, self.shard_set.classes, self.keys)
 
     def sample(self, most: int) -> NDArray[np.uint8]:
         """Return up to `most` training images, uint8 [N, S, S], at even distances: neighbours often share a class."""
         count = self.shard_set.train
         places = np.linspace(0, count - 1, min(most, count)).round().astype(np.int64)
-        return shards.take(self.shard_set.files, "train", places, self.keys)
+        return take(self.shard_set.files, "train", places, self.keys)
 
 
 def images_of(version: ModelVersion, here: Workspace) -> VersionImages:

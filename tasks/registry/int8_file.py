@@ -45,9 +45,9 @@ def allowed_int8(tracking_uri: str, version: ModelVersion) -> str | None:
 
 def why_not(tracking_uri: str, version: ModelVersion) -> str:
     """Return why int8 is not allowed, and the remedy."""
-    found = _tag_of(tracking_uri, version).get("found")
-    if found:
-        return f"the gate has not allowed it for {version}: {found}. Use another engine, or raise `int8` of the gate."
+    loss = _tag_of(tracking_uri, version).get("found")
+    if loss:
+        return f"the gate has not allowed it for {version}: {loss}. Use another engine, or raise `int8` of the gate."
     return f"it was not measured for {version}. Set `gate: {{int8: 0.01}}` in the data set file, and retrain."
 
 

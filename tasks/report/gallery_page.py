@@ -200,23 +200,22 @@ def _shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, 
     name, failed = file_name(row["uri"]), row["status"] != "ok"
     others = zip(row["top_labels"] or (), row["top_probabilities"] or (), strict=True)
     beside = [f"{label} {sure(share)}" for label, share in others if label != row["label"]][:_OTHERS]
-    if failed:
-        said = f"{name}, could not be scored"
-    else:
-        said = f"{name}, taken for {row['label']}, {sure(row['confidence'])} sure"
-        said += ", needs review" if row["needs_review"] else ""
+    text = f"{name}, could not be scored"
+    if not failed:
+        text = f"{name}, taken for {row['label']}, {sure(row['confidence'])} sure"
+        text += ", needs review" if row["needs_review"] else ""
     return {
         "number": number,
         "name": name,
         "uri": row["uri"],
         "label": row["label"],
         "sure": "" if failed else sure(row["confidence"]),
-        "said": said,
+        "text": text,
         "others": ", ".join(beside),
         "review": bool(row["needs_review"]),
         "failed": failed,
         "reason": picture.reason,
-        "image": image(picture.webp, "image/webp", (picture.width, picture.height), said, LOSSLESS)
+        "image": image(picture.webp, "image/webp", (picture.width, picture.height), text, LOSSLESS)
         if picture.webp
         else None,
     }

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from mlflow.tracking import MlflowClient
 
 from resnet_core.model.calibration import CALIBRATION
-from resnet_core.shards import format as shards
+from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.digest import file_digest
 from tasks.progress import progress
 from tasks.registry.champion import Event, events
@@ -139,7 +139,7 @@ def _read_predictions(folder: Path | None) -> tuple[pd.DataFrame | None, list[st
     if path is None or not path.exists():
         return None, []
     schema = pq.read_schema(path)
-    about = json.loads((schema.metadata or {}).get(shards.METADATA_KEY, b"{}"))
+    about = json.loads((schema.metadata or {}).get(METADATA_KEY, b"{}"))
     columns = [name for name in _PREDICTIONS if name in schema.names]
     return pq.read_table(path, columns=columns).to_pandas(), list(about.get("classes", []))
 

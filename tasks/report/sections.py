@@ -35,10 +35,10 @@ def metrics(parts: Parts) -> Section | None:
     """Return the held-out metrics, overall and by class."""
     if not parts.metrics:
         return None
-    found = parts.metrics["metrics"]
-    ranked = [name for name in GATE_METRICS if name in found]
-    scale = Scale(lowest(*(found[name] for name in ranked)), 1.0)
-    rows = [{"name": title(name), "about": METRICS[name].about, **cell(name, found[name], scale)} for name in ranked]
+    measured = parts.metrics["metrics"]
+    ranked = [name for name in GATE_METRICS if name in measured]
+    scale = Scale(lowest(*(measured[name] for name in ranked)), 1.0)
+    rows = [{"name": title(name), "about": METRICS[name].about, **cell(name, measured[name], scale)} for name in ranked]
     images, groups = parts.metrics["images"], parts.metrics.get("groups")
     drawn = f"{counted(groups, 'group')} of images" if groups else counted(images, "image")
     own = parts.tags.get(CALIBRATION, "none")
@@ -54,8 +54,8 @@ def metrics(parts: Parts) -> Section | None:
 
 
 def _by_class(parts: Parts) -> Section:
-    found = parts.metrics.get("classes") or {}
-    scale = Scale(lowest(*(values["recall"] for values in found.values())), 1.0)
+    by_class = parts.metrics.get("classes") or {}
+    scale = Scale(lowest(*(values["recall"] for values in by_class.values())), 1.0)
     rows = [
         {
             "name": name,
@@ -64,7 +64,7 @@ def _by_class(parts: Parts) -> Section:
             "precision": cell("precision", values["precision"], None),
             "f1": cell("f1", values["f1"], None),
         }
-        for name, values in found.items()
+        for name, values in by_class.items()
     ]
     return {"classes": rows, "class_scale": (percent(scale.low, 0), "100%")}
 
@@ -77,10 +77,10 @@ def baseline(parts: Parts) -> float | None:
 
 def confusion(parts: Parts) -> Section | None:
     """Return the confusion matrix and the most frequent mistakes."""
-    found = parts.metrics.get("confusion")
-    if not found:
+    matrix = parts.metrics.get("confusion")
+    if not matrix:
         return None
-    classes, counts = found["classes"], np.array(found["counts"], dtype=np.int64)
+    classes, counts = matrix["classes"], np.array(matrix["counts"], dtype=np.int64)
     totals = np.maximum(counts.sum(1, keepdims=True), 1)
     shares = counts / totals
     wrong = [(int(counts[i, j]), i, j) for i, j in np.argwhere(counts > 0) if i != j]
@@ -96,25 +96,11 @@ def confusion(parts: Parts) -> Section | None:
             f"The most frequent mistake: {first['true']} taken for {first['predicted']}, "
             f"{counted(first['images'], 'image')}, {first['share']} of all {first['true']}."
         )
-    rows = [
-        {
-            "name": name,
-            "cells": [
-                {
-                    "count": int(counts[i, j]),
-                    "share": round(float(shares[i, j]), 3),
-                    "right": i == j,
-                    "column": classes[j],
-                }
-                for j in range(len(classes))
-            ],
-        }
-        for i, name in enumerate(classes)
-    ]
+    cells = [list(zip(counts[i].tolist(), shares[i].round(3).tolist(), strict=True)) for i in range(len(classes))]
     return {
         "lead": lead,
         "classes": classes,
-        "rows": rows if len(classes) <= _CELLS else [],
+        "rows": cells if len(classes) <= _CELLS else [],
         "mistakes": mistakes if len(classes) > 2 else [],
     }
 
@@ -127,13 +113,13 @@ def review(parts: Parts) -> Section | None:
         return None
     facts, lead = [], "Decisions weigh mistakes by what they cost."
     if coverage.get("wanted"):
-        found, share = coverage["found"], percent(coverage["review_share"])
+        reached, share = coverage["found"], percent(coverage["review_share"])
         wanted = percent(coverage["wanted"], 0)
-        held = percent(found["value"])
+        held = percent(reached["value"])
         sent = f"{share} of images go" if coverage["review_share"] else "No image goes"
         lead = f"{sent} to a person. {held} of the sets hold the true class; {wanted} should."
         facts += [
-            ("Sets that hold the true class", held, between("coverage", found)),
+            ("Sets that hold the true class", held, between("coverage", reached)),
             ("Sent to a person", share, "their set has not exactly one class"),
             ("Classes in a set, on average", f"{coverage['mean_size']:.2f}", ""),
         ]
@@ -168,15 +154,15 @@ def _coverage_chart(parts: Parts) -> str:
 
 def slices(parts: Parts) -> Section | None:
     """Return accuracy by slice, and the slices that are significantly worse."""
-    found: Sequence[Mapping[str, Any]] = parts.metrics.get("slices") or []
-    if not found:
+    measured: Sequence[Mapping[str, Any]] = parts.metrics.get("slices") or []
+    if not measured:
         return None
-    worse = [f"{row['column']} {row['value']}" for row in found if row["worse"]]
+    worse = [f"{row['column']} {row['value']}" for row in measured if row["worse"]]
     overall = value_of(parts.metrics["metrics"]["accuracy"])
-    scale = Scale(lowest(*(row["accuracy"] for row in found)), 1.0)
+    scale = Scale(lowest(*(row["accuracy"] for row in measured)), 1.0)
     groups = [
         {"column": title(column), "rows": [_slice_row(row, scale, overall) for row in rows]}
-        for column, rows in groupby(found, key=lambda row: row["column"])
+        for column, rows in groupby(measured, key=lambda row: row["column"])
     ]
     lead = (
         f"Significantly worse than the rest: {listed(worse)}."
@@ -204,18 +190,18 @@ def _slice_row(row: Mapping[str, Any], scale: Scale, overall: float | None) -> S
 
 def sizes(parts: Parts) -> Section | None:
     """Return metrics by input size."""
-    found: Sequence[Mapping[str, Any]] = parts.metrics.get("sizes") or []
-    if len(found) < 2:
+    by_size: Sequence[Mapping[str, Any]] = parts.metrics.get("sizes") or []
+    if len(by_size) < 2:
         return None
     kept = ("accuracy", "macro_f1", "roc_auc")
-    flat = [{"side": row["side"], **{name: value_of(row.get(name)) for name in kept}} for row in found]
+    flat = [{"side": row["side"], **{name: value_of(row.get(name)) for name in kept}} for row in by_size]
     points = [(float(row["side"]), row["accuracy"]) for row in flat]
     best = max(points, key=lambda point: point[1])
     chart = inline_svg(
         f"Accuracy by side in pixels, best at {best[0]:.0f}",
         lambda figure: plots.sizes(figure, {"accuracy": points}),
     )
-    seen, images = found[0].get("images"), parts.metrics["images"]
+    seen, images = by_size[0].get("images"), parts.metrics["images"]
     on = f" on {seen:,} of {images:,} held-out images" if seen and seen < images else ""
     rows = [{"side": row["side"], "values": [number(name, row[name]) for name in kept]} for row in flat]
     return {

@@ -15,7 +15,7 @@ from upath import UPath
 from tasks.report import charts, sections, story
 from tasks.report.pages import environment, image, own, write_page
 from tasks.report.parts import Parts, read_parts
-from tasks.report.words import between, file_name, listed, moment, number, sure, title
+from tasks.report.words import between, file_name, listed, moment, number, sure, title, value_of
 from tasks.values import ModelVersion
 
 _SAID_HERE = ("Gate", "Quality")  # headings of the version's card that the report shows itself
@@ -71,11 +71,11 @@ def render(parts: Parts, made: datetime | None = None) -> str:
 
 
 def _tiles(parts: Parts) -> list[dict[str, str]]:
-    found = parts.metrics.get("metrics", {})
+    metrics = parts.metrics.get("metrics", {})
     return [
-        {"name": title(name), "value": number(name, found[name].get("value")), "between": between(name, found[name])}
+        {"name": title(name), "value": number(name, value_of(metrics[name])), "between": between(name, metrics[name])}
         for name in _TILES
-        if name in found
+        if name in metrics
     ]
 
 
@@ -132,7 +132,7 @@ def _one_of_each(groups: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _gallery_item(item: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[str, Any]:
     name = file_name(item["uri"])
     wrong = item["label"] != item["predicted"]
-    said = f"{name}, labelled {item['label']}" + (f", taken for {item['predicted']}" if wrong else "")
+    alt = f"{name}, labelled {item['label']}" + (f", taken for {item['predicted']}" if wrong else "")
     beside = item.get("neighbours", []) if item["kind"] != "sample" else []  # samples are too small for neighbours
     near = [_neighbour(entry, pictures) for entry in beside if entry.get("image") in pictures]
     return {
@@ -142,7 +142,7 @@ def _gallery_item(item: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dic
         "predicted": item["predicted"],
         "wrong": wrong,
         "confidence": sure(item["confidence"]),
-        "image": _embed(pictures[item["image"]], said),
+        "image": _embed(pictures[item["image"]], alt),
         "heat": _embed(
             pictures.get(item.get("heat", "")), f"Grad-CAM heat over {name}: where {item['predicted']} was seen"
         ),

@@ -11,7 +11,7 @@ from pyarrow.csv import CSVWriter
 from upath import UPath
 
 from resnet_core.errors import UserError
-from resnet_core.storage import locations as stores
+from resnet_core.storage import locations
 from resnet_core.storage.files import write_whole
 from tasks.sinks.rows import ADDED, COLUMNS, with_text
 
@@ -25,7 +25,7 @@ _LONGEST_HEADER = 4096  # bytes
 def check(place: str) -> None:
     """Raises UserError or OSError unless the file can be written; a file of other content is not replaced."""
     try:
-        kind = stores.facts(place)["type"]
+        kind = locations.facts(place)["type"]
     except FileNotFoundError:
         kind = None
     if kind == "directory":
@@ -38,7 +38,7 @@ def check(place: str) -> None:
 def _header(place: str) -> list[str]:
     """Return the names in the first line of a file; none if it is not CSV."""
     try:
-        with stores.open_stream(place) as file:
+        with locations.open_stream(place) as file:
             start = file.read(_LONGEST_HEADER)
         if place.endswith(".gz"):
             start = gzip.GzipFile(fileobj=io.BytesIO(start)).read1(_LONGEST_HEADER)
@@ -49,7 +49,7 @@ def _header(place: str) -> list[str]:
 
 def _check_writable(place: str) -> None:
     """Raises OSError unless a file can be made beside it. The file is removed if the store allows it."""
-    probe = UPath(stores.absolute(place) + ".probe")
+    probe = UPath(locations.absolute(place) + ".probe")
     with write_whole(probe) as draft:
         draft.write_bytes(b"")
     with suppress(OSError):
@@ -58,7 +58,7 @@ def _check_writable(place: str) -> None:
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     """Replace the file as a whole; the rows name their batch."""
-    with write_whole(UPath(stores.absolute(place))) as draft:
+    with write_whole(UPath(locations.absolute(place))) as draft:
         raw = pa.OSFile(str(draft), "wb")
         with pa.CompressedOutputStream(raw, "gzip") if place.endswith(".gz") else raw as file:
             write_csv(file, rows)

@@ -8,7 +8,7 @@ from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from resnet_core.errors import UserError
-from resnet_core.storage import locations as stores
+from resnet_core.storage import locations
 from tasks.sinks.rows import ADDED, BATCH, COLUMNS, ROWS, differences
 
 ERRORS: tuple[type[Exception], ...] = (DeltaError, OSError)
@@ -18,17 +18,17 @@ _IMPATIENT = {"max_retries": "2", "retry_timeout": "20s", "connect_timeout": "10
 
 def check(place: str) -> None:
     """Raises UserError or DeltaError unless the place has a table of scores or is empty."""
-    at = stores.absolute(place)
+    at = locations.absolute(place)
     if DeltaTable.is_deltatable(at, _IMPATIENT):
         if wrong := differences(pa.schema(DeltaTable(at, storage_options=_IMPATIENT).schema().to_arrow())):
             raise UserError(f"--to: the Delta table {place} {wrong}. Choose another place.")
-    elif not stores.is_url(at) and Path(at).exists() and any(Path(at).iterdir()):
+    elif not locations.is_url(at) and Path(at).exists() and any(Path(at).iterdir()):
         raise UserError(f"--to: {place} is not a Delta table. Choose another folder.")
 
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     """Raises DeltaError and changes nothing on failure, also if another process writes the same batch."""
-    name, at = batch.replace("'", "''"), stores.absolute(place)
+    name, at = batch.replace("'", "''"), locations.absolute(place)
     lacking = DeltaTable.is_deltatable(at) and not set(ADDED) <= {
         field.name for field in DeltaTable(at).schema().fields
     }

@@ -142,7 +142,7 @@ def test_a_version_with_nothing_but_a_run_gets_a_page_that_says_what_is_missing(
     size = write_report(tracking_uri, version, UPath(tmp_path / "bare.html"))
     assert size == (tmp_path / "bare.html").stat().st_size
     shown, said = opened(browser, tmp_path / "bare.html", 360)
-    for expected in ("Registered", "has no evaluation/metrics.json", "no gate has judged", "has no explanation/"):
+    for expected in ("Registered", "has no evaluation/metrics.json", "the gate has not judged", "has no explanation/"):
         assert expected in shown.inner_text("body")
     assert shown.evaluate(UNREADABLE) == []
     assert shown.evaluate(TOO_WIDE) == []
