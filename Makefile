@@ -23,11 +23,12 @@ test-tensorflow: $(INSTALLED) ## Run the tests of TensorFlow's exports and reade
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorflow]'
 	$(BIN)/pytest -m tensorflow
 
-check: $(INSTALLED) ## Check lint, format, types and layers, in seconds.
+check: $(INSTALLED) ## Check lint, format, types, layers and words, in seconds.
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python -m tests.words
 
 up: $(INSTALLED) ## Start Prefect, MLflow, a worker and all deployments on this machine.
 	@$(BIN)/python -m flows.stack up

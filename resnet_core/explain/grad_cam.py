@@ -1,6 +1,6 @@
 """Grad-CAM: where in an image the classifier saw a class (Selvaraju et al. 2017, arXiv:1610.02391), by captum.
 
-Maps are of the last stage whose output is fine enough to show a place. A score is the mean over mirror images and
+_Maps are of the last stage whose output is fine enough to show a place. A score is the mean over mirror images and
 sizes, and so is its map: every view is explained by itself and turned back.
 """
 
@@ -39,12 +39,12 @@ class _View:
         return maps.transpose(-1, -2) if self.transposed else maps
 
 
-class Maps(NamedTuple):
+class _Maps(NamedTuple):
     layer: str
     heat: NDArray[np.float32]  # [N, S, S], 0 to 1; all 0 without evidence for the class
 
 
-def grad_cam(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> Maps:
+def grad_cam(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> _Maps:
     """Map the evidence for a class in each image.
 
     pixels: uint8 [N, S, S]. classes: int64 [N], places in the class names. The largest value of every map is 1: maps do
@@ -58,7 +58,7 @@ def grad_cam(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray
             torch.from_numpy(np.ascontiguousarray(pixels[some])).to(classifier.device), classifier.normalisation
         )
         heat[some] = _maps(classifier, layer, x, torch.from_numpy(classes[some]).to(classifier.device))
-    return Maps(layer, heat)
+    return _Maps(layer, heat)
 
 
 def finest(network: Network, side: int) -> str:

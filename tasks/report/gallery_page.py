@@ -44,7 +44,7 @@ _WHY = (
 
 
 @dataclass(frozen=True)
-class GalleryPage:
+class _GalleryPage:
     """A page of `size` bytes that shows `shown` of a batch's `files`, `unseen` of them without a picture."""
 
     path: UPath
@@ -98,7 +98,7 @@ def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> Non
             )
 
 
-def write_gallery(batch: _ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> GalleryPage:
+def write_gallery(batch: _ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> _GalleryPage:
     """Choose and read images, and write the page. Raises UserError for a place that cannot be written."""
     with database() as db:
         picks = pick(db, readable(db, batch.scores.parts), limit, labels)
@@ -106,7 +106,7 @@ def write_gallery(batch: _ScoredBatch, to: UPath, limit: int, labels: Sequence[s
     pictures = _read_pictures(rows, limits)
     size = write_page(to, render(batch, picks, rows, pictures, labels))
     unseen = sum(row["status"] == "ok" and not picture.webp for row, picture in zip(rows, pictures, strict=True))
-    return GalleryPage(to, size, batch.scores.batch, len(rows), picks.files, unseen)
+    return _GalleryPage(to, size, batch.scores.batch, len(rows), picks.files, unseen)
 
 
 def readable(db: DuckDBPyConnection, parts: Sequence[UPath]) -> list[str]:

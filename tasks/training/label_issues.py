@@ -103,7 +103,7 @@ FIRST = ("path", "label", "suggested", "self_confidence", "rank")
 
 
 @dataclass(frozen=True)
-class Judged:
+class _Judged:
     """Training images with the predictions of classifiers that have not seen them."""
 
     image_ids: list[str]
@@ -154,7 +154,7 @@ def find_label_issues(found: CrossValidation, shard_set: ShardSet, dataset: Data
     return made
 
 
-def _read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None) -> Judged:
+def _read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None) -> _Judged:
     """Return the out-of-fold predictions with the soft labels of the shards."""
     with found.predictions.open("rb") as file:
         table = pq.read_table(file)
@@ -173,7 +173,7 @@ def _read_judged(found: CrossValidation, shard_set: ShardSet, keys: Keys | None)
             if group.rows.soft is not None:
                 targets[some] = group.rows.soft.targets(np.arange(count), labels[some])
             start += count
-    return Judged(
+    return _Judged(
         table["image_id"].to_pylist(), table["uri"].to_pylist(), labels, targets, flat.reshape(len(labels), len(names))
     )
 
