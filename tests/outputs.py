@@ -22,7 +22,7 @@ Rows = dict[str, Row]
 # Left out wherever they are a column, a key or a part of one.
 TIMES = {"modified", "scored_at", "finished_at", "at", "seconds", "images_per_second", "energy", "started_at"}
 DIGESTS = {"made_of", "code", "settings", "facts", "key", "run", "run_id", "digest", "who", "commit", "lock", "part"}
-MACHINE = {"machine", "packages", "device"}
+MACHINE = {"machine", "distributions", "device"}
 LEFT_OUT = TIMES | DIGESTS | MACHINE
 LEFT_OUT_TAGS = {
     "drift.embedding.p",
@@ -39,8 +39,10 @@ RENAMED = {("reference.json", "labels"): "classes"}  # a key of a file: its name
 DRAWN = ("measures.embedding", "p")  # permutations of vectors that lie in the order of a hash of their paths
 OTHER_DIGEST = re.compile(r"\b([0-9a-f]{8}|[0-9a-f]{12}|[0-9a-f]{16}|[0-9a-f]{32}|[0-9a-f]{40})\b")
 TIME = re.compile(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z|\+00:00)?|\d{1,2} \w{3} \d{4}, \d\d:\d\d UTC")
-# In prose: how long a training took, on which machine, what it needed, and the name of a Prefect run.
-RUN = re.compile(r"[\d.,]+ s on \w+[^|\n]*|\benergy\W+[\d.]+ k?Wh \([^)]*\)|flow run [\w-]+/[\w-]+|\b[0-9a-f]{64}\b")
+# In prose: how long a training took and on which machine, installed distributions, the name of a Prefect run.
+RUN = re.compile(
+    r"[\d.,]+ s on \w+[^|\n]*|\benergy\W+[\d.]+ k?Wh \([^)]*\)|\d+, SHA-256|flow run [\w-]+/[\w-]+|\b[0-9a-f]{64}\b"
+)
 
 
 def read_outputs(out: Path, dataset: str) -> dict[str, Rows]:
