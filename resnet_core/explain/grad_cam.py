@@ -1,6 +1,6 @@
 """Grad-CAM: where in an image the classifier saw a class (Selvaraju et al. 2017, arXiv:1610.02391), by captum.
 
-_Maps are of the last stage whose output is fine enough to show a place. A score is the mean over mirror images and
+Maps are of the last stage whose output is fine enough to show a place. A score is the mean over mirror images and
 sizes, and so is its map: every view is explained by itself and turned back.
 """
 
