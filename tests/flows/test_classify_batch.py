@@ -89,7 +89,9 @@ def test_without_an_output_the_next_run_finds_the_batch(trained: Path, digits: D
     first = classify_batch(str(trained / "raw"))
     assert first.output.parent == Settings().root / "scores"
     again = classify_batch(str(trained / "raw"), return_state=True)
-    assert again.message.startswith("400 files by few version 1: 400 scored, 0 failed, 400 known from an earlier run")
+    assert again.message.startswith(
+        "400 files by few version 1: 400 scored, 0 failed, 0 need review, 400 known from an earlier run"
+    )
     assert again.result().output == first.output
 
 

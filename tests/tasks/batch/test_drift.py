@@ -31,7 +31,7 @@ from upath import UPath
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.drift.drift import Thresholds
 from resnet_core.drift.reference import MOST, load_reference
-from resnet_core.evaluation.calibrate import judge
+from resnet_core.evaluation.calibrate import apply_calibration
 from resnet_core.inference.scores import predictions, score_table, with_embeddings, with_metadata
 from resnet_core.model.calibration import Calibration
 from resnet_core.model.classifier import Classifier
@@ -353,8 +353,8 @@ def test_of_confidential_images_no_embedding_is_kept(home: Home, tmp_path: Path)
     keys = load_keys("a = " + "A" * 43 + "=", None)
     assert home.night.shard_set
     raw = np.full((home.night.shard_set.test, 10), 0.1, np.float32)
-    judged = judge(Calibration(), raw)
-    given = (home.classifier, judged, home.night, Thresholds())
+    outputs = apply_calibration(Calibration(), raw)
+    given = (home.classifier, outputs, home.night, Thresholds())
     assert make_reference(*given, None).embeddings is not None
     kept = make_reference(*given, keys)
     assert kept.embeddings is None
