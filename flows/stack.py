@@ -22,6 +22,7 @@ import yaml
 from resnet_core.errors import UserError, nearest
 from resnet_core.storage.files import is_local
 from tasks.settings import Settings, check_store, prepare_environment
+from tasks.store import Store
 
 PREFECT_YAML = Path(__file__).resolve().parents[1] / "prefect.yaml"
 
@@ -72,7 +73,7 @@ def up() -> None:
     check_store(settings.root)
     if not is_local(settings.root):
         raise UserError(f"GRAYLINE_STORE: the local stack needs a local store, not {settings.store}.")
-    folder = Path(settings.root.path) / "stack"
+    folder = Path(Store(settings.root).stack().path)
     folder.mkdir(exist_ok=True)
     ports = {"prefect": settings.prefect_port, "mlflow": settings.mlflow_port}
     prefect, mlflow = (f"http://{_HOST}:{port}" for port in ports.values())
@@ -80,9 +81,8 @@ def up() -> None:
     for name, port in ports.items():
         if not _running(folder, name):
             _check_port(port, f"GRAYLINE_{name.upper()}_PORT")
-    store = settings.root.path
-    database = ["--backend-store-uri", f"sqlite:///{store}/mlflow.db"]
-    artifacts = ["--artifacts-destination", f"file://{store}/mlartifacts"]
+    database = ["--backend-store-uri", Store(settings.root).tracking_uri()]
+    artifacts = ["--artifacts-destination", f"file://{Store(settings.root).artifacts().path}"]
     at = {name: ["--host", _HOST, "--port", str(port)] for name, port in ports.items()}
     _start(folder, "prefect", ["prefect", "server", "start", *at["prefect"]], env)
     _start(folder, "mlflow", ["mlflow", "server", *at["mlflow"], *database, *artifacts, "--workers", "1"], env)
@@ -99,7 +99,7 @@ def up() -> None:
 
 def down() -> None:
     """End the worker first: it tells the server what became of its runs."""
-    folder = Path(Settings().root.path) / "stack"
+    folder = Path(Store(Settings().root).stack().path)
     for name in ("worker", "prefect", "mlflow"):
         _stop(folder, name)
     if _PREFECT_TOML.exists() and _PREFECT_TOML.read_text(encoding="utf-8").startswith(_OURS):

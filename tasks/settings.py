@@ -2,7 +2,6 @@
 
 import os
 import warnings
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, SecretStr, ValidationError
@@ -13,6 +12,7 @@ from resnet_core.errors import UserError
 from resnet_core.reading.image import Limits
 from resnet_core.shards.encryption import EXAMPLE, Keys, load_keys
 from resnet_core.storage.files import absolute, is_local
+from tasks.store import Store
 
 
 class Settings(BaseSettings):
@@ -62,7 +62,7 @@ class Settings(BaseSettings):
             return self.mlflow_tracking_uri
         if not is_local(self.root):
             raise UserError(f"MLFLOW_TRACKING_URI: set it; SQLite cannot lie in the store {self.store}.")
-        return f"sqlite:///{self.root.path}/mlflow.db"
+        return Store(self.root).tracking_uri()
 
     def tuning_uri(self, dataset: str) -> str:
         """Return Optuna's storage: GRAYLINE_TUNE_STORAGE, else SQLite in the store."""
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
                 "GRAYLINE_TUNE_STORAGE: set it, to sqlite:////FOLDER/tune.db or a PostgreSQL URL; SQLite cannot lie "
                 f"in the store {self.store}."
             )
-        return f"sqlite:///{self.root.path}/tune/{dataset}/study.db"
+        return Store(self.root).tuning_uri(dataset)
 
 
 def _read_settings() -> Settings:
@@ -131,7 +131,7 @@ def prepare_environment() -> None:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one of a hundred small files says nothing
     }
     if is_local(store):
-        defaults["PREFECT_HOME"] = str(Path(store.path) / "prefect")
+        defaults["PREFECT_HOME"] = Store(store).prefect().path
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
@@ -145,7 +145,7 @@ def check_store(root: UPath) -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         if is_local(root):
-            (root / "prefect").mkdir(exist_ok=True)  # Prefect does not make its home's parents
+            Store(root).prefect().mkdir(exist_ok=True)  # Prefect does not make its home's parents
         probe = root / ".probe"
         probe.write_bytes(b"")
         probe.unlink()

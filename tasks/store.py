@@ -28,6 +28,10 @@ TRIALS, ENGINE_FILE = "trials.json", "model.onnx"
 BATCH_BEGUN, WORK, NEXT = "_batch.json", "_work", "_next"  # of a batch; the last two are folders
 DRIFT, DRIFT_PLOT = "_drift.json", "_drift.png"
 FEATURES_BEGUN = "_features.json"
+# Files below a `work` folder, which stages hand to each other.
+ENTRIES, UNREAD, CORRECTIONS = "entries.parquet", "unread.parquet", "corrections.parquet"
+SCORED, FEATURE_LISTING = "known.parquet", "listing.parquet"
+LINEAGE = "lineage.json"  # of a training, and of every version made of it
 
 _LONGEST_NIGHT = timedelta(days=7)
 _WHEN = "%Y-%m-%dT%H%M%S"
@@ -117,6 +121,26 @@ class Store:
     def engines(self) -> UPath:
         """Return the folder of engine trials."""
         return self.root / "engines"
+
+    def stack(self) -> UPath:
+        """Return the folder of the local servers."""
+        return self.root / "stack"
+
+    def prefect(self) -> UPath:
+        """Return Prefect's home."""
+        return self.root / "prefect"
+
+    def artifacts(self) -> UPath:
+        """Return the folder of MLflow's artifacts."""
+        return self.root / "mlartifacts"
+
+    def tracking_uri(self) -> str:
+        """Return the address of MLflow's database. SQLite needs a local store."""
+        return f"sqlite:///{self.root.path}/mlflow.db"
+
+    def tuning_uri(self, dataset: str) -> str:
+        """Return the address of Optuna's database. SQLite needs a local store."""
+        return f"sqlite:///{self.tune(dataset).path}/study.db"
 
     def find_catalog(self, name: str | None) -> str:
         """Return the name of the data set if it has a catalog; by default the only one.

@@ -11,6 +11,7 @@ from flows.cli.options import ready, resumable
 from flows.cli.tables import console, table
 from resnet_core.errors import UserError, nearest
 from tasks.settings import Settings
+from tasks.store import Store
 
 _DATA = Path(__file__).resolve().parents[2] / "data"
 _SAMPLES = _DATA / "samples"
@@ -68,10 +69,10 @@ def _write_sample(name: str, to: Path) -> None:
 def _show_places(dataset: str, scores: str) -> None:
     """Print where the demo's files are, and the next commands."""
     settings = Settings()
-    places = table("what", "where")
-    places.add_row("catalog", f"{settings.root}/catalog/{dataset}/")
-    places.add_row("shards", f"{settings.root}/shards/{dataset}/")
-    places.add_row("metrics and plots", f"{settings.root}/runs/{dataset}/")
+    store, places = Store(settings.root), table("what", "where")
+    places.add_row("catalog", f"{store.catalog(dataset).parent}/")
+    places.add_row("shards", f"{store.shards(dataset)}/")
+    places.add_row("metrics and plots", f"{store.runs(dataset)}/")
     places.add_row("scores", f"{scores}/")
     places.add_row("model", f"models:/{dataset}@champion in {settings.tracking_uri}")
     console.print(places)

@@ -35,7 +35,7 @@ from tasks.batch.folder import Claim, Job, absolute_source, check_places, claim,
 from tasks.batch.values import Batch
 from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted, progress
-from tasks.store import WORK
+from tasks.store import SCORED, WORK
 from tasks.values import ModelVersion
 
 # The code that decides a row, beside the file and the version.
@@ -234,7 +234,7 @@ def _write_known(stale: list[UPath], folder: UPath) -> UPath | None:
             return None
     if not count:
         return None
-    known = folder / WORK / "known.parquet"
+    known = folder / WORK / SCORED
     with write_whole(known) as draft:
         pq.write_table(pa.concat_tables(tables).select(["image_id", *PREDICTED.names]), draft)
     return known

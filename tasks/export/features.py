@@ -31,7 +31,7 @@ from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import write_text, write_whole
 from tasks.registry.images import check_fits
 from tasks.registry.versions import load_classifier
-from tasks.store import FEATURES_BEGUN, MANIFEST, WORK
+from tasks.store import FEATURE_LISTING, FEATURES_BEGUN, MANIFEST, WORK
 from tasks.values import Catalog, ModelVersion, Night, ShardSet, have
 from tasks.workspace import Workspace
 
@@ -158,7 +158,7 @@ def _make_parts(job: _FeatureJob, night: Night, output: UPath, most: int, here: 
     """Return parts of at most `most` images each, in the order of the shards, and write their listing."""
     parts: list[_FeaturePart] = []
     context = (job.facts, source_digest(*_CODE))
-    listing = output / WORK / "listing.parquet"
+    listing = output / WORK / FEATURE_LISTING
     with write_whole(listing) as draft, pq.ParquetWriter(draft, LISTING) as writer:
         for shard, start, rows in pieces(have(night.shard_set), night.catalog, most, here.keys):
             writer.write_table(rows, row_group_size=len(rows))

@@ -20,6 +20,7 @@ from tasks.ingest.catalog import load_catalog
 from tasks.ingest.pixels import pixel_folder
 from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted
+from tasks.store import CORRECTIONS, ENTRIES, UNREAD
 from tasks.values import Scan
 from tasks.workspace import Workspace
 
@@ -47,16 +48,16 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
         _check_entries(db, dataset)
         work = here.store.begin_work(dataset.name)
         count, unread = entries.count_entries(db)
-        listing = work / "unread.parquet"
+        listing = work / UNREAD
         parts = make_parts(entries.unread(db, COLUMNS, part_size(unread)), listing, pixels)
-        with write_whole(work / "entries.parquet") as draft:
+        with write_whole(work / ENTRIES) as draft:
             entries.write_entries(db, (_assigned(part) for part in parts), draft)
         corrected = _write_corrections(db, work) if dataset.corrections else None
-    return Scan(dataset.name, pixels, work / "entries.parquet", count, parts, corrected)
+    return Scan(dataset.name, pixels, work / ENTRIES, count, parts, corrected)
 
 
 def _write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:
-    path = work / "corrections.parquet"
+    path = work / CORRECTIONS
     with write_whole(path) as draft:
         corrections.write_corrections(db, draft)
     return path

@@ -14,6 +14,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from upath import UPath
 
 from resnet_core.storage.files import is_local
+from tasks.store import Store
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
     from resnet_core.training.loop import Epoch
@@ -50,7 +51,7 @@ def experiment_id(mlflow: MlflowClient, store: UPath, name: str) -> str:
     if experiment:
         return str(experiment.experiment_id)
     own = mlflow.tracking_uri.startswith("sqlite:") and is_local(store)
-    location = f"file://{store.path}/mlartifacts/{name}" if own else None
+    location = f"file://{Store(store).artifacts().path}/{name}" if own else None
     return str(mlflow.create_experiment(name, artifact_location=location))
 
 

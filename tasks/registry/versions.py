@@ -57,7 +57,6 @@ REPRODUCED = "grayline.reproduced"  # tag: when it was trained again, and the ve
 MONITOR = "grayline.monitor"  # tag: the last verdict of new labelled images
 CLASSIFIER = "classifier"  # the pyfunc's name for the folder that Classifier.load reads
 ARTIFACTS, MODEL_FOLDER = "artifacts", "model"  # where MLflow keeps it, below the version's folder
-LINEAGE = "lineage.json"  # beside it: all that is needed to train it again
 
 
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second for an alias

@@ -45,7 +45,6 @@ from tasks.registry.versions import (
     CHECKPOINT,
     CLASSIFIER,
     COMMIT,
-    LINEAGE,
     LOCK,
     MODEL_FOLDER,
     REFERENCE,
@@ -56,7 +55,7 @@ from tasks.registry.versions import (
 )
 from tasks.release.card import Made, card
 from tasks.settings import Settings
-from tasks.store import MODEL
+from tasks.store import LINEAGE, MODEL
 from tasks.training.lineage import environment, read_lineage
 from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, Night, have
 from tasks.workspace import Workspace

@@ -22,7 +22,7 @@ from resnet_core.storage.digest import file_digest
 from tasks.progress import progress
 from tasks.registry.champion import Event, events
 from tasks.registry.runs import client
-from tasks.store import GALLERY, METRICS_FILE, PREDICTIONS
+from tasks.store import EVALUATION, EXPLANATION, GALLERY, METRICS_FILE, PREDICTIONS
 from tasks.values import ModelVersion
 
 _CURVES = ("train_loss", "train_accuracy", "validation_accuracy", "lr")
@@ -81,11 +81,11 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
             """Download an artifact folder; None if the run does not have it."""
             return Path(mlflow.download_artifacts(model.run_id, name, made)) if name in folders else None
 
-        evaluation = fetch("evaluation")
+        evaluation = fetch(EVALUATION)
         metrics = _read_json(evaluation, METRICS_FILE)
         predictions, classes = _read_predictions(evaluation)
         advance(1)
-        explanation = fetch("explanation")
+        explanation = fetch(EXPLANATION)
         gallery = _read_json(explanation, GALLERY)
         pictures = _read_pictures(explanation, gallery)
         advance(1)

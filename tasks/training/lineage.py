@@ -20,7 +20,7 @@ from resnet_core.device import Machine, find_device, this_machine
 from resnet_core.storage.digest import source_digest
 from resnet_core.storage.files import write_text
 from tasks.dataset import Dataset
-from tasks.registry.versions import LINEAGE
+from tasks.store import LINEAGE
 from tasks.training.run import LEARNING
 from tasks.values import ShardSet
 from tasks.workspace import Workspace
