@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from resnet_core.errors import UserError
+from resnet_core.evaluation.metrics import GATE_METRICS
 from tasks.dataset import load_dataset
 
 DATA = Path(__file__).parents[2] / "data"
@@ -33,7 +34,7 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
             "name: a\nsource: b\ngate: {metric: macro_f}",
             "gate.metric: unknown metric 'macro_f'. Did you mean 'macro_f1'?",
         ),
-        ("name: a\nsource: b\ngate: {metric: nll}", "Known: accuracy, balanced_accuracy, macro_f1, roc_auc."),
+        ("name: a\nsource: b\ngate: {metric: nll}", f"Known: {', '.join(sorted(GATE_METRICS))}."),
         ("name: a\nsource: b\ntrain: {flips: none}", "train.flips: unknown key. It belongs to train.augment."),
         ("name: a\nsource: b\nimage: {zzz: 1}", "image.zzz: unknown key. Known: size, resize, background, decode."),
         ("name: a", "source: is missing. Add `source: ...`."),
