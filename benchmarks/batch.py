@@ -37,12 +37,12 @@ from benchmarks.ingest import bare_loops
 from benchmarks.peers import timm_inference
 from benchmarks.rounds import Comparison, Difference, Result, Track, Turn, interleave
 from benchmarks.score import CLASSES, MODEL, lively_network
+from resnet_core.images.limits import DEFAULT_LIMITS
 from resnet_core.images.preprocessing import Decode, Preprocessing
 from resnet_core.inference import engines
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.inputs import Normalisation, to_input
-from resnet_core.reading.image import DEFAULT_LIMITS
 from resnet_core.reading.pool import read_file
 from resnet_core.shards import format as shards
 from tasks.batch import finish as finish_batch

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from upath import UPath
 
-from resnet_core.reading.image import Limits
+from resnet_core.images.limits import Limits
 from tasks.dataset import Dataset, load_dataset
 from tasks.ingest.catalog import write_catalog
 from tasks.ingest.pixels import read_part

@@ -25,7 +25,7 @@ from benchmarks.batch import CHOICE, VERSION, WORKERS
 from benchmarks.command import server
 from benchmarks.scoring_rates import batch_of, seconds
 from benchmarks.simulation import Growth
-from resnet_core.reading.image import DEFAULT_LIMITS
+from resnet_core.images.limits import DEFAULT_LIMITS
 from tasks.batch.score import Scoring
 from tasks.batch.values import Batch
 from tasks.parts import Part

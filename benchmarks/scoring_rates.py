@@ -20,10 +20,10 @@ from upath import UPath
 
 from benchmarks.batch import CHOICE, VERSION, WORKERS, scoring
 from benchmarks.simulation import Growth
+from resnet_core.images.limits import DEFAULT_LIMITS
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
-from resnet_core.reading.image import DEFAULT_LIMITS
 from resnet_core.reading.pool import end_idle
 from resnet_core.sources.listing import BATCH, LISTING
 from resnet_core.storage.files import write_whole

@@ -29,12 +29,12 @@ from benchmarks.scale import write_tar
 from benchmarks.score import CLASSES, MODEL
 from benchmarks.scoring_rates import Finish, Plan, Scored
 from benchmarks.simulation import Growth, Job, binding, simulate
+from resnet_core.images.limits import DEFAULT_LIMITS
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.inputs import Normalisation
 from resnet_core.model.resnet import ModelConfig, build
-from resnet_core.reading.image import DEFAULT_LIMITS
 from tasks.batch import finish as finish_batch
 from tasks.batch import plan as plan_batch
 from tasks.batch.plan import MOST_PARTS

@@ -1,12 +1,13 @@
 """Progress of long work: a bar in a terminal, a line every 15 s in a log."""
 
+from __future__ import annotations
+
 import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import pyarrow as pa
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -18,6 +19,9 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger("grayline")
 # In a deployment's run, Prefect gives an extra logger its handlers but no level.

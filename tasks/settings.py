@@ -1,18 +1,22 @@
 """The machine's settings: the only place that looks into the environment."""
 
+from __future__ import annotations
+
 import os
 import warnings
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from upath import UPath
 
 from resnet_core.errors import UserError
-from resnet_core.reading.image import Limits
-from resnet_core.shards.encryption import EXAMPLE, Keys, load_keys
+from resnet_core.images.limits import Limits
 from resnet_core.storage.files import absolute, is_local
 from tasks.store import Store
+
+if TYPE_CHECKING:
+    from resnet_core.shards.encryption import Keys
 
 
 class Settings(BaseSettings):
@@ -95,6 +99,8 @@ def keys_for(encrypt: bool, settings: Settings) -> Keys | None:
         return None
     keys = known_keys(settings)
     if keys is None:
+        from resnet_core.shards.encryption import EXAMPLE
+
         raise UserError(
             f"encrypt: no key is set. Make a file of keys with `{EXAMPLE}`, and set GRAYLINE_KEY_FILE to it."
         )
@@ -103,6 +109,8 @@ def keys_for(encrypt: bool, settings: Settings) -> Keys | None:
 
 def known_keys(settings: Settings) -> Keys | None:
     """Return all keys that are set; None without any."""
+    from resnet_core.shards.encryption import load_keys  # PyArrow and cryptography take their time to import
+
     return load_keys(settings.keys.get_secret_value() if settings.keys else None, settings.key_file)
 
 

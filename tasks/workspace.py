@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from resnet_core.reading.image import Limits
+from resnet_core.images.limits import Limits
 from resnet_core.shards.encryption import Keys
 from tasks.dataset import Dataset
 from tasks.settings import Settings, check_store, keys_for, known_keys

@@ -6,8 +6,8 @@ from typing import Any
 
 from upath import UPath
 
+from resnet_core.images.limits import Limits
 from resnet_core.inference.engines import Engine
-from resnet_core.reading.image import Limits
 from tasks.batch import finish as finish_batch
 from tasks.batch import plan as plan_batch
 from tasks.batch import score

@@ -4,7 +4,7 @@ from typing import Any
 
 from upath import UPath
 
-from resnet_core.reading.image import DEFAULT_LIMITS
+from resnet_core.images.limits import DEFAULT_LIMITS
 from tasks.store import Store
 from tasks.workspace import Workspace
 

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from upath import UPath
 
+from resnet_core.images.limits import Limits
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
-from resnet_core.reading.image import Limits
 from tasks.batch import finish as finish_batch
 from tasks.batch import plan as plan_batch
 from tasks.batch import score

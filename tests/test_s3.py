@@ -185,7 +185,7 @@ def test_a_scored_batch_and_corrections_in_a_bucket(
     """Rows, images, page and corrections all lie there."""
     from upath import UPath
 
-    from resnet_core.reading.image import Limits
+    from resnet_core.images.limits import Limits
     from tasks.report.gallery_page import find_batch, write_gallery
     from tests.batches import write_batch
     from tests.conftest import write_labels

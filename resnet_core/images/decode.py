@@ -21,7 +21,8 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from resnet_core.images._codecs import PNG_SIGNATURE, decode_luma, decode_png
 from resnet_core.images._dicom import decode_dicom, is_dicom
-from resnet_core.images.levels import MAX_PIXELS, BadImageError, Gray, check_size, scale, scale_range
+from resnet_core.images.levels import BadImageError, Gray, check_size, scale, scale_range
+from resnet_core.images.limits import MAX_PIXELS
 from resnet_core.images.preprocessing import Box, Preprocessing, resize
 from resnet_core.reasons import ReasonCode
 

@@ -14,7 +14,6 @@ from resnet_core.reasons import Reason, ReasonCode
 
 Gray = NDArray[np.uint8]
 
-MAX_PIXELS = 89_478_485  # Pillow's own threshold against decompression bombs
 _BT601 = (0.299, 0.587, 0.114)
 _BLOCK = 2**20  # levels scaled at a time: float copies of a large image would take eight times its size
 

@@ -10,8 +10,8 @@ import pyarrow as pa
 from PIL import Image
 from upath import UPath
 
+from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Gray, Preprocessing
-from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import iterate_files
 from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards

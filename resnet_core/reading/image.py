@@ -6,34 +6,20 @@
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from annotated_types import Ge, Gt
 from numpy.typing import NDArray
 
 from resnet_core.images.decode import decode_square
-from resnet_core.images.levels import MAX_PIXELS, BadImageError
+from resnet_core.images.levels import BadImageError
+from resnet_core.images.limits import DEFAULT_LIMITS, Limits
 from resnet_core.images.preprocessing import Gray, Preprocessing
 from resnet_core.images.statistics import HASH_BYTES, measure, perceptual_hash
 from resnet_core.reasons import Reason, ReasonCode
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Limits of an image: `bytes` of its file, decoded `pixels`, and `seconds` from opening the file to its pixels."""
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    bytes: Annotated[int, Ge(1)] = 256 * 2**20
-    pixels: Annotated[int, Ge(1)] = MAX_PIXELS
-    seconds: Annotated[float, Gt(0)] = 30.0
-
-
-DEFAULT_LIMITS = Limits()
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from resnet_core.images.limits import DEFAULT_LIMITS, Limits
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading._process import LostError, ReaderError, ReaderProcess
-from resnet_core.reading.image import DEFAULT_LIMITS, Limits, ReadImage, as_table, read_image, schema, unreachable
+from resnet_core.reading.image import ReadImage, as_table, read_image, schema, unreachable
 from resnet_core.reading.worker import make_request
 from resnet_core.reasons import Reason, ReasonCode
 from resnet_core.sources.fetch import COLUMNS, prepare

@@ -27,8 +27,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.reading.image import Limits, ReadImage, as_columns, read_image, too_many_bytes, unreachable
+from resnet_core.reading.image import ReadImage, as_columns, read_image, too_many_bytes, unreachable
 from resnet_core.reasons import Reason
 from resnet_core.storage.locations import read_whole
 

@@ -19,12 +19,12 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.objects import State
 from upath import UPath
 
+from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.inference.engines import Engine
 from resnet_core.inference.scores import PREDICTED, predictions, score_table, with_embeddings, with_metadata
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.features import embed
-from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import iterate_files
 from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards

@@ -17,8 +17,8 @@ import resnet_core.images
 import resnet_core.reading
 import resnet_core.reasons
 from resnet_core.catalog.build import FACTS
+from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import read_files
 from resnet_core.reasons import ReasonCode
 from resnet_core.shards import format as shards

@@ -12,8 +12,8 @@ from resnet_core.errors import UserError, nearest
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.comparison import aligned, numbered
 from resnet_core.evaluation.metrics import Labels, Probabilities
+from resnet_core.images.limits import Limits
 from resnet_core.model.classifier import Classifier
-from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import end_idle, iterate_files
 from resnet_core.shards.format import unpacked
 from resnet_core.sources.manifest import list_manifest

@@ -17,9 +17,9 @@ from duckdb import DuckDBPyConnection
 from upath import UPath
 
 from resnet_core.errors import UserError, nearest
+from resnet_core.images.limits import Limits
 from resnet_core.inference.scores import Picks, pick
 from resnet_core.plotting.thumbnails import LOSSLESS, Thumbnail, thumbnails
-from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import end_idle
 from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.database import database

@@ -9,9 +9,10 @@ import pytest
 from PIL import Image
 
 from resnet_core.images.decode import decode_square
+from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.images.statistics import measure, perceptual_hash
-from resnet_core.reading.image import Limits, ReadImage, as_table, read_image, schema
+from resnet_core.reading.image import ReadImage, as_table, read_image, schema
 from resnet_core.reading.pool import read_file
 from resnet_core.reasons import Reason, ReasonCode
 

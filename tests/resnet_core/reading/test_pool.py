@@ -21,9 +21,10 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading._process import ReaderError
-from resnet_core.reading.image import Limits, as_table
+from resnet_core.reading.image import as_table
 from resnet_core.reading.pool import end_idle, iterate_files, read_file, read_files
 from resnet_core.sources.source import list_source
 
@@ -259,7 +260,7 @@ def test_readers_do_not_outlive_a_parent_that_is_killed(small_files: list[Path],
 import sys
 from pathlib import Path
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.reading.image import Limits
+from resnet_core.images.limits import Limits
 from resnet_core.reading.pool import read_files
 from tests.resnet_core.reading.test_pool import NAUGHTY_COMMAND, listing
 

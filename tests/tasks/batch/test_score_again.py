@@ -16,9 +16,9 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.images.decode import decode
+from resnet_core.images.limits import Limits
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
-from resnet_core.reading.image import Limits
 from resnet_core.reading.pool import iterate_files
 from tasks.batch import finish as finish_batch
 from tasks.batch import folder as batch_folder

@@ -13,7 +13,7 @@ from upath import UPath
 
 from resnet_core.catalog import history
 from resnet_core.errors import UserError
-from resnet_core.reading.image import Limits
+from resnet_core.images.limits import Limits
 from resnet_core.shards import format as shards
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import write_catalog

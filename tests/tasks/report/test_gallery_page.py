@@ -20,10 +20,10 @@ from upath import UPath
 
 from flows.cli.scores import app
 from resnet_core.errors import UserError
+from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.inference.scores import pick
 from resnet_core.plotting.thumbnails import LOSSLESS, SIDE, thumbnails, without_bars
-from resnet_core.reading.image import Limits
 from resnet_core.sources.manifest import read_manifest
 from resnet_core.storage.database import database
 from tasks.report.gallery_page import find_batch, readable, write_gallery
