@@ -127,10 +127,7 @@ def digests_of(evaluation: Evaluation) -> dict[str, str]:
 
 def _find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, str]) -> RegisteredVersion | None:
     """Return the newest version of this checkpoint, with this calibration and reference."""
-    try:
-        versions = versions_of(tracking_uri, checkpoint.dataset)
-    except MlflowException:
-        return None
+    versions = versions_of(tracking_uri, checkpoint.dataset)
     wanted = {CHECKPOINT: checkpoint.digest, **measured}
     same = [number for number, version in versions.items() if wanted.items() <= version.tags.items()]
     return versions[max(same, key=int)] if same else None
