@@ -1,0 +1,35 @@
+"""Names as people mean them: when two spellings of a path or a label are the same.
+
+Macs store letters and accents apart (NFD), other systems together (NFC). Windows writes backslashes between folders.
+A folded name decides identity: joins, repeated rows, classes. Only the name as it was written opens a file.
+"""
+
+import re
+import unicodedata
+
+# `resnet_core.storage.locations.printable` writes a byte that is not UTF-8 as `\udce9`: not a separator.
+_SEPARATOR = re.compile(r"\\(?!udc[89a-f][0-9a-f])")
+_SUPERFLUOUS = re.compile(r"(?<![:/])/+(\./+)*|^(\./+)+")  # but for the slashes of `s3://`
+_BLANKS = (
+    " \t\n\u00a0\u3000" + "\ufeff\u200b\u2060"
+)  # the last three: of no width: left behind by editors and web pages
+
+
+def fold_path(path: str) -> str:
+    """Return a path in NFC, with single slashes between its parts and without `./`."""
+    path = _in_nfc(path)
+    if "\\" in path:
+        path = _SEPARATOR.sub("/", path)
+    if "//" in path or "./" in path:
+        path = _SUPERFLUOUS.sub(lambda match: "/" if match[0].startswith("/") else "", path)
+    return path
+
+
+def fold_label(label: str) -> str:
+    """Return a label in NFC, without blanks and invisible characters around it."""
+    label = label.strip()
+    return label if label.isascii() else _in_nfc(label).strip(_BLANKS)
+
+
+def _in_nfc(name: str) -> str:
+    return name if name.isascii() else unicodedata.normalize("NFC", name)
