@@ -18,6 +18,8 @@ class ReasonCode(StrEnum):
     TOO_LARGE = "too_large"
     OVER_TIME = "over_time"
     DECODER_CRASHED = "decoder_crashed"
+    LEVELS_UNKNOWN = "levels_unknown"
+    BEYOND_LEVELS = "beyond_levels"
     UNREACHABLE = "unreachable"  # the only one that the next run tries again
 
     TOO_SMALL = "too_small"

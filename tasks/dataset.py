@@ -14,7 +14,7 @@ from resnet_core.drift.drift import Thresholds
 from resnet_core.errors import UserError, nearest
 from resnet_core.evaluation.decide import FALSE_ALARM, MISSED, class_costs, class_recalls
 from resnet_core.evaluation.metrics import GATE_METRICS
-from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.images.preprocessing import NO_KEY, Preprocessing
 from resnet_core.model import pretrained
 from resnet_core.model.resnet import ModelConfig, find_stem
 from resnet_core.training import search_space
@@ -169,6 +169,12 @@ class Dataset(BaseModel):
         return with_recipe(content) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
+    def _ranges_are_decided_by_an_ingest(self) -> "Dataset":
+        if self.image.decided != Preprocessing().decided:
+            raise ValueError("image.decided: unknown key. Set `image.levels`")
+        return self
+
+    @model_validator(mode="after")
     def _some_images_are_left_for_training(self) -> "Dataset":
         if self.split.test + self.split.validation >= 1:
             raise ValueError("split: test and validation together must be below 1")
@@ -270,5 +276,5 @@ def _keys_at(place: tuple[int | str, ...]) -> list[str]:
         else:
             part = part.model_fields[str(name)].annotation
     if dataclasses.is_dataclass(part):
-        return [field.name for field in dataclasses.fields(part)]
+        return [field.name for field in dataclasses.fields(part) if field.metadata != NO_KEY]
     return list(part.model_fields)

@@ -101,7 +101,7 @@ class ShardSet:
             files=files,
             digest=folder.name,
             classes=tuple(manifest["classes"]),
-            preprocessing=Preprocessing(**manifest["preprocessing"]),
+            preprocessing=Preprocessing.of(manifest["preprocessing"]),
             written=0,
             **manifest["images"],
         )

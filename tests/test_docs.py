@@ -17,6 +17,7 @@ from upath import UPath
 
 from resnet_core.catalog.build import CATALOG
 from resnet_core.evaluation.metrics import GATE_METRICS
+from resnet_core.images.preprocessing import NO_KEY
 from resnet_core.inference.scores import SCHEMA
 from resnet_core.reasons import ReasonCode
 from resnet_core.shards.format import make_table
@@ -95,7 +96,7 @@ def words_of_commands() -> Iterator[tuple[str, str]]:
 def keys(part: Any, place: str = "") -> Iterator[str]:
     """Yield every key of a data set file with its parts: `train.augment.flips`."""
     if dataclasses.is_dataclass(part):
-        names = [field.name for field in dataclasses.fields(part)]
+        names = [field.name for field in dataclasses.fields(part) if field.metadata != NO_KEY]
     else:
         names = list(type(part).model_fields)
     for name in names:

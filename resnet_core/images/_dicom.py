@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.images.levels import BadImageError, Gray, check_size, luma, scale, scale_range
+from resnet_core.images.levels import BadImageError, Rule, Stored, check_size, depth, measured, whole_luma
 from resnet_core.reasons import ReasonCode
 
 if TYPE_CHECKING:
@@ -30,8 +30,8 @@ def is_dicom(data: bytes) -> bool:
     return data[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC
 
 
-def decode_dicom(data: bytes, max_pixels: int) -> Gray:
-    """A DICOM file's bytes -> uint8 [H, W]. Raises BadImageError, and any error of pydicom for damaged bytes."""
+def decode_dicom(data: bytes, max_pixels: int, rule: Rule) -> Stored:
+    """A DICOM file's bytes -> levels [H, W]. Raises BadImageError, and any error of pydicom for damaged bytes."""
     try:
         import pydicom
         from pydicom.pixels.utils import pixel_array
@@ -48,7 +48,7 @@ def decode_dicom(data: bytes, max_pixels: int) -> Gray:
     except (RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())
         raise BadImageError(_code_of(words), words) from None
-    return _to_gray(stored, dataset)
+    return _levels(stored, dataset, rule)
 
 
 def _code_of(words: str) -> ReasonCode:
@@ -59,53 +59,57 @@ def _code_of(words: str) -> ReasonCode:
     return ReasonCode.UNSUPPORTED if unsupported else ReasonCode.DAMAGED
 
 
-def _to_gray(stored: NDArray[Any], dataset: "Dataset") -> Gray:
-    """Stored values [H, W] or RGB [H, W, 3] -> uint8 [H, W]."""
+def _levels(stored: NDArray[Any], dataset: "Dataset", rule: Rule) -> Stored:
+    """Stored values [H, W] or RGB [H, W, 3] -> levels [H, W]."""
     from pydicom.pixels.processing import apply_color_lut
 
     kind = dataset.PhotometricInterpretation
     if kind == "PALETTE COLOR":
-        stored = apply_color_lut(stored, dataset)
-        return scale(luma(stored), 0, 2 ** (8 * stored.dtype.itemsize) - 1)
+        levels = whole_luma(apply_color_lut(stored, dataset))
+        return Stored(levels, stated=depth(8 * levels.dtype.itemsize))
     if stored.ndim == 3:
-        return scale(luma(stored), 0, 2 ** int(dataset.BitsStored) - 1)
-    gray = scale_range(stored) if stored.dtype.kind == "f" else _windowed(stored, dataset)
-    return 255 - gray if kind == "MONOCHROME1" else gray
+        return Stored(whole_luma(stored), stated=depth(int(dataset.BitsStored)))
+    found = Stored(stored) if stored.dtype.kind == "f" else _windowed(stored, dataset, rule)
+    return found._replace(inverted=kind == "MONOCHROME1")
 
 
-def _windowed(stored: NDArray[Any], dataset: "Dataset") -> Gray:
-    """Stored values [H, W] -> uint8 [H, W] through the modality and the first window.
+def _windowed(stored: NDArray[Any], dataset: "Dataset", rule: Rule) -> Stored:
+    """Stored values [H, W] -> values through the modality, and the first window.
 
-    Without a window, 8 bits are used as they are. Deeper images are stretched to their own range, as viewers do:
-    16 bits often hold only a few hundred different values.
+    Without a window, 8 bits are used as they are. Deeper images often use a few hundred of their values: BitsStored
+    is a claim.
     """
     from pydicom.pixels.processing import apply_modality_lut, apply_voi
 
     values = apply_modality_lut(stored, dataset)
     if "VOILUTSequence" in dataset:
         bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
-        return scale(apply_voi(values, dataset), 0, 2**bits - 1)
+        return Stored(apply_voi(values, dataset), stated=depth(bits))
     if dataset.get("WindowWidth") and dataset.get("WindowCenter") is not None:
         center, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
         return _window(values, center, width, dataset.get("VOILUTFunction", "LINEAR"))
     if "ModalityLUTSequence" in dataset:
-        return scale(values, 0, 2 ** dataset.ModalityLUTSequence[0].LUTDescriptor[2] - 1)
-    if dataset.BitsStored > 8:
-        return scale(values, float(values.min()), float(values.max()))
+        return Stored(values, stated=depth(dataset.ModalityLUTSequence[0].LUTDescriptor[2]))
     slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
     half = 2 ** (int(dataset.BitsStored) - 1)
     low, high = (-half, half - 1) if dataset.PixelRepresentation else (0, 2 * half - 1)
-    return scale(values, low * slope + intercept, high * slope + intercept)
+    span = (low * slope + intercept, high * slope + intercept)
+    if dataset.BitsStored <= 8:
+        return Stored(values, stated=span)
+    if rule.decided is None:  # the rule of older releases: each file's own range
+        found = measured(Stored(values))
+        return Stored(values, stated=(found.low, found.high))
+    return Stored(values, claimed=span if dataset.BitsStored < dataset.BitsAllocated else None)
 
 
-def _window(values: NDArray[Any], center: float, width: float, function: str) -> Gray:
+def _window(values: NDArray[Any], center: float, width: float, function: str) -> Stored:
     """Apply a window (PS3.3, C.11.2.1.2 and C.11.2.1.3) to values [H, W]."""
     if function == "SIGMOID":
         with np.errstate(over="ignore"):
-            return scale(1 / (1 + np.exp(-4 * (values - center) / width)), 0, 1)
+            return Stored(1 / (1 + np.exp(-4 * (values - center) / width)), stated=(0, 1))
     if function == "LINEAR":
         center, width = center - 0.5, max(width - 1, 1e-9)
-    return scale(values, center - width / 2, center + width / 2)
+    return Stored(values, stated=(center - width / 2, center + width / 2))
 
 
 def _check_inflated(data: bytes, max_pixels: int) -> None:

@@ -21,7 +21,7 @@ from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
 
 from resnet_core.images._codecs import PNG_SIGNATURE, decode_luma, decode_png
 from resnet_core.images._dicom import decode_dicom, is_dicom
-from resnet_core.images.levels import BadImageError, Gray, check_size, scale, scale_range
+from resnet_core.images.levels import BadImageError, Gray, Rule, Stored, check_size, depth, to_gray
 from resnet_core.images.limits import MAX_PIXELS
 from resnet_core.images.preprocessing import Box, Preprocessing, resize
 from resnet_core.reasons import ReasonCode
@@ -51,25 +51,28 @@ class _Decoded(NamedTuple):
 
 def decode_square(data: bytes, settings: Preprocessing, max_pixels: int = MAX_PIXELS) -> _Decoded:
     """A file's bytes -> the square that the model sees. Raises BadImageError, and nothing else."""
-    decoded = _decode_any(data, settings.background, max_pixels, settings if settings.decode == "fast" else None)
+    decoded = _decode_any(data, settings.rule, max_pixels, settings if settings.decode == "fast" else None)
     return decoded._replace(pixels=resize(decoded.pixels, settings, decoded.box))
 
 
-def decode(data: bytes, *, background: int = 0, max_pixels: int = MAX_PIXELS) -> Gray:
+def decode(data: bytes, rule: Rule = Rule(), *, max_pixels: int = MAX_PIXELS) -> Gray:  # noqa: B008 a constant
     """A file's bytes -> uint8 [H, W], every pixel. Raises BadImageError, and nothing else."""
-    return np.array(_decode_any(data, background, max_pixels, None).pixels, order="C")
+    return np.array(_decode_any(data, rule, max_pixels, None).pixels, order="C")
 
 
-def _decode_any(data: bytes, background: int, max_pixels: int, target: Preprocessing | None) -> _Decoded:
-    """Decode by the fastest decoder that fits. target: settings that a JPEG may be decoded to a smaller size for."""
+def _decode_any(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing | None) -> _Decoded:
+    """Decode by the fastest decoder that fits. target: settings that a JPEG may be decoded to a smaller size for.
+
+    Every decoder's result goes through `to_gray`.
+    """
     if not data:
         raise BadImageError(ReasonCode.EMPTY, "the file has 0 bytes")
     try:
         if is_dicom(data):
-            return _whole(decode_dicom(data, max_pixels))
+            return _whole(to_gray(decode_dicom(data, max_pixels, rule), rule))
         if data.startswith(PNG_SIGNATURE) and (gray := decode_png(data, max_pixels)) is not None:
-            return _whole(gray)
-        return _decode_by_pillow(data, background, max_pixels, target)
+            return _whole(to_gray(Stored(gray), rule))
+        return _decode_by_pillow(data, rule, max_pixels, target)
     except BadImageError:
         raise
     except UnidentifiedImageError:
@@ -107,7 +110,7 @@ def _whole(levels: Gray) -> _Decoded:
     return _Decoded(levels, width, height, (0, 0, width, height))
 
 
-def _decode_by_pillow(data: bytes, background: int, max_pixels: int, target: Preprocessing | None) -> _Decoded:
+def _decode_by_pillow(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing | None) -> _Decoded:
     _silence_libtiff()
     if data[8:12] == b"WEBP":
         check_size(*_webp_size(data), max_pixels)
@@ -121,9 +124,11 @@ def _decode_by_pillow(data: bytes, background: int, max_pixels: int, target: Pre
         if levels is None:
             image.draft("L", (max(1, width // shrink), max(1, height // shrink)))
             image.load()
-            levels = _to_gray(image, background)
+            stored = _stored(image, rule.background)
+        else:
+            stored = Stored(levels)
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    turned, box = _upright(levels, (0, 0, width / shrink, height / shrink), orientation)
+    turned, box = _upright(to_gray(stored, rule), (0, 0, width / shrink, height / shrink), orientation)
     if orientation in (5, 6, 7, 8):
         width, height = height, width
     return _Decoded(turned, width, height, box)
@@ -148,36 +153,33 @@ def _upright(levels: Gray, box: Box, orientation: int) -> tuple[Gray, Box]:
     return levels, (left, top, right, bottom)
 
 
-def _to_gray(image: Image.Image, background: int) -> Gray:
-    """A loaded image of any mode -> uint8 [H, W]."""
+def _stored(image: Image.Image, background: int) -> Stored:
+    """A loaded image of any mode -> its levels; transparent colors lie over the background."""
     if image.mode == "L" and not image.has_transparency_data:
-        return np.asarray(image)
+        return Stored(np.asarray(image))
     if image.mode.startswith("I;16"):
-        return _deep(image, background)
+        return _deep(image)
     if image.mode == "I" and image.format == "PPM":  # Pillow scales its levels to 16 bits
-        return scale(np.asarray(image), 0, 65535)
+        return Stored(np.asarray(image), stated=depth(16))
     if image.mode in ("I", "F"):
-        return scale_range(np.asarray(image))
+        return Stored(np.asarray(image))
     if image.has_transparency_data:
         layers = image.convert("RGBA")
         background_layer = Image.new("RGBA", image.size, (background, background, background, 255))
-        return np.asarray(Image.alpha_composite(background_layer, layers).convert("L"))
+        return Stored(np.asarray(Image.alpha_composite(background_layer, layers).convert("L")))
     if image.mode not in ("1", "RGB", "L"):
         image = image.convert("RGB")
-    return np.asarray(image.convert("L"))
+    return Stored(np.asarray(image.convert("L")))
 
 
-def _deep(image: Image.Image, background: int) -> Gray:
-    """An image of 12 or 16 bits, whose levels Pillow leaves as they are stored -> uint8 [H, W]."""
-    levels = np.asarray(image)
-    black, white = 0, 65535
+def _deep(image: Image.Image) -> Stored:
+    """Return the levels of an image of 12 or 16 bits, which Pillow leaves as they are stored."""
+    levels, stated, inverted = np.asarray(image), None, False
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        white = 2 ** image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0] - 1
-        if image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0:  # white is zero
-            black, white = white, black
-    gray = scale(levels, black, white)
-    transparent = image.info.get("transparency")
-    return gray if transparent is None else np.where(levels == transparent, np.uint8(background), gray)
+        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
+        stated = depth(bits) if bits < 16 else None
+        inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # white is zero
+    return Stored(levels, stated, inverted=inverted, padding=image.info.get("transparency"))
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:

@@ -3,14 +3,17 @@
 Its settings are part of every shard and every model: a model never gets pixels made in another way.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Annotated, ClassVar, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 from annotated_types import Ge, Le
 from numpy.typing import NDArray
 from PIL import Image
+
+from resnet_core.images.levels import Decided, Percentiles, Rule, Setting
 
 Gray = NDArray[np.uint8]
 Box = tuple[float, float, float, float]  # left, top, right, bottom, in source pixels
@@ -94,6 +97,8 @@ def bands(source: int, target: int, start: float, stop: float) -> Bands:
 
 Resize = Literal["squash", "fit", "crop"]
 Decode = Literal["exact", "fast"]
+_Beyond = Literal["fail", "clip"]
+NO_KEY = {"key": False}  # metadata of a field that no data set file may set
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,9 @@ class Preprocessing:
     resize: `squash` ignores the aspect ratio, `fit` pads with `background`, `crop` keeps the middle square.
     background: the gray level (0 to 255) behind transparent pixels and around a fitted image.
     decode: `exact` decodes every pixel, `fast` omits the finest detail of a JPEG much larger than `size`.
+    levels: the gray levels that become black and white, of images that do not say (`resnet_core.images.levels`).
+    beyond: `fail` refuses an image with levels beyond that range, `clip` clips them.
+    decided: the data set's ranges, never set by hand; None for versions of releases that scaled each file by itself.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -112,6 +120,25 @@ class Preprocessing:
     resize: Resize = "squash"
     background: Annotated[int, Ge(0), Le(255)] = 0
     decode: Decode = "exact"
+    levels: Setting = None
+    beyond: _Beyond = "fail"
+    decided: Decided | None = field(default=None, metadata=NO_KEY)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "Preprocessing":
+        """Make the settings of their JSON. Raises TypeError for unknown keys."""
+        decided, levels = content.get("decided"), content.get("levels")
+        if decided is not None:
+            decided = Decided.of(decided)
+        if isinstance(levels, Mapping):
+            levels = Percentiles(tuple(levels["percentiles"]))
+        elif isinstance(levels, list):
+            levels = tuple(levels)
+        return cls(**{**content, "levels": levels, "decided": decided})
+
+    @property
+    def rule(self) -> Rule:
+        return Rule(self.levels, self.beyond == "clip", self.decided, self.background)
 
 
 def resize(gray: Gray, settings: Preprocessing, box: Box | None = None) -> Gray:

@@ -147,7 +147,7 @@ class Classifier:
     def load(cls, folder: Path, device: torch.device | str = "auto") -> "Classifier":
         """Read the files of `save`, ready to predict on the device (`auto`: see `find_device`)."""
         text = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
-        config, preprocessing = model_config(text["model"]), Preprocessing(**text["preprocessing"])
+        config, preprocessing = model_config(text["model"]), Preprocessing.of(text["preprocessing"])
         # Without stochastic depth, which has no weights, torchvision is not needed.
         plain = build(replace(config, drop_path=0.0), size=preprocessing.size, classes=len(text["classes"]))
         network = sized(plain, text.get("averages", ()))

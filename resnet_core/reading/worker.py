@@ -68,7 +68,7 @@ def main() -> None:
 
 def _answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadImage], int]]:
     """Yield read images and the side of their pixels, in the order of the request's rows."""
-    settings, limits = Preprocessing(**request["settings"]), Limits(**request["limits"])
+    settings, limits = Preprocessing.of(request["settings"]), Limits(**request["limits"])
     reason = Reason(*request["reason"]) if request["reason"] else None
     _set_limit(resource.RLIMIT_DATA, _memory_limit(limits))
     rows = request["rows"]

@@ -44,7 +44,7 @@ def check_preprocessing(source: str, preprocessing: Preprocessing) -> None:
     """Raise UserError unless the pixels were made with the version's preprocessing."""
     for place in _shard_places(source):
         with _open_shard(place) as table:
-            made = Preprocessing(**json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
+            made = Preprocessing.of(json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
         if made != preprocessing:
             raise UserError(
                 f"--source: {place} holds pixels made with {_describe(made)}; the version needs "

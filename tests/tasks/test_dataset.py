@@ -36,7 +36,10 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
         ),
         ("name: a\nsource: b\ngate: {metric: nll}", f"Known: {', '.join(sorted(GATE_METRICS))}."),
         ("name: a\nsource: b\ntrain: {flips: none}", "train.flips: unknown key. It belongs to train.augment."),
-        ("name: a\nsource: b\nimage: {zzz: 1}", "image.zzz: unknown key. Known: size, resize, background, decode."),
+        (
+            "name: a\nsource: b\nimage: {zzz: 1}",
+            "image.zzz: unknown key. Known: size, resize, background, decode, levels, beyond.",
+        ),
         ("name: a", "source: is missing. Add `source: ...`."),
         ("name: a\nsource: b\nimage: {size: 3}", "image.size: input should be greater than or equal to 8, not 3."),
         ("name: a\nsource: b\nmodel: {arch: vgg}", "model.arch: input should be 'resnet10', 'resnet14'"),

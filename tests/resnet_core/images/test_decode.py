@@ -13,7 +13,7 @@ from PIL import Image
 
 from resnet_core.images import _codecs
 from resnet_core.images.decode import decode, decode_square
-from resnet_core.images.levels import luma
+from resnet_core.images.levels import Rule, luma
 from resnet_core.images.preprocessing import Preprocessing, Resize, resize
 
 LOSSLESS = {"PNG": {}, "TIFF": {}, "BMP": {}, "PPM": {}, "WEBP": {"lossless": True, "exact": True}}
@@ -79,7 +79,7 @@ def test_any_colours_in_any_lossless_format_become_luma(rgb: np.ndarray, kind: s
 @settings(max_examples=100, deadline=None)
 @given(pixels(4), st.integers(0, 255), st.sampled_from(["PNG", "TIFF", "WEBP"]))
 def test_what_is_transparent_lies_over_the_background(rgba: np.ndarray, background: int, kind: str) -> None:
-    gray = decode(saved(Image.fromarray(rgba), kind, **LOSSLESS[kind]), background=background)
+    gray = decode(saved(Image.fromarray(rgba), kind, **LOSSLESS[kind]), Rule(background=background))
     opacity = rgba[..., 3] / 255
     assert np.abs(gray - (opacity * luma(rgba) + (1 - opacity) * background)).max() <= 1
 
@@ -87,16 +87,16 @@ def test_what_is_transparent_lies_over_the_background(rgba: np.ndarray, backgrou
 @settings(max_examples=50, deadline=None)
 @given(pixels(2), st.integers(0, 255))
 def test_transparent_gray_lies_over_the_background(levels: np.ndarray, background: int) -> None:
-    gray = decode(saved(Image.fromarray(levels, "LA"), "PNG"), background=background)
+    gray = decode(saved(Image.fromarray(levels, "LA"), "PNG"), Rule(background=background))
     opacity = levels[..., 1] / 255
     assert np.abs(gray - (opacity * levels[..., 0] + (1 - opacity) * background)).max() <= 1
 
 
 def test_a_transparent_level_of_a_png_shows_the_background() -> None:
     levels = np.array([[0, 128, 255]], dtype=np.uint8)
-    assert decode(saved(Image.fromarray(levels), "PNG", transparency=128), background=9).tolist() == [[0, 9, 255]]
+    assert decode(saved(Image.fromarray(levels), "PNG", transparency=128), Rule(background=9)).tolist() == [[0, 9, 255]]
     deep = Image.fromarray(levels.astype(np.uint16) * 257)
-    assert decode(saved(deep, "PNG", transparency=128 * 257), background=9).tolist() == [[0, 9, 255]]
+    assert decode(saved(deep, "PNG", transparency=128 * 257), Rule(background=9)).tolist() == [[0, 9, 255]]
 
 
 @settings(max_examples=50, deadline=None)

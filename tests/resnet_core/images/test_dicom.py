@@ -14,7 +14,7 @@ import pytest
 
 from resnet_core.images._dicom import decode_dicom, is_dicom, transfer_syntax
 from resnet_core.images.decode import decode
-from resnet_core.images.levels import BadImageError, luma
+from resnet_core.images.levels import BadImageError, Rule, luma
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -175,7 +175,7 @@ def test_a_bomb_in_a_deflated_file_is_too_large() -> None:
     bomb = whole[:start] + deflate.compress(elements + bytes(2**24)) + deflate.flush()
     assert len(bomb) < 2**19
     with pytest.raises(BadImageError, match="too large: unpacks to more than"):
-        decode_dicom(bomb, max_pixels=2**20)
+        decode_dicom(bomb, 2**20, Rule())
 
 
 def test_without_pydicom_it_says_what_to_install() -> None:
