@@ -29,7 +29,8 @@ class ReasonCode(StrEnum):
     LABEL_CONFLICT = "label_conflict"
     LABEL_OUTDATED = "label_outdated"
     DUPLICATE = "duplicate"
-    NEAR_DUPLICATE = "near_duplicate"
+    NEAR_DUPLICATE = "near_duplicate"  # of older releases
+    CLASS_TOO_SMALL = "class_too_small"
 
     @property
     def words(self) -> str:

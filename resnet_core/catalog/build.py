@@ -9,9 +9,10 @@ assigned     an unread file and its part                 entries.write_entries  
 facts        a file that was read (FACTS)                tasks.ingest.catalog          judge, corrections
 corrections  a label given by a person (CORRECTIONS)     corrections.list_corrected    corrections, judge
 rows         an entry with its facts, status, reason     judge                         finish, pixel_rows
-images       the bytes of a usable image                 judge                         hashes, pixel_rows, finish
-memberships  an image in a group                         finish                        finish
-decisions    an image tied to others, with its split     splits.decide                 finish
+waiting      a class too small, or without training       wait                          images, finish
+images       the bytes of a usable image                 make_images                      hashes, pixel_rows, placing
+placed       an image with its split                     placing                       finish, repair, queries
+look_alikes  a held-out image like a training image      placing                       finish
 finished     a row of the new catalog (CATALOG)          finish                        queries, history
 catalog      a row of a catalog file                     queries.load                  queries
 
@@ -19,15 +20,13 @@ Files with the same bytes are one image. The first is `ok`, an image of an earli
 the others are `duplicate`. If their labels differ, all are quarantined. Splits of earlier nights stay.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from resnet_core.catalog import splits
-from resnet_core.catalog.splits import SplitConfig
 from resnet_core.images.statistics import HASH_BYTES
 from resnet_core.reasons import ReasonCode
 from resnet_core.storage import database
@@ -47,7 +46,9 @@ CATALOG = pa.schema(
         ("status", pa.string()),
         ("reason_code", pa.string()),  # `resnet_core.reasons.ReasonCode`
         ("reason", pa.string()),  # text for people
-        ("near", pa.string()),  # image_id of a near-duplicate
+        ("near", pa.string()),  # image_id of the same picture
+        ("look_alike", pa.string()),  # of a held-out image: image_id of the training image of its label most like it
+        ("residual", pa.float32()),  # how far these two differ, as a share of variance
         ("brightness", pa.float32()),  # of the resized pixels, in gray levels
         ("contrast", pa.float32()),
         ("sharpness", pa.float32()),
@@ -73,6 +74,8 @@ ENTRIES = pa.schema(fields(*LABELS, "size", "modified", "reason_code", "reason",
 _READ = fields("uri", "part", "image_id", "width", "height", "reason_code", "reason")
 _STATISTICS = fields("brightness", "contrast", "sharpness")
 FACTS = pa.schema([*_READ, *_STATISTICS, ("row", pa.int32()), ("phash", pa.binary(HASH_BYTES))])  # row: of the part
+
+_WAITING = pa.schema([("label", pa.string()), ("why", pa.string())])
 
 _BLANK = 1e-3  # gray levels; a standard deviation below it is rounding
 
@@ -127,31 +130,32 @@ left join ranked on read.uri = ranked.uri
 left join same on ranked.image_id = same.image_id
 """
 
-# Equal bytes in several files become one image. Images that only corrections added are training images: they
-# were picked for being hard, and held-out images must be a fair sample.
-_IMAGES = f"""
+# Equal bytes in several files become one image, with the group of the file that is `ok`. If the labels put them into
+# several splits, an earlier night decides, or else the held-out side. Images that only corrections added are training
+# images: they were picked for being hard, and held-out images must be a fair sample.
+_IMAGES = """
 create or replace table images as
-select row_number() over (order by now.image_id) - 1 as place,
-    now.* exclude (added) replace (coalesce(fixed, case when added and before is null then 'train' end) as fixed),
-    before, near, excluded, coalesce(elder, false) as elder
+select row_number() over (order by now.image_id) - 1 as place, now.* exclude (added, sides),
+    case when len(sides) > 1 and list_contains(sides, before) then before
+        when len(sides) > 0 then list_min(sides) when added and before is null then 'train' end as fixed,
+    len(sides) > 1 as contradiction, before, near, look_alike, residual, coalesce(elder, false) as elder
 from (
-    select image_id, min(fixed) as fixed, nullif(max(fixed), min(fixed)) as contradiction,
+    select image_id, any_value(label) as label, list(distinct fixed) filter (fixed is not null) as sides,
+        coalesce(any_value("group") filter (status = 'ok'), min("group")) as "group",
         any_value(phash) as phash, min(uri) as uri, bool_and(corrected) and count("group") = 0 as added
     from (select *, uri in (select uri from corrections where added) as corrected from rows)
-    where status in ('ok', 'duplicate') group by image_id
+    where status in ('ok', 'duplicate') and label not in (select label from waiting) group by image_id
 ) now left join (
-    select image_id, min(split) as before, min(near) as near,
-        min(reason) filter (reason_code = '{ReasonCode.NEAR_DUPLICATE}') as excluded,
-        bool_or(status in ('ok', 'duplicate') and present) as elder
+    select image_id, min(split) filter (not $again) as before, min(near) filter (present and not $search) as near,
+        min(look_alike) filter (present and not $search) as look_alike,
+        min(residual) filter (present and not $search) as residual,
+        bool_or(status in ('ok', 'duplicate') and present and not $search) as elder
     from previous group by image_id
 ) earlier on now.image_id = earlier.image_id
 """
-
-_ENTANGLED = """
-select * exclude (phash) from images
-where contradiction is not null or place in (select unnest($places::bigint[]))
-    or image_id in (select image_id from memberships) or near is not null or image_id in (select near from images)
-order by place
+_HASHES = """
+select phash, not elder or coalesce(look_alike not in (select image_id from images), false) as new
+from images order by place
 """
 
 _PIXEL_ROWS = """
@@ -159,32 +163,26 @@ select part, row from images join rows on images.uri = rows.uri
 where place in (select unnest($places::bigint[])) order by place
 """
 
-_MEMBERSHIPS = """
-create or replace temp table memberships as
-select distinct image_id, "group" from rows where status <> 'quarantined' and "group" is not null
-"""
-
 _FINISHED = f"""
 create or replace table finished as
 with decided as (
-    select i.image_id, coalesce(d.split, i.fixed, i.before, case
-            when i.chance < $test then 'test' when i.chance < $test + $validation then 'validation' else 'train'
-        end) as split, coalesce(d.near, i.near) as near, coalesce(d.excluded, i.excluded) as excluded
-    from (
-        -- The same as splits.position, for new images that are tied to no other.
-        select *, case when fixed is null and before is null
-            then ('0x' || substr(sha256($seed || ':' || image_id), 1, 16))::ubigint / 18446744073709551616.0
-        end as chance
-        from images
-    ) i left join decisions d on i.image_id = d.image_id
-)
-select r.image_id, r.uri, r.label, d.split, r."group", r.weight, r.soft_label, r.attributes, r.width, r.height,
-    case when d.excluded is not null then 'duplicate' else r.status end as status,
-    case when r.why_code is not null then r.why_code
-        when d.excluded is not null then '{ReasonCode.NEAR_DUPLICATE}' end as reason_code,
-    coalesce(r.why, d.excluded) as reason, d.near,
+    select p.image_id, p.split, coalesce(d.near, i.near) as near, a.look_alike, a.residual
+    from placed p join images i on p.image_id = i.image_id left join decisions d on p.image_id = d.image_id
+        left join look_alikes a on p.image_id = a.image_id
+),
+-- A class that waits keeps the splits that earlier nights gave its images.
+kept as (select image_id, min(split) as split from previous where not $again group by image_id)
+select r.image_id, r.uri, r.label, coalesce(d.split, case when r.status <> 'quarantined' then kept.split end) as split,
+    r."group", r.weight, r.soft_label, r.attributes, r.width, r.height,
+    case when r.status = 'ok' and w.label is not null then 'waiting' else r.status end as status,
+    case when r.status = 'ok' and w.label is not null then '{ReasonCode.CLASS_TOO_SMALL}' else r.why_code end
+        as reason_code,
+    case when r.status = 'ok' and w.label is not null then w.why else r.why end as reason,
+    d.near, d.look_alike, d.residual,
     r.brightness, r.contrast, r.sharpness, r.size, r.modified, true as present, r.part
-from rows r left join decided d on r.status <> 'quarantined' and r.image_id = d.image_id
+from rows r left join waiting w on r.label = w.label
+    left join decided d on r.status <> 'quarantined' and r.image_id = d.image_id
+    left join kept on r.image_id = kept.image_id
 union all by name
 select p.* replace (false as present) from previous p
 where image_id is not null
@@ -195,14 +193,31 @@ _ORDERED = "select * from finished order by present desc, part nulls last, uri, 
 
 
 def judge(db: duckdb.DuckDBPyConnection, smallest: int) -> None:
-    """Make `rows` and `images`. smallest: the least side, in pixels, of an image that is not quarantined."""
+    """Make `rows`. smallest: the least side, in pixels, of an image that is not quarantined."""
     db.execute(_JUDGE, {"smallest": smallest})
-    db.execute(_IMAGES)
+    database.create(db, "waiting", _WAITING)
+
+
+def wait(db: duckdb.DuckDBPyConnection, reasons: Mapping[str, str]) -> None:
+    """Set classes aside. reasons: why, by label."""
+    if reasons:
+        db.executemany("insert into waiting values ($1, $2)", sorted(reasons.items()))
+
+
+def make_images(db: duckdb.DuckDBPyConnection, *, again: bool, search: bool) -> None:
+    """Make `images`, the usable ones, without classes that wait.
+
+    again: forget the splits of earlier nights. search: look for look-alikes among all images, not of new ones alone.
+    """
+    db.execute(_IMAGES, {"again": again, "search": again or search})
 
 
 def hashes(db: duckdb.DuckDBPyConnection) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Return the perceptual hash of every image, uint8 [N, HASH_BYTES], and which are new, bool [N]."""
-    table = db.sql("select phash, not elder as new from images order by place").to_arrow_table()
+    """Return the perceptual hash of every image, uint8 [N, HASH_BYTES], and which are to be compared, bool [N].
+
+    These are the new ones, and those whose look-alike is gone.
+    """
+    table = db.sql(_HASHES).to_arrow_table()
     packed = b"".join(table["phash"].to_pylist())
     return (
         np.frombuffer(packed, dtype=np.uint8).reshape(len(table), HASH_BYTES),
@@ -215,19 +230,9 @@ def pixel_rows(db: duckdb.DuckDBPyConnection, places: NDArray[np.int64]) -> pa.T
     return db.sql(_PIXEL_ROWS, params={"places": places.tolist()}).to_arrow_table()
 
 
-def finish(db: duckdb.DuckDBPyConnection, config: SplitConfig, pairs: NDArray[np.int64]) -> None:
-    """Make `finished`. pairs: int64 [M, 2], places in `images` of near-duplicates.
-
-    Raises UserError if the labels put one group into two splits.
-    """
-    db.execute(_MEMBERSHIPS)
-    places = np.unique(pairs)
-    images = db.sql(_ENTANGLED, params={"places": places.tolist()}).to_arrow_table()
-    groups = db.sql("select * from memberships order by all").to_arrow_table()
-    row = np.searchsorted(images["place"].to_numpy(), pairs)
-    db.register("decisions", splits.decide(images, groups, row, config))
-    db.execute(_FINISHED, {"seed": str(config.seed), "test": config.test, "validation": config.validation})
-    db.unregister("decisions")
+def finish(db: duckdb.DuckDBPyConnection, *, again: bool) -> None:
+    """Make `finished`. again: as in `make_images`."""
+    db.execute(_FINISHED, {"again": again})
 
 
 def finished_rows(db: duckdb.DuckDBPyConnection) -> Iterator[pa.Table]:

@@ -3,9 +3,10 @@
 step                     result
 `statistics` of images   a perceptual hash of every image
 `candidates`             pairs with close hashes, found by sorting
-`confirm`                pairs with the same pixels
+`residuals`              how far their pixels differ
 
 Close hashes mean little where all images look alike, as digits or pages of one form do.
+So do small residuals under a fixed camera: `ties` decides which pairs are the same picture.
 Mirrored and rotated copies are not found.
 """
 
@@ -159,25 +160,30 @@ def _keep_nearest(packed: NDArray[np.uint64], nearest: int) -> NDArray[np.uint64
     return packed[keep]
 
 
-def confirm(left: Pixels, right: Pixels) -> NDArray[np.bool_]:
-    """Return whether pictures are the same, bool [M]. left, right: uint8 [M, size, size].
+def look_alike(size: int) -> float:
+    """Return the largest residual of look-alikes, for images of `size` pixels a side."""
+    return _UNEXPLAINED_SMALL if size < _COARSE else _UNEXPLAINED
 
-    The right one is shifted and stretched a little, and its tones are bent by a parabola. They are the same if it
-    then explains all but 2% of the left one's variance. Shift and stretch are least squares on the slopes, coarse
-    before fine. After Lucas & Kanade 1981, "An iterative image registration technique".
 
-    Below 32 pixels only brightness and contrast may differ, and 0.6% is allowed. Flat images match if they are equal.
+def residuals(left: Pixels, right: Pixels) -> _Floats:
+    """Return the share of the left pictures' variance that the right ones leave unexplained, float32 [M].
+
+    left, right: uint8 [M, size, size]. 0: equal pixels. Pictures with a share of at most `look_alike` look the same.
+
+    The right one is shifted and stretched a little, and its tones are bent by a parabola. Shift and stretch are least
+    squares on the slopes, coarse before fine. After Lucas & Kanade 1981, "An iterative image registration technique".
+
+    Below 32 pixels only brightness and contrast may differ. Flat images have no share: infinite unless they are equal.
     """
-    same = (left == right).all((1, 2))
+    share = np.where((left == right).all((1, 2)), 0, np.inf).astype(np.float32)
     for start in range(0, len(left), _CHUNK):
-        rows = start + np.flatnonzero(~same[start : start + _CHUNK])
+        rows = start + np.flatnonzero(share[start : start + _CHUNK])
         (a, contrast), (b, other) = _standard(left[rows]), _standard(right[rows])
         enough = (contrast > _LEAST_CONTRAST) & (other > _LEAST_CONTRAST)
         rows, a, b = rows[enough], a[enough], b[enough]
         if len(rows):
-            small = left.shape[1] < _COARSE
-            same[rows] = _uncorrelated(a, b) <= _UNEXPLAINED_SMALL if small else _unexplained(a, b) <= _UNEXPLAINED
-    return same
+            share[rows] = np.maximum(0, _uncorrelated(a, b) if left.shape[1] < _COARSE else _unexplained(a, b))
+    return share
 
 
 def _standard(images: Pixels) -> tuple[_Floats, _Floats]:

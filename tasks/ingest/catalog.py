@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from prefect import task
 from upath import UPath
 
-from resnet_core.catalog import build, corrections, entries, history, near_duplicates, queries
+from resnet_core.catalog import build, corrections, entries, history, near_duplicates, placing, queries
 from resnet_core.catalog.build import FACTS, SLICED
+from resnet_core.catalog.near_duplicates import look_alike
+from resnet_core.catalog.ties import CLOSE, NO_PAIRS, Pairs
 from resnet_core.errors import UserError
 from resnet_core.reading.pool import end_idle
 from resnet_core.shards.encryption import Keys
@@ -32,7 +34,6 @@ log = logging.getLogger("grayline")
 _NO_CONTENT = ["modified", "part"]
 _PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at a time
 _PAIRS_AT_ONCE = 1024
-_Pairs = NDArray[np.int64]
 
 
 @task
@@ -49,16 +50,19 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         _load_scan(db, scan, here.keys)
         _correct(db, scan)
         build.judge(db, dataset.smallest_side)
-        pairs = np.empty((0, 2), np.int64)
+        build.make_images(db, again=False, search=bool(before) and "look_alike" not in _columns(path))
+        pairs, most = NO_PAIRS, look_alike(dataset.image.size)
         if dataset.split.near_duplicates and queries.has_new_images(db):
             pairs = _find_near(db, scan, dataset.image.size, here.keys)
-        build.finish(db, dataset.split, pairs)
+        placing.place(db, dataset.split, str(dataset.split.seed), pairs, most)
+        placing.measure(db, pairs, most)
+        build.finish(db, again=False)
         classes = _find_classes(db, dataset)
         _check_evaluation(db, dataset, classes)
         version = history.append(db, versions, before)
         changed = version > before or queries.has_changed(db)
         rows = build.finished_rows(db)
-        if changed or not _has_all_columns(path):
+        if changed or not set(build.CATALOG.names) <= _columns(path):
             rows = database.write_through(rows, path, {CATALOG_VERSION: str(version)})
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions)
@@ -88,10 +92,10 @@ def load_catalog(db: DuckDBPyConnection, path: UPath, columns: Sequence[str] = (
         return int(pq.read_schema(file).metadata[CATALOG_VERSION.encode()])
 
 
-def _has_all_columns(path: UPath) -> bool:
-    """Return whether the catalog has every column that its readers rely on: that of another release may not."""
+def _columns(path: UPath) -> set[str]:
+    """Return the names of the catalog's columns: one of another release may lack some."""
     with path.open("rb") as file:
-        return set(build.CATALOG.names) <= set(pq.read_schema(file).names)
+        return set(pq.read_schema(file).names)
 
 
 def _load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
@@ -115,22 +119,22 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
     )  # fmt: skip
 
 
-def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> _Pairs:
-    """Return int64 [M, 2]: places of images that look the same, at least one of each pair a new one.
+def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> Pairs:
+    """Return pairs of places of images that are alike, at least one of each pair a new one.
 
-    Hashes find the candidates, pixels decide.
+    Hashes find the candidates; residuals of the pixels are kept as far as `ties` counts them.
     """
     found = near_duplicates.candidates(*build.hashes(db))
     pairs = np.stack([found.left, found.right], axis=1)
     if not len(pairs):
-        return pairs
+        return NO_PAIRS
     places = np.unique(pairs)
     where = build.pixel_rows(db, places)
     parts = where["part"].combine_chunks().dictionary_encode()
     part, row = parts.indices.to_numpy(), where["row"].to_numpy()
     pairs = np.searchsorted(places, pairs)
     pairs = pairs[np.lexsort((part[pairs[:, 1]], part[pairs[:, 0]]))]
-    same = []
+    shares: list[NDArray[np.float32]] = []
     with progress("near", len(pairs), "pairs") as advance:
         for start in range(0, len(pairs), most := max(1, _PIXEL_BYTES // (2 * size * size))):
             some = pairs[start : start + most]
@@ -143,9 +147,11 @@ def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None)
                 pixels[here] = read_rows(path, row[images[here]], size, keys)
             for first in range(0, len(some), _PAIRS_AT_ONCE):
                 block = slice(first, first + _PAIRS_AT_ONCE)
-                same.append(near_duplicates.confirm(pixels[left[block]], pixels[right[block]]))
-                advance(len(same[-1]))
-    return places[pairs[np.concatenate(same)]]
+                shares.append(near_duplicates.residuals(pixels[left[block]], pixels[right[block]]))
+                advance(len(shares[-1]))
+    left, right = places[pairs].T
+    alike = Pairs(left, right, np.concatenate(shares))
+    return alike.where(alike.residual <= CLOSE * look_alike(size))
 
 
 def _find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:

@@ -2,14 +2,14 @@
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from resnet_core.catalog import folds
+from resnet_core.catalog.queries import good_images
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from tasks.values import Catalog, ShardSet
 
-_KNOWN = ["image_id", "uri", "group", "near", "present", "status"]
+_KNOWN = ["image_id", "uri", "label", "group", "near"]
 
 
 def training_images(shard_set: ShardSet, catalog: Catalog, parts: int, seed: int, keys: Keys | None) -> pa.Table:
@@ -25,16 +25,17 @@ def training_images(shard_set: ShardSet, catalog: Catalog, parts: int, seed: int
     labels = pc.index_in(images["label"], value_set=pa.array(shard_set.classes, pa.string())).to_numpy()
     unit = folds.units(images["image_id"].combine_chunks(), known)
     fold = pa.array(folds.assign(labels.astype("int64"), unit, parts, seed), pa.int32())
-    ok = known.filter(pc.equal(known["status"], "ok"))
-    uris = ok["uri"].take(pc.index_in(images["image_id"], value_set=ok["image_id"].combine_chunks()))
+    uris = known["uri"].take(pc.index_in(images["image_id"], value_set=known["image_id"].combine_chunks()))
     images = images.append_column("uri", uris).append_column("fold", fold)
     return images.take(pc.sort_indices(order)).select(["image_id", "uri", "label", "fold"]).combine_chunks()
 
 
 def _read_catalog(catalog: Catalog) -> pa.Table:
-    """Return the catalog's rows of present images of all splits: an image of another split may tie two training
-    images.
+    """Return the catalog's good images of all splits: an image of another split may tie two training images.
+
+    `near` is null unless it is a tie: of images without a group, under one label.
     """
-    there = pc.field("present") & pc.field("status").isin(["ok", "duplicate"])
-    with catalog.path.open("rb") as file:
-        return pq.read_table(file, columns=_KNOWN, filters=there)
+    known = good_images(catalog.path, _KNOWN)
+    of = known["label"].take(pc.index_in(known["near"], value_set=known["image_id"].combine_chunks()))
+    tied = pc.and_(pc.is_null(known["group"]), pc.fill_null(pc.equal(known["label"], of), True))
+    return known.set_column(known.schema.get_field_index("near"), "near", pc.if_else(tied, known["near"], None))

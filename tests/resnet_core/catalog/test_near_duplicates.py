@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from resnet_core.catalog.near_duplicates import NEAREST, candidates, clusters, confirm
+from resnet_core.catalog.near_duplicates import NEAREST, candidates, clusters, look_alike, residuals
 from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.images.statistics import HASH_BYTES, perceptual_hash
 
@@ -77,6 +77,11 @@ def hashes_of(images: np.ndarray) -> np.ndarray:
 
 def squares(images: list[Image.Image]) -> np.ndarray:
     return np.stack([resize(np.asarray(image), SETTINGS) for image in images])
+
+
+def confirm(left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Return whether pictures look the same, bool [M]."""
+    return residuals(left, right) <= look_alike(left.shape[1])
 
 
 def confirmed(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
