@@ -21,6 +21,7 @@ import yaml
 
 from resnet_core.errors import UserError, nearest
 from resnet_core.storage.files import is_local
+from tasks.progress import complain
 from tasks.settings import Settings, check_store, prepare_environment
 from tasks.store import Store
 
@@ -63,7 +64,7 @@ def main() -> None:
         prepare_environment()
         {"up": up, "down": down}[sys.argv[1]]()
     except UserError as error:
-        print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
+        complain(error)
         sys.exit(2)
 
 

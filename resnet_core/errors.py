@@ -2,7 +2,13 @@
 
 
 class UserError(Exception):
-    """The input is wrong. The text names the file, the field and the remedy; the command exits with status 2."""
+    """The input is wrong. The text names the file, the field and the remedy; the command exits with status 2.
+
+    Several arguments are several lines.
+    """
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.args))
 
 
 class JobError(RuntimeError):

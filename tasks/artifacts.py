@@ -4,21 +4,36 @@ import base64
 import re
 from collections.abc import Collection, Iterable, Sequence
 
+from resnet_core.storage.names import visible
 from tasks.values import Check
+
+
+class Markdown(str):
+    """Markdown of our own; any other text in a table is data and is escaped."""
 
 
 def plain(text: str) -> str:
     """Return `text` in one line and escaped, so that it makes no link, picture, table cell or HTML."""
-    return re.sub(r"([\\`*_\[\]|<>&~!:])", r"\\\1", re.sub(r"\s+", " ", text))
+    return re.sub(r"([\\`*_\[\]|<>&~!:])", r"\\\1", visible(re.sub(r"\s+", " ", text)))
+
+
+def code(text: object) -> Markdown:
+    """Return text in one line as a code span, such as a path to copy; backticks in it do not end the span."""
+    line = visible(re.sub(r"\s+", " ", str(text))).replace("|", "\\|")
+    fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
+    return Markdown(f"{fence} {line} {fence}" if "`" in line else f"`{line}`")
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], numbers: Collection[str] = ()) -> str:
     """Return a Markdown table, with the columns named in `numbers` aligned to the right.
 
-    Cells are Markdown. Pass text that comes from data through `plain`.
+    Cells are text and are escaped, but for those that are `Markdown`.
     """
-    rule = ["---:" if name in numbers else "---" for name in header]
-    return "\n".join(f"| {' | '.join(map(str, cells))} |" for cells in (header, rule, *rows))
+    rule = [Markdown("---:" if name in numbers else "---") for name in header]
+    lines = (
+        [cell if isinstance(cell, Markdown) else plain(str(cell)) for cell in cells] for cells in (header, rule, *rows)
+    )
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
 def checks_table(checks: Iterable[Check]) -> str:
@@ -26,7 +41,7 @@ def checks_table(checks: Iterable[Check]) -> str:
     return markdown_table(
         ("check", "wanted", "found", ""),
         (
-            (plain(check.name), plain(check.wanted), plain(check.found), "passed" if check.passed else "**failed**")
+            (check.name, check.wanted, check.found, "passed" if check.passed else Markdown("**failed**"))
             for check in checks
         ),
     )

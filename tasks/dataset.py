@@ -1,11 +1,11 @@
 """The data set file: one pydantic model over the domain's own settings, read from YAML."""
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from resnet_core.catalog.splits import SplitConfig
@@ -14,12 +14,14 @@ from resnet_core.drift.drift import Thresholds
 from resnet_core.errors import UserError, nearest
 from resnet_core.evaluation.decide import FALSE_ALARM, MISSED, class_costs, class_recalls
 from resnet_core.evaluation.metrics import GATE_METRICS
-from resnet_core.images.preprocessing import NO_KEY, Preprocessing
+from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.model import pretrained
 from resnet_core.model.resnet import ModelConfig, find_stem
+from resnet_core.storage.locations import from_home
 from resnet_core.training import search_space
 from resnet_core.training.config import Recipe, TrainConfig, with_recipe
 from resnet_core.training.search_space import Value
+from tasks.validation import invalid, read_yaml, validate
 
 
 class CardConfig(BaseModel):
@@ -37,7 +39,6 @@ _Promote = Literal["not_worse", "better"]
 # A version that is 3 points worse gets in on one night of a hundred at most.
 # Measured by `python -m benchmarks gate`.
 _CONFIDENCE: dict[_Promote, float] = {"not_worse": 0.7, "better": 0.95}
-_UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 
 
 class Gate(BaseModel):
@@ -126,7 +127,6 @@ class Dataset(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str = Field(
-        pattern=r"^[a-z0-9][a-z0-9_-]*$",
         description="Lower-case letters, digits, - and _; also the model's name.",
     )
     source: str = Field(
@@ -162,6 +162,20 @@ class Dataset(BaseModel):
         Thresholds(), description="How far a batch may be from the training data; null: measured, never drift."
     )
     card: CardConfig = Field(CardConfig(), description="What stands on each version's card.")
+
+    @field_validator("name")
+    @classmethod
+    def _name_is_plain(cls, name: str) -> str:
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
+            raise ValueError(f"name: {name!r} cannot name a model. Write lower-case letters, digits, - and _")
+        return name
+
+    @field_validator("source", "labels", "corrections")
+    @classmethod
+    def _home_is_spelt_out(cls, place: str | None) -> str | None:
+        if place is not None and not place.strip():
+            raise ValueError("an empty text is no path: give it, or remove the key")
+        return from_home(place) if place else place
 
     @model_validator(mode="before")
     @classmethod
@@ -202,79 +216,26 @@ class Dataset(BaseModel):
                     TypeAdapter(ModelConfig).validate_python(dataclasses.asdict(model))
                     TypeAdapter(TrainConfig).validate_python(dataclasses.asdict(train))
                 except ValidationError as error:
-                    reason = error.errors()[0]["msg"]
-                    raise ValueError(f"tune.{key}: {reason[0].lower()}{reason[1:]}, not {value!r}") from None
+                    raise ValueError(f"tune.{key}: {invalid(error)}") from None
         return self
 
 
 def load_dataset(path: str | Path) -> Dataset:
     """Read and check a data set file. Raises UserError that names the file, the key and the remedy."""
-    file = Path(path)
     try:
-        text = file.read_text(encoding="utf-8")
+        text = Path(from_home(str(path))).read_text(encoding="utf-8")
+    except IsADirectoryError:
+        raise UserError(f"{path}: is a folder. Give a data set file; `grayline init {path}` writes one.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: is not text in UTF-8. Save it as UTF-8.") from None
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}). Give the path of a data set file.") from None
     try:
-        content = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}:" if mark else ""
-        raise UserError(f"{path}:{line} is no YAML: {getattr(error, 'problem', error)}.") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: a data set file is a mapping that begins with `name:` and `source:`.")
-    try:
-        found = Dataset.model_validate(content)
+        content = read_yaml(text)
+        if not isinstance(content, dict):
+            raise UserError("a data set file is a mapping that begins with `name:` and `source:`.")
+        found = validate(content, Dataset)
         pretrained.check(found.model, find_stem(found.model, found.image.size))
-    except ValidationError as error:
-        raise UserError(f"{path}: {explain(error)}") from None
     except UserError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(*(f"{path}: {line}" for line in error.args)) from None
     return found
-
-
-def explain(error: ValidationError) -> str:
-    """Return the worst problem in one line, and the number of others.
-
-    A misspelt key comes before the key that seems to be missing because of it.
-    """
-    problems = sorted(error.errors(), key=lambda problem: problem["type"] not in _UNKNOWN_KEY)
-    first, more = problems[0], len(problems) - 1
-    where = ".".join(str(part) for part in first["loc"])
-    match first["type"]:
-        case kind if kind in _UNKNOWN_KEY:
-            key, known = str(first["loc"][-1]), _keys_at(first["loc"][:-1])
-            hint = f" It belongs to {', '.join(homes)}." if (homes := _homes_of(key)) else nearest(key, known)
-            text = f"{where}: unknown key.{hint or ' Known: ' + ', '.join(known) + '.'}"
-        case "missing":
-            text = f"{where}: is missing. Add `{where}: ...`."
-        case "value_error":
-            text = f"{first['ctx']['error']}."
-        case _:
-            text = f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}."
-    return text + (f" ({more} more)" if more else "")
-
-
-def _homes_of(key: str, place: tuple[str, ...] = ()) -> list[str]:
-    """Return the parts of a data set file that know the key, such as `train.augment`; top-level keys have none."""
-    found: list[str] = []
-    for name in _keys_at(place):
-        try:
-            known = _keys_at((*place, name))
-        except AttributeError:  # a value, not a part
-            continue
-        found += [".".join((*place, name))] if key in known else []
-        found += _homes_of(key, (*place, name))
-    return found
-
-
-def _keys_at(place: tuple[int | str, ...]) -> list[str]:
-    """Return the keys that a part of the data set file knows."""
-    part: Any = Dataset
-    for name in place:
-        if dataclasses.is_dataclass(part):
-            part = {field.name: field.type for field in dataclasses.fields(part)}[str(name)]
-        else:
-            part = part.model_fields[str(name)].annotation
-    if dataclasses.is_dataclass(part):
-        return [field.name for field in dataclasses.fields(part) if field.metadata != NO_KEY]
-    return list(part.model_fields)

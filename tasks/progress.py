@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
 from rich.progress import (
@@ -20,6 +20,8 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from resnet_core.storage.names import visible
+
 if TYPE_CHECKING:
     import pyarrow as pa
 
@@ -27,8 +29,22 @@ log = logging.getLogger("grayline")
 # In a deployment's run, Prefect gives an extra logger its handlers but no level.
 log.setLevel(log.level or logging.INFO)
 
+
+class PlainConsole(Console):
+    """Print text as it is: without markup, without pictures for `:cat:`, and with codes for control characters.
+
+    Every text that Rich prints goes through `render_str`. A line break in a text is data, and becomes a code, too.
+    """
+
+    def __init__(self, **how: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **how)
+
+    def render_str(self, text: str, **how: Any) -> Text:
+        return super().render_str(visible(text), **(how | {"markup": False, "emoji": False}))
+
+
 # Bars and log lines share one console, so that a line appears above the bar.
-console = Console(stderr=True, highlight=False)
+console = PlainConsole(stderr=True)
 
 _SECONDS_BETWEEN_LINES = 15.0
 
@@ -37,7 +53,13 @@ class ConsoleHandler(logging.Handler):
     """Write log lines above the bar, not wrapped, without time or level."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        console.print(self.format(record), soft_wrap=True, markup=False)
+        console.print(self.format(record), soft_wrap=True)
+
+
+def complain(error: Exception) -> None:
+    """Print an error that the user can mend on stderr: a line for each thing that is wrong."""
+    for line in error.args:
+        console.print(f"grayline: {line}", soft_wrap=True)
 
 
 class Advance(Protocol):
@@ -79,7 +101,7 @@ def _bar(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
         Speed(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )

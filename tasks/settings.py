@@ -14,6 +14,7 @@ from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.storage.files import absolute, is_local
 from tasks.store import Store
+from tasks.validation import invalid
 
 if TYPE_CHECKING:
     from resnet_core.shards.encryption import Keys
@@ -85,9 +86,8 @@ def _read_settings() -> Settings:
     try:
         return Settings()
     except ValidationError as error:
-        first = error.errors()[0]
-        name = f"{Settings.model_config['env_prefix']}{first['loc'][0]}".upper()
-        raise UserError(f"{name}: {first['msg'][0].lower()}{first['msg'][1:]}, not {first['input']!r}.") from None
+        name = f"{Settings.model_config['env_prefix']}{error.errors()[0]['loc'][0]}".upper()
+        raise UserError(f"{name}: {invalid(error)}") from None
 
 
 def keys_for(encrypt: bool, settings: Settings) -> Keys | None:

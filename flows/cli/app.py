@@ -12,9 +12,9 @@ from typing import Annotated
 import typer
 
 from flows.cli import demo, frameworks, labels, scores, stages, store, versions
-from flows.cli.tables import console
+from flows.cli.tables import console, say
 from resnet_core.errors import JobError, UserError
-from tasks.progress import ConsoleHandler
+from tasks.progress import ConsoleHandler, complain
 from tasks.settings import prepare_environment
 
 app = typer.Typer(
@@ -36,7 +36,7 @@ def main() -> None:
         _show_log_lines()
         app()
     except (UserError, JobError) as error:
-        print(f"grayline: {error}", file=sys.stderr)  # noqa: T201
+        complain(error)
         sys.exit(2 if isinstance(error, UserError) else 1)
 
 
@@ -70,7 +70,7 @@ def doctor() -> None:
     for name, ok, text in examine():
         passed &= ok
         console.print("ok   " if ok else "fails", style="green" if ok else "red", end=" ")
-        console.print(f"{name:<10} {text}")
+        say(f"{name:<10} {text}")
     sys.exit(0 if passed else 1)
 
 

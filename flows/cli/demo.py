@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from flows.cli.options import ready, resumable
-from flows.cli.tables import console, table
+from flows.cli.tables import console, say, table
 from resnet_core.errors import UserError, nearest
 from tasks.settings import Settings
 from tasks.store import Store
@@ -76,7 +76,8 @@ def _show_places(dataset: str, scores: str) -> None:
     places.add_row("scores", f"{scores}/")
     places.add_row("model", f"models:/{dataset}@champion in {settings.tracking_uri}")
     console.print(places)
-    console.print(
-        "\nNext: `make up` starts the Prefect and MLflow servers on these files; "
-        "`grayline classify-batch --source FOLDER --output FOLDER` scores your own images."
+    say(
+        "",
+        "Next: `make up` starts the Prefect and MLflow servers on these files; "
+        "`grayline classify-batch --source FOLDER --output FOLDER` scores your own images.",
     )

@@ -8,7 +8,7 @@ import typer
 from upath import UPath
 
 from flows.cli.options import DatasetFile, Model, ModelOption, check, choice, ready, resumable
-from flows.cli.tables import console, number, table
+from flows.cli.tables import console, number, say, table
 from resnet_core.storage.files import absolute
 from tasks.settings import Settings
 
@@ -53,15 +53,15 @@ def export(
 def _show_export(result: Export) -> None:
     """Print how far the file is from the model, and where it is."""
     version = result.version
-    console.print(f"{version.name} version {version.version} as {result.kind}, on {result.count:,} held-out images:")
+    say(f"{version.name} version {version.version} as {result.kind}, on {result.count:,} held-out images:")
     rows = table("", "PyTorch", result.kind, "difference")
     points = 100 * (result.accuracy - result.own_accuracy)
     rows.add_row("accuracy", f"{result.own_accuracy:.4f}", f"{result.accuracy:.4f}", f"{points:+.2f} points")
     rows.add_row("probabilities", "", "", f"at most {result.difference:.1e}")
     console.print(rows)
     if result.wrong:
-        console.print(f"allowed to differ: {result.wrong}")
-    console.print(f"{result.size / 1e6:,.1f} MB in {result.seconds:,.0f} s\n{result.path}")
+        say(f"allowed to differ: {result.wrong}")
+    say(f"{result.size / 1e6:,.1f} MB in {result.seconds:,.0f} s", str(result.path))
 
 
 @app.command()
@@ -92,9 +92,11 @@ def features(
 def _show_features(result: FeatureSet) -> None:
     version, shape = result.version, " x ".join(str(side) for side in result.shape)
     again = f", {result.reused:,} of them done in an earlier run" if result.reused else ""
-    console.print(
+    say(
         f"{result.layer} of {version.name} version {version.version}: float32 {shape} for {result.count:,} "
-        f"images{again}, in {result.files:,} {result.kind} files\n{result.folder}\n"
+        f"images{again}, in {result.files:,} {result.kind} files",
+        str(result.folder),
+        "",
     )
 
 
@@ -120,4 +122,4 @@ def _show_backend(result: BackendAccuracy) -> None:
     rows.add_row(result.backend, f"{result.accuracy:.4f}", f"{result.speed:,.0f}")
     console.print(rows)
     points = 100 * (result.accuracy - result.own_accuracy)
-    console.print(f"{points:+.2f} points apart; a probability differs by at most {result.difference:.1e}\n")
+    say(f"{points:+.2f} points apart; a probability differs by at most {result.difference:.1e}", "")

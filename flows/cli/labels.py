@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import DatasetFile, check, resumable
-from flows.cli.tables import console, number, table
+from flows.cli.tables import console, number, say, table
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ def _show_label_issues(result: LabelIssues) -> None:
         rows.add_row(str(rank), label, suggested, f"{confidence:.3f}", uri)
     console.print(rows)
     if result.issues > len(result.worst):
-        console.print(f"and {result.issues - len(result.worst):,} more")
+        say(f"and {result.issues - len(result.worst):,} more")
     if result.sheet:
-        console.print(f"\nto look at: {result.sheet}")
-    console.print(f"to correct: {result.table} (then name it as `labels:` in the data set file)")
-    console.print(f"run {result.mlflow_run_id} in {Settings().tracking_uri}")
+        say("", f"to look at: {result.sheet}")
+    say(f"to correct: {result.table} (then name it as `labels:` in the data set file)")
+    say(f"run {result.mlflow_run_id} in {Settings().tracking_uri}")

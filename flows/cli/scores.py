@@ -9,7 +9,7 @@ from pydantic import SecretStr
 from upath import UPath
 
 from flows.cli.options import HtmlFile, ModelOption, ready, resumable
-from flows.cli.tables import console, number, table
+from flows.cli.tables import console, number, say, table
 from resnet_core.storage.files import absolute
 from tasks.settings import Settings
 
@@ -70,8 +70,8 @@ def show_scores(scores: Scores) -> None:
         rows.add_row(label, f"{count:,}", f"{confidence:.3f}")
     console.print(rows)
     if scores.reasons:
-        console.print(scores.failures())
-    console.print(f"{scores.speed()}\n{scores.output}\n")
+        say(scores.failures())
+    say(scores.speed(), str(scores.output), "")
 
 
 @app.command()
@@ -91,5 +91,5 @@ def gallery(
     check_options(folder, limit, label or [])
     page = write_gallery(folder, to, limit, label or [], Settings().limits)
     unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
-    console.print(f"{page.batch}: {page.shown:,} of {page.files:,} files, {page.size / 1e6:,.1f} MB{unseen}")
-    console.print(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")
+    say(f"{page.batch}: {page.shown:,} of {page.files:,} files, {page.size / 1e6:,.1f} MB{unseen}")
+    say(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")

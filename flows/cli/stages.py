@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.options import DatasetFile, check, resumable
-from flows.cli.tables import console, number, show_checks, table
+from flows.cli.tables import console, number, say, show_checks, table
 from resnet_core.errors import UserError
 from tasks.settings import Settings
 
@@ -121,7 +121,7 @@ def show_night(night: Night) -> None:
     for stage, text in summary(night):
         rows.add_row(stage, text)
     console.print(rows)
-    console.print()
+    say("")
     if night.decision and night.decision.checks:
         show_checks(night.decision.checks)
 
@@ -135,7 +135,7 @@ def _show_cross_validation(result: CrossValidation) -> None:
         values = " ".join(f"{value:.3f}" for value in result.by_fold[name])
         rows.add_row(name.replace("_", " "), f"{mean:.3f}", f"{std:.3f}", values)
     console.print(rows)
-    console.print(f"{result.predictions}\nrun {result.mlflow_run_id} in {Settings().tracking_uri}")
+    say(str(result.predictions), f"run {result.mlflow_run_id} in {Settings().tracking_uri}")
 
 
 def _show_tuning(result: Tuning) -> None:
@@ -151,6 +151,6 @@ def _show_tuning(result: Tuning) -> None:
         rows.add_row(key, str(value), f"{result.importance[key]:.2f}" if key in result.importance else "")
     console.print(rows)
     own = f"; your own values: {result.own_accuracy:.4f}" if result.own_accuracy is not None else ""
-    console.print(f"\nvalidation accuracy {result.accuracy:.4f} after {plan.epochs} epochs, trial {result.number}{own}")
-    console.print("\n# for the data set file\n" + yaml.safe_dump(fragment(result.values), sort_keys=False))
-    console.print(f"pictures and trials: run {plan.mlflow_run_id} in {Settings().tracking_uri}\nstudy: {plan.storage}")
+    say("", f"validation accuracy {result.accuracy:.4f} after {plan.epochs} epochs, trial {result.number}{own}")
+    say("", "# for the data set file", *yaml.safe_dump(fragment(result.values), sort_keys=False).splitlines(), "")
+    say(f"pictures and trials: run {plan.mlflow_run_id} in {Settings().tracking_uri}", f"study: {plan.storage}")

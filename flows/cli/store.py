@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Column
 
-from flows.cli.tables import console, number, table
+from flows.cli.tables import console, number, say, table
 from tasks.settings import Settings
 
 app = typer.Typer()
@@ -35,14 +35,14 @@ def catalog_diff(
     folder = store.history(store.find_catalog(dataset))
     changes = difference(folder, older, newer).to_pylist()
     counts = Counter(row["change"] for row in changes)
-    console.print(", ".join(f"{counts[change]:,} {change}" for change in ("came", "went", "changed")))
+    say(", ".join(f"{counts[change]:,} {change}" for change in ("came", "went", "changed")))
     rows = table("", "file", "what")
     for row in changes[:limit]:
         rows.add_row(row["change"], row["uri"], _describe(row))
     if changes:
         console.print(rows)
     if len(changes) > limit:
-        console.print(f"and {len(changes) - limit:,} more: raise --limit")
+        say(f"and {len(changes) - limit:,} more: raise --limit")
 
 
 def _describe(row: dict[str, Any]) -> str:
@@ -90,7 +90,7 @@ def prune(
     before = datetime.now(UTC) - timedelta(days=older_than)
     leftovers = prune.leftovers(workspace(), before)
     if not leftovers:
-        console.print(f"nothing to prune: whatever is older than {older_than} days is still needed")
+        say(f"nothing to prune: whatever is older than {older_than} days is still needed")
         return
     last_written = Column("last written", no_wrap=True)
     rows = table(
@@ -106,6 +106,6 @@ def prune(
         )
     console.print(rows)
     freed = f"{sum(leftover.bytes for leftover in leftovers) / 1e6:,.1f} MB in {store}"
-    console.print(f"{freed}: {'deleting' if delete else 'say --delete to delete them'}")
+    say(f"{freed}: {'deleting' if delete else 'say --delete to delete them'}")
     if delete:
         prune.delete(leftovers)

@@ -2,13 +2,19 @@
 
 import sys
 
-from rich.console import Console
 from rich.table import Column, Table
 
+from tasks.progress import PlainConsole
 from tasks.values import Check
 
 _PIPE_WIDTH = 400  # columns in a file or a pipe, where a row is one line
-console = Console(highlight=False, soft_wrap=True, markup=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+console = PlainConsole(soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+def say(*lines: str) -> None:
+    """Print lines. A line break within a line is of the data, and is printed as a code."""
+    for line in lines:
+        console.print(line)
 
 
 def table(*columns: str | Column, title: str | None = None) -> Table:
@@ -27,4 +33,4 @@ def show_checks(checks: tuple[Check, ...]) -> None:
     for check in checks:
         rows.add_row(check.name, check.wanted, check.found, "passed" if check.passed else "failed")
     console.print(rows)
-    console.print()
+    say("")

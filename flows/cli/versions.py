@@ -9,7 +9,7 @@ import typer
 from rich.table import Column
 
 from flows.cli.options import HtmlFile, Model, ModelOption, ready, resumable
-from flows.cli.tables import console, number, show_checks, table
+from flows.cli.tables import console, number, say, show_checks, table
 from tasks.settings import Settings, check_store
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def _move(name: str, version: int | None, reason: str, back: bool) -> None:
         move = take_back if back else make_champion
         chosen = str(version) if version else None
         champion = move(settings.tracking_uri, name, chosen, reason, settings.verify_key)
-    console.print(f"{champion.name}: version {champion.version} is the champion ({reason})")
+    say(f"{champion.name}: version {champion.version} is the champion ({reason})")
 
 
 @app.command()
@@ -62,7 +62,7 @@ def history(name: _Name) -> None:
     check_model(Settings().tracking_uri, name)
     moves = events(Settings().tracking_uri, name)
     if not moves:
-        console.print(f"{name}: nothing has moved its champion yet")
+        say(f"{name}: nothing has moved its champion yet")
         return
     rows = table(
         *(Column(heading, no_wrap=True) for heading in ("when (UTC)", "what", "from", "to")),
@@ -87,14 +87,14 @@ def reproduce(model: Model) -> None:
 def _show_reproduction(result: Reproduction) -> None:
     """Print whether the weights are equal, how far the metrics are apart, and what may explain it."""
     model = result.version
-    console.print(f"{model.name} version {model.version}: {result.verdict}")
+    say(f"{model.name} version {model.version}: {result.verdict}")
     if result.metrics:
         rows = table("metric", *map(number, ("the version", "trained again", "difference")))
         for name, (then, now) in result.metrics.items():
             rows.add_row(name.replace("_", " "), f"{then:.4f}", f"{now:.4f}", f"{now - then:+.4f}")
         console.print(rows)
     for what, text in result.surroundings.items():
-        console.print(f"{what:<14}{text}")
+        say(f"{what:<14}{text}")
 
 
 @app.command()
@@ -122,9 +122,10 @@ def _show_verdict(verdict: Verdict) -> None:
     """Print the metric of a version on new labelled images, and its checks."""
     version = verdict.version
     left_out = ", ".join(f"{count:,} {why}" for why, count in verdict.left_out.items())
-    console.print(
+    say(
         f"{version.name} version {version.version} on {verdict.count:,} new images"
-        f"{f'; left out: {left_out}' if left_out else ''}: {verdict.metric} {verdict.found}\n"
+        f"{f'; left out: {left_out}' if left_out else ''}: {verdict.metric} {verdict.found}",
+        "",
     )
     show_checks(verdict.checks)
 
@@ -142,4 +143,4 @@ def report(model: Model, output: HtmlFile = "report.html") -> None:
     to = check_place(output, "report.html")
     version = resolve(Settings().tracking_uri, model, field="NAME@ALIAS")
     size = write_report(Settings().tracking_uri, version, to)
-    console.print(f"{version.name} version {version.version}: {to} ({size / 1e6:.1f} MB)")
+    say(f"{version.name} version {version.version}: {to} ({size / 1e6:.1f} MB)")

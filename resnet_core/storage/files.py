@@ -10,6 +10,8 @@ from pathlib import Path
 
 from upath import UPath
 
+from resnet_core.storage.locations import from_home
+
 
 def is_local(path: UPath) -> bool:
     """Return whether a path is on this machine's file system."""
@@ -17,8 +19,8 @@ def is_local(path: UPath) -> bool:
 
 
 def absolute(path: UPath) -> UPath:
-    """Return a local path from the root of the disk; others unchanged."""
-    return UPath(os.path.abspath(path.path)) if is_local(path) else path
+    """Return a local path from the root of the disk, `~` as the home folder; others unchanged."""
+    return UPath(os.path.abspath(from_home(path.path))) if is_local(path) else path
 
 
 @contextmanager

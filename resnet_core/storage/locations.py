@@ -37,11 +37,16 @@ def is_url(place: str) -> bool:
     return _SCHEME.match(place) is not None and not place.startswith(("file://", "local://"))
 
 
+def from_home(place: str) -> str:
+    """Return a path with `~` as the home folder; a name without a home stays as it is."""
+    return os.path.expanduser(place)  # noqa: PTH111 pathlib's raises for an unknown user
+
+
 def absolute(place: str) -> str:
-    """Return a local path from the root of the disk, a URL without its last slash."""
+    """Return a local path from the root of the disk, `~` as the home folder; a URL without its last slash."""
     if is_url(place):
         return place if place.endswith("://") else place.rstrip("/")
-    return os.path.abspath(re.sub("^(file|local)://", "", place))
+    return os.path.abspath(from_home(re.sub("^(file|local)://", "", place)))
 
 
 def file_system(url: str) -> tuple["AbstractFileSystem", str]:

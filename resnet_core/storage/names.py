@@ -14,6 +14,12 @@ _BLANKS = (
     " \t\n\u00a0\u3000" + "\ufeff\u200b\u2060"
 )  # the last three: of no width: left behind by editors and web pages
 
+# Terminals and browsers obey these. Joiners (200c, 200d) are letters of some scripts, and stay.
+_UNSEEN = re.compile(
+    "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
+
 
 def fold_path(path: str) -> str:
     """Return a path in NFC, with single slashes between its parts and without `./`."""
@@ -29,6 +35,15 @@ def fold_label(label: str) -> str:
     """Return a label in NFC, without blanks and invisible characters around it."""
     label = label.strip()
     return label if label.isascii() else _in_nfc(label).strip(_BLANKS)
+
+
+def visible(text: str) -> str:
+    """Return text in one line, with line breaks, control characters and marks of direction as codes: \\x1b, \\u202e."""
+    return text if text.isascii() and text.isprintable() else _UNSEEN.sub(_code, text)
+
+
+def _code(match: re.Match[str]) -> str:
+    return match[0].encode("unicode_escape").decode()
 
 
 def _in_nfc(name: str) -> str:

@@ -78,7 +78,8 @@ RECIPES: dict[Recipe, dict[str, dict[str, Any]]] = {
 def with_recipe(settings: dict[str, Any]) -> dict[str, Any]:
     """Put the values of the recipe under those of a data set file. The validation refuses wrong names and types."""
     merged = dict(settings)
-    for part, values in RECIPES.get(settings.get("recipe", "fast"), {}).items():
+    recipe = settings.get("recipe", "fast")
+    for part, values in next((parts for name, parts in RECIPES.items() if name == recipe), {}).items():
         own = settings.get(part, {})
         merged[part] = values | own if isinstance(own, dict) else own
     return merged

@@ -27,7 +27,7 @@ from resnet_core.drift.drift import LEAST, Drift, measure_drift
 from resnet_core.drift.reference import MOST
 from resnet_core.drift.summary import SCORE_COLUMNS, Summary, summarise
 from resnet_core.storage.files import write_text, write_whole
-from tasks.artifacts import markdown_table, picture, plain
+from tasks.artifacts import Markdown, markdown_table, picture, plain
 from tasks.batch.values import DriftReport, Scores
 from tasks.registry.versions import reference_of
 from tasks.store import DRIFT, DRIFT_PLOT
@@ -183,13 +183,13 @@ def markdown(scores: Scores, report: DriftReport, png: bytes) -> str:
             limit(drift.threshold),
             "-" if drift.psi is None else f"{drift.psi:.3f}",
             f"{drift.p:.2g}",
-            "**drift**" if drift.drifted else "no",
-            plain(drift.detail),
+            Markdown("**drift**") if drift.drifted else "no",
+            drift.detail,
         )
         for drift in report.findings
     )
     return (
-        f"# {plain(scores.batch)}: {report.in_words()}\n\n"
+        f"# {plain(scores.batch)}: {plain(report.in_words())}\n\n"
         f"{report.images:,} images against what {report.version.name} version {report.version.version} was trained "
         "on. Drift is a distance over its threshold that chance would make with p below 0.001.\n\n"
         f"{markdown_table(header, rows, numbers=header[1:5])}\n\n{picture('drift', png)}\n"

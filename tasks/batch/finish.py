@@ -17,7 +17,7 @@ from resnet_core.inference.scores import read_scores
 from resnet_core.reading.pool import end_idle
 from resnet_core.storage import database
 from resnet_core.storage.files import is_local
-from tasks.artifacts import markdown_table, plain
+from tasks.artifacts import code, markdown_table
 from tasks.batch.folder import check_run, remove, replace
 from tasks.batch.manifest import write_manifest
 from tasks.batch.values import Batch, Scores
@@ -166,12 +166,12 @@ def in_words(scores: Scores) -> Iterator[str]:
 def markdown(scores: Scores, bad: list[tuple[str, str]]) -> str:
     """Return the Prefect artifact: labels, and the first bad files as (uri, reason)."""
     header = ("label", "images", "mean confidence")
-    labels = ((plain(name), f"{count:,}", f"{mean:.3f}") for name, (count, mean) in scores.labels.items())
-    bad_files = ((plain(uri), plain(reason)) for uri, reason in bad)
+    labels = ((name, f"{count:,}", f"{mean:.3f}") for name, (count, mean) in scores.labels.items())
+    bad_files = bad
     text = (
         f"# {scores.files:,} files scored by {scores.model}\n\n"
         f"{scores.outcome()}; {scores.speed()}\n\n"
-        f"from `{scores.source}` to `{scores.output}`\n\n"
+        f"from {code(scores.source)} to {code(scores.output)}\n\n"
         f"{markdown_table(header, labels, numbers=header[1:])}\n"
     )
     return text + (f"\n{markdown_table(('bad file', 'reason'), bad_files)}\n" if bad else "")

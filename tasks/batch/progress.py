@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from resnet_core.errors import JobError
+from tasks.artifacts import plain
 from tasks.batch.values import Batch, PartOutcome
 from tasks.progress import Speed, console, progress
 
@@ -84,7 +85,7 @@ def _live(total: int) -> Iterator[Callable[[int, int, Counter[str]], None]]:
         BarColumn(bar_width=16),
         MofNCompleteColumn(),
         Speed(),
-        TextColumn("{task.fields[bad]}"),
+        TextColumn("{task.fields[bad]}", style="red", markup=False),
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
         console=console,
@@ -93,7 +94,7 @@ def _live(total: int) -> Iterator[Callable[[int, int, Counter[str]], None]]:
     with Live(bar, console=console, transient=True, refresh_per_second=4) as live:
 
         def show(images: int, failed: int, labels: Counter[str]) -> None:
-            bar.update(task, advance=images, bad=f"[red]{failed:,} bad" if failed else "")
+            bar.update(task, advance=images, bad=f"{failed:,} bad" if failed else "")
             live.update(Group(bar, _label_table(labels)))
 
         yield show
@@ -114,7 +115,7 @@ class _Artifact:
     """Prefect's progress artifact, made once there is something to wait for."""
 
     def __init__(self, batch: Batch) -> None:
-        self._description = f"{batch.to_score:,} files of {batch.source}"
+        self._description = f"{batch.to_score:,} files of {plain(batch.source)}"
         self._id: UUID | None = None
         self._said = time.monotonic()
 

@@ -222,10 +222,10 @@ def page(dataset: str, folder: UPath, known: dict[str, Any]) -> str:
     rows = (
         (
             item["kind"],
-            artifacts.plain(item["label"]),
-            artifacts.plain(item["predicted"]),
+            item["label"],
+            item["predicted"],
             f"{item['confidence']:.3f}",
-            artifacts.plain(item["uri"]),
+            item["uri"],
         )
         for item in known["items"]
         if item["kind"] != "sample"

@@ -23,7 +23,7 @@ def markdown(found: Assessment, sizes: Sequence[AtSize], checkpoint: Checkpoint,
         ),
         markdown_table(
             ("class", "precision", "recall", "F1", "images"),
-            ((plain(name), m.precision, m.recall, m.f1, f"{m.support:,}") for name, m in metrics.per_class.items()),
+            ((name, m.precision, m.recall, m.f1, f"{m.support:,}") for name, m in metrics.per_class.items()),
         ),
         calibration(found),
         coverage(found.coverage) if found.coverage else "",
@@ -59,19 +59,19 @@ def decisions(found: Decisions) -> str:
         said += f" Cost an image: {found.cost}; by the most probable class it would be {found.default_cost}."
     if found.thresholds:
         name, least = min(found.thresholds.items(), key=lambda each: each[1])
-        said += f" {name!r} is decided on from a probability of {least:.3f}."
+        said += f" {plain(repr(name))} is decided on from a probability of {least:.3f}."
     rows = (
-        (plain(name), "" if each.wanted is None else f"{each.wanted:.3f}", each.recall, each.precision)
+        (name, "" if each.wanted is None else f"{each.wanted:.3f}", each.recall, each.precision)
         for name, each in found.classes.items()
     )
     return f"## Decisions\n\n{said}\n\n" + markdown_table(("class", "recall wanted", "recall", "precision"), rows)
 
 
 def slices(found: Sequence[Slice]) -> str:
-    worse = [f"{each.name} ({each.accuracy.value:.3f} against {each.rest:.3f})" for each in found if each.worse]
+    worse = [f"{plain(each.name)} ({each.accuracy.value:.3f} against {each.rest:.3f})" for each in found if each.worse]
     said = f"Significantly worse than the rest: {', '.join(worse)}." if worse else "None is significantly worse."
     rows = (
-        (plain(each.column), plain(each.value), f"{each.images:,}", each.accuracy, f"{each.rest:.3f}",
+        (each.column, each.value, f"{each.images:,}", each.accuracy, f"{each.rest:.3f}",
          f"{each.p:.3g}", "worse" if each.worse else "")
         for each in found
     )  # fmt: skip

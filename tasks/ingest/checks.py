@@ -23,7 +23,7 @@ from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.drift_plots import compare_nights
 from resnet_core.plotting.sheets import PAIRS, ConflictPair, conflict_sheet, contact_sheet
 from resnet_core.storage.files import write_text, write_whole
-from tasks.artifacts import markdown_table, picture, plain
+from tasks.artifacts import Markdown, markdown_table, picture
 from tasks.dataset import Dataset
 from tasks.store import COMPARISON, CONFLICTS, SAMPLES, SUMMARY
 from tasks.values import Catalog, DataReport
@@ -146,25 +146,23 @@ def markdown(dataset: str, findings: Sequence[Finding], evidence: Evidence, pict
 
 
 def _findings_table(findings: Sequence[Finding]) -> str:
-    words = {"ok": "ok", "warn": "**warning**", "fail": "**failed**"}
+    words = {"ok": "ok", "warn": Markdown("**warning**"), "fail": Markdown("**failed**")}
     rows = []
     for finding in findings:
         found = ", ".join(filter(None, [finding.found, finding.detail]))
-        rows.append((finding.name, words[finding.action], plain(found), plain(finding.wanted)))
+        rows.append((finding.name, words[finding.action], found, finding.wanted))
     return markdown_table(("check", "", "found", "wanted"), rows)
 
 
 def _reasons_table(now: Summary) -> str:
-    rows = (
-        (plain(reason), f"{count:,}", plain(now.examples.get(reason, ""))) for reason, count in now.frequent_reasons()
-    )
+    rows = ((reason, f"{count:,}", now.examples.get(reason, "")) for reason, count in now.frequent_reasons())
     return markdown_table(("reason", "images", "for example"), rows, numbers=["images"])
 
 
 def _conflicts_table(conflicts: Sequence[ConflictPair]) -> str:
     rows = []
     for number, pair in enumerate(conflicts[:PAIRS], 1):
-        rows.append((str(number), plain(pair.label_a), plain(pair.uri_a)))
-        rows.append(("", plain(pair.label_b), plain(pair.uri_b)))
+        rows.append((str(number), pair.label_a, pair.uri_a))
+        rows.append(("", pair.label_b, pair.uri_b))
     more = f"\n\nand {len(conflicts) - PAIRS:,} more" if len(conflicts) > PAIRS else ""
     return markdown_table(("", "label", "image"), rows) + more

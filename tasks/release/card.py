@@ -11,7 +11,7 @@ from typing import Any
 from upath import UPath
 
 from resnet_core.catalog.queries import good_images
-from tasks.artifacts import checks_table, markdown_table, plain
+from tasks.artifacts import Markdown, checks_table, code, markdown_table
 from tasks.dataset import CardConfig
 from tasks.registry.runs import client
 from tasks.store import METRICS_FILE
@@ -67,13 +67,13 @@ def data(made: Made, words: CardConfig) -> str:
     catalog, shard_set = made.catalog, made.shard_set
     counts = _count_images(catalog.path)
     used = [split for split in _SPLITS if any(counts.get((name, split)) for name in shard_set.classes)]
-    rows = [(plain(name), *(f"{counts.get((name, split), 0):,}" for split in used)) for name in shard_set.classes]
+    rows = [(name, *(f"{counts.get((name, split), 0):,}" for split in used)) for name in shard_set.classes]
     source = made.lineage.get("dataset", {}).get("source")
     return (
-        (f"Source `{source}`; " if source else "")
-        + f"catalog version {catalog.version} (`{catalog.digest}`) in `{catalog.path}`; shards `{shard_set.digest}`. "
-        f"What a version of the catalog changed: `grayline catalog diff {max(catalog.version - 1, 0)} "
-        f"{catalog.version} --dataset {catalog.dataset}`.\n\n"
+        (f"Source {code(source)}; " if source else "")
+        + f"catalog version {catalog.version} (`{catalog.digest}`) in {code(catalog.path)}; "
+        f"shards `{shard_set.digest}`. What a version of the catalog changed: `grayline catalog diff "
+        f"{max(catalog.version - 1, 0)} {catalog.version} --dataset {catalog.dataset}`.\n\n"
         f"Licence of the images: {words.licence.strip() or _NOT_STATED}\n\n" + markdown_table(("class", *used), rows)
     )
 
@@ -95,7 +95,7 @@ def quality(made: Made) -> str:
     classes = json.loads(path.read_text(encoding="utf-8")).get("classes", {}) if path.exists() else {}
     if classes:
         by_class = (
-            (plain(name), *(ends(of[key]) for key in ("precision", "recall", "f1")), f"{of['support']:,}")
+            (name, *(ends(of[key]) for key in ("precision", "recall", "f1")), f"{of['support']:,}")
             for name, of in classes.items()
         )
         text += "\n\n" + markdown_table(("class", "precision", "recall", "F1", "images"), by_class)
@@ -117,15 +117,15 @@ def training(made: Made) -> str:
     rows = {
         "network": f"{dataset['model']['arch']}, recipe {dataset['recipe']}" if dataset else unknown,
         "epochs": f"{checkpoint.epochs}"
-        + (f", from the weights of `{lineage['start']}`" if lineage.get("start") else ""),
+        + (f", from the weights of {lineage['start']}" if lineage.get("start") else ""),
         "time": f"{checkpoint.seconds:,.0f} s on {checkpoint.device}",
-        "hardware": plain(str(machine)) if machine else unknown,
+        "hardware": str(machine) if machine else unknown,
         "seeds": f"{seeds['training']} (training), {seeds['split']} (split)" if seeds else unknown,
-        "commit": f"`{lineage.get('commit', unknown)}`",
-        "distributions": f"{len(lineage['distributions'])}, SHA-256 `{lineage['lock']}` (environment.txt of the run)"
+        "commit": code(lineage.get("commit", unknown)),
+        "distributions": f"{len(lineage['distributions'])}, SHA-256 {lineage['lock']} (environment.txt of the run)"
         if lineage
         else unknown,
-        "training": f"`{checkpoint.digest}`, run `{checkpoint.mlflow_run_id}`",
+        "training": Markdown(f"{code(checkpoint.digest)}, run {code(checkpoint.mlflow_run_id)}"),
     }
     return markdown_table(("", ""), rows.items())
 

@@ -34,7 +34,7 @@ from resnet_core.storage.digest import source_digest
 from resnet_core.training.config import warm_started
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
-from tasks.artifacts import markdown_table
+from tasks.artifacts import markdown_table, plain
 from tasks.dataset import Dataset
 from tasks.ingest.pixels import pixel_folder
 from tasks.ingest.preprocess import ShardPlan
@@ -274,5 +274,5 @@ def _told(machine: Machine | None) -> str:
 def markdown(found: Reproduction) -> str:
     rows = [(name.replace("_", " "), f"{then:.4f}", f"{now:.4f}") for name, (then, now) in found.metrics.items()]
     metrics = f"\n{markdown_table(('metric', 'the version', 'trained again'), rows)}\n" if rows else ""
-    around = "\n".join(f"- {what}: {text}" for what, text in found.surroundings.items())
-    return f"# {found.version.name} version {found.version.version}\n\n{found.verdict}\n{metrics}\n{around}\n"
+    around = "\n".join(f"- {what}: {plain(text)}" for what, text in found.surroundings.items())
+    return f"# {found.version.name} version {found.version.version}\n\n{plain(found.verdict)}\n{metrics}\n{around}\n"

@@ -46,7 +46,7 @@ def markdown(night: Night, before: Before | None = None, changes: str = "", trac
     links = _links(night, tracking_uri)
     if links:
         parts.append("## Where to look\n\n" + "\n".join(f"- {line}" for line in links))
-    stages = ((stage, plain(text)) for stage, text in summary(night))
+    stages = summary(night)
     parts.append("## Stages\n\n" + markdown_table(("stage", ""), stages))
     return "\n\n".join(parts) + "\n"
 

@@ -10,6 +10,7 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.storage.files import absolute, write_text
+from resnet_core.storage.names import visible
 
 _TEMPLATES = Path(__file__).with_name("templates")
 
@@ -37,9 +38,17 @@ def environment() -> Environment:
     return Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=_visible,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+    )
+
+
+def _visible(value: object) -> object:
+    """Show control characters and marks of direction in text from data as codes; Markup is our own."""
+    return (
+        value if isinstance(value, Markup) or not isinstance(value, str) else "\n".join(map(visible, value.split("\n")))
     )
 
 

@@ -29,7 +29,7 @@ from resnet_core.sources.manifest import list_manifest
 from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import absolute, as_local, write_text, write_whole
-from tasks.artifacts import markdown_table, picture, plain
+from tasks.artifacts import code, markdown_table, picture
 from tasks.dataset import Dataset
 from tasks.registry import runs as tracking
 from tasks.store import ISSUES, ISSUES_SHEET
@@ -234,12 +234,12 @@ def headline(made: LabelIssues) -> str:
 def page(made: LabelIssues) -> str:
     """Return the Prefect page: the sheet, the worst suspects, and the place of the table."""
     rows = (
-        (rank, plain(label), plain(suggested), f"{trust:.3f}", plain(uri))
+        (rank, label, suggested, f"{trust:.3f}", uri)
         for rank, (uri, label, suggested, trust) in enumerate(made.worst, 1)
     )
     shown = f"{picture('The worst of them', made.sheet.read_bytes())}\n\n" if made.sheet else ""
     return (
         f"# {headline(made)}\n\n"
-        f"Correct `label` in `{made.table}` and name that file as `labels:`.\n\n{shown}"
+        f"Correct `label` in {code(made.table)} and name that file as `labels:`.\n\n{shown}"
         f"{markdown_table(('', 'label', 'rather', _TRUST, 'image'), rows, numbers=('', _TRUST))}\n"
     )

@@ -216,7 +216,7 @@ def test_other_wrong_input_is_one_line_too(tmp_path: Path) -> None:
     blocked = run("grayline", "promote", "elpv", cwd=tmp_path, GRAYLINE_STORE=str(tmp_path / "file" / "store"))
     assert_user_error(blocked, "GRAYLINE_STORE: cannot write under")
     rays = run("grayline", "doctor", cwd=tmp_path, GRAYLINE_RUNNER="rays")
-    assert_user_error(rays, "GRAYLINE_RUNNER: input should be 'threads', 'processes' or 'ray'")
+    assert_user_error(rays, "GRAYLINE_RUNNER: must be one of threads, processes, ray")
     wrong = run("grayline", "classify-batch", "--source", "images", "--output", "o", "--model", "a@b", cwd=tmp_path)
     assert_user_error(wrong, "no model is registered yet")
     assert not (tmp_path / "o").exists()

@@ -184,10 +184,10 @@ def test_where_there_are_validation_images_they_are_what_a_trial_is_judged_by(da
 @pytest.mark.parametrize(
     ("tuned", "message"),
     [
-        ({"optimizer": ["sgd", "mun"]}, "tune.optimizer: input should be 'sgd', 'adamw' or 'muon', not 'mun'"),
-        ({"lr": [0.0, 0.1]}, "tune.lr: input should be greater than 0, not 0.0"),
+        ({"optimizer": ["sgd", "mun"]}, "tune.optimizer: must be one of sgd, adamw, muon, not 'mun'"),
+        ({"lr": [0.0, 0.1]}, "tune.lr: must be above 0, not 0.0"),
         ({"lrr": [0.1, 0.2]}, "Did you mean 'lr'"),
-        ({"lr": 0.1}, "tune.lr: input should be a valid list, not 0.1"),
+        ({"lr": 0.1}, "tune.lr: must be a list, such as [a, b], not 0.1"),
     ],
 )
 def test_a_space_that_cannot_be_meant_is_one_line(dataset: Path, tmp_path: Path, tuned: object, message: str) -> None:
