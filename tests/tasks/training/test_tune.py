@@ -187,7 +187,7 @@ def test_where_there_are_validation_images_they_are_what_a_trial_is_judged_by(da
         ({"optimizer": ["sgd", "mun"]}, "tune.optimizer: must be one of sgd, adamw, muon, not 'mun'"),
         ({"lr": [0.0, 0.1]}, "tune.lr: must be above 0, not 0.0"),
         ({"lrr": [0.1, 0.2]}, "Did you mean 'lr'"),
-        ({"lr": 0.1}, "tune.lr: must be a list, such as [a, b], not 0.1"),
+        ({"lr": 0.1}, r"tune.lr: must be a list, such as \[a, b\], not 0.1"),
     ],
 )
 def test_a_space_that_cannot_be_meant_is_one_line(dataset: Path, tmp_path: Path, tuned: object, message: str) -> None:
