@@ -2,16 +2,18 @@
 
 import importlib.metadata
 import shutil
+import socket
 import sys
 import urllib.request
 from collections.abc import Callable, Iterator
+from urllib.parse import urlsplit
 
-from resnet_core.device import describe, find_device
 from resnet_core.errors import UserError
 from resnet_core.storage.files import is_local
 from tasks.settings import Settings, check_store
 
 _LEAST_FREE = 5 * 1024**3  # bytes
+_PATIENCE = 5  # seconds that a server has to answer in
 _PACKAGES = ("grayline", "prefect", "mlflow", "torch", "torchvision", "pyarrow", "pandas", "pillow")
 
 
@@ -30,6 +32,8 @@ def _check_versions() -> str:
 
 
 def _check_device() -> str:
+    from resnet_core.device import describe, find_device  # PyTorch: other commands ask this module for servers alone
+
     name = Settings().device
     try:
         return describe(find_device(name))
@@ -66,16 +70,37 @@ def check_prefect() -> str:
 
 
 def check_mlflow() -> str:
-    """Return the address of the MLflow server. Raises UserError if it does not answer."""
+    """Return MLflow's address. Raises UserError if it does not answer, or if it is of a kind without a registry."""
     uri = Settings().tracking_uri
-    if not uri.startswith("http"):
-        return uri
-    return _answers(f"{uri}/health", "MLflow", "`make up`, or correct MLFLOW_TRACKING_URI")
+    address = urlsplit(uri)
+    kind = address.scheme.partition("+")[0]
+    if kind in ("http", "https"):
+        return _answers(f"{uri.rstrip('/')}/health", "MLflow", "`make up`, or correct MLFLOW_TRACKING_URI")
+    if kind in _DATABASE_PORTS:
+        _check_connection(address.hostname or "localhost", address.port or _DATABASE_PORTS[kind])
+    elif kind not in ("sqlite", "databricks", "databricks-uc", "uc"):
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: MLflow keeps no models in {uri}. Name a server (http://HOST:5000) or a database "
+            "(sqlite:////FOLDER/mlflow.db); `mlflow migrate-filestore` copies old runs into one."
+        )
+    return uri
+
+
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+def _check_connection(host: str, port: int) -> None:
+    try:
+        socket.create_connection((host, port), _PATIENCE).close()
+    except OSError as error:
+        raise UserError(
+            f"MLFLOW_TRACKING_URI: no database answers at {host}:{port} ({error}). Start it, or correct the address."
+        ) from None
 
 
 def _answers(url: str, server: str, remedy: str) -> str:
     try:
-        with urllib.request.urlopen(url, timeout=5):
+        with urllib.request.urlopen(url, timeout=_PATIENCE):
             return f"{url} answers"
     except OSError as error:
         raise UserError(f"{server} does not answer at {url} ({error}). Start it: {remedy}.") from None

@@ -16,7 +16,7 @@ def promote(name: str, version: int | None = None, reason: str = "promoted by ha
         version: The version's number; by default the challenger.
         reason: Why; recorded on the version.
     """
-    return stage.promote(Settings().tracking_uri, name, str(version) if version else None, reason)
+    return stage.promote(Settings().tracking_uri, name, None if version is None else str(version), reason)
 
 
 @flow(name="rollback")
@@ -28,4 +28,4 @@ def rollback(name: str, version: int | None = None, reason: str = "rolled back b
         version: The version to return to; by default the last champion before this one that was not taken back.
         reason: Why; recorded on both versions.
     """
-    return stage.rollback(Settings().tracking_uri, name, str(version) if version else None, reason)
+    return stage.rollback(Settings().tracking_uri, name, None if version is None else str(version), reason)

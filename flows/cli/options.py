@@ -28,19 +28,24 @@ def resumable() -> Iterator[None]:
         sys.exit(130)
 
 
-def ready(fans_out: bool = True) -> None:
-    """Check the store, the Prefect server and the Ray cluster: a flow takes seconds to start. Raises UserError."""
-    from flows.doctor import check_prefect
+def ready(fans_out: bool = True, registry: bool = True) -> None:
+    """Check the store, the servers and the Ray cluster before anything is read. Raises UserError.
+
+    fans_out: the flow runs its tasks on the cluster. registry: it needs MLflow.
+    """
+    from flows.doctor import check_mlflow, check_prefect
 
     check_store(Settings().root)
     check_prefect()
+    if registry:
+        check_mlflow()
     if fans_out and Settings().runner == "ray":
         from tasks.cluster import connect
 
         connect()
 
 
-def check(dataset: str) -> None:
+def check(dataset: str, registry: bool = True) -> None:
     """Check a data set file, its source, its corrections and its keys, then `ready`. Raises UserError."""
     from resnet_core.catalog.corrections import check_corrections
     from resnet_core.sources.source import check_source
@@ -51,7 +56,7 @@ def check(dataset: str) -> None:
     if data.corrections:
         check_corrections(data.corrections)
     keys_for(data.encrypt, Settings())
-    ready()
+    ready(registry=registry)
 
 
 def choice(option: str, word: str, choices: tuple[str, ...]) -> Any:

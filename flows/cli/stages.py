@@ -106,7 +106,7 @@ def retrain(dataset: DatasetFile) -> None:
 
 def _retrain(dataset: str, until: Any) -> None:
     """Run the stages up to `until`; what earlier stages have left is reused."""
-    check(dataset)
+    check(dataset, registry=until not in ("ingest", "preprocess"))
     from flows.nightly_retrain import nightly_retrain
 
     with resumable():

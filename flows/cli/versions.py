@@ -44,11 +44,13 @@ def _move(name: str, version: int | None, reason: str, back: bool) -> None:
 
         champion = (flows.rollback if back else flows.promote)(name, version, reason)
     else:
-        check_store(settings.root)
+        from flows.doctor import check_mlflow
         from tasks.registry.champion import make_champion, take_back
 
+        check_store(settings.root)
+        check_mlflow()
         move = take_back if back else make_champion
-        chosen = str(version) if version else None
+        chosen = None if version is None else str(version)
         champion = move(settings.tracking_uri, name, chosen, reason, settings.verify_key)
     say(f"{champion.name}: version {champion.version} is the champion ({reason})")
 
@@ -56,9 +58,12 @@ def _move(name: str, version: int | None, reason: str, back: bool) -> None:
 @app.command()
 def history(name: _Name) -> None:
     """List who or what moved the champion, when, from which version to which, and why."""
-    check_store(Settings().root)
-    from tasks.registry.champion import check_model, events
+    from flows.doctor import check_mlflow
+    from tasks.registry.champion import events
+    from tasks.registry.versions import check_model
 
+    check_store(Settings().root)
+    check_mlflow()
     check_model(Settings().tracking_uri, name)
     moves = events(Settings().tracking_uri, name)
     if not moves:

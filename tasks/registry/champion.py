@@ -1,11 +1,11 @@
 """The alias `champion` and its history, without Prefect, so that `promote` and `rollback` answer at once.
 
-A version's files are checked before the alias moves. The reason is written before the alias moves, so that every
-champion has one.
+A version's files are checked, and the reason is written on it, before the alias moves. So every champion has one.
 """
 
 import getpass
 import json
+import logging
 import re
 import secrets
 import socket
@@ -14,9 +14,11 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from resnet_core.errors import UserError, nearest
+from mlflow.exceptions import MlflowException
+
+from resnet_core.errors import UserError
 from tasks.registry.integrity import check_version
-from tasks.registry.runs import client, set_tags
+from tasks.registry.runs import client, is_gone, set_tags
 from tasks.registry.versions import (
     BEFORE,
     CHALLENGER,
@@ -26,10 +28,13 @@ from tasks.registry.versions import (
     ROLLED_BACK,
     SINCE,
     by_alias,
+    check_model,
     find_version,
     versions_of,
 )
 from tasks.values import ModelVersion
+
+log = logging.getLogger("grayline")
 
 PREFIX = "grayline.history."
 LONGEST = 2000  # characters of a reason
@@ -172,8 +177,8 @@ def take_back(
         raise UserError(f"{name}: version {earlier.version} is the champion already.")
     check_version(tracking_uri, earlier, verify_key)
     client(tracking_uri).set_model_version_tag(name, champion.version, ROLLED_BACK, f"{_now()}: {reason}")
-    tag_run(tracking_uri, champion, "rolled back")
     _move_champion(tracking_uri, "rolled back", champion, earlier, reason)
+    tag_run(tracking_uri, champion, "rolled back")
     return earlier
 
 
@@ -193,29 +198,34 @@ def last_accepted(tracking_uri: str, champion: ModelVersion) -> str | None:
 def _move_champion(
     tracking_uri: str, action: _Action, before: ModelVersion | None, after: ModelVersion, why: str
 ) -> None:
-    """Tag the version, add the event, move the alias. A champion is not marked as rolled back any more."""
+    """Tag the version, move the alias, add the event. A champion is not marked as rolled back any more.
+
+    A history that lacks the last move is completed by the version's tags; a move that never was cannot be told.
+    """
     registry = client(tracking_uri)
     if ROLLED_BACK in registry.get_model_version(after.name, after.version).tags:
         registry.delete_model_version_tag(after.name, after.version, ROLLED_BACK)
     reason = f"rolled back from version {before.version}: {why}" if action == "rolled back" and before else why
     registry.set_model_version_tag(after.name, after.version, SINCE, _now())
     registry.set_model_version_tag(after.name, after.version, REASON, reason)
+    registry.set_registered_model_alias(after.name, CHAMPION, after.version)
     record(tracking_uri, after.name, action, before.version if before else None, after.version, why)
     tag_run(tracking_uri, after, "true")
-    registry.set_registered_model_alias(after.name, CHAMPION, after.version)
 
 
 def tag_run(tracking_uri: str, model: ModelVersion, promoted: str) -> None:
-    """Tag the training's run, to search runs by: `true`, `false` or `rolled back`."""
-    if model.run_id:
+    """Tag the training's run, to search runs by: `true`, `false` or `rolled back`.
+
+    A run that somebody has deleted takes no tag, and nothing depends on it.
+    """
+    if not model.run_id:
+        return
+    try:
         set_tags(tracking_uri, model.run_id, {PROMOTED: promoted})
-
-
-def check_model(tracking_uri: str, name: str) -> None:
-    """Raises UserError for a model that does not exist."""
-    names = [model.name for model in client(tracking_uri).search_registered_models()]
-    if name not in names:
-        raise UserError(f"no model {name!r}.{nearest(name, names)} Registered: {', '.join(names) or 'none yet'}.")
+    except MlflowException as error:
+        if not is_gone(error):
+            raise
+        log.warning("mlflow      %s: its run was deleted, and is not tagged", model)
 
 
 def _now() -> str:

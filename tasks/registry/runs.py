@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from upath import UPath
@@ -19,6 +21,8 @@ from tasks.store import Store
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
     from resnet_core.training.loop import Epoch
 
+
+log = logging.getLogger("grayline")
 
 _TRAINING = "grayline.training"
 _SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
@@ -43,12 +47,15 @@ def open_run(
 
 
 def experiment_id(mlflow: MlflowClient, store: UPath, name: str) -> str:
-    """Return the id of the experiment; create it if it is missing.
+    """Return the id of the experiment; create it if it is missing, restore it if somebody has deleted it.
 
     With a database file, artifacts are in the store, beside it. A server chooses their place itself.
     """
     experiment = mlflow.get_experiment_by_name(name)
     if experiment:
+        if experiment.lifecycle_stage == LifecycleStage.DELETED:
+            mlflow.restore_experiment(experiment.experiment_id)
+            log.warning("mlflow      the experiment %s had been deleted: restored, for runs are logged there", name)
         return str(experiment.experiment_id)
     own = mlflow.tracking_uri.startswith("sqlite:") and is_local(store)
     location = f"file://{Store(store).artifacts().path}/{name}" if own else None
@@ -91,6 +98,12 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def is_gone(error: MlflowException) -> bool:
+    """Return whether the error says that the run does not exist, or that somebody has deleted it."""
+    deleted = error.error_code == "INVALID_PARAMETER_VALUE" and "'active' state" in str(error)
+    return deleted or error.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
 def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, str]) -> None:

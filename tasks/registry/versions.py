@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
+from mlflow.store.entities.paged_list import PagedList
 
 from resnet_core.errors import UserError, nearest
 from tasks.registry.integrity import FILES as FILES
@@ -59,6 +61,8 @@ CLASSIFIER = "classifier"  # the pyfunc's name for the folder that Classifier.lo
 ARTIFACTS, MODEL_FOLDER = "artifacts", "model"  # where MLflow keeps it, below the version's folder
 
 
+_Entry = TypeVar("_Entry")
+_SHOWN = 20  # names of models in a message; a shared server may have hundreds
 _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second for an alias
 
 
@@ -89,25 +93,60 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
 
     Raises UserError about the option or argument `field`, with the models, versions or aliases that exist.
     """
-    registry = client(tracking_uri)
-    names = [model.name for model in registry.search_registered_models()]
-    if not names:
-        raise UserError(f"{field}: no model is registered yet. Run `grayline retrain --dataset FILE.yaml` first.")
     if reference is None:
+        names = _model_names(tracking_uri)
+        if not names:
+            raise UserError(f"{field}: no model is registered yet. Run `grayline retrain --dataset FILE.yaml` first.")
         if len(names) > 1:
-            raise UserError(f"{field}: name one of {', '.join(names)}, as in {names[0]}@{CHAMPION}.")
+            raise UserError(f"{field}: name one of {_listed(names)}, as in {names[0]}@{CHAMPION}.")
         reference = names[0]
     name, version, alias = _split(reference)
-    if name not in names:
-        raise UserError(f"{field}: no model {name!r}.{nearest(name, names)} Registered: {', '.join(names)}.")
+    check_model(tracking_uri, name, field)
     if version:
         return find_version(tracking_uri, name, version)
     model = by_alias(tracking_uri, name, alias)
     if model is None:
-        aliases = sorted(registry.get_registered_model(name).aliases)
+        aliases = sorted(client(tracking_uri).get_registered_model(name).aliases)
         hint = nearest(alias, aliases) or (f" It has: {', '.join(aliases)}." if aliases else " It has none yet.")
         raise UserError(f"{field}: model {name!r} has no alias {alias!r}.{hint}")
     return model
+
+
+def check_model(tracking_uri: str, name: str, field: str = "") -> None:
+    """Raises UserError, about the option or argument `field`, for a model that does not exist."""
+    try:
+        client(tracking_uri).get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code not in _NOT_FOUND:
+            raise
+        names = _model_names(tracking_uri)
+        start = f"{field}: " if field else ""
+        raise UserError(
+            f"{start}no model {name!r}.{nearest(name, names)} Registered: {_listed(names) or 'none yet'}."
+        ) from None
+
+
+def _model_names(tracking_uri: str) -> list[str]:
+    """Return the names of all registered models, those of other tools included."""
+    registry = client(tracking_uri)
+    return [model.name for model in _all_pages(lambda token: registry.search_registered_models(page_token=token))]
+
+
+def _listed(names: Sequence[str]) -> str:
+    """Return the names as a list, at most _SHOWN of them."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _all_pages(search: Callable[[str | None], PagedList[_Entry]]) -> Iterator[_Entry]:
+    """Yield the entries of every page that MLflow answers a search with."""
+    token: str | None = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def _split(reference: str) -> tuple[str, str | None, str]:
@@ -130,7 +169,9 @@ def find_version(tracking_uri: str, name: str, version: str) -> ModelVersion:
 
 def versions_of(tracking_uri: str, name: str) -> dict[str, RegisteredVersion]:
     """Return all versions of a model by their numbers."""
-    return {str(v.version): v for v in client(tracking_uri).search_model_versions(f"name = '{name}'")}
+    registry, condition = client(tracking_uri), f"name = '{name}'"
+    pages = _all_pages(lambda token: registry.search_model_versions(condition, page_token=token))
+    return {str(version.version): version for version in pages}
 
 
 def load_classifier(tracking_uri: str, model: ModelVersion, device: str) -> Classifier:

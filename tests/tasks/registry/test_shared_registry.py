@@ -1,0 +1,110 @@
+"""The registry belongs to other people and tools, too: more than a page of models, and runs that somebody deletes."""
+
+import logging
+import shutil
+from pathlib import Path
+
+import pytest
+from mlflow.exceptions import MlflowException
+from mlflow.tracking import MlflowClient
+from upath import UPath
+
+from resnet_core.errors import UserError
+from tasks.registry import champion, runs, versions
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A registry with the model `parts` of two versions; the second is the champion. They have no files."""
+    path = tmp_path_factory.mktemp("registry") / "mlflow.db"
+    uri = f"sqlite:///{path}"
+    made = MlflowClient(uri, registry_uri=uri)
+    experiment = made.create_experiment("parts")
+    made.create_registered_model("parts")
+    for _ in range(2):
+        made.create_model_version("parts", "file:///nowhere", made.create_run(experiment).info.run_id)
+    for version in ("1", "2"):
+        champion.record(uri, "parts", "promoted", None, version, "gate")
+    made.set_registered_model_alias("parts", "champion", "2")
+    return path
+
+
+@pytest.fixture
+def registry(database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MlflowClient:
+    """A copy of the registry for one test, because to make one takes seconds."""
+    monkeypatch.setattr(champion, "check_version", lambda *_: None)
+    uri = f"sqlite:///{shutil.copy(database, tmp_path)}"
+    return MlflowClient(uri, registry_uri=uri)
+
+
+def test_a_model_behind_a_hundred_others_is_found(registry: MlflowClient) -> None:
+    for number in range(120):
+        registry.create_registered_model(f"a{number:03}")
+    uri = registry.tracking_uri
+    versions.check_model(uri, "parts")
+    assert versions.resolve(uri, "parts").version == "2"
+    with pytest.raises(UserError, match=r"^--model: no model 'part'\. Did you mean 'parts'\?.*a019 and 101 more\.$"):
+        versions.resolve(uri, "part")
+    with pytest.raises(UserError, match=r"^--model: name one of a000, .* and 101 more, as in a000@champion\.$"):
+        versions.resolve(uri, None)
+
+
+def test_every_page_of_a_search_is_read(registry: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = MlflowClient.search_model_versions
+    monkeypatch.setattr(
+        MlflowClient, "search_model_versions", lambda self, text, page_token: search(self, text, 1, None, page_token)
+    )
+    assert set(versions.versions_of(registry.tracking_uri, "parts")) == {"1", "2"}
+
+
+def test_an_error_is_not_a_model_that_is_not_there(registry: MlflowClient, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: MlflowClient, name: str) -> None:
+        raise MlflowException("your session has ended")
+
+    monkeypatch.setattr(MlflowClient, "get_registered_model", refuse)
+    with pytest.raises(MlflowException, match="session"):
+        versions.check_model(registry.tracking_uri, "parts")
+
+
+@pytest.mark.parametrize("deleted", ["1", "2"])
+def test_a_rollback_over_a_deleted_run_moves_the_alias(
+    registry: MlflowClient, deleted: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    registry.delete_run(registry.get_model_version("parts", deleted).run_id)
+    uri = registry.tracking_uri
+    with caplog.at_level(logging.WARNING):
+        assert champion.take_back(uri, "parts", None, "misses scratches").version == "1"
+    assert str(registry.get_model_version_by_alias("parts", "champion").version) == "1"
+    assert [event.after for event in champion.events(uri, "parts")] == ["1", "2", "1"]
+    assert f"parts version {deleted}: its run was deleted" in caplog.text
+    kept = registry.get_model_version("parts", "2" if deleted == "1" else "1").run_id
+    said = registry.get_run(kept).data.tags["grayline.promoted"]
+    assert said == ("rolled back" if deleted == "1" else "true")
+
+
+def test_a_move_that_fails_leaves_no_line_in_the_history(
+    registry: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr(MlflowClient, "set_registered_model_alias", refuse)
+    with pytest.raises(MlflowException, match="locked"):
+        champion.take_back(registry.tracking_uri, "parts", None, "misses scratches")
+    assert [event.after for event in champion.events(registry.tracking_uri, "parts")] == ["1", "2"]
+
+
+def test_version_0_is_not_the_challenger(registry: MlflowClient) -> None:
+    registry.set_registered_model_alias("parts", "challenger", "1")
+    with pytest.raises(UserError, match=r"no version '0'\. It has: 1, 2\."):
+        champion.make_champion(registry.tracking_uri, "parts", "0", "")
+
+
+def test_a_deleted_experiment_is_restored(registry: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
+    experiment = registry.get_experiment_by_name("parts")
+    assert experiment
+    registry.delete_experiment(experiment.experiment_id)
+    with caplog.at_level(logging.WARNING):
+        run = runs.open_run(registry.tracking_uri, UPath("/store"), "parts", "some digest")
+    assert registry.get_run(run).info.experiment_id == experiment.experiment_id
+    assert "the experiment parts had been deleted: restored" in caplog.text
