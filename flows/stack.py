@@ -15,6 +15,7 @@ import time
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import psutil
 import yaml
@@ -83,7 +84,7 @@ def up() -> None:
         if not _running(folder, name):
             _check_port(port, f"GRAYLINE_{name.upper()}_PORT")
     database = ["--backend-store-uri", Store(settings.root).tracking_uri()]
-    artifacts = ["--artifacts-destination", f"file://{Store(settings.root).artifacts().path}"]
+    artifacts = ["--artifacts-destination", f"file://{quote(Store(settings.root).artifacts().path)}"]
     at = {name: ["--host", _HOST, "--port", str(port)] for name, port in ports.items()}
     _start(folder, "prefect", ["prefect", "server", "start", *at["prefect"]], env)
     _start(folder, "mlflow", ["mlflow", "server", *at["mlflow"], *database, *artifacts, "--workers", "1"], env)

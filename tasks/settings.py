@@ -13,7 +13,7 @@ from upath import UPath
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.storage.files import absolute, is_local
-from tasks.store import Store
+from tasks.store import Store, sqlite_address
 from tasks.validation import invalid
 
 if TYPE_CHECKING:
@@ -139,7 +139,12 @@ def prepare_environment() -> None:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one of a hundred small files says nothing
     }
     if is_local(store):
-        defaults["PREFECT_HOME"] = Store(store).prefect().path
+        home = Store(store).prefect().path
+        defaults["PREFECT_HOME"] = home
+        address = sqlite_address(f"{home}/prefect.db").replace("sqlite:", "sqlite+aiosqlite:")
+        if "PREFECT_HOME" not in os.environ and not address.endswith(f"{home}/prefect.db"):
+            # Prefect would take the path for an address as it is.
+            defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.

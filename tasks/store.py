@@ -31,6 +31,7 @@ FEATURES_BEGUN = "_features.json"
 # Files below a `work` folder, which stages hand to each other.
 ENTRIES, UNREAD, CORRECTIONS = "entries.parquet", "unread.parquet", "corrections.parquet"
 SCORED, FEATURE_LISTING = "known.parquet", "listing.parquet"
+ARTIFACTS = "mlartifacts"  # MLflow's, beside its database
 LINEAGE = "lineage.json"  # of a training, and of every version made of it
 
 _LONGEST_NIGHT = timedelta(days=7)
@@ -132,15 +133,15 @@ class Store:
 
     def artifacts(self) -> UPath:
         """Return the folder of MLflow's artifacts."""
-        return self.root / "mlartifacts"
+        return self.root / ARTIFACTS
 
     def tracking_uri(self) -> str:
         """Return the address of MLflow's database. SQLite needs a local store."""
-        return f"sqlite:///{self.root.path}/mlflow.db"
+        return sqlite_address(f"{self.root.path}/mlflow.db")
 
     def tuning_uri(self, dataset: str) -> str:
         """Return the address of Optuna's database. SQLite needs a local store."""
-        return f"sqlite:///{self.tune(dataset).path}/study.db"
+        return sqlite_address(f"{self.tune(dataset).path}/study.db")
 
     def find_catalog(self, name: str | None) -> str:
         """Return the name of the data set if it has a catalog; by default the only one.
@@ -174,6 +175,14 @@ class Store:
         """Return whether a night may be between its scan and its catalog. A killed night looks the same for a week."""
         folder = self.work(dataset)
         return folder.exists() and not all(_is_old(path) for path in folder.iterdir())
+
+
+def sqlite_address(path: str) -> str:
+    """Return the address of a database file; SQLAlchemy decodes `%20`, and takes what follows a `?` for options.
+
+    MLflow makes the folders of the address as it is: for such a name an empty one more, beside the store.
+    """
+    return "sqlite:///" + path.replace("%", "%25").replace("?", "%3F")
 
 
 def _is_old(path: UPath) -> bool:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
+from urllib.parse import quote
 
 from mlflow.entities import LifecycleStage, Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
@@ -16,6 +17,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from upath import UPath
 
 from resnet_core.storage.files import is_local
+from tasks.registry.moved import follow_store
 from tasks.store import Store
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
@@ -29,6 +31,8 @@ _SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
 
 
 def client(tracking_uri: str) -> MlflowClient:
+    """Return a client of the registry; in a store that has moved, its places are corrected first."""
+    follow_store(tracking_uri)
     return MlflowClient(tracking_uri, registry_uri=tracking_uri)
 
 
@@ -58,7 +62,7 @@ def experiment_id(mlflow: MlflowClient, store: UPath, name: str) -> str:
             log.warning("mlflow      the experiment %s had been deleted: restored, for runs are logged there", name)
         return str(experiment.experiment_id)
     own = mlflow.tracking_uri.startswith("sqlite:") and is_local(store)
-    location = f"file://{Store(store).artifacts().path}/{name}" if own else None
+    location = f"file://{quote(f'{Store(store).artifacts().path}/{name}')}" if own else None
     return str(mlflow.create_experiment(name, artifact_location=location))
 
 

@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
+from urllib.parse import unquote
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -43,7 +44,7 @@ def open_study(storage: str, name: str, epochs: int) -> Study:
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     if storage.startswith("sqlite:///"):
-        Path(storage.removeprefix("sqlite:///")).parent.mkdir(parents=True, exist_ok=True)
+        Path(unquote(storage.removeprefix("sqlite:///"))).parent.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=max(1, epochs // 3))
     return optuna.create_study(
         storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
