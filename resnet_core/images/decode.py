@@ -3,8 +3,9 @@
 Formats: JPEG, PNG, WebP, TIFF, BMP, GIF, AVIF, JPEG 2000, PNM, DICOM; of several pages or frames, the first.
 EXIF's orientation is applied. Transparent pixels are blended with a background level.
 
-Pillow decides whether bytes are an image. `_codecs` decodes common files faster, `_dicom` a format that Pillow lacks.
-Nothing is decoded or allocated before the size in the file's header has been compared with the limit.
+`_png` leaves out all but pixels. `_codecs` decodes common files faster; it, `_tiff` and `_dicom` decode what Pillow
+lacks or spoils. docs/formats.md has the table. Nothing is decoded or allocated before the size in the file's header
+has been compared with the limit.
 """
 
 import ctypes
@@ -17,10 +18,20 @@ from typing import NamedTuple
 
 import numpy as np
 import PIL
-from PIL import ExifTags, Image, TiffImagePlugin, UnidentifiedImageError
+from PIL import Image, TiffImagePlugin, UnidentifiedImageError
 
-from resnet_core.images._codecs import PNG_SIGNATURE, decode_luma, decode_png
+from resnet_core.images import _png
+from resnet_core.images._codecs import (
+    Layers,
+    decode_deep_jpeg,
+    decode_deep_jpeg2000,
+    decode_luma,
+    exif_orientation,
+    is_jpeg2000,
+)
 from resnet_core.images._dicom import decode_dicom, is_dicom
+from resnet_core.images._foreign import name_foreign
+from resnet_core.images._tiff import decode_tiff, is_tiff, is_trusted, said_by
 from resnet_core.images.levels import BadImageError, Gray, Rule, Stored, check_size, depth, to_gray
 from resnet_core.images.limits import MAX_PIXELS
 from resnet_core.images.preprocessing import Box, Preprocessing, resize
@@ -69,9 +80,11 @@ def _decode_any(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing 
         raise BadImageError(ReasonCode.EMPTY, "the file has 0 bytes")
     try:
         if is_dicom(data):
-            return _whole(to_gray(decode_dicom(data, max_pixels, rule), rule))
-        if data.startswith(PNG_SIGNATURE) and (gray := decode_png(data, max_pixels)) is not None:
-            return _whole(to_gray(Stored(gray), rule))
+            return _finish(Layers(decode_dicom(data, max_pixels, rule)), 1, rule)
+        if data.startswith(_png.SIGNATURE):
+            return _decode_png(data, rule, max_pixels)
+        if is_jpeg2000(data) and (deep := decode_deep_jpeg2000(data, max_pixels)) is not None:
+            return _finish(deep, 1, rule)
         return _decode_by_pillow(data, rule, max_pixels, target)
     except BadImageError:
         raise
@@ -82,12 +95,19 @@ def _decode_any(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing 
     except MemoryError:
         raise BadImageError(ReasonCode.TOO_LARGE, "decoding needs more memory than there is") from None
     except Exception as error:  # noqa: BLE001 a decoder fed with damaged bytes may raise anything
-        words = str(error) or type(error).__name__
+        if (name := name_foreign(data)) is not None:
+            raise BadImageError(ReasonCode.UNSUPPORTED, name) from None
+        words = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(_code_of(words), words) from None
 
 
 def _unidentified(data: bytes) -> BadImageError:
-    """Return the error of the plugin whose signature the file has; Pillow only says that no plugin accepted it."""
+    """Name what the file is instead, or return the error of the plugin whose signature it has.
+
+    Pillow only says that no plugin accepted it.
+    """
+    if (name := name_foreign(data)) is not None:
+        return BadImageError(ReasonCode.UNSUPPORTED, name)
     prefix = data[:16].ljust(16, b"\0")
     for name in FORMATS:
         factory, accepts = Image.OPEN[name]
@@ -105,20 +125,51 @@ def _code_of(words: str) -> ReasonCode:
     return ReasonCode.TRUNCATED if any(sign in words.lower() for sign in _TOO_SHORT) else ReasonCode.DAMAGED
 
 
-def _whole(levels: Gray) -> _Decoded:
-    height, width = levels.shape
-    return _Decoded(levels, width, height, (0, 0, width, height))
+def _finish(
+    layers: Layers, orientation: int, rule: Rule, size: tuple[int, int] | None = None, shrink: int = 1
+) -> _Decoded:
+    """Make gray of layers, upright. size: of the whole image, of which they are decoded to a part of `shrink`."""
+    gray = to_gray(layers.stored, rule)
+    if layers.opacity is not None:
+        gray = np.rint(layers.opacity * gray + (1 - layers.opacity) * rule.background).astype(np.uint8)
+    width, height = size or gray.shape[::-1]
+    turned, box = _upright(gray, (0, 0, width / shrink, height / shrink), orientation)
+    if orientation in (5, 6, 7, 8):
+        width, height = height, width
+    return _Decoded(turned, width, height, box)
+
+
+def _decode_png(data: bytes, rule: Rule, max_pixels: int) -> _Decoded:
+    png = _png.read_png(data, max_pixels)
+    if (gray := _png.decode_plain(png)) is not None:
+        return _finish(Layers(Stored(gray)), png.orientation, rule)
+    if png.depth == 16:
+        return _finish(_png.decode_deep(png), png.orientation, rule)
+    with Image.open(io.BytesIO(png.data), formats=("PNG",)) as image:
+        image.load()
+        return _finish(Layers(_stored(image, rule.background)), png.orientation, rule)
 
 
 def _decode_by_pillow(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing | None) -> _Decoded:
+    """Decode by Pillow. Kinds of JPEG and TIFF that it refuses or spoils go to other decoders."""
     _silence_libtiff()
     if data[8:12] == b"WEBP":
         check_size(*_webp_size(data), max_pixels)
-    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+    try:
+        opened = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        if is_tiff(data):
+            return _finish(*decode_tiff(data, max_pixels), rule)
+        if (deep := decode_deep_jpeg(data, max_pixels)) is not None:
+            return _finish(*deep, rule)
+        raise
+    with opened as image:
         width, height = image.size
         check_size(width, height, max_pixels)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
             _check_tiles(image, max_pixels)
+            if not is_trusted(image, data):
+                return _finish(*decode_tiff(data, max_pixels), rule)
         shrink = _shrinkage(width, height, target) if target and image.format in _JPEGS else 1
         levels = decode_luma(data, shrink) if image.format in _JPEGS else None
         if levels is None:
@@ -127,11 +178,7 @@ def _decode_by_pillow(data: bytes, rule: Rule, max_pixels: int, target: Preproce
             stored = _stored(image, rule.background)
         else:
             stored = Stored(levels)
-        orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
-    turned, box = _upright(to_gray(stored, rule), (0, 0, width / shrink, height / shrink), orientation)
-    if orientation in (5, 6, 7, 8):
-        width, height = height, width
-    return _Decoded(turned, width, height, box)
+        return _finish(Layers(stored), exif_orientation(image.getexif), rule, (width, height), shrink)
 
 
 def _shrinkage(width: int, height: int, target: Preprocessing) -> int:
@@ -155,15 +202,15 @@ def _upright(levels: Gray, box: Box, orientation: int) -> tuple[Gray, Box]:
 
 def _stored(image: Image.Image, background: int) -> Stored:
     """A loaded image of any mode -> its levels; transparent colors lie over the background."""
+    if isinstance(image, TiffImagePlugin.TiffImageFile) and (image.mode in "LIF" or image.mode.startswith("I;16")):
+        return said_by(image.tag_v2, np.asarray(image))
     if image.mode == "L" and not image.has_transparency_data:
         return Stored(np.asarray(image))
-    if image.mode.startswith("I;16"):
-        return _deep(image)
     if image.mode == "I" and image.format == "PPM":  # Pillow scales its levels to 16 bits
         return Stored(np.asarray(image), stated=depth(16))
     if image.mode in ("I", "F"):
         return Stored(np.asarray(image))
-    if image.has_transparency_data:
+    if image.has_transparency_data and not _is_opaque_bitmap(image):
         layers = image.convert("RGBA")
         background_layer = Image.new("RGBA", image.size, (background, background, background, 255))
         return Stored(np.asarray(Image.alpha_composite(background_layer, layers).convert("L")))
@@ -172,14 +219,9 @@ def _stored(image: Image.Image, background: int) -> Stored:
     return Stored(np.asarray(image.convert("L")))
 
 
-def _deep(image: Image.Image) -> Stored:
-    """Return the levels of an image of 12 or 16 bits, which Pillow leaves as they are stored."""
-    levels, stated, inverted = np.asarray(image), None, False
-    if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, (16,))[0]
-        stated = depth(bits) if bits < 16 else None
-        inverted = image.tag_v2.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # white is zero
-    return Stored(levels, stated, inverted=inverted, padding=image.info.get("transparency"))
+def _is_opaque_bitmap(image: Image.Image) -> bool:
+    """Tell whether a BMP leaves its fourth byte empty: most programs that write 32 bits do, and show it opaque."""
+    return image.format in ("BMP", "DIB") and image.mode == "RGBA" and image.getchannel("A").getextrema()[1] == 0
 
 
 def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:

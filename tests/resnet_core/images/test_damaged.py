@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from resnet_core.images import _codecs
+from resnet_core.images import _codecs, _png
 from resnet_core.images.decode import decode, decode_square
 from resnet_core.images.levels import BadImageError
 from resnet_core.images.preprocessing import Preprocessing
@@ -79,7 +79,7 @@ def test_pillow_has_the_last_word_on_damage(photograph: Image.Image, kind: str, 
     damaged = damage(saved(photograph.resize((64, 48)), kind), random.Random(seed))
     fast = verdict(damaged)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_codecs, "kornia", None)
+        patch.setattr(_png, "kornia", None)
         patch.setattr(_codecs, "simplejpeg", None)
         assert verdict(damaged) == fast
 
@@ -122,7 +122,7 @@ def test_damage_prints_nothing(photograph: Image.Image, kind: str, capfd: pytest
         (b"%PDF-1.7\n" * 50, "unsupported"),
         (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unsupported"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported"),
-        (_codecs.PNG_SIGNATURE, "truncated"),
+        (_png.SIGNATURE, "truncated"),
         (b"\xff\xd8\xff\xe0", "truncated"),
     ],
 )
@@ -205,7 +205,7 @@ def png_of(width: int, height: int, depth: int, deflated: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", width, height, depth, 0, 0, 0, 0)
-    return _codecs.PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", deflated) + chunk(b"IEND", b"")
+    return _png.SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", deflated) + chunk(b"IEND", b"")
 
 
 def tiff_of(width: int, height: int, deflated: bytes, where: dict[int, int | None]) -> bytes:

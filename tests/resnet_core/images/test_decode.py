@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 from PIL import Image
 
-from resnet_core.images import _codecs
+from resnet_core.images import _codecs, _png
 from resnet_core.images.decode import decode, decode_square
 from resnet_core.images.levels import Rule, luma
 from resnet_core.images.preprocessing import Preprocessing, Resize, resize
@@ -56,7 +56,7 @@ def png_file(shape: tuple[int, ...], depth: int, colour: int, interlace: int, ro
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
 
     header = struct.pack(">IIBBBBB", shape[1], shape[0], depth, colour, 0, 0, interlace)
-    return _codecs.PNG_SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    return _png.SIGNATURE + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
 
 
 def test_luma_is_bt601() -> None:
@@ -246,6 +246,6 @@ def test_the_pixels_are_the_same_without_the_faster_decoders(
     files += [saved(photograph, "JPEG", progressive=progressive) for progressive in (False, True)]
     wanted = Preprocessing(32, decode=mode)
     with_them = [decode_square(data, wanted).pixels for data in files]
-    monkeypatch.setattr(_codecs, "kornia", None)
+    monkeypatch.setattr(_png, "kornia", None)
     monkeypatch.setattr(_codecs, "simplejpeg", None)
     assert np.array_equal(with_them, [decode_square(data, wanted).pixels for data in files])

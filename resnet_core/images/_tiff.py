@@ -1,0 +1,199 @@
+"""TIFF: kinds that Pillow cannot read, or reads wrongly without an error, by tifffile and imagecodecs.
+
+Pillow spoils, among others, int8, uint32, colors of 16 bits and planes of more than 8 bits. `is_trusted` lists what it
+reads right, held against libtiff, tifffile and OpenCV on their own test files (docs/formats.md). The first page counts.
+"""
+
+import io
+import logging
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import TiffImagePlugin
+
+from resnet_core.images._codecs import Layers, jpeg2000_header, jpeg_header, layers_of
+from resnet_core.images.levels import BadImageError, Pair, Stored, check_size, claim, depth
+from resnet_core.reasons import ReasonCode
+
+if TYPE_CHECKING:
+    from tifffile import TiffFile, TiffPage
+
+logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+# Tags.
+_KIND, _BITS, _COLORS, _DESCRIPTION, _ORIENTATION = 254, 258, 262, 270, 274
+_LOWEST, _HIGHEST, _SUB_PAGES, _INKS, _FORMAT, _NO_DATA, _DNG = 280, 281, 330, 332, 339, 42113, 50706
+_UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4  # formats of a sample
+_WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCC, _CAMERA = 0, 1, 2, 3, 5, 6, 32803  # color spaces
+_BYTES = ("L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB")
+# Pillow reads these right: its mode, and bits and format of a sample.
+_TRUSTED = {
+    *((mode, 8, _UNSIGNED) for mode in _BYTES),
+    *((mode, bits, _UNSIGNED) for mode in ("1", "L", "P") for bits in (1, 2, 4)),
+    *((mode, bits, _UNSIGNED) for mode in ("I;16", "I;16B") for bits in (12, 16)),
+    *(("I", bits, _SIGNED) for bits in (16, 32)),
+    ("F", 32, _FLOAT),
+}
+_COMPRESSIONS = {
+    "raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "tiff_jpeg", "lzma", "zstd",
+    "group3", "group4", "tiff_ccitt", "tiff_raw_16",
+}  # fmt: skip
+# Compressions of tifffile, by number, whose unpacked size is known before they are unpacked.
+_JPEG, _JPEG2000 = 7, (33003, 33005, 34712)
+_BOUNDED = {1, 5, 8, 32946, 50013, 32773, 34925, 50000, _JPEG, *_JPEG2000}
+_CANON = b"CR\x02"  # where a raw file of Canon has it
+_RAW = "a camera's raw file; export it as JPEG, PNG or TIFF"
+_REMEDY = "save it as gray or RGB, with LZW, deflate or no compression"
+
+
+def is_tiff(data: bytes) -> bool:
+    return data[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+
+
+def is_trusted(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
+    """Tell whether Pillow reads the file right. `image` is opened, not loaded."""
+    tags, compression = image.tag_v2, image.info.get("compression")
+    bits = set(tags.get(_BITS, (1,)))
+    formats = {_UNSIGNED if number == _UNDEFINED else number for number in tags.get(_FORMAT, (_UNSIGNED,))}
+    known = all((image.mode, one, kind) in _TRUSTED for one in bits for kind in formats)
+    # Pillow takes the part of an uncompressed tile beyond the image for an error.
+    tiled = compression == "raw" and TiffImagePlugin.TILEWIDTH in tags
+    reduced = int(tags.get(_KIND, 0)) & 1 or _DNG in tags or data[8:11] == _CANON
+    return known and compression in _COMPRESSIONS and not (reduced or tiled)
+
+
+def said_by(tags: Any, levels: NDArray[Any]) -> Stored:
+    """Levels [H, W] with what the tags say of them. tags: values by number, with `get`."""
+    bits = tags.get(_BITS, 1)
+    bits = bits if isinstance(bits, int) else bits[0]
+    stated = depth(bits) if levels.dtype.kind == "u" and bits not in (8, 16, 32, 64) else None
+    inverted = tags.get(_COLORS) == _WHITE_IS_ZERO
+    return Stored(levels, stated, _claimed(tags, bits), inverted=inverted, padding=_no_data(tags))
+
+
+def decode_tiff(data: bytes, max_pixels: int) -> tuple[Layers, int]:
+    """A TIFF file's bytes -> the layers of its first page, and its orientation.
+
+    Raises BadImageError, and any error of tifffile for damaged bytes.
+    """
+    import tifffile
+
+    with tifffile.TiffFile(io.BytesIO(data)) as file:
+        page = _first_page(file)
+        if data[8:11] == _CANON:
+            raise BadImageError(ReasonCode.UNSUPPORTED, _RAW)
+        tags = {tag.code: tag.value for tag in page.tags if tag.count < 2**20}
+        _check_cost(page, data, max_pixels)
+        layers = _to_layers(_samples(page), page, tags)
+    orientation = tags.get(_ORIENTATION, 1)
+    return layers, orientation if orientation in range(1, 9) else 1
+
+
+def _first_page(file: "TiffFile") -> "TiffPage":
+    """Return the first page that is not a reduced copy of another one, such as a preview."""
+    page: Any = file.pages.first
+    if _DNG in page.tags or page.photometric == _CAMERA:
+        raise BadImageError(ReasonCode.UNSUPPORTED, _RAW)
+    if not page.is_reduced:
+        return page
+    if _SUB_PAGES in page.tags:
+        raise BadImageError(ReasonCode.UNSUPPORTED, _RAW)
+    for number in range(1, min(len(file.pages), 100)):
+        other: Any = file.pages[number]
+        if not other.is_reduced:
+            return other
+    return page
+
+
+def _check_cost(page: "TiffPage", data: bytes, max_pixels: int) -> None:
+    """Raise BadImageError where decoding would take more than the limit allows, or bytes are missing."""
+    planes, layers, height, width, samples = page.shaped
+    count = math.ceil(planes * samples / 4) * layers
+    check_size(width, height * count, max_pixels)
+    if page.is_tiled:
+        check_size(page.tilewidth, page.tilelength * page.tiledepth * math.ceil(samples / 4), max_pixels)
+    if page.compression not in _BOUNDED:
+        name = getattr(page.compression, "name", page.compression)
+        raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF with the compression {name}; {_REMEDY}")
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    if any(start + size > len(data) for start, size in places):
+        raise BadImageError(ReasonCode.TRUNCATED, "TIFF: the file ends within its pixels")
+    if not places or not all(start and size for start, size in places):
+        raise BadImageError(ReasonCode.DAMAGED, "TIFF: some strips or tiles have no bytes")
+    for start, size in places if page.compression in (_JPEG, *_JPEG2000) else ():
+        part = data[start : start + size]
+        header = jpeg_header(part) if page.compression == _JPEG else jpeg2000_header(part)
+        if header is None:
+            raise BadImageError(ReasonCode.DAMAGED, "TIFF: a strip or tile within it is not valid")
+        check_size(header.width, header.height, max_pixels)
+        if page.compression == _JPEG and b"\xff\xd9" not in part[-16:]:  # libjpeg fills up what is missing
+            raise BadImageError(ReasonCode.TRUNCATED, "TIFF: a strip or tile within it has no end")
+
+
+def _samples(page: "TiffPage") -> NDArray[Any]:
+    """Decode a page -> [H, W, samples]; of a volume, the first layer."""
+    samples = page.asarray(maxworkers=1).reshape(page.shaped)[:, 0]
+    # Planes are a dimension of their own.
+    return samples[0] if samples.shape[0] == 1 else np.moveaxis(samples[..., 0], 0, -1)
+
+
+def _to_layers(samples: NDArray[Any], page: "TiffPage", tags: dict[int, Any]) -> Layers:
+    """Samples [H, W, samples] of any color space -> layers."""
+    colors, bits = page.photometric, int(page.bitspersample)
+    if samples.dtype.kind not in "buif":
+        raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF of {samples.dtype} numbers; {_REMEDY}")
+    if samples.dtype.kind == "b":
+        samples = samples.astype(np.uint8)
+    white = 1.0 if samples.dtype.kind == "f" else float(2 ** (bits - (samples.dtype.kind == "i")) - 1)
+    if colors == _PALETTE:
+        table = np.asarray(page.colormap)
+        eight = table.max() < 256  # as old programs wrote it
+        rgb = np.moveaxis(table, 0, -1)[samples[..., 0]]
+        samples, white = np.concatenate([rgb, samples[..., 1:]], axis=-1), float(white)
+        stored = Stored(rgb, depth(8 if eight else 16))
+        return layers_of(samples[..., :3], stored, white)
+    if colors == _CMYK and samples.shape[-1] >= 4 and tags.get(_INKS, 1) == 1 and samples.dtype.kind == "u":
+        ink = samples[..., :4].astype(np.float64)
+        rgb = np.rint((white - ink[..., :3]) * (white - ink[..., 3:]) / white).astype(samples.dtype)
+        return layers_of(rgb, Stored(rgb, (0, white)), white)
+    jpeg = colors == _YCC and page.compression == _JPEG and page.planarconfig == 1  # tifffile makes RGB of it
+    count = 1 if colors in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 3 if colors == _RGB or jpeg else 0
+    if not count or samples.shape[-1] < count:
+        name = getattr(colors, "name", colors)
+        raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF in the color space {name}; {_REMEDY}")
+    extra = int(page.extrasamples[0]) if page.extrasamples and samples.shape[-1] > count else 0
+    stored = said_by({**tags, _BITS: bits}, samples)
+    if extra not in (1, 2):
+        return layers_of(samples[..., :count], stored, white)
+    samples = samples[..., : count + 1]
+    if extra == 1:  # the colors are multiplied by their opacity
+        opacity = samples[..., -1:].astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            plain = np.nan_to_num(samples[..., :-1] * (white / opacity), posinf=white).clip(0, white)
+        plain = (plain if samples.dtype.kind == "f" else np.rint(plain)).astype(samples.dtype)
+        samples = np.concatenate([plain, samples[..., -1:]], axis=-1)
+    return layers_of(samples, stored, white)
+
+
+def _claimed(tags: Any, bits: int) -> Pair | None:
+    """Return the depth that a field claims: MaxSampleValue, OME's SignificantBits, ImageJ's display range."""
+    words = str(tags.get(_DESCRIPTION, ""))[: 2**16]
+    if match := re.search(r'SignificantBits="(\d{1,2})"', words):
+        return depth(int(match[1]))
+    if words.startswith("ImageJ=") and (match := re.search(r"^max=(\d+)", words, re.MULTILINE)):
+        low = re.search(r"^min=(\d+)", words, re.MULTILINE)
+        return claim(float(low[1]) if low else 0, float(match[1]))
+    highest, lowest = tags.get(_HIGHEST), tags.get(_LOWEST, 0)
+    highest, lowest = (value[0] if isinstance(value, tuple) else value for value in (highest, lowest))
+    return claim(lowest, highest) if highest and highest < 2**bits else None
+
+
+def _no_data(tags: Any) -> float | None:
+    """Return the level that GDAL states for pixels without a measurement."""
+    try:
+        return float(tags[_NO_DATA]) if _NO_DATA in tags else None
+    except (TypeError, ValueError):
+        return None
