@@ -1,5 +1,7 @@
 """Zip archives: where each member lies, from the directory at the end, and its bytes from there.
 
+A name is read by the first of these that fits: the UTF-8 flag, the field 0x7075, UTF-8 (macOS sets no flag), CP437.
+
 The records as in PKWARE's APPNOTE.TXT 6.3, sections 4.3 and 4.5. A whole listing takes 1.5
 times as long with `zipfile`, and half a kilobyte of memory a member. It fails on a comment with the end's signature,
 and on names that are not UTF-8. Every reader process would read the directory again.
@@ -20,11 +22,15 @@ _LOCAL_HEADER = struct.Struct("<4s5H3L2H")
 _END, _END_64, _LOCATOR_64 = struct.Struct("<4s4H2LH"), struct.Struct("<4sQ2H2L4Q"), struct.Struct("<4sLQL")
 _STORED, _DEFLATED, _BZIP2 = 0, 8, 12
 _ENCRYPTED, _UTF8 = 0x1, 0x800
+_ZIP64, _UNICODE_PATH = b"\x01\x00", b"\x75\x70"  # kinds of extra fields
 USUAL_PREFIX = 1024  # bytes of local header, name, times and rights; longer ones cost a second read
 
 
 class Member(NamedTuple):
-    """`offset` of the local header, `length` of the packed bytes, `size` of the unpacked bytes."""
+    """`offset` of the local header, `length` of the packed bytes, `size` of the unpacked bytes.
+
+    `guessed`: the archive does not say how its name is encoded.
+    """
 
     name: str
     size: int
@@ -32,6 +38,7 @@ class Member(NamedTuple):
     offset: int
     length: int
     symbolic_link: bool
+    guessed: bool
 
 
 def read_directory(file: IO[bytes], archive: str) -> Iterator[Member]:
@@ -51,10 +58,25 @@ def read_directory(file: IO[bytes], archive: str) -> Iterator[Member]:
         read += _DIRECTORY_ENTRY.size + sum(lengths)
         if 0xFFFFFFFF in (size, packed, offset):
             size, packed, offset = _wide(extra, size, packed, offset, archive)
-        text = name.decode("utf-8", "surrogateescape") if flags & _UTF8 else name.decode("cp437")
-        if not text.endswith("/"):
+        if flags & _UTF8 or (name.isascii() and _UNICODE_PATH not in extra):
+            text, guessed = name.decode("utf-8", "surrogateescape"), False
+        else:
+            text, guessed = _decode_name(name, extra)
+        if not text.endswith("/") and (size or not text.endswith("\\")):
             link = version >> 8 == 3 and stat.S_ISLNK(rights >> 16)
-            yield Member(text, size, crc, offset + shift, packed, link)
+            yield Member(text, size, crc, offset + shift, packed, link, guessed)
+
+
+def _decode_name(name: bytes, extra: bytes) -> tuple[str, bool]:
+    """Return the text of a name, and whether its encoding is a guess."""
+    field = next((content for kind, content in _extra_fields(extra) if kind == _UNICODE_PATH), b"")
+    # The field is of another name if a program that does not know it has renamed the member.
+    if field[:5] == b"\1" + struct.pack("<L", zlib.crc32(name)):
+        name = field[5:]
+    try:
+        return name.decode("utf-8"), False
+    except UnicodeDecodeError:
+        return name.decode("cp437"), True
 
 
 def data_begin(head: bytes) -> int:
@@ -128,17 +150,23 @@ def _find_end_64(file: IO[bytes], locator_at: int, stated: int, archive: str) ->
 
 def _wide(extra: bytes, size: int, packed: int, offset: int, archive: str) -> tuple[int, int, int]:
     """Return the three numbers of Zip64: those beyond 32 bits stand in the extra field of type 1."""
-    while len(extra) >= 4:
-        kind, length = struct.unpack_from("<2H", extra)
-        if kind == 1:
-            values = iter(struct.unpack_from(f"<{length // 8}Q", extra[: length + 4], 4))
+    for kind, content in _extra_fields(extra):
+        if kind == _ZIP64:
+            values = iter(struct.unpack_from(f"<{len(content) // 8}Q", content))
             try:
                 size, packed, offset = (next(values) if v == 0xFFFFFFFF else v for v in (size, packed, offset))
-            except (RuntimeError, struct.error):
+            except RuntimeError:
                 raise _damaged(archive, "a member's size is missing") from None
             return size, packed, offset
-        extra = extra[4 + length :]
     return size, packed, offset
+
+
+def _extra_fields(extra: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """Yield the kind and the content of each extra field of a directory entry."""
+    while len(extra) >= 4:
+        length = int.from_bytes(extra[2:4], "little")
+        yield extra[:2], extra[4 : 4 + length]
+        extra = extra[4 + length :]
 
 
 def _damaged(archive: str, why: str) -> UserError:

@@ -123,13 +123,14 @@ def _member_places(uri: str) -> Iterator[tuple[str, str]]:
 def _find_members(archive: tuple[str, str], paths: _Paths) -> dict[str, _Row]:
     """Return the rows of the members found, by URI; an ignored row only if no other has its path."""
     protocol, place = archive
-    found: dict[str, _Row] = {}
+    found: dict[str, tuple[tuple[bool, bool], _Row]] = {}
     for batch in (list_tar if protocol == "tar" else list_zip)(place):
         for row in batch.filter(pc.is_in(batch["path"], value_set=pa.array(paths, pa.string()))).to_pylist():
             for uri in paths[row["path"]]:
-                if not row["ignored"] or uri not in found:
-                    found[uri] = row
-    return found
+                fit = (not row["ignored"], row["uri"] == uri)
+                if uri not in found or fit > found[uri][0]:
+                    found[uri] = fit, row
+    return {uri: row for uri, (_, row) in found.items()}
 
 
 def _exists(place: str) -> bool:

@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 
 def printable(name: str) -> str:
     """Return a name as text that any table can hold; names that are valid UTF-8 stay as they are."""
-    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode("utf-8")
+    try:
+        name.encode("utf-8")
+    except UnicodeEncodeError:
+        return name.encode("utf-8", "backslashreplace").decode("utf-8")
+    return name
 
 
 def _unprintable(name: str) -> str:

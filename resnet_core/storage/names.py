@@ -10,9 +10,7 @@ import unicodedata
 # `resnet_core.storage.locations.printable` writes a byte that is not UTF-8 as `\udce9`: not a separator.
 _SEPARATOR = re.compile(r"\\(?!udc[89a-f][0-9a-f])")
 _SUPERFLUOUS = re.compile(r"(?<![:/])/+(\./+)*|^(\./+)+")  # but for the slashes of `s3://`
-_BLANKS = (
-    " \t\n\u00a0\u3000" + "\ufeff\u200b\u2060"
-)  # the last three: of no width: left behind by editors and web pages
+_BLANKS = " \t\n\u00a0\u3000\ufeff\u200b\u2060"  # the last three have no width
 
 # Terminals and browsers obey these. Joiners (200c, 200d) are letters of some scripts, and stay.
 _UNSEEN = re.compile(
@@ -23,7 +21,11 @@ _UNSEEN = re.compile(
 
 def fold_path(path: str) -> str:
     """Return a path in NFC, with single slashes between its parts and without `./`."""
-    path = _in_nfc(path)
+    return with_slashes(_in_nfc(path))
+
+
+def with_slashes(path: str) -> str:
+    """Return a path with single slashes between its parts and without `./`."""
     if "\\" in path:
         path = _SEPARATOR.sub("/", path)
     if "//" in path or "./" in path:

@@ -6,11 +6,13 @@ import io
 import lzma
 import random
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 import fsspec
@@ -20,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnet_core.errors import UserError
+from resnet_core.sources import _archives
 from resnet_core.sources._tar import read_headers
 from resnet_core.sources.fetch import open_files
 from resnet_core.sources.locate import read_bytes
@@ -223,18 +226,108 @@ def test_hard_links_are_files_and_symbolic_ones_are_ignored(tmp_path: Path) -> N
 
 def test_names_are_only_names(tmp_path: Path) -> None:
     made = {"/etc/passwd": b"1", "../../up.png": b"2", "./a/./b.png": b"3", ".hidden/x.png": b"4", "a/notes.txt": b"5"}
+    made |= {"C:/c/d.png": b"6", "a/../../c//e.png": b"7"}
     for archive in (write_tar(tmp_path / "x.tar", made), write_zip(tmp_path / "x.zip", made)):
-        assert contents(archive) == {"etc/passwd": b"1", "../../up.png": b"2", "a/b.png": b"3"}
+        assert contents(archive) == {
+            "etc/passwd": b"1", "up.png": b"2", "a/b.png": b"3", "c/d.png": b"6", "a/c/e.png": b"7"
+        }  # fmt: skip
         assert ignored(archive) == [".hidden/x.png", "a/notes.txt"]
-        assert {row["path"]: row["label"] for row in rows(archive)}["../../up.png"] is None
+        assert {row["path"]: row["label"] for row in rows(archive)}["up.png"] is None
         for row in rows(archive):
             assert read_bytes(row["uri"]) in made.values()
 
 
-def test_a_name_that_is_no_utf8_can_be_read(tmp_path: Path) -> None:
-    tar = write_tar(tmp_path / "x.tar", {"caf\udce9/1.png": b"one"})
-    (row,) = rows(tar)
-    assert (row["path"], row["label"]) == ("caf\\udce9/1.png", "caf\\udce9")
+def write_raw_zip(path: Path, names: list[bytes], flags: int = 0, host: int = 0, extra: bytes = b"") -> Path:
+    """A zip with these very names, whose members hold their own number, and `extra` fields in its directory."""
+    members = directory = b""
+    for number, name in enumerate(names):
+        data = b"" if name.endswith(b"\\") else str(number).encode()
+        facts = struct.pack("<3H3L", 0, 0, 33, zlib.crc32(data), len(data), len(data))
+        entry = struct.pack("<4s3H", b"PK\1\2", host << 8 | 20, 20, flags) + facts
+        directory += entry + struct.pack("<5H2L", len(name), len(extra), 0, 0, 0, 0, len(members)) + name + extra
+        members += struct.pack("<4s2H", b"PK\3\4", 20, flags) + facts + struct.pack("<2H", len(name), 0) + name + data
+    end = struct.pack("<4s4H2LH", b"PK\5\6", 0, 0, len(names), len(names), len(directory), len(members), 0)
+    path.write_bytes(members + directory + end)
+    return path
+
+
+def unicode_path(name: bytes, meant: str) -> bytes:
+    content = b"\1" + struct.pack("<L", zlib.crc32(name)) + meant.encode()
+    return b"UT\5\0" + bytes(5) + struct.pack("<2H", 0x7075, len(content)) + content
+
+
+@pytest.fixture
+def said(caplog: pytest.LogCaptureFixture) -> pytest.LogCaptureFixture:
+    _archives._say_once.cache_clear()
+    return caplog
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "extra", "label", "line"),
+    [
+        ("défaut/1.png".encode(), 0x800, b"", "défaut", None),
+        ("défaut/1.png".encode(), 0, b"", "défaut", None),  # Finder of macOS
+        (
+            "défaut/1.png".encode("cp437"),
+            0,
+            b"",
+            "défaut",
+            "x.zip: names that are not UTF-8, read as CP437: 1, such as 'd",
+        ),
+        (b"d?faut/1.png", 0, unicode_path(b"d?faut/1.png", "d\u00e9faut/1.png"), "défaut", None),
+        ("défaut/1.png".encode("cp850"), 0, unicode_path(b"other/1.png", "wrong/1.png"), "défaut", "read as CP437: 1,"),
+        ("\u00e9\u732b/1.png".encode(), 0, b"UT\5\0" + bytes(5), "\u00e9\u732b", None),
+        (b"d\xe9faut/1.png", 0x800, b"", "d\\udce9faut", None),  # the flag lies: no guess
+    ],
+)
+def test_a_zips_names_are_read_by_a_rule(
+    tmp_path: Path, name: bytes, flags: int, extra: bytes, label: str, line: str | None, said: pytest.LogCaptureFixture
+) -> None:
+    (row,) = rows(write_raw_zip(tmp_path / "x.zip", [name], flags, extra=extra))
+    assert (row["path"], row["label"]) == (f"{label}/1.png", label)
+    assert read_bytes(row["uri"]) == b"0"
+    assert [line in text for text in said.messages] == ([True] if line else [])
+
+
+@pytest.mark.parametrize("host", [0, 3])
+def test_backslashes_of_windows_are_folders(tmp_path: Path, host: int, said: pytest.LogCaptureFixture) -> None:
+    names = [b"cat\\", b"cat\\a b\\1.png", b".\\dog\\2.png", b"__MACOSX\\._1.png", b"D:\\cat\\3.png", b"\\cow\\4.png"]
+    archive = write_raw_zip(tmp_path / "x.zip", names, host=host)
+    assert contents(archive) == {"cat/a b/1.png": b"1", "dog/2.png": b"2", "cat/3.png": b"4", "cow/4.png": b"5"}
+    assert [row["label"] for row in rows(archive) if not row["ignored"]] == ["cat", "dog", "cat", "cow"]
+    assert said.messages == [f"{archive}: names with backslashes, read as folders: 5, such as 'cat\\\\a b\\\\1.png'"]
+
+
+@pytest.mark.parametrize(
+    "pair", [("a/\u00e9.png", "a/e\u0301.png"), ("a/1.png", "a\\1.png"), ("a/1.png", "../a/1.png")]
+)
+def test_members_whose_names_become_one_are_all_there(
+    tmp_path: Path, pair: tuple[str, str], said: pytest.LogCaptureFixture
+) -> None:
+    for archive in (
+        write_raw_zip(tmp_path / "x.zip", [name.encode() for name in (*pair, pair[1])]),
+        write_tar(tmp_path / "x.tar", {name: str(number).encode() for number, name in enumerate(pair)}),
+    ):
+        kept = [row for row in rows(archive) if not row["ignored"]]
+        assert [read_bytes(row["uri"]) for row in kept] == ([b"0", b"2"] if archive.suffix == ".zip" else [b"0", b"1"])
+        assert {row["label"] for row in kept} == {"a"}
+        assert any("names spelled in two ways, whose files all count: 1, such as" in text for text in said.messages)
+        said.clear()
+
+
+@pytest.mark.parametrize(
+    ("form", "name", "label"),
+    [
+        ("pax", "d\u00e9faut/1.png", "d\u00e9faut"),
+        ("gnu", "d\udce9faut/1.png", "d\u00e9faut"),  # Latin-1
+        ("gnu", "d\udce9faut/" + "x" * 200 + ".png", "d\u00e9faut"),
+        ("pax", "d\udce9faut/1.png", "d\u00e9faut"),  # hdrcharset=BINARY
+        ("gnu", "cat\\1.png", "cat"),
+    ],
+)
+def test_a_tars_names_are_read_by_a_rule(tmp_path: Path, form: str, name: str, label: str) -> None:
+    (row,) = rows(write_tar(tmp_path / "x.tar", {name: b"one"}, form))
+    assert row["label"] == label
     assert read_bytes(row["uri"]) == b"one"
 
 
