@@ -9,6 +9,7 @@ from upath import UPath
 from resnet_core.images.limits import Limits
 from tasks.dataset import Dataset, load_dataset
 from tasks.ingest.catalog import write_catalog
+from tasks.ingest.levels import decide_levels
 from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.ingest.scan import scan
@@ -42,8 +43,10 @@ def catalog_and_shards(dataset: Dataset, store: UPath) -> tuple[Catalog, ShardSe
     here = place(store)
     found = scan.fn(dataset, here)
     with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(lambda part: read_part.fn(part, dataset.image, here.limits), found.unread))
+        list(pool.map(lambda part: read_part.fn(part, found.image, here.limits), found.unread))
+        found, again = decide_levels.fn(found, dataset, here)
+        list(pool.map(lambda part: read_part.fn(part, found.image, here.limits), again))
         catalog = write_catalog.fn(found, dataset, here)
         plans = plan_shards.fn(catalog, dataset, here)
-        written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog, dataset.image), plans))
+        written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog), plans))
     return catalog, finish_shards.fn(plans, written, catalog, dataset)

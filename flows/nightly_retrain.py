@@ -1,6 +1,6 @@
 """The nightly flow: from a folder of images to a model version, promoted if the gate accepts it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from prefect import flow
@@ -11,16 +11,18 @@ from tasks.evaluation.explain import explain
 from tasks.ingest.catalog import write_catalog
 from tasks.ingest.checks import check_data
 from tasks.ingest.evidence import gather
+from tasks.ingest.levels import decide_levels
 from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.ingest.scan import scan
+from tasks.parts import Part
 from tasks.release.gate import judge
 from tasks.release.promote import carry_out
 from tasks.release.register import register
 from tasks.report.night_page import report_night
 from tasks.runner import fan_out, task_runner
 from tasks.training.train import train
-from tasks.values import Catalog, Night, ShardSet, have
+from tasks.values import Catalog, Night, Scan, ShardSet, have
 from tasks.workspace import Workspace, workspace
 
 _Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"]
@@ -47,10 +49,16 @@ def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
 def ingest(data: Dataset, here: Workspace) -> Night:
     """Bring the catalog up to date, and check its data. Raises DataCheckError if a check fails the night."""
     source = scan(data, here)
-    images = sum(part.count for part in source.unread)
-    fan_out("ingest", lambda part: read_part.submit(part, data.image, here.limits, here.keys), source.unread, images)
+    _read(source, source.unread, here)
+    source, undecided = decide_levels(source, data, here)
+    _read(source, undecided, here)
     catalog = write_catalog(source, data, here)
     return Night(catalog, check_data(gather(catalog, data, here), catalog, data, here))
+
+
+def _read(source: Scan, parts: Sequence[Part], here: Workspace) -> None:
+    images = sum(part.count for part in parts)
+    fan_out("ingest", lambda part: read_part.submit(part, source.image, here.limits, here.keys), parts, images)
 
 
 def preprocess(night: Night, data: Dataset, here: Workspace) -> Night:
@@ -62,9 +70,7 @@ def make_shards(catalog: Catalog, data: Dataset, here: Workspace) -> ShardSet:
     """Write the shards that are not there yet, side by side."""
     plans = plan_shards(catalog, data, here)
     images = sum(plan.count for plan in plans)
-    written = fan_out(
-        "preprocess", lambda plan: write_shard.submit(plan, catalog, data.image, here.keys), plans, images
-    )
+    written = fan_out("preprocess", lambda plan: write_shard.submit(plan, catalog, here.keys), plans, images)
     return finish_shards(plans, written, catalog, data)
 
 

@@ -6,7 +6,7 @@ Take arrays and tensors, return arrays and tensors. Prefect and MLflow are never
     from resnet_core.model.classifier import Classifier
 
     classifier = Classifier.load(folder)
-    classifier.predict([decode(path.read_bytes())])
+    classifier.predict([decode(path.read_bytes(), classifier.preprocessing.rule)])
 
 Shape letters: N images, B images of a batch, C classes, H rows, W columns.
 """

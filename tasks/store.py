@@ -13,6 +13,7 @@ from upath import UPath
 from resnet_core.errors import UserError, nearest
 
 CATALOG_VERSION = "grayline.version"  # in the catalog file's schema metadata
+CATALOG_LEVELS = "grayline.levels"
 
 # Files of the folders below. A manifest, and `epochs.json` of a training, are written last.
 MANIFEST = "_manifest.json"  # of a shard set, a batch, a set of features

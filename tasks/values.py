@@ -36,10 +36,11 @@ class Scan:
     labels.
 
     `unread` are the parts that no earlier night has read; all parts lie in the folder `pixels`. `corrections` is a
-    Parquet file of labels by people, or None.
+    Parquet file of labels by people, or None. `image` has the gray levels that are decided.
     """
 
     dataset: str
+    image: Preprocessing
     pixels: UPath
     entries: UPath
     count: int
@@ -51,10 +52,11 @@ class Scan:
 class Catalog:
     """The catalog: `digest` names its content, `version` counts the nights that changed it.
 
-    `near` images look like another one; `read` images were read this time.
+    `near` images look like another one; `read` images were read this time. `image` made the pixels.
     """
 
     dataset: str
+    image: Preprocessing
     path: UPath
     digest: str
     version: int

@@ -1,6 +1,7 @@
 """Turn the bytes of an image file into a gray square of pixels.
 
-Rooms: `decode` (bytes to gray levels), `levels` (which value is white; `BadImageError`), `limits` (of an image);
+Rooms: `decode` (bytes to gray levels), `levels` (which value is white; `BadImageError`),
+`decision` (the same for a data set), `limits` (of an image);
 `preprocessing` (gray levels to the model's square);
 `statistics` (brightness, contrast, sharpness, perceptual hash).
 Private: `_codecs` (fast PNG and JPEG), `_dicom`.

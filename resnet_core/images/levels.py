@@ -5,7 +5,7 @@ Levels are scaled, never wrapped.
 Luma is ITU-R BT.601 on the file's own (gamma-encoded) levels, as in JPEG and in Pillow's mode "L".
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
@@ -22,7 +22,7 @@ Kind = Literal["bytes", "integers", "floats"]
 
 _BT601 = (0.299, 0.587, 0.114)
 _BLOCK = 2**20  # levels scaled at a time: float copies of a large image would take eight times its size
-_MARGIN = 0.1  # share of a range by which noise and resampling may go beyond it, and are clipped
+MARGIN = 0.1  # share of a range by which noise and resampling may go beyond it, and are clipped
 QUANTILES = 256  # of an image, for percentiles of the data set
 
 
@@ -103,7 +103,10 @@ class Decided:
 
 
 class Rule(NamedTuple):
-    """How levels become gray. decided: None is the rule of older releases, each file by itself."""
+    """How levels become gray. decided: None scales each file by itself, as older releases did.
+
+    With the setting `data`, that is its own range, for pictures that a person looks at.
+    """
 
     setting: Setting = None
     clip: bool = False
@@ -115,19 +118,15 @@ class Rule(NamedTuple):
         """Return whether levels of 8 bits are scaled, too."""
         if isinstance(self.setting, tuple):
             return self.setting[0] >= 0 and self.setting[1] <= 255
-        return self.setting == "data" or isinstance(self.setting, Percentiles)
+        return self.decided is not None and (self.setting == "data" or isinstance(self.setting, Percentiles))
 
 
 class UndecidedError(BadImageError):
     """The rule has no range yet for such an image. `found` are the facts that decide."""
 
-    def __init__(self, stored: Stored, rule: Rule) -> None:
-        self.found = measured(stored, quantiles=isinstance(rule.setting, Percentiles))
-        super().__init__(
-            ReasonCode.LEVELS_UNKNOWN,
-            f"{stored.levels.dtype} levels whose white is not stated, and the data set had no such image. "
-            "Set `image: {levels: ...}` in its file, and retrain",
-        )
+    def __init__(self, detail: str, found: "Found") -> None:
+        super().__init__(ReasonCode.LEVELS_UNKNOWN, detail)
+        self.found = found
 
 
 class Found(NamedTuple):
@@ -137,7 +136,7 @@ class Found(NamedTuple):
     low: float
     high: float
     claimed: Pair | None = None
-    quantiles: tuple[float, ...] = ()
+    quantiles: Sequence[float] = ()
 
 
 def to_gray(stored: Stored, rule: Rule) -> Gray:
@@ -150,7 +149,7 @@ def to_gray(stored: Stored, rule: Rule) -> Gray:
     if plain and not rule.spans_bytes:
         return levels
     if rule.decided is None and stored.stated is None:
-        black, white = _of_the_file(stored)
+        black, white = _of_the_file(stored, stretched=rule.setting == "data")
     else:
         black, white = _range(stored, rule)
     mask = _mask(stored)
@@ -174,19 +173,31 @@ def _range(stored: Stored, rule: Rule) -> Pair:
             return _checked(stored, depth(setting), rule, strict=True)
         if stored.claimed and decided.claims is not False:
             if decided.claims is None:
-                raise UndecidedError(stored, rule)
+                raise _undecided(stored, rule)
             return _checked(stored, stored.claimed, rule, strict=True)
     found: Pair | None = getattr(decided, kind)
     if found is None:
-        raise UndecidedError(stored, rule)
+        raise _undecided(stored, rule)
     return _checked(stored, found, rule, strict=kind == "integers" and claim(*found) is not None)
+
+
+def _undecided(stored: Stored, rule: Rule) -> BadImageError:
+    """Return the error of an image without a range. A flat image tells nothing, and decides nothing."""
+    found = measured(stored, quantiles=isinstance(rule.setting, Percentiles))
+    if found.low == found.high:
+        return BadImageError(ReasonCode.BLANK, f"every pixel is {found.low:g}")
+    return UndecidedError(
+        f"{stored.levels.dtype} levels, {found.low:g} to {found.high:g}, without a stated white, and the data set had "
+        "no such image. Set `image: {levels: ...}` in its file, or add such images, and retrain",
+        found,
+    )
 
 
 def _checked(stored: Stored, span: Pair, rule: Rule, *, strict: bool) -> Pair:
     """Return the range if the levels lie within it. strict: without a margin."""
     if rule.clip or isinstance(rule.setting, Percentiles):
         return span
-    margin = 0 if strict else _MARGIN * (span[1] - span[0])
+    margin = 0 if strict else MARGIN * (span[1] - span[0])
     found = measured(stored)
     if found.low >= span[0] - margin and found.high <= span[1] + margin:
         return span
@@ -224,20 +235,20 @@ def measured(stored: Stored, *, quantiles: bool = False) -> Found:
     if not (np.isfinite(low) and np.isfinite(high)):
         raise BadImageError(ReasonCode.DAMAGED, "some gray levels are not finite numbers")
     shares = np.quantile(levels, (np.arange(QUANTILES) + 0.5) / QUANTILES).tolist() if quantiles else ()
-    return Found(stored.kind, low, high, stored.claimed, tuple(shares))
+    return Found(stored.kind, low, high, stored.claimed, shares)
 
 
-def _of_the_file(stored: Stored) -> Pair:
-    """Return the range by the rule of older releases, for versions trained under it.
+def _of_the_file(stored: Stored, *, stretched: bool) -> Pair:
+    """Return the range of one file, by the rule of older releases, for versions trained under it.
 
     White is 1 for fractions and 65,535 for levels that fit into 16 bits; others are stretched to their own range.
     """
     if stored.levels.dtype == np.uint8:
         return 0, 255
-    if stored.levels.dtype.kind == "u" and stored.levels.dtype.itemsize == 2:
+    if stored.levels.dtype.kind == "u" and stored.levels.dtype.itemsize == 2 and not stretched:
         return 0, 65535
     found = measured(stored)
-    if found.low >= 0 and found.high <= 65535:
+    if not stretched and found.low >= 0 and found.high <= 65535:
         return 0, 1 if found.high <= 1 else 65535
     return found.low, found.high
 

@@ -4,7 +4,7 @@ Its settings are part of every shard and every model: a model never gets pixels 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -122,7 +122,7 @@ class Preprocessing:
     decode: Decode = "exact"
     levels: Setting = None
     beyond: _Beyond = "fail"
-    decided: Decided | None = field(default=None, metadata=NO_KEY)
+    decided: Decided | None = field(default=Decided(), metadata=NO_KEY)
 
     @classmethod
     def of(cls, content: Mapping[str, Any]) -> "Preprocessing":
@@ -135,6 +135,16 @@ class Preprocessing:
         elif isinstance(levels, list):
             levels = tuple(levels)
         return cls(**{**content, "levels": levels, "decided": decided})
+
+    def same_pixels(self, other: "Preprocessing") -> bool:
+        """Return whether both make the same pixels, by the releases' rules, of a data set's images.
+
+        Without a decision all images say themselves which level is white, and older releases read them alike.
+        """
+        return self._with_rule() == other._with_rule()
+
+    def _with_rule(self) -> "Preprocessing":
+        return replace(self, decided=Decided()) if self.decided is None else self
 
     @property
     def rule(self) -> Rule:

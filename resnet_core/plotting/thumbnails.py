@@ -48,7 +48,7 @@ def thumbnails(uris: list[str], sides: list[int | None], limits: Limits) -> Iter
         yield number, Thumbnail(None, "the file is gone")
     for side in np.unique(targets[exists & ~is_shard]).tolist():
         numbers = in_order(files, np.flatnonzero(exists & ~is_shard & (targets == side)))
-        settings = Preprocessing(size=side, resize="fit", decode="fast")
+        settings = Preprocessing(side, "fit", decode="fast", levels="data", decided=None)
         yield from _numbered(numbers, iterate_files(files.take(numbers), settings, limits), side)
     yield from _of_shards(files, in_order(files, np.flatnonzero(exists & is_shard)))
 

@@ -4,6 +4,7 @@
 """
 
 import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from resnet_core.images.decode import decode_square
-from resnet_core.images.levels import BadImageError
+from resnet_core.images.levels import BadImageError, Found, UndecidedError
 from resnet_core.images.limits import DEFAULT_LIMITS, Limits
 from resnet_core.images.preprocessing import Gray, Preprocessing
 from resnet_core.images.statistics import HASH_BYTES, measure, perceptual_hash
@@ -31,6 +32,7 @@ class ReadImage:
     height: int | None = None
     reason: Reason | None = None
     pixels: Gray | None = None
+    range: Found | None = None  # of an image whose white level is not decided yet
 
 
 def read_image(data: bytes, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS) -> ReadImage:
@@ -41,7 +43,8 @@ def read_image(data: bytes, settings: Preprocessing, limits: Limits = DEFAULT_LI
     try:
         square = decode_square(data, settings, limits.pixels)
     except BadImageError as error:
-        return ReadImage(image_id, reason=error.reason)
+        found = error.found if isinstance(error, UndecidedError) else None
+        return ReadImage(image_id, reason=error.reason, range=found)
     except MemoryError:
         return ReadImage(image_id, reason=NO_MEMORY)
     return ReadImage(image_id, square.width, square.height, pixels=square.pixels)
@@ -76,6 +79,7 @@ def schema(size: int) -> "pa.Schema":
             ("brightness", pa.float32()),
             ("contrast", pa.float32()),
             ("sharpness", pa.float32()),
+            ("range", pa.string()),  # JSON of `levels.Found`; null: the white level is known
             pa.field("pixels", pa.binary(size * size), nullable=False),  # uint8 [size, size]; zeros without an image
         ]
     )
@@ -90,6 +94,7 @@ def as_columns(images: Sequence[ReadImage], size: int) -> tuple[dict[str, list[A
     columns = {name: [getattr(image, name) for image in images] for name in ("image_id", "width", "height")}
     reasons = [image.reason or (None, None) for image in images]
     columns["reason_code"], columns["reason"] = [code for code, _ in reasons], [text for _, text in reasons]
+    columns["range"] = [None if image.range is None else json.dumps(image.range) for image in images]
     columns["phash"] = hashes
     for name, numbers in zip(("brightness", "contrast", "sharpness"), measure(pixels), strict=True):
         rounded = numbers.astype(np.float32).tolist()

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from resnet_core.errors import UserError
+from resnet_core.images.decision import in_words
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.shards.format import METADATA_KEY, image_size
 from resnet_core.sources import folders
@@ -45,7 +46,7 @@ def check_preprocessing(source: str, preprocessing: Preprocessing) -> None:
     for place in _shard_places(source):
         with _open_shard(place) as table:
             made = Preprocessing.of(json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
-        if made != preprocessing:
+        if not made.same_pixels(preprocessing):
             raise UserError(
                 f"--source: {place} holds pixels made with {_describe(made)}; the version needs "
                 f"{_describe(preprocessing)}. Give the images themselves."
@@ -73,4 +74,5 @@ def _shard_places(source: str) -> Iterator[str]:
 
 def _describe(preprocessing: Preprocessing) -> str:
     made = preprocessing
-    return f"{made.size} px, {made.resize}, background {made.background}, {made.decode}"
+    levels = "".join(f", {words}" for words in in_words(made.rule))
+    return f"{made.size} px, {made.resize}, background {made.background}, {made.decode}{levels}"

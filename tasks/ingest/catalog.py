@@ -22,9 +22,10 @@ from resnet_core.storage import database
 from resnet_core.storage.digest import table_digest
 from resnet_core.storage.files import as_local
 from tasks.dataset import Dataset
+from tasks.ingest.levels import decision_text, with_decision
 from tasks.ingest.pixels import read_facts, read_rows
 from tasks.progress import progress
-from tasks.store import CATALOG_VERSION
+from tasks.store import CATALOG_LEVELS, CATALOG_VERSION
 from tasks.values import Catalog, Scan
 from tasks.workspace import Workspace
 
@@ -62,14 +63,19 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         version = history.append(db, versions, before)
         changed = version > before or queries.has_changed(db)
         rows = build.finished_rows(db)
-        if changed or not set(build.CATALOG.names) <= _columns(path):
-            rows = database.write_through(rows, path, {CATALOG_VERSION: str(version)})
+        if (
+            changed
+            or not set(build.CATALOG.names) <= _columns(path)
+            or with_decision(dataset.image, path) != scan.image
+        ):
+            metadata = {CATALOG_VERSION: str(version), CATALOG_LEVELS: decision_text(scan.image)}
+            rows = database.write_through(rows, path, metadata)
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions)
         counts = queries.counts(db)
     ok, duplicate, quarantined = (counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined"))
     near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
-    written = Catalog(scan.dataset, path, digest, version, classes, ok, duplicate, quarantined, near, read)
+    written = Catalog(scan.dataset, scan.image, path, digest, version, classes, ok, duplicate, quarantined, near, read)
     log.info(
         "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined; %s read now, %s known from before",
         f"{ok + duplicate + quarantined:,}", len(classes), f"{ok:,}", f"{duplicate:,}", f"{quarantined:,}",

@@ -22,7 +22,7 @@ from tasks.workspace import Workspace
 @task(cache_policy=NO_CACHE)
 def gather(catalog: Catalog, dataset: Dataset, here: Workspace) -> Evidence:
     """Sum up tonight's catalog and the new images, and read the pixels of samples and of conflicts."""
-    pixels, size = pixel_folder(dataset, here), dataset.image.size
+    pixels, size = pixel_folder(dataset, catalog.image, here), catalog.image.size
     accepted = last_accepted(here.store.checks(dataset.name), catalog.version)
     with database.database() as db:
         queries.load(db, catalog.path)

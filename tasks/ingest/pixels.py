@@ -43,9 +43,12 @@ def read_part(part: Part, settings: Preprocessing, limits: Limits, keys: Keys | 
 READING = (resnet_core.images, resnet_core.reading, resnet_core.reasons)
 
 
-def pixel_folder(dataset: Dataset, here: Workspace) -> UPath:
-    """Return the cache of a data set's pixels, named by all that decides them: settings, limits, code."""
-    digest = digest_of(dataset.image, here.limits, dataset.encrypt, source_digest(*READING))
+def pixel_folder(dataset: Dataset, image: Preprocessing, here: Workspace) -> UPath:
+    """Return the cache of a data set's pixels, named by all that decides them: settings, limits, code.
+
+    image: the data set's, with the ranges of gray levels that were decided.
+    """
+    digest = digest_of(image, here.limits, dataset.encrypt, source_digest(*READING))
     return here.store.pixels(dataset.name) / digest
 
 

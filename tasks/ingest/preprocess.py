@@ -19,7 +19,6 @@ from upath import UPath
 import resnet_core.shards
 from resnet_core.catalog.queries import GOOD, good_images
 from resnet_core.errors import UserError, nearest
-from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.soft_labels import parse
@@ -61,8 +60,8 @@ def plan_shards(catalog: Catalog, dataset: Dataset, here: Workspace) -> tuple[Sh
     Raises UserError if a class has no training image, or nothing is held out. Raises it for unknown classes in soft
     labels.
     """
-    code, pixels = source_digest(*READING, resnet_core.shards), pixel_folder(dataset, here)
-    context = (catalog.classes, dataset.image, dataset.encrypt, code)
+    code, pixels = source_digest(*READING, resnet_core.shards), pixel_folder(dataset, catalog.image, here)
+    context = (catalog.classes, catalog.image, dataset.encrypt, code)
     found, learned = [], set()
     for part, rows in _rows_by_part(catalog):
         name = digest_of(table_digest([rows.select(_CONTENT)]), *context) + ".parquet"
@@ -123,7 +122,7 @@ def _check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> No
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="shard {plan.path.name}")
-def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys: Keys | None = None) -> int:
+def write_shard(plan: ShardPlan, catalog: Catalog, keys: Keys | None = None) -> int:
     """Write the shard unless it exists. Returns the number of images written."""
     if plan.path.exists():
         return 0
@@ -131,9 +130,9 @@ def write_shard(plan: ShardPlan, catalog: Catalog, settings: Preprocessing, keys
         link(plan.twin, plan.path)
         return 0
     rows = _rows_of_part(catalog, plan.part.name)
-    pixels = read_pixels(plan.part, rows["uri"].to_pylist(), settings.size, keys)
+    pixels = read_pixels(plan.part, rows["uri"].to_pylist(), catalog.image.size, keys)
     image_ids, labels, splits, weights, soft_labels = (rows[name] for name in _CONTENT)
-    metadata = shards.metadata(catalog.classes, settings)
+    metadata = shards.metadata(catalog.classes, catalog.image)
     table = shards.make_table(image_ids, labels, splits, weights, pixels, metadata, soft_labels)
     with write_whole(plan.path) as draft:
         shards.write_table(table, draft, keys)
@@ -151,7 +150,7 @@ def finish_shards(plans: tuple[ShardPlan, ...], written: int, catalog: Catalog, 
         files=tuple(plan.path for plan in plans),
         digest=folder.name,
         classes=catalog.classes,
-        preprocessing=dataset.image,
+        preprocessing=catalog.image,
         train=train,
         validation=validation,
         test=test,

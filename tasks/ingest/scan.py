@@ -17,6 +17,7 @@ from resnet_core.storage import database
 from resnet_core.storage.files import absolute, write_whole
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import load_catalog
+from tasks.ingest.levels import with_decision
 from tasks.ingest.pixels import pixel_folder
 from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted
@@ -35,7 +36,8 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     """
     check_source(dataset.source)
     reading.start()  # most nights bring something new
-    pixels = pixel_folder(dataset, here)
+    image = with_decision(dataset.image, here.store.catalog(dataset.name))
+    pixels = pixel_folder(dataset, image, here)
     there = [path.name for path in pixels.iterdir()] if pixels.exists() else []
     if not there and pixels.parent.exists():
         log.info("ingest      the cached pixels are by other settings or code: every file is read again")
@@ -53,7 +55,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
         with write_whole(work / ENTRIES) as draft:
             entries.write_entries(db, (_assigned(part) for part in parts), draft)
         corrected = _write_corrections(db, work) if dataset.corrections else None
-    return Scan(dataset.name, pixels, work / ENTRIES, count, parts, corrected)
+    return Scan(dataset.name, image, pixels, work / ENTRIES, count, parts, corrected)
 
 
 def _write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:

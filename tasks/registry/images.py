@@ -62,8 +62,8 @@ def images_of(version: ModelVersion, here: Workspace) -> VersionImages:
 def check_fits(model: ModelVersion, classifier: Classifier, shard_set: ShardSet) -> None:
     """Raises UserError unless preprocessing and classes of the shards are those of the version."""
     wrong = ""
-    if classifier.preprocessing != shard_set.preprocessing:
-        wrong = "takes images of another size, or resized in another way, than the data set file says"
+    if not classifier.preprocessing.same_pixels(shard_set.preprocessing):
+        wrong = "takes images of another size, or resized or scaled in another way, than the data set file says"
     elif classifier.classes != shard_set.classes:
         wrong = f"knows the classes {', '.join(classifier.classes)}; the data set has {', '.join(shard_set.classes)}"
     if wrong:

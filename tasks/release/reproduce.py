@@ -36,6 +36,7 @@ from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
 from tasks.artifacts import markdown_table, plain
 from tasks.dataset import Dataset
+from tasks.ingest.levels import with_decision
 from tasks.ingest.pixels import pixel_folder
 from tasks.ingest.preprocess import ShardPlan
 from tasks.progress import progress
@@ -117,11 +118,12 @@ def catalog_now(origin: Origin, here: Workspace) -> Catalog:
     table = good_images(path, ["label", "part"])
     with path.open("rb") as file:
         version = int(pq.read_schema(file).metadata[CATALOG_VERSION.encode()])
-    pixels = pixel_folder(origin.dataset, here)
+    image = with_decision(origin.dataset.image, path)
+    pixels = pixel_folder(origin.dataset, image, here)
     if not all((pixels / part).exists() for part in pc.unique(table["part"]).to_pylist()):
         raise _cannot_be_made(origin, f"the pixels in {pixels} are gone too")
     classes = tuple(sorted(pc.unique(table["label"]).to_pylist()))
-    return Catalog(origin.dataset.name, path, "", version, classes, len(table), 0, 0, 0, 0)
+    return Catalog(origin.dataset.name, image, path, "", version, classes, len(table), 0, 0, 0, 0)
 
 
 def check_plans(origin: Origin, plans: Sequence[ShardPlan], catalog: Catalog) -> None:

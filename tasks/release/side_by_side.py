@@ -65,7 +65,7 @@ def score_both(
     with progress("gate", shard_set.test) as advance:
         for images in shards.iterate(shard_set.files, "test", shard_set.classes, keys):
             pixels, readable = images.pixels, np.ones(len(images), bool)
-            if old.preprocessing != shard_set.preprocessing:
+            if not old.preprocessing.same_pixels(shard_set.preprocessing):
                 pixels, readable = _reread(in_order(known, images.image_ids.tolist())["uri"].to_pylist(), old)
             image_ids += images.image_ids.tolist()
             labels.append(images.labels)

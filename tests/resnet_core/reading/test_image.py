@@ -73,11 +73,12 @@ def test_a_table_holds_every_field(png: bytes) -> None:
             "phash": perceptual_hash(good.pixels),
             "brightness": pytest.approx(good.pixels.mean()),
             "contrast": pytest.approx(good.pixels.std()),
+            "range": None,
             "sharpness": pytest.approx(measure(good.pixels[None])[2, 0]),
             "pixels": good.pixels.tobytes(),
         },
         {
-            **dict.fromkeys(("width", "height", "phash", "brightness", "contrast", "sharpness")),
+            **dict.fromkeys(("width", "height", "phash", "brightness", "contrast", "sharpness", "range")),
             "image_id": hashlib.sha256(b"").hexdigest(),
             "reason_code": "empty",
             "reason": "empty: the file has 0 bytes",

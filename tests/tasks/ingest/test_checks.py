@@ -17,6 +17,7 @@ from upath import UPath
 from resnet_core.drift.checks import ChecksConfig, ClassShareCheck
 from resnet_core.drift.summary import Summary, summarise
 from resnet_core.errors import DataCheckError
+from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.plotting.sheets import ConflictPair
 from tasks.artifacts import plain
 from tasks.dataset import Dataset
@@ -32,7 +33,7 @@ FAIL = ChecksConfig(class_share=ClassShareCheck(action="fail"))
 @flow
 def night(version: int, home: UPath, evidence: dict[str, Any], **settings: Any) -> DataReport:
     data = Dataset.model_validate({"name": "digits", "source": "digits", **settings})
-    catalog = Catalog("digits", home, "", version, (), 0, 0, 0, 0, 0)
+    catalog = Catalog("digits", Preprocessing(), home, "", version, (), 0, 0, 0, 0, 0)
     return check_data(Evidence(**evidence), catalog, data, a_workspace(home))
 
 

@@ -17,6 +17,7 @@ from resnet_core.images.limits import Limits
 from resnet_core.shards import format as shards
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import write_catalog
+from tasks.ingest.levels import decide_levels
 from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.ingest.scan import scan
@@ -38,14 +39,17 @@ def ingested(dataset: Dataset, store: UPath) -> tuple[Catalog, Scan]:
     here = a_workspace(store)
     found = scan.fn(dataset, here)
     for part in found.unread:
-        read_part.fn(part, dataset.image, LIMITS)
+        read_part.fn(part, found.image, LIMITS)
+    found, again = decide_levels.fn(found, dataset, here)
+    for part in again:
+        read_part.fn(part, found.image, LIMITS)
     return write_catalog.fn(found, dataset, here), found
 
 
 def sharded(dataset: Dataset, store: UPath) -> ShardSet:
     catalog, _ = ingested(dataset, store)
     plans = plan_shards.fn(catalog, dataset, a_workspace(store))
-    written = sum(write_shard.fn(plan, catalog, dataset.image) for plan in plans)
+    written = sum(write_shard.fn(plan, catalog) for plan in plans)
     return finish_shards.fn(plans, written, catalog, dataset)
 
 

@@ -29,7 +29,7 @@ def night(*checks: Check, promoted: bool, version: str = "7", read: int = 40) ->
     metrics = dict.fromkeys(("accuracy", "macro_f1", "roc_auc"), found)
     reason = "; ".join(f"{check.name}: {check.found}" for check in checks if not check.passed) or "better"
     return Night(
-        Catalog("cells", UPath("c"), "d" * 16, 12, ("a", "b"), 2600, 20, 4, 100, read),
+        Catalog("cells", Preprocessing(), UPath("c"), "d" * 16, 12, ("a", "b"), 2600, 20, 4, 100, read),
         DataReport(UPath("checks"), (Finding("brightness", "0.2 apart", "at most 0.1", "warn"),)),
         ShardSet("cells", UPath("s"), (UPath("s"),), "e" * 16, ("a", "b"), Preprocessing(96), 1900, 0, 650, 40),
         Checkpoint("cells", UPath("r"), "f" * 16, 30, 0.9, 200.0, "cpu", False, "run"),
