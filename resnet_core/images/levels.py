@@ -185,12 +185,16 @@ def _undecided(stored: Stored, rule: Rule) -> BadImageError:
     """Return the error of an image without a range. A flat image tells nothing, and decides nothing."""
     found = measured(stored, quantiles=isinstance(rule.setting, Percentiles))
     if found.low == found.high:
-        return BadImageError(ReasonCode.BLANK, f"every pixel is {found.low:g}")
+        return _blank(found)
     return UndecidedError(
         f"{stored.levels.dtype} levels, {found.low:g} to {found.high:g}, without a stated white, and the data set had "
         "no such image. Set `image: {levels: ...}` in its file, or add such images, and retrain",
         found,
     )
+
+
+def _blank(found: Found) -> BadImageError:
+    return BadImageError(ReasonCode.BLANK, f"every pixel is {found.low:g}")
 
 
 def _checked(stored: Stored, span: Pair, rule: Rule, *, strict: bool) -> Pair:
@@ -201,6 +205,8 @@ def _checked(stored: Stored, span: Pair, rule: Rule, *, strict: bool) -> Pair:
     found = measured(stored)
     if found.low >= span[0] - margin and found.high <= span[1] + margin:
         return span
+    if found.low == found.high:
+        raise _blank(found)
     worst = found.low if found.low < span[0] - margin else found.high
     raise BadImageError(
         ReasonCode.BEYOND_LEVELS,

@@ -91,7 +91,8 @@ def _log(before: Decided, image: Preprocessing, found: Sequence[Found]) -> None:
     new = replace(image, levels=None, decided=_new(before, image.decided or Decided()))
     low, high = min(each.low for each in found), max(each.high for each in found)
     log.info(
-        "levels      gray levels of %s images without a stated white, %s to %s: %s; `image: {levels: ...}` changes it",
+        "levels      gray levels of images without a stated white (%s, from %s to %s): %s; `image: {levels: ...}` "
+        "changes it",
         f"{len(found):,}", f"{low:,.6g}", f"{high:,.6g}", "; ".join(in_words(new.rule)),
     )  # fmt: skip
     deepest = sorted(each.high for each in found if each.kind == "integers")
