@@ -12,6 +12,7 @@ class ReasonCode(StrEnum):
     """The closed list of codes: first those that reading a file gives, then those of the catalog alone."""
 
     EMPTY = "empty"
+    NOT_AN_IMAGE = "not_an_image"  # by its first bytes: the only one that is not held against `quarantine_limit`
     UNSUPPORTED = "unsupported"
     TRUNCATED = "truncated"
     DAMAGED = "damaged"

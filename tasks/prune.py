@@ -21,7 +21,7 @@ from upath import UPath
 
 from tasks.progress import progress
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
-from tasks.store import EPOCHS, MANIFEST, Store
+from tasks.store import EPOCHS, MANIFEST, Store, own_files
 from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
@@ -139,7 +139,7 @@ def delete(some: Sequence[Leftover]) -> None:
 
 
 def folders(parent: UPath) -> list[UPath]:
-    return sorted(path for path in parent.iterdir() if path.is_dir()) if parent.exists() else []
+    return [path for path in own_files(parent) if path.is_dir()]
 
 
 def _files_of(folder: UPath) -> list[_StoredFile]:

@@ -12,8 +12,8 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
-from resnet_core.storage.files import absolute, is_local
-from tasks.store import Store, sqlite_address
+from resnet_core.storage.files import absolute, is_local, write_text
+from tasks.store import STORE_MARK, Store, sqlite_address
 from tasks.validation import invalid
 
 if TYPE_CHECKING:
@@ -162,6 +162,8 @@ def check_store(root: UPath) -> None:
         probe = root / ".probe"
         probe.write_bytes(b"")
         probe.unlink()
+        if not (root / STORE_MARK).exists():
+            write_text(root / STORE_MARK, "{}\n")
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(

@@ -11,6 +11,7 @@ from uuid import uuid4
 from upath import UPath
 
 from resnet_core.errors import UserError, nearest
+from resnet_core.storage.ignored import is_from_system
 
 CATALOG_VERSION = "grayline.version"  # in the catalog file's schema metadata
 CATALOG_LEVELS = "grayline.levels"
@@ -29,6 +30,7 @@ TRIALS, ENGINE_FILE = "trials.json", "model.onnx"
 BATCH_BEGUN, WORK, NEXT = "_batch.json", "_work", "_next"  # of a batch; the last two are folders
 DRIFT, DRIFT_PLOT = "_drift.json", "_drift.png"
 FEATURES_BEGUN = "_features.json"
+STORE_MARK = "_store.json"  # a source above the store leaves out what has it
 # Files below a `work` folder, which stages hand to each other.
 ENTRIES, UNREAD, CORRECTIONS = "entries.parquet", "unread.parquet", "corrections.parquet"
 SCORED, FEATURE_LISTING = "known.parquet", "listing.parquet"
@@ -49,6 +51,7 @@ class Place:
 
 
 LAYOUT = (
+    Place(STORE_MARK, "the mark of a store, for sources that it lies in", "every command"),
     Place("catalog/<dataset>/catalog.parquet", "one row per source image ever seen", "ingest"),
     Place("history/<dataset>/<version>.parquet", "one row per file that a version of the catalog changed", "ingest"),
     Place("checks/<dataset>/<version>/", "the data checks: `summary.json`, plots, samples", "ingest"),
@@ -75,6 +78,10 @@ class Store:
     """The paths under the store's root, a local folder or any fsspec URL."""
 
     root: UPath
+
+    def own_places(self) -> list[str]:
+        """Return the places that a source leaves out: the store, and its folders if the store is the source."""
+        return [str(self.root), *(str(self.root / place.path.split("/")[0]) for place in LAYOUT)]
 
     def catalog(self, dataset: str) -> UPath:
         """Return the catalog's file."""
@@ -150,7 +157,7 @@ class Store:
         Raises UserError if there is none, or several and no name.
         """
         folder = self.root / "catalog"
-        names = sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+        names = [path.name for path in own_files(folder)]
         if not names:
             raise UserError("catalog: there is none yet. Run `grayline ingest --dataset FILE.yaml` first.")
         if name is None and len(names) > 1:
@@ -167,15 +174,22 @@ class Store:
         Folders that killed nights have left are removed once no night can be using them.
         """
         folder = self.work(dataset)
-        for path in folder.iterdir() if folder.exists() else ():
+        for path in own_files(folder):
             if _is_old(path):
                 path.fs.rm(path.path, recursive=True)
         return folder / f"{datetime.now(UTC):{_WHEN}}-{uuid4().hex[:8]}"
 
     def at_work(self, dataset: str) -> bool:
         """Return whether a night may be between its scan and its catalog. A killed night looks the same for a week."""
-        folder = self.work(dataset)
-        return folder.exists() and not all(_is_old(path) for path in folder.iterdir())
+        return not all(_is_old(path) for path in own_files(self.work(dataset)))
+
+
+def own_files(folder: UPath, pattern: str = "*") -> list[UPath]:
+    """Return what lies in a folder of the store, sorted, without what a NAS or a system has put there."""
+    if not folder.exists():
+        return []
+    below = len(folder.parts)
+    return sorted((path for path in folder.glob(pattern) if not any(map(is_from_system, path.parts[below:]))), key=str)
 
 
 def sqlite_address(path: str) -> str:

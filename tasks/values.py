@@ -36,7 +36,8 @@ class Scan:
     labels.
 
     `unread` are the parts that no earlier night has read; all parts lie in the folder `pixels`. `corrections` is a
-    Parquet file of labels by people, or None. `image` has the gray levels that are decided.
+    Parquet file of labels by people, or None. `image` has the gray levels that are decided. `ignored` files are never
+    images by their names.
     """
 
     dataset: str
@@ -46,13 +47,15 @@ class Scan:
     count: int
     unread: tuple[Part, ...]
     corrections: UPath | None = None
+    ignored: int = 0
 
 
 @dataclass(frozen=True)
 class Catalog:
     """The catalog: `digest` names its content, `version` counts the nights that changed it.
 
-    `near` images look like another one; `read` images were read this time. `image` made the pixels.
+    `near` images look like another one; `read` images were read this time. `image` made the pixels. `foreign` files in
+    quarantine are not images by their first bytes; `ignored` files are never images by their names.
     """
 
     dataset: str
@@ -66,6 +69,13 @@ class Catalog:
     quarantined: int
     near: int
     read: int
+    foreign: int = 0
+    ignored: int = 0
+
+    def not_images(self) -> str:
+        """Return how many files are not images, as text to go on with; empty if there are none."""
+        foreign = f"; {self.foreign:,} of them not images by their first bytes" if self.foreign else ""
+        return foreign + (f"; {self.ignored:,} more files ignored" if self.ignored else "")
 
 
 @dataclass(frozen=True)

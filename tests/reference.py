@@ -4,11 +4,12 @@ page         made from
 commands.md  the commands of `flows.cli.app`
 settings.md  the fields of `tasks.settings.Settings`
 store.md     its first table: `tasks.store.LAYOUT`
+ignored.md   the names of `resnet_core.storage.ignored`
 gate.md, dataset-file.md  the key `metric`: `resnet_core.evaluation.metrics.GATE_METRICS`
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -18,11 +19,13 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from flows.cli.app import app
 from resnet_core.evaluation.metrics import GATE_METRICS
+from resnet_core.storage.ignored import DOCUMENT_SUFFIXES, DOCUMENTS, IGNORED, OWN_MARKS
 from tasks.settings import Settings
 from tasks.store import LAYOUT
 
 DOCS = Path(__file__).parents[1] / "docs"
 _NOTICE = "<!-- Written by `python -m tests.reference`. Edit the help texts in the code instead. -->\n"
+_HIDDEN = (".git", ".DS_Store", "._1.png", ".thumbnails")
 _FOREIGN = {
     "mlflow_tracking_uri": "MLflow's server, its own variable; by default SQLite in the store.",
     "prefect_api_url": "Prefect's server, its own variable; by default a temporary one per command.",
@@ -100,6 +103,29 @@ def store_page() -> str:
     return re.sub(r"(\| path \|.*\n\| --- .*\n)(?:\|.*\n)+", lambda table: table[1] + rows, page, count=1)
 
 
+def ignored_page() -> str:
+    """Return docs/ignored.md."""
+    rows = [f"| a dot or `~$` at the beginning | hidden, and {_names(_HIDDEN)} |"]
+    for line in IGNORED:
+        parts = [f"folders {_names(line.folders)}", f"files {_names(line.files)}", _names(line.suffixes)]
+        filled = (part for part, names in zip(parts, line[1:], strict=True) if names)
+        rows.append(f"| {line.what} | {'; '.join(filled)} |")
+    documents = f"{_names(DOCUMENTS)}, alone, with words behind hyphens, or with {_names(DOCUMENT_SUFFIXES)}"
+    return (
+        f"# Ignored files\n\n{_NOTICE.replace('help texts', 'list')}\n"
+        "Files of these names are never images. They are neither trained on nor scored. The night's summary counts\n"
+        "them; the manifest of a batch names them. The list is the same for folders, globs, zip, tar and URLs. Case\n"
+        "does not matter. A folder's name ignores all files in it, at any depth.\n\n"
+        "| put there by, or for | names |\n| --- | --- |\n" + "\n".join(rows) + f"\n| documents | {documents} |\n\n"
+        f"Folders below the source that hold {_names(sorted(OWN_MARKS))} are Grayline's own\n"
+        "outputs: stores, batches, feature sets. They are left out as a whole, and named.\n"
+    )
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names if name.isprintable() and name.isascii()) or "`Icon`"
+
+
 def page_with_metrics(name: str) -> str:
     """Return a page whose key `metric` lists the gate's metrics; the rest of the page is kept."""
     page = (DOCS / name).read_text(encoding="utf-8")
@@ -110,6 +136,7 @@ PAGES = {
     "commands.md": commands_page,
     "settings.md": settings_page,
     "store.md": store_page,
+    "ignored.md": ignored_page,
     "gate.md": partial(page_with_metrics, "gate.md"),
     "dataset-file.md": partial(page_with_metrics, "dataset-file.md"),
 }

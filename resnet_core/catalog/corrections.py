@@ -24,7 +24,7 @@ from resnet_core.sources import folders, shard_files
 from resnet_core.sources.listing import LOCATED
 from resnet_core.sources.locate import locate
 from resnet_core.sources.manifest import place_of, read_manifest
-from resnet_core.storage import database
+from resnet_core.storage import database, globs
 from resnet_core.storage.locations import absolute, facts
 
 _TABLES = (".csv", ".parquet")
@@ -126,9 +126,9 @@ def _files(place: str) -> Iterator[str]:
     try:
         kind = facts(where)["type"]
     except FileNotFoundError:
-        if not folders.is_glob(place):
+        if not globs.is_glob(place):
             raise UserError(f"corrections: {place}: there is no such file or folder. Make it, or correct it.") from None
-        glob = folders.parse_glob(where)
+        glob = globs.parse_glob(where)
         kind = "directory"
     except OSError as error:
         raise UserError(f"corrections: {place}: cannot be read ({error.strerror or error}). Allow it.") from None

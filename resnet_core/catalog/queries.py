@@ -71,6 +71,12 @@ def counts(db: DuckDBPyConnection) -> dict[str, tuple[int, int]]:
     return {status: (images, near) for status, images, near in db.sql(_COUNTS).fetchall()}
 
 
+def count_foreign(db: DuckDBPyConnection) -> int:
+    """Return the number of `finished` files that are not images by their first bytes."""
+    query = f"select count(*) from finished where present and reason_code = '{ReasonCode.NOT_AN_IMAGE}'"
+    return database.count(db, query)
+
+
 def classes(db: DuckDBPyConnection) -> tuple[str, ...]:
     """Return the labels of the good images of `finished`, sorted."""
     return tuple(label for (label,) in db.sql(_CLASSES).fetchall())

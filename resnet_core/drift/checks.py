@@ -119,9 +119,13 @@ def check(now: Summary, last: Summary | None, config: ChecksConfig, new: Summary
 
 
 def quarantine(now: Summary, limit: float) -> Finding:
-    """Compare the share of images in quarantine with the limit; name the ten most frequent reasons."""
+    """Compare the share of images in quarantine with the limit; name the ten most frequent reasons.
+
+    Files that are not images by their first bytes are named, and not held against the limit.
+    """
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in now.frequent_reasons(10))
-    found = f"{now.quarantined:,} of {now.total:,} images ({percent(now.quarantined_share)})"
+    bad, images = now.quarantined - now.foreign, now.total - now.foreign
+    found = f"{bad:,} of {images:,} images ({percent(now.quarantined_share)})"
     outcome: Outcome = "fail" if now.quarantined_share > limit else "ok"
     return Finding("quarantine", found, f"at most {percent(limit)}", outcome, reasons)
 

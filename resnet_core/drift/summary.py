@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from resnet_core.reasons import ReasonCode
+
 # Gray levels in steps of 2 and 1. Ratios matter for sharpness and sides: their steps are an eighth and a sixteenth
 # of an octave.
 EDGES: Mapping[str, NDArray[np.float64]] = {
@@ -102,8 +104,15 @@ class Summary:
         return sum(self.reasons.values())
 
     @property
+    def foreign(self) -> int:
+        """Files in quarantine that are not images."""
+        return self.reasons.get(ReasonCode.NOT_AN_IMAGE, 0)
+
+    @property
     def quarantined_share(self) -> float:
-        return self.quarantined / self.total if self.total else 0.0
+        """Return the share of images that are in quarantine, without the files that are not images."""
+        images = self.total - self.foreign
+        return (self.quarantined - self.foreign) / images if images else 0.0
 
     def share(self, label: str) -> float:
         """Return the label's share of the ok images."""

@@ -3,6 +3,8 @@
 import codecs
 import re
 
+from resnet_core.reasons import ReasonCode
+
 _CONVERT = "convert it to JPEG, PNG or TIFF"
 _CAMERA = f"a camera's raw file; {_CONVERT}"
 # The place, the bytes there, and what such a file is; the first that fits counts.
@@ -93,6 +95,14 @@ def name_foreign(data: bytes) -> str | None:
     if not data.strip(b"\0"):
         return "zero bytes only, as of a copy that was cut off"
     return text
+
+
+def code_of_foreign(name: str) -> ReasonCode:
+    """Return the code for what `name_foreign` has named: pictures that are not read, a lost copy, or another thing."""
+    if name.startswith("zero bytes"):
+        return ReasonCode.DAMAGED
+    picture = any(word in name for word in ("convert it", "pointer", "drawing"))
+    return ReasonCode.UNSUPPORTED if picture else ReasonCode.NOT_AN_IMAGE
 
 
 def _name_of_media(data: bytes) -> str | None:

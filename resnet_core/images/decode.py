@@ -30,7 +30,7 @@ from resnet_core.images._codecs import (
     is_jpeg2000,
 )
 from resnet_core.images._dicom import decode_dicom, is_dicom
-from resnet_core.images._foreign import name_foreign
+from resnet_core.images._foreign import code_of_foreign, name_foreign
 from resnet_core.images._tiff import decode_tiff, is_tiff, is_trusted, said_by
 from resnet_core.images.levels import BadImageError, Gray, Rule, Stored, check_size, depth, to_gray
 from resnet_core.images.limits import MAX_PIXELS
@@ -96,7 +96,7 @@ def _decode_any(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing 
         raise BadImageError(ReasonCode.TOO_LARGE, "decoding needs more memory than there is") from None
     except Exception as error:  # noqa: BLE001 a decoder fed with damaged bytes may raise anything
         if (name := name_foreign(data)) is not None:
-            raise BadImageError(ReasonCode.UNSUPPORTED, name) from None
+            raise BadImageError(code_of_foreign(name), name) from None
         words = " ".join(str(error).split()) or type(error).__name__
         raise BadImageError(_code_of(words), words) from None
 
@@ -107,7 +107,7 @@ def _unidentified(data: bytes) -> BadImageError:
     Pillow only says that no plugin accepted it.
     """
     if (name := name_foreign(data)) is not None:
-        return BadImageError(ReasonCode.UNSUPPORTED, name)
+        return BadImageError(code_of_foreign(name), name)
     prefix = data[:16].ljust(16, b"\0")
     for name in FORMATS:
         factory, accepts = Image.OPEN[name]
@@ -117,7 +117,7 @@ def _unidentified(data: bytes) -> BadImageError:
             except Exception as error:  # noqa: BLE001 an error that made Pillow try the next format
                 words = f"{name}: {str(error) or type(error).__name__}"
                 return BadImageError(ReasonCode.UNSUPPORTED if "unknown" in words else _code_of(words), words)
-    return BadImageError(ReasonCode.UNSUPPORTED, "not the beginning of a known image format")
+    return BadImageError(ReasonCode.NOT_AN_IMAGE, "not the beginning of a known image format")
 
 
 def _code_of(words: str) -> ReasonCode:

@@ -16,9 +16,10 @@ import pyarrow as pa
 from duckdb import DuckDBPyConnection
 
 from resnet_core.sources import _tar, _zip
-from resnet_core.sources.listing import BATCH, LISTING, batches, is_ignored, top_folder
+from resnet_core.sources.listing import BATCH, LISTING, batches, top_folder
 from resnet_core.storage.compressed import open_unpacked
 from resnet_core.storage.database import count, create, database, pieces
+from resnet_core.storage.ignored import is_ignored
 from resnet_core.storage.locations import facts, is_url, open_stream, printable
 from resnet_core.storage.names import with_slashes
 

@@ -1,20 +1,25 @@
-"""Folders: all files below one, or those that a glob names; on this machine or in an object store."""
+"""Folders: all files below one, or those that a glob names; on this machine or in an object store.
 
-import fnmatch
+Links are followed, and a file is listed once: by its own path, else by the first link to it in the order of paths.
+Stores, batches and feature sets below the source are left out, by whatever path or link they are reached.
+"""
+
 import logging
 import os
-import re
 import stat
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import lru_cache
-from itertools import islice
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from heapq import heappop, heappush
+from itertools import chain, islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from resnet_core.errors import UserError
-from resnet_core.sources.listing import BATCH, is_ignored, record_batch, top_folder
+from resnet_core.sources.listing import BATCH, record_batch, top_folder
+from resnet_core.storage.globs import Glob, State, matches
+from resnet_core.storage.ignored import OWN_MARKS, is_ignored
 from resnet_core.storage.locations import absolute, file_system, is_url, printable, remote_facts
 
 if TYPE_CHECKING:
@@ -24,81 +29,36 @@ if TYPE_CHECKING:
 log = logging.getLogger("grayline")
 
 PAGE = 1000  # keys in a page of an object store's listing; S3 gives at most that many
-_WILD = re.compile(r"[*?\[]")
-# The parts of the glob that the next name may match; None without a glob: any name matches.
-State = frozenset[int] | None
-# The URI and the path of a file, its size and tag; a folder that cannot be read has a size of None.
+# The URI and the path of a file, its size and tag. Without a size it is left out, and the tag says why.
 _File = tuple[str, str, int | None, str]
+_OWN, _AGAIN, _CIRCLE = "own", "again", "circle"
+_BROKEN = "broken link"  # the tag of a file that nobody can open
+_LEFT_OUT = {
+    _OWN: "left out, a store, batch or feature set of Grayline",
+    _AGAIN: "left out, a link to what is listed by another path",
+    _CIRCLE: "left out, a link to a folder that holds the source",
+    _BROKEN: "a link to nothing: a row with the reason",
+}
+_HEAD = 4096  # entries of a folder that are looked at before the first is listed
 
 
-@dataclass(frozen=True)
-class _Glob:
-    """The folder before the first part with a wildcard, and the parts from there on.
-
-    As in a shell, `*` and `?` stay within a name, and `**` is any number of folders.
-    """
-
-    folder: str
-    parts: tuple[str, ...]
-
-    def begin(self) -> State:
-        return self._with_skipped({0})
-
-    def enter(self, state: State, name: str, *, deeper: bool = True) -> State:
-        """Return the state within the folder `name`; an empty one if nothing there can match.
-
-        deeper: `**` matches the folder, too.
-        """
-        assert state is not None
-        inside = {place for place in state if deeper and self.parts[place] == "**"}
-        inside |= {place + 1 for place in state if self.parts[place] != "**" and _fits(self.parts[place], name)}
-        return self._with_skipped({place for place in inside if place < len(self.parts)})
-
-    def takes(self, state: State, name: str) -> bool:
-        assert state is not None
-        last = len(self.parts) - 1
-        return last in state and (self.parts[last] == "**" or _fits(self.parts[last], name))
-
-    def _with_skipped(self, state: set[int]) -> State:
-        for place in sorted(state):
-            while place < len(self.parts) - 1 and self.parts[place] == "**":
-                place += 1
-                state.add(place)
-        return frozenset(state)
-
-
-def is_glob(source: str) -> bool:
-    return _WILD.search(source) is not None and not source.startswith(("http://", "https://"))
-
-
-def parse_glob(source: str) -> _Glob:
-    """Split the glob of an absolute path or URL."""
-    scheme, mark, rest = source.rpartition("://")
-    parts = rest.split("/")
-    first = next(place for place, part in enumerate(parts) if _WILD.search(part))
-    folder = "/".join(parts[:first])
-    return _Glob(scheme + mark + folder or "/", tuple(part for part in parts[first:] if part))
-
-
-def list_folder(folder: str) -> Iterator[pa.RecordBatch]:
+def list_folder(folder: str, own: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
     """Yield every regular file as LISTING; the label is the folder at the top.
 
-    Links to files count; links to folders are not followed, for they may lead in circles. A folder that may
-    not be read is an ignored row.
+    Links to nothing are files that cannot be read. Ignored rows: folders that may not be read, own outputs, second
+    paths of the same files.
     """
-    return _list_files(walk(folder), top_folder)
+    return _list_files(walk(folder, own=own), top_folder)
 
 
-def list_glob(glob: _Glob) -> Iterator[pa.RecordBatch]:
-    """Yield every regular file that the glob names as LISTING; the label is the folder that holds the file.
-
-    Links to folders are followed where a part of the glob names them, and not by `**`.
-    """
+def list_glob(glob: Glob, own: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
+    """Yield every regular file that the glob names as LISTING; the label is the folder that holds the file."""
     root = _last(absolute(glob.folder))
-    return _list_files(walk(glob.folder, glob), lambda path: _last(path.rpartition("/")[0]) or root)
+    return _list_files(walk(glob.folder, glob, own), lambda path: _last(path.rpartition("/")[0]) or root)
 
 
 def _list_files(files: Iterator[_File], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
+    remarks: dict[str, list[str]] = defaultdict(list)
     while some := list(islice(files, BATCH)):
         paths = [printable(path) for _, path, *_ in some]
         columns = {
@@ -109,50 +69,160 @@ def _list_files(files: Iterator[_File], label_of: Callable[[str], str | None]) -
             "label": [None if size is None else label_of(path) for _, path, size, _ in some],
             "ignored": [size is None or is_ignored(path) for (*_, size, _), path in zip(some, paths, strict=True)],
         }
+        for path, tag in ((path, tag) for path, (*_, size, tag) in zip(paths, some, strict=True) if not size):
+            if tag in _LEFT_OUT:
+                remarks[tag].append(path)
         yield record_batch(len(some), columns)
+    for tag, left_out in remarks.items():
+        more = f" and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
+        log.warning("%s%s: %s", ", ".join(sorted(left_out)[:3]), more, _LEFT_OUT[tag])
 
 
 def _last(path: str) -> str:
     return printable(path.rpartition("/")[2])
 
 
-def walk(root: str, glob: _Glob | None = None) -> Iterator[_File]:
+def walk(root: str, glob: Glob | None = None, own: Collection[str] = ()) -> Iterator[_File]:
     """Yield every regular file below a folder, or those that the glob names, as they are found.
 
-    Yields URI, path below the folder, size and tag; a folder that cannot be read has a size of None.
+    Yields URI, path below the folder, size and tag; what is left out has a size of None. own: places of own outputs.
     """
     root = absolute(root)
     if not is_url(root):
-        return _walk_local(root, glob)
+        return _Walk(root, glob, own).files()
+    own = {absolute(place) for place in own if is_url(place)} - {root}
     fs, name = file_system(root)
     if hasattr(fs, "call_s3"):
-        return _walk_s3(fs, root, name, glob)
-    return _walk_remote(fs, root, name, glob)
+        return _walk_s3(fs, root, name, glob, own)
+    return _walk_remote(fs, root, name, glob, own)
 
 
-def _walk_local(root: str, glob: _Glob | None) -> Iterator[_File]:
-    waiting: list[tuple[str, str, State]] = [(root, "", glob.begin() if glob else None)]
-    while waiting:
-        folder, above, state = waiting.pop()
+class _Walk:
+    """A walk over folders of this machine.
+
+    All that is not a link is listed first, then linked folders, then linked files, by their paths. So a file without
+    links costs nothing more. A file's path does not depend on the disk's order, also if several links lead to it.
+    """
+
+    def __init__(self, root: str, glob: Glob | None, own: Collection[str]) -> None:
+        self.root, self.glob, self.real = root, glob, os.path.realpath(root)
+        places = {os.path.realpath(place) for place in own if not is_url(place)}
+        self.own = {place for place in places if not _is_within(self.real, place)}
+        self.linked_folders: list[tuple[str, str, State]] = []
+        self.linked_files: list[tuple[str, str]] = []
+        self.seen: set[tuple[object, ...]] = set()  # device and inode of what links have led to
+
+    def files(self) -> Iterator[_File]:
+        yield from self._below(self.root, "", self.glob.begin() if self.glob else None, self.real)
+        while self.linked_folders:
+            path, uri, state = heappop(self.linked_folders)
+            real = os.path.realpath(uri)
+            if (why := self._why_not(real, path)) is not None:
+                yield uri, path, None, why
+            else:
+                yield from self._below(uri, path, state, real, linked=True)
+        for path, uri in sorted(self.linked_files):
+            yield from self._linked_file(path, uri)
+
+    def _below(self, folder: str, above: str, state: State, real: str, *, linked: bool = False) -> Iterator[_File]:
+        """real: the folder's path without links. linked: a link leads there."""
+        glob, waiting = self.glob, [(folder, above, state, real)]
+        while waiting:
+            folder, above, state, real = waiting.pop()
+            try:
+                entries = os.scandir(folder)
+            except OSError as error:
+                yield from _unreadable(folder, above, error)
+                continue
+            with entries:
+                head = list(islice(entries, _HEAD))
+                own = above and self._is_own(folder, real, head)
+                if own or (linked and self._is_seen(os.stat(folder), state)):
+                    yield folder, above, None, _OWN if own else _AGAIN
+                    continue
+                for entry in chain(head, entries):
+                    name = entry.name
+                    if _is_folder(entry):
+                        inside = glob.enter(state, name) if glob else None
+                        if inside or not glob:
+                            waiting.append((entry.path, above + name + "/", inside, f"{real}/{name}"))
+                    elif entry.is_symlink():
+                        self._meet(entry, above + name, state)
+                    elif (not glob or glob.takes(state, name)) and (file := _local_file(entry, above + name)):
+                        again = linked and glob and self._is_listed(f"{real}/{name}", os.stat(file[0]))
+                        yield (*file[:2], None, _AGAIN) if again else file
+
+    def _meet(self, link: "os.DirEntry[str]", path: str, state: State) -> None:
+        """Keep a link for later."""
+        if _is_folder(link, follow=True):
+            inside = self.glob.enter(state, link.name) if self.glob else None
+            if inside or not self.glob:
+                heappush(self.linked_folders, (path + "/", link.path, inside))
+        elif not self.glob or self.glob.takes(state, link.name):
+            self.linked_files.append((path, link.path))
+
+    def _linked_file(self, path: str, uri: str) -> Iterator[_File]:
         try:
-            entries = os.scandir(folder)
-        except OSError as error:
-            yield from _unreadable(folder, above, error)
-            continue
-        with entries:
-            for entry in entries:
-                name = entry.name
-                if _is_folder(entry, glob):
-                    inside = glob.enter(state, name, deeper=not entry.is_symlink()) if glob else None
-                    if inside or not glob:
-                        waiting.append((entry.path, above + name + "/", inside))
-                elif (not glob or glob.takes(state, name)) and (file := _local_file(entry, above + name)):
-                    yield file
+            facts = os.stat(uri)
+        except PermissionError:
+            yield uri, path, 0, ""  # reading it will give the error
+            return
+        except OSError:
+            if Path(uri).is_symlink():
+                yield uri, path, 0, _BROKEN
+            return
+        if stat.S_ISREG(facts.st_mode):
+            again = not is_ignored(path) and self._is_listed(os.path.realpath(uri), facts)
+            yield uri, path, None if again else facts.st_size, _AGAIN if again else str(facts.st_mtime_ns)
+
+    def _why_not(self, real: str, path: str) -> str | None:
+        """Return why a link to the folder `real` is not followed, or None."""
+        if is_ignored(path):
+            return ""
+        if any(_is_within(real, place) for place in self.own):
+            return _OWN
+        if _is_within(self.real, real):
+            return _CIRCLE
+        return _AGAIN if not self.glob and self._is_in_source(real + "/") else None
+
+    def _is_in_source(self, real: str) -> bool:
+        """Return whether the source lists a path without links, and not as an ignored file."""
+        below = real.removeprefix(self.real.rstrip("/") + "/")
+        if below == real or is_ignored(below):
+            return False
+        return self.glob is None or matches(self.glob, below)
+
+    def _is_listed(self, real: str, facts: os.stat_result) -> bool:
+        """Return whether a linked file has been listed; from now on it has."""
+        if self._is_in_source(real) or any(_is_within(real, place) for place in self.own):
+            return True
+        folder, _, name = real.rpartition("/")
+        with_others = not self.glob and not is_ignored(name) and _inode(os.stat(folder or "/"), None) in self.seen
+        return with_others or self._is_seen(facts, None)
+
+    def _is_seen(self, facts: os.stat_result, state: State) -> bool:
+        if (inode := _inode(facts, state)) in self.seen:
+            return True
+        self.seen.add(inode)
+        return False
+
+    def _is_own(self, folder: str, real: str, head: "list[os.DirEntry[str]]") -> bool:
+        if real in self.own or not OWN_MARKS.isdisjoint([entry.name for entry in head]):
+            return True
+        return len(head) == _HEAD and any(Path(folder, name).exists() for name in OWN_MARKS)
 
 
-def _is_folder(entry: "os.DirEntry[str]", glob: _Glob | None) -> bool:
+def _inode(facts: os.stat_result, state: State) -> tuple[object, ...]:
+    return facts.st_dev, facts.st_ino, state
+
+
+def _is_within(path: str, folder: str) -> bool:
+    return path == folder or path.startswith(folder.rstrip("/") + "/")
+
+
+def _is_folder(entry: "os.DirEntry[str]", *, follow: bool = False) -> bool:
     try:
-        return entry.is_dir(follow_symlinks=glob is not None)
+        return entry.is_dir(follow_symlinks=follow)
     except OSError:
         return False
 
@@ -162,14 +232,16 @@ def _local_file(entry: "os.DirEntry[str]", path: str) -> _File | None:
         facts = entry.stat()
     except PermissionError:
         return entry.path, path, 0, ""  # reading it will give the error
-    except OSError:  # a link to nowhere, or a file that was just removed
+    except OSError:  # it was just removed
         return None
     if not stat.S_ISREG(facts.st_mode):
         return None
     return entry.path, path, facts.st_size, str(facts.st_mtime_ns)
 
 
-def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: _Glob | None) -> Iterator[_File]:
+def _walk_remote(
+    fs: "AbstractFileSystem", root: str, name: str, glob: Glob | None, own: Collection[str]
+) -> Iterator[_File]:
     waiting: list[tuple[str, str, State]] = [(name, "", glob.begin() if glob else None)]
     while waiting:
         folder, above, state = waiting.pop()
@@ -178,8 +250,11 @@ def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: _Glob | N
         except OSError as error:
             yield from _unreadable(root + "/" + above, above, error)
             continue
-        for info in entries:
-            last = info["name"].rstrip("/").rpartition("/")[2]
+        names = [info["name"].rstrip("/").rpartition("/")[2] for info in entries]
+        if above and (f"{root}/{above[:-1]}" in own or not OWN_MARKS.isdisjoint(names)):
+            yield f"{root}/{above}", above, None, _OWN
+            continue
+        for info, last in zip(entries, names, strict=True):
             if info["name"].rstrip("/") == folder.rstrip("/"):  # the folder's own mark
                 continue
             file = remote_facts(info)
@@ -191,27 +266,28 @@ def _walk_remote(fs: "AbstractFileSystem", root: str, name: str, glob: _Glob | N
                 yield f"{root}/{above}{last}", above + last, file["size"], file["modified"]
 
 
-def _walk_s3(fs: Any, root: str, name: str, glob: _Glob | None) -> Iterator[_File]:
-    """Yield all keys below, a page at a time: fsspec's own listing holds them all at once."""
+def _walk_s3(fs: Any, root: str, name: str, glob: Glob | None, own: Collection[str]) -> Iterator[_File]:
+    """Yield all keys below, a page at a time: fsspec's own listing holds them all at once.
+
+    Own outputs are known by their places alone, for keys come in one order, whatever lies beside them.
+    """
+    left_out = {place.removeprefix(root + "/") + "/" for place in own if place.startswith(root + "/")}
+    met: set[str] = set()
     bucket, key, _ = fs.split_path(name)
     begin = f"{key}/" if key else ""
-    query = {"Bucket": bucket, "MaxKeys": PAGE, "Prefix": begin + (_WILD.split(glob.parts[0])[0] if glob else "")}
+    query = {"Bucket": bucket, "MaxKeys": PAGE, "Prefix": begin + (glob.prefix if glob else "")}
     page: dict[str, Any] = {"IsTruncated": True}
     while page["IsTruncated"]:
         token = {"ContinuationToken": page["NextContinuationToken"]} if "NextContinuationToken" in page else {}
         page = fs.call_s3("list_objects_v2", **query, **token)
         for item in page.get("Contents", ()):
             path = item["Key"].removeprefix(begin)
-            if path and not (path.endswith("/") and item["Size"] == 0) and (glob is None or _matches(glob, path)):
+            if place := next((place for place in left_out if path.startswith(place)), None):
+                if place not in met:
+                    yield f"{root}/{place}", place, None, _OWN
+                    met.add(place)
+            elif path and not (path.endswith("/") and item["Size"] == 0) and (glob is None or matches(glob, path)):
                 yield f"{root}/{path}", path, item["Size"], item["ETag"]
-
-
-def _matches(glob: _Glob, path: str) -> bool:
-    *folders, name = path.split("/")
-    state = glob.begin()
-    for folder in folders:
-        state = glob.enter(state, folder)
-    return glob.takes(state, name)
 
 
 def _unreadable(folder: str, above: str, error: OSError) -> Iterator[_File]:
@@ -219,14 +295,6 @@ def _unreadable(folder: str, above: str, error: OSError) -> Iterator[_File]:
         return
     if not above:
         raise UserError(f"{printable(folder)}: cannot be read ({error.strerror or error}). Allow it.") from None
-    log.warning("%s cannot be read (%s): its files are left out", printable(folder), error.strerror or error)
+    if not is_ignored(above):
+        log.warning("%s cannot be read (%s): its files are left out", printable(folder), error.strerror or error)
     yield folder, above, None, ""
-
-
-def _fits(pattern: str, name: str) -> bool:
-    return _pattern(pattern).match(name) is not None
-
-
-@lru_cache
-def _pattern(pattern: str) -> re.Pattern[str]:
-    return re.compile(fnmatch.translate(pattern))

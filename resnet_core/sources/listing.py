@@ -11,7 +11,7 @@ container  string  the archive, Parquet or IDX file that holds it; null: a file 
 kind       string  raw | tar | zip | parquet | shards | idx: how the container holds it
 offset     int64   first byte in the container; parquet and shards: the number of the row
 length     int64   bytes in the container
-ignored    bool    not an image: hidden, a sidecar, or a copy that does not count
+ignored    bool    not an image by its name (`storage.ignored`), an own output, or a second name of a file
 """
 
 from collections.abc import Iterable, Iterator
@@ -40,8 +40,6 @@ LISTING = pa.schema(
 # The same for files that were asked for by name: size and modified of a missing file are null.
 LOCATED = pa.schema([field.with_nullable(field.nullable or field.name in ("size", "modified")) for field in LISTING])
 BATCH = 8192  # rows in memory at a time
-
-_SIDECARS = frozenset({".csv", ".json", ".txt", ".xml", ".yaml", ".yml", ".md"})
 
 
 def batches(rows: Iterable[tuple[Any, ...]], schema: pa.Schema = LISTING) -> Iterator[pa.RecordBatch]:
@@ -74,19 +72,6 @@ def numbered_rows(place: str, path: str, numbers: range, columns: dict[str, Any]
         for column, text in (("uri", printable(place)), ("path", printable(path)))
     }
     return record_batch(len(numbers), {**names, "container": printable(place), "ignored": False, **columns})
-
-
-def is_ignored(path: str) -> bool:
-    """Return whether a file is hidden, in a hidden folder, or a sidecar."""
-    if (path[:1] == "." or "/." in path) and any(_is_hidden(part) for part in path.split("/")):
-        return True
-    name = path[path.rfind("/") + 1 :]
-    dot = name.rfind(".")
-    return dot > 0 and name[dot:].lower() in _SIDECARS
-
-
-def _is_hidden(part: str) -> bool:
-    return part[:1] == "." and part not in (".", "..")
 
 
 def top_folder(path: str) -> str | None:

@@ -17,7 +17,8 @@ from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.shards.format import METADATA_KEY, image_size
 from resnet_core.sources import folders
 from resnet_core.sources._image_tables import open_table
-from resnet_core.sources.listing import BATCH, is_ignored, numbered_rows
+from resnet_core.sources.listing import BATCH, numbered_rows
+from resnet_core.storage.ignored import is_ignored
 from resnet_core.storage.locations import facts
 
 KIND = "shards"

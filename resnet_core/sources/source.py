@@ -10,7 +10,7 @@ Every source lies on this machine or behind an fsspec URL. A URI opens its file 
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Literal
 
 import pyarrow as pa
@@ -18,7 +18,9 @@ import pyarrow as pa
 from resnet_core.errors import UserError
 from resnet_core.sources import _idx, _image_tables, folders, shard_files
 from resnet_core.sources._archives import holds_files, list_tar, list_zip
-from resnet_core.sources.listing import is_ignored, record_batch, top_folder
+from resnet_core.sources.listing import record_batch, top_folder
+from resnet_core.storage import globs
+from resnet_core.storage.ignored import is_ignored
 from resnet_core.storage.locations import absolute, facts, printable
 
 Kind = Literal["folder", "glob", "tar", "zip", "parquet", "shards", "idx", "manifest"]
@@ -36,7 +38,7 @@ def source_kind(source: str) -> Kind:
     try:
         kind = facts(place)["type"]
     except FileNotFoundError:
-        if folders.is_glob(source):
+        if globs.is_glob(source):
             return "glob"
         what = "file" if suffix_kind(place) else "folder"
         raise UserError(f"{source}: there is no such {what}. Correct `source:`.") from None
@@ -67,25 +69,27 @@ def check_source(source: str) -> None:
         raise UserError(f"{source}: {what}. Fill it, or correct `source:`.")
 
 
-def list_source(source: str) -> Iterator[pa.RecordBatch]:
+def list_source(source: str, own: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
     """Yield one row per file as LISTING, in no particular order, for any source but a manifest.
 
-    Rows with `ignored`: hidden files, sidecars, folders that may not be read; in archives also symbolic links
-    and members that a later one replaces. Memory does not grow with the number of rows. Raises UserError for a
-    source that cannot be listed to its end.
+    own: places of own outputs, which are left out if they lie in the source.
+
+    Rows with `ignored`: names of `storage.ignored`, folders that may not be read, own outputs, second paths of a file;
+    in archives also symbolic links and members that a later one replaces. Memory grows with the number of links
+    alone. Raises UserError for a source that cannot be listed to its end.
     """
     place = absolute(source)
     match source_kind(source):
         case "folder":
-            return folders.list_folder(place)
+            return folders.list_folder(place, own)
         case "glob":
-            return folders.list_glob(folders.parse_glob(place))
+            return folders.list_glob(globs.parse_glob(place), own)
         case "tar":
             return list_tar(place)
         case "zip":
             return list_zip(place)
         case "parquet" | "shards" | "idx" as kind:
-            return _list_containers(place, kind)
+            return _list_containers(place, kind, own)
         case "manifest":
             raise UserError(f"{source}: a manifest, not images. Give the folder of its images.")
 
@@ -129,14 +133,14 @@ def _folder_kind(folder: str) -> Kind:
     return next(iter(kinds), "folder")
 
 
-def _list_containers(place: str, kind: Kind) -> Iterator[pa.RecordBatch]:
+def _list_containers(place: str, kind: Kind, own: Collection[str]) -> Iterator[pa.RecordBatch]:
     """List Parquet, shards or IDX: a file, or all files of a folder, whose others are ignored rows."""
     ways = {"parquet": _image_tables.list_table, "shards": shard_files.list_shard, "idx": _idx.list_images}
     list_file = ways[kind]
     if facts(place)["type"] == "file":
         yield from list_file(place, place.rpartition("/")[2])
         return
-    for uri, path, size, modified in folders.walk(place):
+    for uri, path, size, modified in folders.walk(place, own=own):
         uri, path = printable(uri), printable(path)
         if size is None or is_ignored(path) or _idx.is_labels(path):
             label = None if size is None else top_folder(path)

@@ -8,6 +8,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
@@ -77,6 +78,7 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
         review=found.review,
         again=again,
         reasons=dict(found.reasons.most_common()),
+        ignored=_count_rows(batch.ignored),
     )
     write_manifest(batch.folder, scores, found.parts, batch.ignored)
     if (work := batch.folder / WORK).exists():
@@ -88,6 +90,11 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
         log.info("score       %s", line)
     create_markdown_artifact(markdown(scores, found.bad), key="scores", description=f"{batch.files:,} files scored")
     return scores
+
+
+def _count_rows(file: UPath) -> int:
+    with file.open("rb") as opened:
+        return int(pq.read_metadata(opened).num_rows)
 
 
 def tally(parts: Iterable[UPath]) -> _Tally:

@@ -10,6 +10,7 @@ _next/                   the same again: another version's rows, until they are 
 import errno
 import json
 import logging
+import os
 import re
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -18,10 +19,12 @@ from uuid import uuid4
 from upath import UPath
 
 from resnet_core.errors import JobError, UserError
-from resnet_core.sources.source import check_source
+from resnet_core.sources.source import check_source, source_kind
+from resnet_core.storage import locations
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import absolute, write_text
-from tasks.store import BATCH_BEGUN, MANIFEST, NEXT, Store
+from resnet_core.storage.globs import parse_glob
+from tasks.store import BATCH_BEGUN, MANIFEST, NEXT, Store, own_files
 from tasks.values import ModelVersion
 
 log = logging.getLogger("grayline")
@@ -60,14 +63,27 @@ def absolute_source(source: str) -> str:
 
 
 def check_places(source: str, output: UPath | None) -> None:
-    """Raises UserError if the source is missing, or if the output lies within it."""
+    """Raises UserError if the source is missing, or if the output is the folder of its files.
+
+    An output in a folder within the source is left out of the listing.
+    """
     try:
         check_source(source)
     except UserError as error:
         raise UserError(f"--source: {str(error).replace('`source:`', '--source')}") from None
-    folder = absolute(UPath(source))
-    if output is not None and (output == folder or folder in output.parents):
-        raise UserError(f"--output: {output} lies in the source, and would be scored itself. Choose another folder.")
+    if output is not None and _takes_rows_of(source, output):
+        raise UserError(
+            f"--output: {output} is the source, and would be scored itself. Choose a folder in it or beside."
+        )
+
+
+def _takes_rows_of(source: str, output: UPath) -> bool:
+    """Return whether files in the folder `output` itself are files of the source."""
+    glob = parse_glob(locations.absolute(source)) if source_kind(source) == "glob" else None
+    folder, mine = glob.folder if glob else source, str(output)
+    if not locations.is_url(folder):
+        folder, mine = os.path.realpath(folder), os.path.realpath(mine)
+    return locations.absolute(folder) == mine and (glob is None or glob.takes(glob.begin(), "rows.parquet"))
 
 
 def claim(output: UPath, job: Job) -> Claim:
@@ -75,7 +91,7 @@ def claim(output: UPath, job: Job) -> Claim:
     if (output / NEXT / MANIFEST).exists():
         replace(output)  # a run was killed in the middle of it
     found = read_job(output)
-    if found is None and output.exists() and any(output.glob("*.parquet")):
+    if found is None and own_files(output, "*.parquet"):
         raise UserError(f"--output: {output} holds Parquet files of something else. Choose another folder.")
     if found is not None and found["source"] != job.source:
         raise UserError(

@@ -11,7 +11,7 @@ reasons                         number of bad files by reason
 parts                           number of rows by Parquet file
 seconds, images_per_second      of this run
 finished_at                     ISO 8601, UTC
-ignored                         names of sidecars and hidden files
+ignored                         names of the source's ignored files, in full; own outputs as folders
 """
 
 import json
@@ -23,7 +23,7 @@ from upath import UPath
 
 from resnet_core.storage.files import write_whole
 from tasks.batch.values import Scores
-from tasks.store import MANIFEST
+from tasks.store import MANIFEST, own_files
 from tasks.values import ModelVersion
 
 
@@ -67,7 +67,7 @@ def read_manifest(folder: UPath) -> Scores:
     return Scores(
         source=content["source"],
         output=folder,
-        parts=tuple(sorted(folder.glob("*.parquet"), key=str)),
+        parts=tuple(own_files(folder, "*.parquet")),
         model=ModelVersion(content["model_name"], content["model_version"], ""),
         engine=content.get("engine", ""),
         files=content["files"],
@@ -77,4 +77,5 @@ def read_manifest(folder: UPath) -> Scores:
         seconds=content.get("seconds", 0.0),
         review=content.get("needs_review"),
         reasons=content.get("reasons", {}),
+        ignored=len(content.get("ignored", ())),
     )

@@ -5,7 +5,7 @@ of other part files are copied to a new one. Every part becomes one file, whole 
 for all files.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import groupby
 
 import pyarrow as pa
@@ -35,7 +35,8 @@ from tasks.batch.folder import Claim, Job, absolute_source, check_places, claim,
 from tasks.batch.values import Batch
 from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted, progress
-from tasks.store import SCORED, WORK
+from tasks.settings import Settings
+from tasks.store import SCORED, WORK, Store
 from tasks.values import ModelVersion
 
 # The code that decides a row, beside the file and the version.
@@ -92,6 +93,8 @@ def plan_batch(
 ) -> Batch:
     """List the source, and find files without a valid row.
 
+    The output and the store are left out if they lie in the source.
+
     Raises UserError for a source that is missing, empty, or of other pixels than the version's. Raises it for an
     output that another job uses. only_failed: try only the files again whose rows say failed.
     """
@@ -102,8 +105,9 @@ def plan_batch(
     job = Job(place, model, digest_of(model.name, model.version, embeddings, source_digest(*_CODE))[:12])
     if only_failed:
         _check_known(output, job)
+    own = [str(output), *Store(Settings().root).own_places()]
     with database.database() as db:
-        database.create(db, "listed", LISTED, counted("list", list_files(place)))
+        database.create(db, "listed", LISTED, counted("list", list_files(place, own)))
         db.execute(ENTRIES)
         _check_entries(db, source)
         mine = claim(output, job)
@@ -129,8 +133,8 @@ def plan_batch(
     )
 
 
-def list_files(source: str) -> Iterator[pa.RecordBatch]:
-    return list_manifest(UPath(source)) if source_kind(source) == "manifest" else list_source(source)
+def list_files(source: str, own: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
+    return list_manifest(UPath(source)) if source_kind(source) == "manifest" else list_source(source, own)
 
 
 def _check_known(output: UPath, job: Job) -> None:
@@ -213,7 +217,7 @@ def cut(db: DuckDBPyConnection, mine: Claim, key: str) -> tuple[Part, ...]:
 
 
 def _write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
-    """Write the names of sidecars and hidden files: there may be one beside each image."""
+    """Write the names of ignored files: there may be one beside each image."""
     path = mine.folder / WORK / f"{mine.run}-ignored.parquet"
     with write_whole(path) as draft:
         db.sql("select path from listed where ignored order by path").write_parquet(str(draft))

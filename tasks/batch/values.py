@@ -26,7 +26,7 @@ class Batch:
     kept      Parquet files whose rows stay
     waiting   parts to score
     check     the sum that the rows' URIs must have
-    ignored   a file with the names of the source's sidecars and hidden files
+    ignored   a file with the names of the source's ignored files
     known     a file of scored rows to look up by content hash, for files that were moved or touched, or None
     """
 
@@ -74,6 +74,7 @@ class Scores:
     labels   by label: number of images, mean confidence
     review   number of images for a person to see; None if the version has no prediction sets
     reasons  number of failed files by reason
+    ignored  number of files that are never images by their names
     """
 
     source: str
@@ -89,6 +90,7 @@ class Scores:
     review: int | None = None
     again: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
+    ignored: int = 0
 
     @property
     def batch(self) -> str:
@@ -119,7 +121,8 @@ class Scores:
     def outcome(self) -> str:
         """Return `201 scored, 4 failed`, and how many images need review if that is known."""
         review = "" if self.review is None else f", {self.review:,} need review"
-        return f"{self.scored:,} scored, {self.failed:,} failed{review}"
+        ignored = f", {self.ignored:,} more files ignored" if self.ignored else ""
+        return f"{self.scored:,} scored, {self.failed:,} failed{review}{ignored}"
 
     def headline(self) -> str:
         return f"{self.files:,} files by {self.model}: {self.outcome()}"

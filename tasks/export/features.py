@@ -31,7 +31,7 @@ from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import write_text, write_whole
 from tasks.registry.images import check_fits
 from tasks.registry.versions import load_classifier
-from tasks.store import FEATURE_LISTING, FEATURES_BEGUN, MANIFEST, WORK
+from tasks.store import FEATURE_LISTING, FEATURES_BEGUN, MANIFEST, WORK, own_files
 from tasks.values import Catalog, ModelVersion, Night, ShardSet, have
 from tasks.workspace import Workspace
 
@@ -148,7 +148,7 @@ def begin(output: UPath, job: dict[str, Any]) -> None:
                 f"-o: {output} holds {found['layer']} features of {found['dataset']} as {found['format']}, by "
                 f"{found['model_name']} version {found['model_version']}. Choose another folder."
             )
-    elif output.exists() and any(output.iterdir()):
+    elif own_files(output):
         raise UserError(f"-o: {output} is not empty. Choose another folder.")
     else:
         write_text(mark, json.dumps(job, indent=2, ensure_ascii=False) + "\n")

@@ -72,14 +72,17 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
             rows = database.write_through(rows, path, metadata)
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions)
-        counts = queries.counts(db)
+        counts, foreign = queries.counts(db), queries.count_foreign(db)
     ok, duplicate, quarantined = (counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined"))
     near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
-    written = Catalog(scan.dataset, scan.image, path, digest, version, classes, ok, duplicate, quarantined, near, read)
+    written = Catalog(
+        scan.dataset, scan.image, path, digest, version, classes, ok, duplicate, quarantined, near, read, foreign,
+        scan.ignored,
+    )  # fmt: skip
     log.info(
-        "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined; %s read now, %s known from before",
+        "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined%s; %s read now, %s known from before",
         f"{ok + duplicate + quarantined:,}", len(classes), f"{ok:,}", f"{duplicate:,}", f"{quarantined:,}",
-        f"{read:,}", f"{scan.count - read:,}",
+        written.not_images(), f"{read:,}", f"{scan.count - read:,}",
     )  # fmt: skip
     scan.entries.parent.fs.rm(scan.entries.parent.path, recursive=True)
     return written

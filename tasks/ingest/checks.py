@@ -25,7 +25,7 @@ from resnet_core.plotting.sheets import PAIRS, ConflictPair, conflict_sheet, con
 from resnet_core.storage.files import write_text, write_whole
 from tasks.artifacts import Markdown, markdown_table, picture
 from tasks.dataset import Dataset
-from tasks.store import COMPARISON, CONFLICTS, SAMPLES, SUMMARY
+from tasks.store import COMPARISON, CONFLICTS, SAMPLES, SUMMARY, own_files
 from tasks.values import Catalog, DataReport
 from tasks.workspace import Workspace
 
@@ -79,9 +79,8 @@ def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
 
     nights: a folder with a folder for each night, named by the version of the catalog.
     """
-    names = sorted((path.name for path in nights.iterdir()), reverse=True) if nights.exists() else []
-    for name in names:
-        if int(name) >= version:
+    for name in sorted((path.name for path in own_files(nights)), reverse=True):
+        if not name.isdecimal() or int(name) >= version:
             continue
         path = nights / name / SUMMARY
         if path.exists():

@@ -26,7 +26,7 @@ from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import link, write_text, write_whole
 from tasks.dataset import Dataset
 from tasks.ingest.pixels import READING, pixel_folder, read_pixels
-from tasks.store import MANIFEST
+from tasks.store import MANIFEST, own_files
 from tasks.values import Catalog, ShardSet
 from tasks.workspace import Workspace
 
@@ -72,7 +72,7 @@ def plan_shards(catalog: Catalog, dataset: Dataset, here: Workspace) -> tuple[Sh
     _check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
     found.sort()  # by what is in them: parts are named by places and dates too, on which no training may depend
     folder = here.store.shards(dataset.name) / digest_of([name for name, _, _ in found])
-    twins = {path.name: path for path in folder.parent.glob("*/*.parquet")} if folder.parent.exists() else {}
+    twins = {path.name: path for path in own_files(folder.parent, "*/*.parquet")}
     return tuple(ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
 
 

@@ -1,6 +1,7 @@
 """Scan: list the source, and find the files that no earlier night has read."""
 
 import logging
+from collections.abc import Collection
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
@@ -42,7 +43,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     if not there and pixels.parent.exists():
         log.info("ingest      the cached pixels are by other settings or code: every file is read again")
     with database.database() as db:
-        list_files(db, dataset)
+        ignored = list_files(db, dataset, here.store.own_places())
         if dataset.corrections:
             corrections.list_corrected(db, dataset.corrections)
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
@@ -55,7 +56,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
         with write_whole(work / ENTRIES) as draft:
             entries.write_entries(db, (_assigned(part) for part in parts), draft)
         corrected = _write_corrections(db, work) if dataset.corrections else None
-    return Scan(dataset.name, image, pixels, work / ENTRIES, count, parts, corrected)
+    return Scan(dataset.name, image, pixels, work / ENTRIES, count, parts, corrected, ignored)
 
 
 def _write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:
@@ -71,20 +72,25 @@ def _assigned(part: Part) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], schema=ASSIGNED)
 
 
-def list_files(db: DuckDBPyConnection, dataset: Dataset) -> None:
-    """Make the table `listed`: a row per file of the source, or of its labels. Raises UserError."""
+def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -> int:
+    """Make the table `listed`: a row per file of the source, or of its labels. Raises UserError.
+
+    Returns the number of ignored files. own: places that are left out of the source.
+    """
     kind = source_kind(dataset.source)
     if kind == "shards":
         raise UserError(f"{dataset.source}: holds shards, which were made of images. Name those as `source:`.")
     if kind == "manifest":
         database.create(db, "listed", LISTED, list_manifest(absolute(UPath(dataset.source))))
     else:
-        database.create(db, "listed", LISTED, counted("scan", list_source(dataset.source)))
+        database.create(db, "listed", LISTED, counted("scan", list_source(dataset.source, own)))
         if not entries.count_listed(db):
             raise UserError(f"{dataset.source}: holds no images. Fill it, or correct `source:`.")
-        if dataset.labels:
-            folder = str(absolute(UPath(dataset.source)))
-            entries.join_labels(db, read_manifest(UPath(dataset.labels)), folder)
+    ignored = database.count(db, "select count(*) from listed where ignored")
+    if kind != "manifest" and dataset.labels:
+        folder = str(absolute(UPath(dataset.source)))
+        entries.join_labels(db, read_manifest(UPath(dataset.labels)), folder)
+    return ignored
 
 
 def _check_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:

@@ -30,7 +30,7 @@ from tasks.batch.values import Scores
 from tasks.progress import progress
 from tasks.report.pages import environment, image, own, write_page
 from tasks.report.words import counted, file_name, listed, moment, sure
-from tasks.store import MANIFEST, Store
+from tasks.store import MANIFEST, Store, own_files
 
 MOST = 5_000  # images on a page; browsers become slow with more
 _OTHERS = 2  # labels beside the first
@@ -73,7 +73,7 @@ def find_batch(place: str, store: Store) -> _ScoredBatch:
         scores = read_manifest(folder)
     except FileNotFoundError:
         if not folder.exists():
-            names = [path.name for path in store.scores().iterdir()] if store.scores().exists() else []
+            names = [path.name for path in own_files(store.scores())]
             raise UserError(f"BATCH: there is no folder {place}.{nearest(place, names)}") from None
         raise UserError(
             f"BATCH: {folder} does not hold a finished batch ({MANIFEST} is missing). "

@@ -159,7 +159,8 @@ def summary(night: Night) -> list[tuple[str, str]]:
         (
             "ingest",
             f"{images:,} images: {catalog.ok:,} ok, {catalog.duplicate:,} duplicate, "
-            f"{catalog.quarantined:,} quarantined{near}; {unchanged}; catalog version {catalog.version}",
+            f"{catalog.quarantined:,} quarantined{catalog.not_images()}{near}; {unchanged}; "
+            f"catalog version {catalog.version}",
         ),
         ("checks", _checks_line(night.data)),
     ]

@@ -70,17 +70,73 @@ def test_a_name_that_is_no_utf8_is_listed_and_can_be_read(tmp_path: Path) -> Non
     assert list(contents(tmp_path).values()) == [b"content"]
 
 
-def test_links_to_files_count_and_loops_and_what_is_no_file_do_not_hang(tmp_path: Path) -> None:
-    real = touch(tmp_path / "real.png")
-    (tmp_path / "link.png").symlink_to(real)
-    (tmp_path / "nowhere.png").symlink_to(tmp_path / "missing")
-    (tmp_path / "itself.png").symlink_to(tmp_path / "itself.png")
-    (tmp_path / "loop").symlink_to(tmp_path)
-    os.mkfifo(tmp_path / "pipe.png")
+def test_links_are_followed_once_and_what_is_no_file_does_not_hang(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = tmp_path / "source"
+    real = touch(source / "real.png")
+    touch(tmp_path / "elsewhere" / "outside.png")
+    (source / "link.png").symlink_to(real)
+    (source / "outside.png").symlink_to(tmp_path / "elsewhere" / "outside.png")
+    (source / "nowhere.png").symlink_to(tmp_path / "missing")
+    (source / "itself.png").symlink_to(source / "itself.png")
+    (source / "loop").symlink_to(source)
+    (source / "above").symlink_to(tmp_path)
+    os.mkfifo(source / "pipe.png")
     with socket.socket(socket.AF_UNIX) as door:
-        door.bind(os.path.relpath(tmp_path / "door.png"))
-    assert paths(tmp_path) == ["link.png", "real.png"]
-    assert paths(f"{tmp_path}/**/*.png") == ["link.png", "real.png"]
+        door.bind(os.path.relpath(source / "door.png"))
+    assert paths(source) == ["itself.png", "nowhere.png", "outside.png", "real.png"]
+    assert ignored(source) == ["above/", "link.png", "loop/"]
+    assert "itself.png, nowhere.png: a link to nothing" in caplog.text
+    assert "above/, loop/: left out, a link to a folder that holds the source" in caplog.text
+    assert paths(f"{source}/**/*.png") == ["itself.png", "nowhere.png", "outside.png", "real.png"]
+    found = contents(source)
+    assert (found["outside.png"], "No such file" in str(found["nowhere.png"])) == (b"x", True)
+
+
+def test_linked_folders_count_once_by_the_first_path(tmp_path: Path) -> None:
+    """Classes that are links, two of them to one folder, a part of it, and a circle between two linked folders."""
+    for name in ("data/cat/1.png", "store/bird/2.png", "store/bird/deep/3.png", "store/fish/4.png"):
+        touch(tmp_path / name)
+    for name, target in (("zebra", "bird"), ("bird", "bird"), ("aves", "bird/deep"), ("fish", "fish")):
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store" / target)
+    (tmp_path / "store" / "fish" / "again").symlink_to(tmp_path / "store" / "bird")
+    (tmp_path / "store" / "bird" / "circle").symlink_to(tmp_path / "store" / "fish")
+    expected = {"cat/1.png": "cat", "bird/2.png": "bird", "aves/3.png": "aves", "bird/circle/4.png": "bird"}
+    assert {row["path"]: row["label"] for row in rows(tmp_path / "data") if not row["ignored"]} == expected
+    assert ignored(tmp_path / "data") == ["bird/circle/again/", "bird/deep/", "fish/", "zebra/"]
+    assert len(paths(f"{tmp_path}/data/**")) == 4
+    assert paths(f"{tmp_path}/data/*/*.png") == ["aves/3.png", "bird/2.png", "cat/1.png", "fish/4.png"]
+
+
+def test_a_link_into_a_hidden_folder_is_the_files_only_path(tmp_path: Path) -> None:
+    """As git-annex and DVC keep files: `.git/annex/objects/...`."""
+    touch(tmp_path / ".git" / "annex" / "blob.png", b"annexed")
+    touch(tmp_path / ".git" / "cats" / "2.png")
+    (tmp_path / "cats").symlink_to(tmp_path / ".git" / "cats")
+    (tmp_path / "dogs").mkdir()
+    for name in ("dogs/1.png", "dogs/twice.png", ".hidden.png"):
+        (tmp_path / name).symlink_to(tmp_path / ".git" / "annex" / "blob.png")
+    assert contents(tmp_path) == {"dogs/1.png": b"annexed", "cats/2.png": b"x"}
+    assert paths(f"{tmp_path}/*/*.png") == ["cats/2.png", "dogs/1.png"]
+
+
+@pytest.mark.parametrize("source", ["data", "data/**", "link", "link/*/**", "other"])
+def test_an_own_output_is_left_out_by_whatever_path_it_is_reached(
+    tmp_path: Path, source: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name in ("data/cat/1.png", "data/cat/scores/rows.parquet", "data/old/_batch.json", "data/old/plot.png"):
+        touch(tmp_path / name)
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    (tmp_path / "other").mkdir()
+    for name in ("cat", "old"):
+        (tmp_path / "other" / name).symlink_to(tmp_path / "data" / name)
+    (tmp_path / "data" / "cat" / "linked").symlink_to(tmp_path / "data" / "old")
+    place = tmp_path / "link" / "cat" / ".." / "cat" / "scores"
+    rows = [row for batch in list_source(f"{tmp_path}/{source}", [str(place)]) for row in batch.to_pylist()]
+    assert [row["path"] for row in rows if not row["ignored"]] == ["cat/1.png"]
+    assert {row["path"] for row in rows if row["ignored"]} == {"cat/scores/", "old/", "cat/linked/"}
+    assert "cat/scores/, old/: left out, a store, batch or feature set of Grayline" in caplog.text
 
 
 @pytest.fixture
@@ -135,6 +191,7 @@ def test_a_glob_follows_links_that_it_names_and_holds_on_to_the_label(tmp_path: 
     (tmp_path / "raw" / "cats").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path)
     assert paths(f"{tmp_path}/raw/*/*.png") == ["cats/1.png"]
+    assert paths(f"{tmp_path}/raw/**/*.png") == ["cats/1.png"]
     assert paths(f"{tmp_path}/raw/*/**/*.png") == ["cats/1.png"]
     (row,) = rows(f"{tmp_path}/raw/cats/*.png")
     assert row["label"] == "cats"

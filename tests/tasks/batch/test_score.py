@@ -210,17 +210,35 @@ def foreign(output: Path) -> None:
     pd.DataFrame({"a": [1]}).to_parquet(output / "theirs.parquet")
 
 
+@pytest.mark.parametrize("source", ["in", "in/**", "link", "link/**", "in/../in"])
+def test_an_output_within_the_source_is_not_scored_itself(
+    digit_folder: Path, tmp_path: Path, source: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once with the rows of the first run there, and once with those of another batch."""
+    digit_folder.rename(tmp_path / "in")
+    (tmp_path / "link").symlink_to(tmp_path / "in")
+    monkeypatch.chdir(tmp_path)
+    for output in ("in/scores", "in/scores", "in/more/scores", "in/more/scores"):
+        scores = classify(source, tmp_path / output)  # type: ignore[arg-type]
+        assert (scores.files, scores.failed) == (200, 0)
+    assert json.loads((tmp_path / "in/more/scores/_manifest.json").read_text())["ignored"] == [
+        "more/scores/",
+        "scores/",
+    ]
+    assert scores.ignored == 2
+
+
 def test_a_source_that_cannot_be_meant_is_the_users_error(digit_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     for source, output, message in (
         (tmp_path / "none", tmp_path / "out", "there is no such folder"),
         (tmp_path / "empty", tmp_path / "out", "holds no images"),
-        (digit_folder, digit_folder / "out", "lies in the source"),
+        (f"{digit_folder}/**", digit_folder, "is the source"),
         (digit_folder, Path("/proc/out"), "cannot write under /proc/out"),
     ):
         with pytest.raises(UserError, match=message):
             classify(source, output)
-        assert not output.exists()
+        assert output == digit_folder or not output.exists()
     (tmp_path / "file").write_text("mine")
     with pytest.raises(UserError, match="cannot write under"):
         classify(digit_folder, tmp_path / "file")

@@ -1,5 +1,6 @@
 """Ingest and preprocess: the catalog tells the truth, and nothing is read or written twice."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -12,15 +13,20 @@ from PIL import Image
 from upath import UPath
 
 from resnet_core.catalog import history
-from resnet_core.errors import UserError
+from resnet_core.drift.checks import check_quarantine
+from resnet_core.drift.summary import Summary, summarise
+from resnet_core.errors import DataCheckError, UserError
 from resnet_core.images.limits import Limits
 from resnet_core.shards import format as shards
+from resnet_core.storage.files import write_text
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import write_catalog
+from tasks.ingest.checks import last_accepted
 from tasks.ingest.levels import decide_levels
 from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.ingest.scan import scan
+from tasks.settings import check_store
 from tasks.store import Store
 from tasks.values import Catalog, Scan, ShardSet
 from tests.conftest import write_folder, write_labels
@@ -113,7 +119,7 @@ def test_bad_files_are_quarantined_with_a_reason_and_the_rest_goes_on(digit_fold
     assert {Path(uri).name: code for uri, code in zip(bad["uri"], bad["reason_code"], strict=True)} == {
         "cut.png": "truncated",
         "empty.png": "empty",
-        "text.png": "unsupported",
+        "text.png": "not_an_image",
         "no-label.png": "label_missing",
     }
     assert bad["split"].isna().all()
@@ -387,3 +393,60 @@ def test_what_a_killed_night_has_left_goes_a_week_later(digit_folder: Path, tmp_
         _, found = ingested(dataset_of(digit_folder), store)
         assert not found.entries.parent.exists()
         assert (old.exists(), young.exists()) == (False, True)
+
+
+def test_a_store_within_the_source_is_left_out(digit_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its pixels and plots are no images of the user's, on the second night as on the first."""
+    store = digit_folder / "data" / "store"
+    for _ in range(2):
+        check_store(UPath(store))
+        (store / "plot.png").write_bytes(next(digit_folder.glob("3/*.png")).read_bytes()[::-1])
+        catalog, found = ingested(dataset_of(digit_folder), UPath(store))
+        assert (catalog.ok, catalog.quarantined, found.ignored) == (200, 0, 1)
+    assert "data/store/: left out, a store, batch or feature set of Grayline" in caplog.text
+
+
+def test_a_store_that_is_the_source_is_left_out(digit_folder: Path) -> None:
+    for _ in range(2):
+        catalog, _ = ingested(dataset_of(digit_folder), UPath(digit_folder))
+        assert (catalog.ok, catalog.quarantined) == (200, 0)
+
+
+def test_files_that_are_no_images_are_counted_and_not_held_against_the_limit(
+    digit_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "grayline")
+    for number in range(150):
+        (digit_folder / "3" / f"{number}.pdf").write_bytes(b"%PDF-1.7\n" * 50)
+        (digit_folder / "3" / f"{number}.json").write_text("{}")
+    (digit_folder / "3" / "cut.png").write_bytes(next(digit_folder.glob("3/*.png")).read_bytes()[:60])
+    catalog, _ = ingested(dataset_of(digit_folder), UPath(tmp_path / "s"))
+    assert (catalog.quarantined, catalog.foreign, catalog.ignored) == (151, 150, 150)
+    assert "151 quarantined; 150 of them not images by their first bytes; 150 more files ignored;" in caplog.text
+    now = summarise(pq.read_table(catalog.path.path))
+    assert now.quarantined_share == 1 / 201
+    check_quarantine(now, 0.01)
+    with pytest.raises(DataCheckError, match=r"1 of 201 images \(0\.498%\)"):
+        check_quarantine(now, 0.004)
+
+
+def test_what_a_nas_puts_into_the_store_changes_nothing(digit_folder: Path, tmp_path: Path) -> None:
+    store = Store(UPath(tmp_path / "s"))
+    dataset, here = dataset_of(digit_folder), a_workspace(store.root)
+    first = sharded(dataset, store.root)
+    for number in (1, 2):
+        folder = store.checks("d") / f"{number:06}"
+        write_text(folder / "summary.json", json.dumps({"accepted": True, "summary": Summary().to_dict()}))
+    for folder in [path for path in (tmp_path / "s").rglob("*") if path.is_dir()]:
+        for name in ("@eaDir", "lost+found", ".snapshot"):
+            (folder / name).mkdir()
+            (folder / name / "x.parquet").write_bytes(b"no table")
+        (folder / "._x.parquet").write_bytes(b"no table")
+    accepted = last_accepted(store.checks("d"), 3)
+    assert accepted is not None
+    assert accepted[0] == "000002"
+    assert (store.find_catalog(None), store.at_work("d")) == ("d", False)
+    Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(digit_folder / "3" / "new.png")
+    assert ingested(dataset, store.root)[0].ok == 201
+    plans = plan_shards.fn(ingested(dataset, store.root)[0], dataset, here)
+    assert sum(plan.twin is not None for plan in plans) == len(first.files)
