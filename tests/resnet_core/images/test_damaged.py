@@ -120,7 +120,7 @@ def test_damage_prints_nothing(photograph: Image.Image, kind: str, capfd: pytest
         (b"path,label\n", "not_an_image"),
         (b"\x00" * 1000, "damaged"),
         (b"%PDF-1.7\n" * 50, "not_an_image"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "unsupported"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image"),
         (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "unsupported"),
         (_png.SIGNATURE, "truncated"),
         (b"\xff\xd8\xff\xe0", "truncated"),
