@@ -14,6 +14,7 @@ from resnet_core.drift.drift import Thresholds
 from resnet_core.errors import UserError, nearest
 from resnet_core.evaluation.decide import FALSE_ALARM, MISSED, class_costs, class_recalls
 from resnet_core.evaluation.metrics import GATE_METRICS
+from resnet_core.images.levels import Percentiles
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.model import pretrained
 from resnet_core.model.resnet import ModelConfig, find_stem
@@ -186,6 +187,10 @@ class Dataset(BaseModel):
     def _ranges_are_decided_by_an_ingest(self) -> "Dataset":
         if self.image.decided != Preprocessing().decided:
             raise ValueError("image.decided: unknown key. Set `image.levels`")
+        levels = self.image.levels
+        span = levels.percentiles if isinstance(levels, Percentiles) else levels
+        if isinstance(span, tuple) and span[0] >= span[1]:
+            raise ValueError(f"image.levels: black comes first and is lower, as in [{span[1]:g}, {span[0]:g}]")
         return self
 
     @model_validator(mode="after")

@@ -20,6 +20,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from resnet_core.device import find_device, full_precision
+from resnet_core.errors import UserError
+from resnet_core.images.levels import BadImageError, Stored, to_gray
 from resnet_core.images.preprocessing import Gray, Preprocessing, resize
 from resnet_core.model.calibration import Calibration, load_calibration
 from resnet_core.model.inputs import Flips, Normalisation, resize_batch, to_input
@@ -110,10 +112,20 @@ class Classifier:
         x = x if side is None else resize_batch(x, side)
         return torch.stack([self.network(view).softmax(1) for view in views(x, self.config)]).mean(0)
 
-    def predict(self, images: Sequence[Gray]) -> list[_Prediction]:
-        """Classify raw uint8 [H, W] images of any size, in order."""
-        pixels = [resize(image, self.preprocessing) for image in images]
+    def predict(self, images: Sequence[NDArray[Any]]) -> list[_Prediction]:
+        """Classify raw images [H, W] of any size, in order.
+
+        Levels of uint8 are gray already. Others are scaled by the ranges of the training's data set, as in a batch.
+        Raises UserError for levels that those ranges do not cover.
+        """
+        pixels = [resize(self._gray(image), self.preprocessing) for image in images]
         return self.decide(self.probabilities(np.stack(pixels))) if pixels else []
+
+    def _gray(self, image: NDArray[Any]) -> Gray:
+        try:
+            return to_gray(Stored(image), self.preprocessing.rule)
+        except BadImageError as error:
+            raise UserError(f"an image of {image.dtype}: {error}. Or give uint8, gray levels from 0 to 255.") from None
 
     def decide(self, probabilities: NDArray[np.float32]) -> list[_Prediction]:
         """Decide on a class for each row of calibrated float32 [N, C]."""

@@ -11,6 +11,7 @@ from typing import Any
 from upath import UPath
 
 from resnet_core.catalog.queries import good_images
+from resnet_core.images.decision import in_words
 from tasks.artifacts import Markdown, checks_table, code, markdown_table
 from tasks.dataset import CardConfig
 from tasks.registry.runs import client
@@ -69,12 +70,15 @@ def data(made: Made, words: CardConfig) -> str:
     used = [split for split in _SPLITS if any(counts.get((name, split)) for name in shard_set.classes)]
     rows = [(name, *(f"{counts.get((name, split), 0):,}" for split in used)) for name in shard_set.classes]
     source = made.lineage.get("dataset", {}).get("source")
+    levels = "; ".join(in_words(shard_set.preprocessing.rule))
     return (
         (f"Source {code(source)}; " if source else "")
         + f"catalog version {catalog.version} (`{catalog.digest}`) in {code(catalog.path)}; "
         f"shards `{shard_set.digest}`. What a version of the catalog changed: `grayline catalog diff "
         f"{max(catalog.version - 1, 0)} {catalog.version} --dataset {catalog.dataset}`.\n\n"
-        f"Licence of the images: {words.licence.strip() or _NOT_STATED}\n\n" + markdown_table(("class", *used), rows)
+        + (f"Gray levels, black to white: {levels}.\n\n" if levels else "")
+        + f"Licence of the images: {words.licence.strip() or _NOT_STATED}\n\n"
+        + markdown_table(("class", *used), rows)
     )
 
 

@@ -28,8 +28,11 @@ class _RawImages:
         self.classifier = Classifier.load(folder)
 
     def predict(self, context, model_input, params=None):  # type: ignore[no-untyped-def]
-        """Map uint8 [N, H, W] of any height and width to N rows."""
-        images = np.asarray(model_input, dtype=np.uint8)
+        """Map uint8 [N, H, W] of any height and width to N rows.
+
+        MLflow's signature refuses other types. Without it (`unwrap_python_model`), they are scaled as in a batch.
+        """
+        images = np.asarray(model_input)
         predictions = self.classifier.predict(list(images))
         return pd.DataFrame(
             {

@@ -6,6 +6,7 @@ import zlib
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
@@ -167,6 +168,16 @@ def test_sixteen_bits_are_scaled_not_clipped(levels: np.ndarray, kind: str) -> N
 def test_white_is_zero_in_some_tiffs(digits: tuple[np.ndarray, list[str]]) -> None:
     deep = Image.fromarray(digits[0][0].astype(np.uint16) * 257)
     assert np.array_equal(decode(saved(deep, "TIFF", tiffinfo={262: 0})), 255 - digits[0][0])
+
+
+@pytest.mark.parametrize("bits", [1, 2, 4, 8])
+@pytest.mark.parametrize("inverted", [False, True])
+def test_tiffs_of_few_bits_are_spread_and_white_may_be_zero(bits: int, inverted: bool) -> None:
+    levels = np.arange(2**bits, dtype=np.uint8)[None]
+    sink = io.BytesIO()
+    tifffile.imwrite(sink, levels, bitspersample=bits, photometric="miniswhite" if inverted else "minisblack")
+    wanted = levels * (255 // (2**bits - 1))
+    assert np.array_equal(decode(sink.getvalue()), 255 - wanted if inverted else wanted)
 
 
 @pytest.mark.parametrize("white", [1.0, 65535.0, 1e9])

@@ -11,9 +11,11 @@ import pytest
 import torch
 from PIL import Image
 
+from resnet_core.errors import UserError
 from resnet_core.evaluation.input_sizes import by_size, sample
 from resnet_core.evaluation.metrics import METRICS
 from resnet_core.images.decode import decode
+from resnet_core.images.levels import Decided
 from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.model.calibration import Calibration
 from resnet_core.model.classifier import Classifier
@@ -53,6 +55,21 @@ def test_a_trained_model_is_served_without_torchvision(tmp_path: Path, monkeypat
     ours.save(tmp_path)
     monkeypatch.setitem(sys.modules, "torchvision.ops", None)
     assert Classifier.load(tmp_path, "cpu").config == EVERYTHING
+
+
+def test_arrays_are_scaled_by_the_rule_of_the_training(photograph: Image.Image) -> None:
+    plain, gray = a_classifier(), np.asarray(photograph.convert("L"))
+    deep = replace(
+        plain, preprocessing=replace(plain.preprocessing, decided=Decided(integers=(0, 4080), floats=(0, 1)))
+    )
+    wanted = plain.predict([gray])[0].probabilities
+    for image in (gray, gray.astype(np.uint16) * 16, gray / 255):
+        assert np.array_equal(deep.predict([image])[0].probabilities, wanted)
+    for image in (gray.astype(np.uint16) * 16, gray / 255):
+        with pytest.raises(UserError, match=r"without a stated white.* Or give uint8"):
+            plain.predict([image])
+    with pytest.raises(UserError, match="beyond the data set's range"):
+        deep.predict([gray / 100])
 
 
 def test_its_files_are_text_and_safetensors(tmp_path: Path) -> None:

@@ -1,20 +1,36 @@
 """Gray levels of a data set: decided once over all images, kept, and the same in training and scoring."""
 
 import io
+import json
 import logging
+import struct
+import tempfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from PIL import Image
 from upath import UPath
 
+from resnet_core.errors import UserError
 from resnet_core.images.levels import Decided
-from resnet_core.reading.pool import read_file
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.reading.pool import iterate_files, read_file
+from resnet_core.sources.source import list_source
 from tasks.ingest.levels import with_decision
-from tests.tasks.ingest.test_ingest import dataset_of, ingested, sharded
+from tasks.ingest.pixels import read_part
+from tasks.ingest.scan import scan
+from tasks.store import MANIFEST
+from tests.places import a_workspace
+from tests.tasks.ingest.test_ingest import LIMITS, dataset_of, ingested, sharded
 
 Digits = tuple[np.ndarray, list[str]]
 
@@ -41,6 +57,112 @@ def pixels_of(store: UPath, dataset: object) -> dict[str, np.ndarray]:
     names = table(store).set_index("image_id")["uri"].map(lambda uri: Path(uri).name)
     rows = [row for file in found.files for row in pq.read_table(file.path).to_pylist()]
     return {names[row["image_id"]]: np.array(row["pixels"], np.uint8).reshape(8, 8) for row in rows}
+
+
+KINDS = ["png8", "png16", "pgm", "tif_u1", "tif_u2", "tif_i2", "tif_u4", "tif_f4", "tif_f8", "sbit", "dcm"]
+
+
+@st.composite
+def data_sets(draw: st.DrawFn) -> dict[str, bytes]:
+    """Files of one or two kinds and depths, by name."""
+    files = {}
+    for kind in draw(st.lists(st.sampled_from(KINDS), min_size=1, max_size=2, unique=True)):
+        white = draw(st.sampled_from([1, 200, 255, 1023, 4071, 4095, 65535]))
+        for number in range(4):
+            levels = draw(arrays(np.uint16, (8, 8), elements=st.integers(0, 1000))) / 1000 * white
+            files[f"{kind}-{number}.{SUFFIXES.get(kind, 'tif')}"] = encoded(levels, kind)
+    return files
+
+
+SUFFIXES = {"png8": "png", "png16": "png", "pgm": "pgm", "sbit": "png", "dcm": "dcm"}
+
+
+def encoded(levels: np.ndarray, kind: str) -> bytes:
+    """float64 [8, 8] as a file of one kind."""
+    if kind.startswith("tif"):
+        dtype = np.dtype(kind[-2:])
+        shifted = levels - levels.mean() if dtype.kind in "if" else levels
+        return tiff((np.rint(shifted) if dtype.kind != "f" else shifted).clip(-32768, 65535).astype(dtype))
+    whole = np.rint(levels).astype(np.uint16)
+    if kind == "png8":
+        return saved(np.minimum(whole, 255).astype(np.uint8), "PNG")
+    if kind == "pgm":
+        return b"P5 8 8 %d\n" % max(256, whole.max()) + whole.astype(">u2").tobytes()
+    if kind == "dcm":
+        return dicom(whole, PixelPaddingValue=0)
+    png = saved(whole, "PNG")
+    return png if kind == "png16" else with_significant(png, 12)
+
+
+def saved(levels: np.ndarray, kind: str) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(levels).save(sink, kind)
+    return sink.getvalue()
+
+
+def tiff(levels: np.ndarray, **words: object) -> bytes:
+    sink = io.BytesIO()
+    tifffile.imwrite(sink, levels, **words)
+    return sink.getvalue()
+
+
+def with_significant(png: bytes, bits: int) -> bytes:
+    """A gray PNG with sBIT."""
+    chunk = b"sBIT" + bytes([bits])
+    return png[:33] + struct.pack(">I", 1) + chunk + struct.pack(">I", zlib.crc32(chunk)) + png[33:]
+
+
+def dicom(stored: np.ndarray, **tags: object) -> bytes:
+    from pydicom.dataset import Dataset, FileMetaDataset
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.1"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.3"
+    dataset.Rows, dataset.Columns = stored.shape
+    dataset.SamplesPerPixel, dataset.PhotometricInterpretation = 1, "MONOCHROME2"
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 16, 15
+    dataset.PixelRepresentation = int(stored.dtype.kind == "i")
+    dataset.PixelData = stored.tobytes()
+    for name, value in tags.items():
+        setattr(dataset, name, value)
+    sink = io.BytesIO()
+    dataset.save_as(sink, enforce_file_format=True)
+    return sink.getvalue()
+
+
+@settings(max_examples=10, deadline=None, suppress_health_check=list(HealthCheck))
+@given(data_sets(), st.sampled_from([None, 12, [0, 3000], "data", {"percentiles": [1, 99]}]), st.booleans())
+def test_training_and_scoring_cannot_differ(files: dict[str, bytes], levels_by: object, clip: bool) -> None:
+    """Shards hold what a batch scores: the version's settings, as JSON, in a reader process."""
+    with tempfile.TemporaryDirectory() as folder:
+        source, store = Path(folder) / "images", UPath(folder) / "s"
+        for number in range(8):  # so that two classes are left
+            levels = np.arange(64, dtype=np.uint8).reshape(8, 8) + np.uint8(9 * number)
+            put(source / "ab"[number % 2] / f"good{number}.png", levels)
+        for number, (name, data) in enumerate(files.items()):
+            (source / "ab"[number % 2] / name).write_bytes(data)
+        image = {"size": 8, "levels": levels_by, "beyond": "clip" if clip else "fail"}
+        dataset = dataset_of(source, image=image, quarantine_limit=1.0, split={"near_duplicates": False})
+        try:
+            shard_set = sharded(dataset, store)
+        except UserError:  # no image is held out by chance, or too few are left
+            return
+        trained = Preprocessing.of(json.loads((shard_set.folder / MANIFEST).read_text())["preprocessing"])
+        rows = [row for file in shard_set.files for row in pq.read_table(file.path).to_pylist()]
+        made = {row["image_id"]: bytes(row["pixels"]) for row in rows}
+        listed = pa.Table.from_batches(list_source(str(source)))
+        scored = pa.concat_tables(iterate_files(listed, trained))
+        catalog = table(store).set_index("uri")
+        for uri, row in zip(listed["uri"].to_pylist(), scored.to_pylist(), strict=True):
+            known = catalog.loc[uri]
+            if known["status"] == "ok":
+                assert row["reason_code"] is None, (uri, row["reason"])
+                assert row["pixels"] == made[row["image_id"]], uri
+            elif row["reason_code"] is not None:
+                assert row["reason_code"] == known["reason_code"], uri
 
 
 def table(store: UPath) -> pd.DataFrame:
@@ -120,11 +242,6 @@ def test_an_eight_bit_data_set_is_read_once(digits: Digits, tmp_path: Path) -> N
 
 
 def test_a_night_that_was_killed_before_the_decision_goes_on(digits: Digits, tmp_path: Path) -> None:
-    from tasks.ingest.pixels import read_part
-    from tasks.ingest.scan import scan
-    from tests.places import a_workspace
-    from tests.tasks.ingest.test_ingest import LIMITS
-
     files_of(tmp_path / "images", digits, 4000, "u2")
     store, dataset = UPath(tmp_path / "s"), dataset_of(tmp_path / "images")
     found = scan.fn(dataset, a_workspace(store))
