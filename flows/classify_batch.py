@@ -72,7 +72,8 @@ def classify_batch(
     )  # fmt: skip
     with watched(batch, fail_over) as watch, on_gpus():
         run_all(lambda part: score_part.submit(part, how), batch.waiting, watch)
-    scores = finish_batch(batch, time.monotonic() - started, chosen.name, watch.again)
+    seconds, refused = time.monotonic() - started, chosen.refused | watch.refused
+    scores = finish_batch(batch, seconds, chosen.name, watch.again, refused)
     drift = check_drift(scores, here.tracking_uri)
     record_batch(scores, drift, here)
     for target in targets:

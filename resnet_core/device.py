@@ -81,6 +81,12 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def arithmetic() -> str:
+    """Return the processor's name and its instructions. Machines where they are equal compute alike."""
+    units = sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
+    return " ".join([processor(), *units])
+
+
 def find_device(name: str = "auto") -> torch.device:
     """Return the device of torch's name; `auto` is CUDA, else Apple's MPS, else the CPU."""
     if name != "auto":

@@ -41,12 +41,13 @@ _COMPILERS = ("g++", "clang++", "c++")
 class Engine:
     """`run`: preprocessed uint8 [N, S, S] -> calibrated float32 [N, C], `batch_size` images at a time.
 
-    Several threads may call it at once.
+    Several threads may call it at once. refused: the engine that this machine may not use, and why.
     """
 
     name: EngineName
     run: Run
     batch_size: int
+    refused: tuple[str, str] | None = None
 
 
 def check_engine(option: str, wanted: str, device: torch.device) -> EngineName:

@@ -1,4 +1,4 @@
-"""The engine of a batch: the fastest engine that agrees with PyTorch, by a short trial on this machine.
+"""The engine of a batch: the fastest engine that decides as the gate saw it, by a short trial on this machine.
 
 A trial takes seconds to minutes, so an engine is tried only for batches that are long enough. Outcomes are kept in
 the store, in `engines/<model>-<version>-<digest>/`. The digest covers processor, packages, code and number of
@@ -19,7 +19,7 @@ import resnet_core.device
 import resnet_core.export
 import resnet_core.inference
 import resnet_core.model
-from resnet_core.device import describe, this_machine
+from resnet_core.device import arithmetic, describe, this_machine
 from resnet_core.errors import UserError
 from resnet_core.inference.engines import check_engine
 from resnet_core.model.classifier import Classifier
@@ -27,7 +27,7 @@ from resnet_core.storage.digest import digest_of, source_digest
 from tasks.batch.engine_trials import Surroundings, all_trials, fastest
 from tasks.batch.engine_trials import open_engine as open_engine
 from tasks.batch.values import EngineChoice
-from tasks.registry.int8_file import why_not
+from tasks.registry.int8_file import allowed_int8, why_not
 from tasks.runner import workers
 from tasks.settings import Settings
 from tasks.values import ModelVersion
@@ -61,7 +61,7 @@ def choose_engine(
     threads = workers()
     folder = here.store.engines() / f"{model.name}-{model.version}-{_surroundings_digest(model, classifier, threads)}"
     around = Surroundings(model, classifier, here.tracking_uri, sample, threads, folder)
-    if name == "int8" and around.int8 is None:
+    if name == "int8" and not allowed_int8(around.tracking_uri, model):
         raise UserError(f"{option} int8: {why_not(around.tracking_uri, model)}")
     trials = all_trials(around, name, files)
     best = trials[name] if name else fastest(around, trials)
@@ -75,7 +75,7 @@ def choose_engine(
 def _surroundings_digest(model: ModelVersion, classifier: Classifier, workers: int) -> str:
     """Return the digest of everything that may change the speed of an engine or its answers."""
     machine = this_machine()
-    where = (machine.processor, machine.instructions, machine.cores, describe(classifier.device), workers)
+    where = (arithmetic(), machine.instructions, machine.cores, describe(classifier.device), workers)
     return digest_of(model, where, [_installed(name) for name in _PACKAGES], source_digest(*_CODE))
 
 
@@ -93,7 +93,8 @@ def report(choice: EngineChoice) -> None:
     )
     create_table_artifact(
         [{"engine": t.name, "images/s": round(t.speed), "times torch": round(t.ratio, 2),
-          "largest difference": f"{t.difference:.1g}", "why not": t.wrong} for t in choice.trials],
+          "largest difference": f"{t.difference:.1g}", "decided otherwise": f"{t.differing} of {t.compared}",
+          "why not": t.wrong} for t in choice.trials],
         key="engine",
         description=f"scored by {choice.name}",
     )  # fmt: skip

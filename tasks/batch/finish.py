@@ -49,11 +49,13 @@ class _Tally:
 
 
 @task(cache_policy=NO_CACHE)
-def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int = 0) -> Scores:
+def finish_batch(
+    batch: Batch, seconds: float, engine: str = "torch", again: int = 0, refused: dict[str, str] | None = None
+) -> Scores:
     """Check that the rows are exactly the files, remove other rows, and write the manifest.
 
     Raises RuntimeError if they are not. seconds: since the batch began. again: rows that were known by their
-    content.
+    content. refused: by engine, why it was not used.
     """
     end_idle()
     check_run(batch.folder, batch.run)
@@ -79,6 +81,7 @@ def finish_batch(batch: Batch, seconds: float, engine: str = "torch", again: int
         again=again,
         reasons=dict(found.reasons.most_common()),
         ignored=_count_rows(batch.ignored),
+        refused=refused or {},
     )
     write_manifest(batch.folder, scores, found.parts, batch.ignored)
     if (work := batch.folder / WORK).exists():

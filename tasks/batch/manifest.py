@@ -4,6 +4,7 @@ key                             value
 source                          the folder, archive, table or URL that was scored
 model_name, model_version       the version that scored it
 engine                          the engine that computed the predictions
+engines_not_used                by engine: why this machine did not use it
 files, scored, failed           number of rows, of good rows, of bad files
 needs_review                    number of images for a person to see; null for versions without prediction sets
 labels                          by label: count, mean_confidence
@@ -37,6 +38,7 @@ def write_manifest(folder: UPath, scores: Scores, rows: Mapping[str, int], ignor
         **scores.counts(),
         "labels": {name: {"count": n, "mean_confidence": mean} for name, (n, mean) in scores.labels.items()},
         "reasons": scores.reasons,
+        "engines_not_used": scores.refused,
         "parts": rows,
         "seconds": round(scores.seconds, 3),
         "images_per_second": round(scores.images_per_second, 1),
@@ -78,4 +80,5 @@ def read_manifest(folder: UPath) -> Scores:
         review=content.get("needs_review"),
         reasons=content.get("reasons", {}),
         ignored=len(content.get("ignored", ())),
+        refused=content.get("engines_not_used", {}),
     )

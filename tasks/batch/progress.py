@@ -42,12 +42,14 @@ class _Watch:
     done: int = 0
     failed: int = 0
     again: int = 0  # known by their content
+    refused: dict[str, str] = field(default_factory=dict)  # by engine: why a machine did not use it
     labels: Counter[str] = field(default_factory=Counter)
 
     def __call__(self, part: PartOutcome) -> None:
         self.done += part.images
         self.failed += part.failed
         self.again += part.again
+        self.refused |= [part.refused] if part.refused else []
         self.labels.update(part.labels)
         self.show(part.images, self.failed, self.labels)
         self.artifact.update(self.done / self.batch.to_score)

@@ -90,7 +90,7 @@ def score_part(part: Part, how: Scoring) -> PartOutcome:
     check_run(part.path.parent, how.run)
     with write_whole(part.path) as draft:
         pq.write_table(table, draft)
-    return outcome(table, again)
+    return outcome(table, again, engine.refused)
 
 
 def sample(batch: Batch, settings: Preprocessing, limits: Limits) -> NDArray[np.uint8]:
@@ -103,10 +103,10 @@ def sample(batch: Batch, settings: Preprocessing, limits: Limits) -> NDArray[np.
     return shards.unpacked(images["pixels"], settings.size)[good]
 
 
-def outcome(table: pa.Table, again: int) -> PartOutcome:
+def outcome(table: pa.Table, again: int, refused: tuple[str, str] | None = None) -> PartOutcome:
     counts = pc.value_counts(table["label"].combine_chunks().drop_null()).to_pylist()
     failed = pc.sum(pc.equal(table["status"], "failed")).as_py() or 0
-    return PartOutcome(len(table), failed, {each["values"]: each["counts"] for each in counts}, again)
+    return PartOutcome(len(table), failed, {each["values"]: each["counts"] for each in counts}, again, refused)
 
 
 def read_images(files: pa.Table, settings: Preprocessing, limits: Limits, batch_size: int) -> Iterator[pa.Table]:

@@ -52,13 +52,14 @@ class Batch:
 class PartOutcome:
     """The outcome of a part: `images` rows, `failed` of them bad files; `labels` counts the others.
 
-    `again` of them were known by their content.
+    `again` of them were known by their content. `refused`: the engine that its machine did not use, and why.
     """
 
     images: int
     failed: int
     labels: dict[str, int]
     again: int = 0
+    refused: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +76,7 @@ class Scores:
     review   number of images for a person to see; None if the version has no prediction sets
     reasons  number of failed files by reason
     ignored  number of files that are never images by their names
+    refused  by engine: why it was not used
     """
 
     source: str
@@ -91,6 +93,7 @@ class Scores:
     again: int = 0
     reasons: dict[str, int] = field(default_factory=dict)
     ignored: int = 0
+    refused: dict[str, str] = field(default_factory=dict)
 
     @property
     def batch(self) -> str:
@@ -178,7 +181,8 @@ class EngineTrial:
     """The outcome of an engine on this machine.
 
     `ratio` is images/s as a multiple of torch's, `difference` the largest difference of a probability from torch's.
-    `wrong` is the reason not to use it, `digest` that of its file.
+    `wrong` is the reason not to use it, `digest` that of its file. It decides `differing` of `compared` answers
+    otherwise.
     """
 
     name: EngineName
@@ -188,13 +192,16 @@ class EngineTrial:
     batch_size: int
     wrong: str = ""
     digest: str = ""
+    differing: int = 0
+    compared: int = 0
 
 
 @dataclass(frozen=True)
 class EngineChoice:
     """The engine of a batch, for `workers` threads at once.
 
-    `file` is the engine's file in the store, `digest` its digest. `plain`: torch without folded batch norm.
+    `file` is the engine's file in the store, `digest` its digest. `plain`: torch without folded batch norm. `machine`:
+    the `arithmetic` of the machine that tried it. `allowed`: the share of answers that it may decide otherwise.
     """
 
     name: EngineName
@@ -205,3 +212,10 @@ class EngineChoice:
     digest: str = ""
     plain: bool = False
     trials: tuple[EngineTrial, ...] = ()
+    machine: str = ""
+    allowed: float = 0.0
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Return the engines that may not be used here, and why."""
+        return {trial.name: trial.wrong for trial in self.trials if trial.wrong}

@@ -8,6 +8,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,26 @@ def _tag_of(tracking_uri: str, version: ModelVersion) -> dict[str, Any]:
     return dict(json.loads(tags.get(INT8, "{}")))
 
 
-def allowed_int8(tracking_uri: str, version: ModelVersion) -> str | None:
-    """Return the digest of the version's int8 file, None if the gate has not allowed it."""
+@dataclass(frozen=True)
+class Int8:
+    """An int8 file that the gate has allowed. `differing`: the share of decisions that the gate saw differ."""
+
+    digest: str
+    differing: float = 0.0
+
+
+def allowed_int8(tracking_uri: str, version: ModelVersion) -> Int8 | None:
+    """Return the version's int8 file; None if the gate has not allowed it, or if the version does not exist.
+
+    Raises MlflowException for other errors, such as a timeout.
+    """
     try:
         tag = _tag_of(tracking_uri, version)
-    except MlflowException:
-        return None
-    return str(tag["sha256"]) if tag.get("allowed") else None
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+            return None
+        raise
+    return Int8(tag["sha256"], tag.get("differing", 0.0)) if tag.get("allowed") else None
 
 
 def why_not(tracking_uri: str, version: ModelVersion) -> str:

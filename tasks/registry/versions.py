@@ -17,11 +17,12 @@ from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
 from tasks.registry.integrity import verified_folder
 from tasks.registry.runs import client
-from tasks.settings import Settings
+from tasks.settings import Settings, known_keys
 from tasks.values import ModelVersion
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
     from resnet_core.drift.reference import Reference
+    from resnet_core.inference.answers import Answers
     from resnet_core.model.classifier import Classifier
 
 
@@ -38,6 +39,15 @@ def _reference_of(tracking_uri: str, model: ModelVersion, verify_key: str | None
     with tempfile.TemporaryDirectory() as scratch:
         folder = verified_folder(tracking_uri, model, verify_key, Path(scratch))
         return load_reference(folder / ARTIFACTS / MODEL_FOLDER)
+
+
+def answers_of(tracking_uri: str, model: ModelVersion, classifier: Classifier) -> Answers:
+    """Return the version's kept answers after a check of its files. Raises NoAnswersError if none can be used."""
+    from resnet_core.inference.answers import load_answers
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = verified_folder(tracking_uri, model, Settings().verify_key, Path(scratch)) / ARTIFACTS / MODEL_FOLDER
+        return load_answers(folder, classifier.classes, classifier.preprocessing.size, known_keys(Settings()))
 
 
 CHAMPION = "champion"

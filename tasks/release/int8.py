@@ -51,8 +51,8 @@ def measure_int8(night: Night, gate: Gate, here: Workspace) -> None:
     try:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / FILE
-            found = _made_and_compared(night, gate, here, path)
-            outcome = outcome_of(found, gate.int8, file_digest(path))
+            found, differing = _made_and_compared(night, gate, here, path)
+            outcome = outcome_of(found, gate.int8, file_digest(path), differing)
             if outcome["allowed"]:
                 if key := Settings().signing_key:
                     sign(path.parent, Path(key))
@@ -66,8 +66,8 @@ def measure_int8(night: Night, gate: Gate, here: Workspace) -> None:
     log.info("gate        int8 is %s: %s", "allowed" if outcome["allowed"] else "not allowed", outcome["found"])
 
 
-def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) -> Comparison:
-    """Write the file to `path`. Return the comparison, in which int8 is the new one."""
+def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) -> tuple[Comparison, int]:
+    """Write the file to `path`. Return the comparison, in which int8 is the new one, and how many decisions differ."""
     version, shard_set = have(night.version), have(night.shard_set)
     classifier = load_classifier(here.tracking_uri, version, "cpu")
     known = VersionImages(shard_set, here.keys)
@@ -77,14 +77,18 @@ def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) ->
     image_ids, labels, own = score_split(classifier, shard_set, "test", here.keys, lambda done: None)
     new = np.concatenate([run(piece) for images in known.split("test") for piece in onnx_file.pieces(images.pixels)])
     groups = groups_of(in_order(facts(night.catalog), image_ids))
-    return compare(METRICS["accuracy"], Pair(labels, new, own, groups), gate.level)
+    decided = classifier.calibration.decided
+    return compare(METRICS["accuracy"], Pair(labels, new, own, groups), gate.level), int(
+        (decided(new) != decided(own)).sum()
+    )
 
 
-def outcome_of(found: Comparison, most: float, digest: str) -> dict[str, Any]:
+def outcome_of(found: Comparison, most: float, digest: str, differing: int) -> dict[str, Any]:
     """Return the content of the tag."""
     words = (
         f"accuracy {found.value:+.4f} (at least {found.lower:+.4f}, {found.confidence:.0%} sure; of {found.images:,} "
-        f"images {found.gained:,} gained, {found.lost:,} lost), wanted at least {-most:+.4f}"
+        f"images {found.gained:,} gained, {found.lost:,} lost, {differing:,} decided otherwise), "
+        f"wanted at least {-most:+.4f}"
     )
     return {
         "allowed": found.not_worse(most),
@@ -92,4 +96,5 @@ def outcome_of(found: Comparison, most: float, digest: str) -> dict[str, Any]:
         "value": found.value,
         "lower": found.lower,
         "sha256": digest,
+        "differing": differing / found.images,
     }

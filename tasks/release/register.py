@@ -18,6 +18,7 @@ import mlflow
 import mlflow.data.pandas_dataset
 import numpy as np
 import pandas as pd
+import pyarrow.parquet as pq
 from mlflow.data.code_dataset_source import CodeDatasetSource
 from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
@@ -30,11 +31,15 @@ from prefect import task
 import resnet_core
 from resnet_core.drift.reference import EMBEDDINGS
 from resnet_core.drift.reference import REFERENCE as REFERENCE_FILE
+from resnet_core.evaluation.input_sizes import evenly
+from resnet_core.inference.answers import Answers, how_many, save_answers
 from resnet_core.model.calibration import CALIBRATION as CALIBRATION_FILE
 from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import file_digest
 from resnet_core.storage.files import as_local
 from tasks.dataset import CardConfig
+from tasks.evaluation.held_out import in_order
 from tasks.registry import runs as tracking
 from tasks.registry.integrity import seal
 from tasks.registry.versions import (
@@ -55,7 +60,7 @@ from tasks.registry.versions import (
 )
 from tasks.release.card import Made, card
 from tasks.settings import Settings
-from tasks.store import LINEAGE, MODEL
+from tasks.store import LINEAGE, MODEL, PREDICTIONS
 from tasks.training.lineage import environment, read_lineage
 from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, Night, have
 from tasks.workspace import Workspace
@@ -96,7 +101,7 @@ def register(night: Night, here: Workspace) -> ModelVersion:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice on schemas, which are stated here
         _log_dataset(tracking_uri, run_id, catalog)
-        model_id = _log_model(tracking_uri, made, confidential=here.keys is not None)
+        model_id = _log_model(tracking_uri, made, here.keys)
     seals = _seal_model(registry, model_id)
     if not registry.search_registered_models(f"name = '{checkpoint.dataset}'"):
         registry.create_registered_model(checkpoint.dataset)
@@ -188,19 +193,19 @@ def _log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
         mlflow.log_input(dataset, context="training", tags={CATALOG_VERSION: str(catalog.version)})
 
 
-def _log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
+def _log_model(tracking_uri: str, made: Made, keys: Keys | None) -> str:
     """Log the files of the version as a pyfunc. Returns MLflow's id of it.
 
-    They are weights as safetensors, settings as JSON, the code as text, and two held-out images as an example. The
-    example is black if the images are confidential.
+    They are weights as safetensors, settings as JSON, the code as text, and answers for held-out images. Two of the
+    images are the example. If they are confidential, the answers are encrypted, and the example is black.
     """
     mlflow.set_tracking_uri(tracking_uri)
     shard_set = made.shard_set
-    if confidential:
+    if keys:
         example = np.zeros((2, shard_set.preprocessing.size, shard_set.preprocessing.size), dtype=np.uint8)
     else:
         example = next(shards.iterate(shard_set.files, "test", shard_set.classes)).pixels[:2]
-    with mlflow.start_run(run_id=made.checkpoint.mlflow_run_id), _model_files(made) as artifacts:
+    with mlflow.start_run(run_id=made.checkpoint.mlflow_run_id), _model_files(made, keys) as artifacts:
         logged = mlflow.pyfunc.log_model(
             name="model",
             python_model=str(_SERVED_MODEL),
@@ -214,15 +219,28 @@ def _log_model(tracking_uri: str, made: Made, confidential: bool) -> str:
 
 
 @contextmanager
-def _model_files(made: Made) -> Iterator[dict[str, str]]:
-    """Yield the pyfunc's artifacts: the classifier's folder with its calibration and its reference, and the
-    lineage.
-    """
+def _model_files(made: Made, keys: Keys | None) -> Iterator[dict[str, str]]:
+    """Yield the pyfunc's artifacts: the lineage, and the classifier's folder with calibration, reference, answers."""
     with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / MODEL) as trained:
         folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE
         shutil.copytree(trained, folder)
         for name in (CALIBRATION_FILE, REFERENCE_FILE, EMBEDDINGS):
             if (found := made.evaluation.folder / name).exists():
                 (folder / name).write_bytes(found.read_bytes())
+        _keep_answers(folder, made, keys)
         lineage.write_text(json.dumps(made.lineage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         yield {CLASSIFIER: str(folder), "lineage": str(lineage)}
+
+
+def _keep_answers(folder: Path, made: Made, keys: Keys | None) -> None:
+    """Write the evaluation's probabilities for some held-out images, with their pixels."""
+    shard_set, path = made.shard_set, made.evaluation.folder / PREDICTIONS
+    if not shard_set.test:
+        return
+    places = evenly(shard_set.test, how_many(shard_set.preprocessing.size))
+    images = list(shards.iterate(shard_set.files, "test", shard_set.classes, keys, places))
+    image_ids = np.concatenate([each.image_ids for each in images]).tolist()
+    with path.open("rb") as file:
+        rows = in_order(pq.read_table(file, columns=["image_id", "probabilities"]), image_ids)
+    answers = Answers(np.concatenate([each.pixels for each in images]), np.stack(rows["probabilities"].to_numpy()))
+    save_answers(folder, image_ids, answers, shard_set.classes, keys)

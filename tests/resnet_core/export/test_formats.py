@@ -142,9 +142,22 @@ def test_int8_has_weights_of_a_byte_and_about_the_same_probabilities(
     large = [weight for weight in model.graph.initializer if np.prod(weight.dims) > 2000]
     assert large
     assert {weight.data_type for weight in large} == {onnx.TensorProto.INT8}
+    # Without VNNI, two products are added in 16 bits. No such sum may saturate, whatever the image.
+    for weight in large:
+        levels = onnx.numpy_helper.to_array(weight).astype(np.int32).reshape(weight.dims[0], -1)
+        brightest = np.full(levels.shape[1], 255)
+        np.testing.assert_array_equal(levels @ brightest, saturating(levels, brightest))
+        eight_bits = 2 * levels.clip(-63, 63)
+        assert (eight_bits @ brightest != saturating(eight_bits, brightest)).any()
     found = export_formats.load("onnx", tmp_path / "int8")(pixels)
     assert 1e-6 < np.abs(found - plain.probabilities(pixels)).max() < 0.1
     assert json.loads(onnx_file.read_metadata(tmp_path / "int8"))["version"] == "7"
+
+
+def saturating(weights: np.ndarray, activations: np.ndarray) -> np.ndarray:
+    """Weights int [N, K] times activations [K] as `vpmaddubsw` has it: pairs are added in int16."""
+    products = np.pad(weights * activations, ((0, 0), (0, weights.shape[1] % 2)))
+    return products.reshape(len(weights), -1, 2).sum(2).clip(-(2**15), 2**15 - 1).sum(1)
 
 
 def test_exporting_leaves_the_classifier_as_it_was(classifier: Classifier) -> None:

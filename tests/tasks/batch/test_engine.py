@@ -14,6 +14,7 @@ from resnet_core.errors import UserError
 from resnet_core.export.graph import Run
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.inference import engines
+from resnet_core.inference.answers import Answers, NoAnswersError
 from resnet_core.inference.engines import Engine
 from resnet_core.model.classifier import Classifier
 from resnet_core.storage.digest import DamagedVersionError
@@ -49,8 +50,9 @@ def classifier() -> Classifier:
 def choose(
     model: ModelVersion, classifier: Classifier, tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., EngineChoice]:
-    """Without torch.compile, which takes a minute."""
+    """Without torch.compile, which takes a minute; of a version that keeps no answers (see `keep`)."""
     monkeypatch.setitem(PAYS, "compile", float("inf"))
+    keep(monkeypatch, None)
 
     def made(files: int, wanted: str | None = "auto", sample: Callable[[], np.ndarray] | None = None) -> EngineChoice:
         take = sample or (lambda: digits[0][:200])
@@ -72,6 +74,17 @@ def without(needed: str) -> Callable[[], np.ndarray]:
         raise AssertionError(needed)
 
     return sample
+
+
+def keep(monkeypatch: pytest.MonkeyPatch, answers: Answers | None) -> None:
+    """The registry's answers of the version."""
+
+    def answers_of(*where: object) -> Answers:
+        if answers is None:
+            raise NoAnswersError("no answers were kept with it")
+        return answers
+
+    monkeypatch.setattr(engine_trials, "answers_of", answers_of)
 
 
 def spoiled(monkeypatch: pytest.MonkeyPatch, change: Callable[[np.ndarray], np.ndarray]) -> None:

@@ -24,6 +24,7 @@ from tasks.batch import finish as finish_batch
 from tasks.batch import folder as batch_folder
 from tasks.batch import score
 from tasks.batch.folder import SupersededError
+from tasks.batch.manifest import read_manifest
 from tasks.values import ModelVersion
 from tests.resnet_core.model.test_classifier import a_classifier
 from tests.scoring import CHOICE, MODEL, break_some, classify, plan, rows_of, times, use
@@ -58,6 +59,14 @@ def test_a_second_run_does_nothing_and_changes_nothing(digit_folder: Path, tmp_p
     second = classify(digit_folder, tmp_path / "out")
     assert (second.reused, second.scored, second.failed) == (205, first.scored, first.failed)
     assert times(tmp_path / "out") == done
+
+
+def test_the_manifest_says_which_engines_were_not_used(digit_folder: Path, tmp_path: Path) -> None:
+    classify(digit_folder, tmp_path / "out")
+    batch, why = plan(digit_folder, tmp_path / "out"), {"int8": "38 of 512 decisions differ"}
+    finish_batch.finish_batch.fn(batch, 1.0, refused=why)
+    assert json.loads((tmp_path / "out" / "_manifest.json").read_text())["engines_not_used"] == why
+    assert read_manifest(UPath(tmp_path / "out")).refused == why
 
 
 def test_files_that_came_and_went_are_rows_that_come_and_go(digit_folder: Path, tmp_path: Path) -> None:

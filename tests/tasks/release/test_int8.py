@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,14 @@ from upath import UPath
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import UserError
 from resnet_core.evaluation.comparison import Comparison
+from resnet_core.shards.format import iterate
 from resnet_core.storage.digest import DamagedVersionError
 from tasks.batch import engine_trials as open_engine
 from tasks.batch.engine import choose_engine
 from tasks.batch.values import EngineChoice
 from tasks.dataset import Gate
 from tasks.registry.int8_file import FILE
-from tasks.registry.versions import INT8, load_classifier
+from tasks.registry.versions import INT8, answers_of, load_classifier
 from tasks.release.int8 import measure_int8, outcome_of
 from tasks.settings import Settings
 from tasks.values import Night
@@ -58,15 +60,15 @@ def tag(night: Night) -> dict[str, Any]:
     return dict(json.loads(client.get_model_version(night.version.name, night.version.version).tags.get(INT8, "{}")))
 
 
-def choose(night: Night, digits: Digits, tmp_path: Path) -> EngineChoice:
+def choose(night: Night, digits: Digits, tmp_path: Path, wanted: str = "int8", files: int = 10) -> EngineChoice:
     assert night.version
     classifier = load_classifier(Settings().tracking_uri, night.version, "cpu")
     return choose_engine.fn(
         night.version,
         classifier,
         lambda: digits[0][:100],
-        10,
-        "int8",
+        files,
+        wanted,
         a_workspace(UPath(tmp_path / "store"), Settings().tracking_uri),
     )
 
@@ -82,6 +84,7 @@ def test_what_it_costs_is_measured_and_the_promotion_does_not_wait_for_it(night:
     found = tag(night)
     assert found["allowed"]
     assert -0.02 <= found["lower"] <= found["value"]
+    assert 0 <= found["differing"] < 0.02
     assert "images" in found["found"]
 
 
@@ -106,6 +109,48 @@ def test_allowed_it_scores_and_a_file_that_is_another_is_refused(night: Night, d
             open_engine.open_engine(choice, night.version, uri, "cpu")
     finally:
         file.write_bytes(whole)
+
+
+def test_the_version_keeps_the_answers_that_the_gate_saw(night: Night) -> None:
+    assert night.version
+    assert night.shard_set
+    uri, shards = Settings().tracking_uri, night.shard_set
+    classifier = load_classifier(uri, night.version, "cpu")
+    kept = answers_of(uri, night.version, classifier)
+    assert len(kept) == min(shards.test, 512)
+    held_out = {images.tobytes() for part in iterate(shards.files, "test", shards.classes) for images in part.pixels}
+    assert {image.tobytes() for image in kept.pixels} <= held_out
+    np.testing.assert_array_equal(kept.probabilities, classifier.probabilities(kept.pixels))
+
+
+def test_a_machine_whose_int8_decides_otherwise_takes_float32_and_says_so(
+    night: Night, digits: Digits, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The products of this machine's int8 saturate: as if its weights were others."""
+    import onnx
+
+    whole = open_engine.int8_file
+
+    @contextmanager
+    def saturated(*where: Any) -> Iterator[Path]:
+        with whole(*where) as path:
+            model = onnx.load(str(path))
+            for weight in model.graph.initializer:
+                if weight.data_type == onnx.TensorProto.INT8 and len(weight.dims) == 4:
+                    levels = onnx.numpy_helper.to_array(weight).clip(-12, 12)
+                    weight.CopyFrom(onnx.numpy_helper.from_array(levels, weight.name))
+            onnx.save(model, str(tmp_path / FILE))
+        yield tmp_path / FILE
+
+    monkeypatch.setattr(open_engine, "int8_file", saturated)
+    monkeypatch.setattr(open_engine, "can_run", lambda name, device: name == "int8")
+    open_engine._open.cache_clear()
+    with caplog.at_level("WARNING", "grayline"):
+        choice = choose(night, digits, tmp_path, "auto", 10**9)
+    assert choice.name == "torch"
+    assert "decisions differ from those that the gate saw" in choice.refused["int8"]
+    assert f"int8 is not used here: {choice.refused['int8']}" in caplog.text
+    open_engine._open.cache_clear()
 
 
 def test_a_version_that_is_not_signed_is_refused_in_int8_too(
@@ -136,10 +181,12 @@ def test_a_loss_that_is_not_shown_to_be_small_is_not_allowed() -> None:
     def lost(images: int, lower: float) -> Comparison:
         return Comparison(-images / 500, lower, 0.7, 0.5, 0, images, 500)
 
-    assert outcome_of(lost(2, -0.008), 0.01, "f00")["allowed"]
-    refused = outcome_of(lost(4, -0.012), 0.01, "f00")
+    allowed = outcome_of(lost(2, -0.008), 0.01, "f00", 5)
+    assert allowed["allowed"]
+    assert allowed["differing"] == 0.01
+    refused = outcome_of(lost(4, -0.012), 0.01, "f00", 4)
     assert not refused["allowed"]
-    assert "4 lost" in refused["found"]
+    assert "4 lost, 4 decided otherwise" in refused["found"]
 
 
 def test_what_the_gate_does_not_allow_is_said_with_the_remedy(
