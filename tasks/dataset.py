@@ -143,6 +143,12 @@ class Dataset(BaseModel):
         "images that need not lie in the source. `grayline gallery` makes them.",
     )
     smallest_side: int = Field(4, ge=1, description="Images whose shorter side has fewer pixels are quarantined.")
+    minimum_images: int = Field(
+        8,
+        ge=1,
+        description="Classes with fewer good images wait until they have grown; 4 if fewer than two have so many and "
+        "the key is not set.",
+    )
     quarantine_limit: float = Field(
         0.2, ge=0, le=1, description="The share of quarantined images above which the night fails."
     )

@@ -13,8 +13,11 @@ from upath import UPath
 from resnet_core.errors import UserError, nearest
 from resnet_core.storage.ignored import is_from_system
 
-CATALOG_VERSION = "grayline.version"  # in the catalog file's schema metadata
+# In the catalog file's schema metadata.
+CATALOG_VERSION = "grayline.version"
 CATALOG_LEVELS = "grayline.levels"
+SPLIT_GENERATION = "grayline.split"
+LOOK_ALIKES_SOUGHT = "grayline.look_alikes"
 
 # Files of the folders below. A manifest, and `epochs.json` of a training, are written last.
 MANIFEST = "_manifest.json"  # of a shard set, a batch, a set of features
@@ -25,7 +28,9 @@ EXPLANATION, GALLERY, GALLERY_SHEET = "explanation", "gallery.json", "gallery.pn
 FOLDS, OUT_OF_FOLD, FOLDS_SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
 KEPT_ASIDE = "kept_aside.parquet"
 ISSUES, ISSUES_SHEET = "issues.csv", "issues.png"
+SPLITS = "splits.json"
 SUMMARY, COMPARISON, SAMPLES, CONFLICTS = "summary.json", "comparison.png", "samples.png", "conflicts.png"
+LOOK_ALIKES = "look_alikes.png"
 TRIALS, ENGINE_FILE = "trials.json", "model.onnx"
 BATCH_BEGUN, WORK, NEXT = "_batch.json", "_work", "_next"  # of a batch; the last two are folders
 DRIFT, DRIFT_PLOT = "_drift.json", "_drift.png"
@@ -54,6 +59,7 @@ LAYOUT = (
     Place(STORE_MARK, "the mark of a store, for sources that it lies in", "every command"),
     Place("catalog/<dataset>/catalog.parquet", "one row per source image ever seen", "ingest"),
     Place("history/<dataset>/<version>.parquet", "one row per file that a version of the catalog changed", "ingest"),
+    Place("history/<dataset>/splits.json", "who began the split anew, when and why", "split"),
     Place("checks/<dataset>/<version>/", "the data checks: `summary.json`, plots, samples", "ingest"),
     Place("pixels/<dataset>/<digest>/", "a cache of decoded images; deleting it costs reading them again", "ingest"),
     Place(

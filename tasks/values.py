@@ -15,6 +15,7 @@ from tasks.store import MANIFEST
 if TYPE_CHECKING:
     from upath import UPath
 
+    from resnet_core.catalog.placement import Placement
     from resnet_core.drift.checks import Finding
     from resnet_core.evaluation.metrics import Interval
     from resnet_core.images.preprocessing import Preprocessing
@@ -54,8 +55,8 @@ class Scan:
 class Catalog:
     """The catalog: `digest` names its content, `version` counts the nights that changed it.
 
-    `near` images look like another one; `read` images were read this time. `image` made the pixels. `foreign` files in
-    quarantine are not images by their first bytes; `ignored` files are never images by their names.
+    `near` images are the same picture as another one; `read` images were read this time. `image` made the pixels.
+    `foreign` files in quarantine are not images by their first bytes; `ignored` files are never images by their names.
     """
 
     dataset: str
@@ -71,6 +72,7 @@ class Catalog:
     read: int
     foreign: int = 0
     ignored: int = 0
+    placement: Placement | None = None
 
     def not_images(self) -> str:
         """Return how many files are not images, as text to go on with; empty if there are none."""

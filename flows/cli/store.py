@@ -8,7 +8,7 @@ import typer
 from rich.table import Column
 
 from flows.cli.tables import console, number, say, table
-from tasks.settings import Settings
+from tasks.settings import Settings, check_store
 
 app = typer.Typer()
 catalog = typer.Typer(help="Show the versions of a data set's catalog.", no_args_is_help=True)
@@ -60,8 +60,11 @@ def _describe(row: dict[str, Any]) -> str:
 
 @catalog.command("log")
 def catalog_log(dataset: _DatasetName = None) -> None:
-    """List the versions of the catalog, and how much each changed."""
+    """List the versions of the catalog, how much each changed, and who began the split anew."""
+    from datetime import datetime
+
     from resnet_core.catalog.history import versions
+    from tasks.ingest.again import beginnings
     from tasks.store import Store
 
     store = Store(Settings().root)
@@ -71,6 +74,24 @@ def catalog_log(dataset: _DatasetName = None) -> None:
     for row in versions(folder).to_pylist():
         rows.add_row(*(f"{row[column]:,}" for column in columns))
     console.print(rows)
+    for begun in beginnings(folder):
+        when = datetime.fromisoformat(begun.at).strftime("%Y-%m-%d %H:%M:%S")
+        say(f"split begun anew after version {begun.version}: {when} UTC, {begun.who}, {begun.why}")
+
+
+@app.command()
+def split(
+    again: Annotated[str, typer.Option("--again", metavar="NAME", help="The data set whose split begins anew.")],
+    reason: Annotated[str, typer.Option(help="Why; recorded beside the catalog's history.")] = "begun anew by hand",
+) -> None:
+    """Begin a data set's split anew: the next night deals all images that the labels have not placed."""
+    from tasks.ingest.again import begin_again
+    from tasks.store import Store
+
+    root = Settings().root
+    check_store(root)
+    begun = begin_again(Store(root), again, reason)
+    say(f"{again}: the next night begins the split anew, after version {begun.version} ({begun.why})")
 
 
 @app.command()

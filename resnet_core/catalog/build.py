@@ -9,9 +9,9 @@ assigned     an unread file and its part                 entries.write_entries  
 facts        a file that was read (FACTS)                tasks.ingest.catalog          judge, corrections
 corrections  a label given by a person (CORRECTIONS)     corrections.list_corrected    corrections, judge
 rows         an entry with its facts, status, reason     judge                         finish, pixel_rows
-waiting      a class too small, or without training       wait                          images, finish
-images       the bytes of a usable image                 make_images                      hashes, pixel_rows, placing
-placed       an image with its split                     placing                       finish, repair, queries
+waiting      a class that is set aside, and why          wait, take_out                make_images, finish
+images       the bytes of a usable image                 make_images                   hashes, pixel_rows, placing
+placed       an image with its unit and split            placing                       finish, repair, queries
 look_alikes  a held-out image like a training image      placing                       finish
 finished     a row of the new catalog (CATALOG)          finish                        queries, history
 catalog      a row of a catalog file                     queries.load                  queries
@@ -20,7 +20,7 @@ Files with the same bytes are one image. The first is `ok`, an image of an earli
 the others are `duplicate`. If their labels differ, all are quarantined. Splits of earlier nights stay.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import duckdb
 import numpy as np
@@ -189,6 +189,10 @@ where image_id is not null
     and not exists (select 1 from rows where rows.uri = p.uri and rows.image_id = p.image_id)
 """
 
+_WAIT_FOR = """
+update rows set status = 'waiting', why_code = $code, why = $why
+where status = 'ok' and soft_label in (select unnest($texts::varchar[]))
+"""
 _ORDERED = "select * from finished order by present desc, part nulls last, uri, image_id"
 
 
@@ -202,6 +206,18 @@ def wait(db: duckdb.DuckDBPyConnection, reasons: Mapping[str, str]) -> None:
     """Set classes aside. reasons: why, by label."""
     if reasons:
         db.executemany("insert into waiting values ($1, $2)", sorted(reasons.items()))
+
+
+def wait_for(db: duckdb.DuckDBPyConnection, soft_labels: Sequence[str], why: str) -> int:
+    """Set images with one of these soft labels aside. Returns their number."""
+    values = {"code": str(ReasonCode.CLASS_TOO_SMALL), "why": why, "texts": list(soft_labels)}
+    return int(db.execute(_WAIT_FOR, values).fetchall()[0][0])
+
+
+def take_out(db: duckdb.DuckDBPyConnection, reasons: Mapping[str, str]) -> None:
+    """Set classes aside that are in `placed` already."""
+    wait(db, reasons)
+    db.execute("delete from placed where label in (select label from waiting)")
 
 
 def make_images(db: duckdb.DuckDBPyConnection, *, again: bool, search: bool) -> None:

@@ -165,6 +165,11 @@ def look_alike(size: int) -> float:
     return _UNEXPLAINED_SMALL if size < _COARSE else _UNEXPLAINED
 
 
+def copy_of(most: float) -> float:
+    """Return the largest residual of copies: the same picture encoded, scaled or toned again. most: of look-alikes."""
+    return most / 8
+
+
 def residuals(left: Pixels, right: Pixels) -> _Floats:
     """Return the share of the left pictures' variance that the right ones leave unexplained, float32 [M].
 

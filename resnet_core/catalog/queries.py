@@ -24,8 +24,20 @@ _ATTRIBUTES = """
 select distinct unnest(json_keys(attributes)) as name from finished where attributes is not null order by name
 """
 _REASONS = """
-select reason_code, count(*) from finished where present and status = 'quarantined'
-group by 1 order by 2 desc limit 3
+select why_code, count(*) from rows where status = 'quarantined' group by 1 order by 2 desc, 1 limit 3
+"""
+_SIZES = """
+select label, count(*), bool_and(fixed is not null) as fixed,
+    bool_and(fixed is not null) or (count(*) filter (split = 'train') > 0 and count(*) filter (split = 'test') > 0),
+    label in (select label from previous where present and status = 'waiting')
+from (select image_id, label, fixed from rows where status = 'ok') left join (
+    select image_id, min(split) as split from previous where status in ('ok', 'duplicate') group by image_id
+) using (image_id)
+group by label order by label
+"""
+_UNLEARNABLE = """
+select label, count(*), count(distinct unit), bool_and(fixed is not null), bool_and(grouped) from placed
+group by label having count(*) filter (split = 'train') = 0 order by label
 """
 _SAMPLES = """
 select label, part, uri from catalog where present and status = 'ok'
@@ -48,12 +60,79 @@ select * from pairs order by 3, 6 limit $most
 """
 
 
+_LOOK_ALIKES = """
+select a.label, a.part, a.uri, b.label, b.part, b.uri, a.residual
+from catalog a join catalog b on a.look_alike = b.image_id
+where a.present and b.present and a.status = 'ok' and b.status = 'ok' and a.split = 'test'
+order by a.residual, a.uri limit $most
+"""
+
+
 class Place(NamedTuple):
     """An image's label, the part that has its pixels, and its URI there."""
 
     label: str
     part: str
     uri: str
+
+
+class ClassSize(NamedTuple):
+    """A class and its good images. `fixed`: the labels give all of them a split.
+
+    `stays`: that, or earlier nights have put images of it into training and test. `waited`: the last night set some
+    of it aside.
+    """
+
+    label: str
+    images: int
+    fixed: bool
+    stays: bool
+    waited: bool
+
+
+def class_sizes(db: DuckDBPyConnection) -> list[ClassSize]:
+    """Return the classes of the good `rows`, sorted by label."""
+    return [ClassSize(*row) for row in db.sql(_SIZES).fetchall()]
+
+
+def soft_labels(db: DuckDBPyConnection) -> list[str]:
+    """Return the different soft labels of the good `rows`."""
+    query = "select distinct soft_label from rows where status = 'ok' and soft_label is not null order by 1"
+    return [text for (text,) in db.sql(query).fetchall()]
+
+
+def unlearnable(db: DuckDBPyConnection) -> dict[str, str]:
+    """Return the classes without a training image in `placed`, and what has put them elsewhere."""
+    found = {}
+    for label, images, groups, fixed, grouped in db.sql(_UNLEARNABLE).fetchall():
+        if fixed:
+            found[label] = f"the labels put its images ({images:,}) elsewhere"
+        elif grouped:
+            found[label] = f"its groups ({groups:,}) are held out"
+        else:
+            found[label] = f"earlier nights hold its images ({images:,}) out"
+    return found
+
+
+def left_out(db: DuckDBPyConnection) -> int:
+    """Return the number of good `rows` that the last night left out for looking like another image."""
+    return database.count(
+        db,
+        "select count(*) from rows where status = 'ok' and (uri, image_id) in (select uri, image_id from previous "
+        f"where present and reason_code = '{ReasonCode.NEAR_DUPLICATE}')",
+    )
+
+
+def held_out(db: DuckDBPyConnection) -> tuple[int, bool, bool]:
+    """Return the number of test images in `placed`; whether labels have placed all images; whether there are groups."""
+    query = "select count(*) filter (split = 'test'), bool_and(fixed is not null), bool_or(grouped) from placed"
+    test, fixed, grouped = db.sql(query).fetchall()[0]
+    return test, fixed, grouped
+
+
+def placed_classes(db: DuckDBPyConnection) -> int:
+    """Return the number of classes in `placed`."""
+    return database.count(db, "select count(distinct label) from placed")
 
 
 def has_new_images(db: DuckDBPyConnection) -> bool:
@@ -88,7 +167,7 @@ def attributes(db: DuckDBPyConnection) -> list[str]:
 
 
 def frequent_reasons(db: DuckDBPyConnection) -> list[tuple[str, int]]:
-    """Return the three most frequent reason codes in quarantine, with the number of images."""
+    """Return the three most frequent reason codes of `rows` in quarantine, with the number of images."""
     return db.sql(_REASONS).fetchall()
 
 
@@ -126,3 +205,9 @@ def conflicts(db: DuckDBPyConnection, most: int) -> list[tuple[Place, Place]]:
     """Return up to `most` pairs of the same picture under two labels."""
     rows = db.sql(_CONFLICTS, params={"most": most}).fetchall()
     return [(Place(*row[:3]), Place(*row[3:])) for row in rows]
+
+
+def look_alikes(db: DuckDBPyConnection, most: int) -> list[tuple[Place, Place, float]]:
+    """Return up to `most` test images with the training image that they look like, and how far they differ."""
+    rows = db.sql(_LOOK_ALIKES, params={"most": most}).fetchall()
+    return [(Place(*row[:3]), Place(*row[3:6]), row[6]) for row in rows]

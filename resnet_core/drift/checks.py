@@ -72,6 +72,20 @@ class DistributionCheck:
 
 
 @dataclass(frozen=True)
+class SplitCheck:
+    """`factor`: how many times more or less than the share asked for may be held out; `groups`: the least on a side.
+
+    A class that is on one side alone is always a finding.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    factor: Annotated[float, Gt(1)] = 2.0
+    groups: Annotated[int, Ge(1)] = 3
+    action: Literal["ignore", "warn"] = "warn"
+
+
+@dataclass(frozen=True)
 class ChecksConfig:
     """The checks by name, as under `checks:` in a data set file.
 
@@ -88,6 +102,7 @@ class ChecksConfig:
     contrast: DistributionCheck = DistributionCheck()
     sharpness: DistributionCheck = DistributionCheck()
     size: DistributionCheck = DistributionCheck()
+    split: SplitCheck = SplitCheck()
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def contact_sheet(images_by_class: Mapping[str, Sequence[Gray]], title: str) -> 
 
 @dataclass(frozen=True)
 class ConflictPair:
-    """The same image twice, under two labels; pixels are uint8 [H, W]."""
+    """Two images that look the same, with a line for each; pixels are uint8 [H, W]."""
 
     pixels_a: Gray
     label_a: str

@@ -13,7 +13,8 @@ from upath import UPath
 
 from resnet_core.catalog import build, corrections, entries, history, near_duplicates, placing, queries
 from resnet_core.catalog.build import FACTS, SLICED
-from resnet_core.catalog.near_duplicates import look_alike
+from resnet_core.catalog.near_duplicates import copy_of, look_alike
+from resnet_core.catalog.placement import Placement, placement
 from resnet_core.catalog.ties import CLOSE, NO_PAIRS, Pairs
 from resnet_core.errors import UserError
 from resnet_core.reading.pool import end_idle
@@ -22,10 +23,12 @@ from resnet_core.storage import database
 from resnet_core.storage.digest import table_digest
 from resnet_core.storage.files import as_local
 from tasks.dataset import Dataset
-from tasks.ingest.levels import decision_text, with_decision
+from tasks.ingest import again, classes
+from tasks.ingest.levels import decision_text
 from tasks.ingest.pixels import read_facts, read_rows
+from tasks.ingest.placement import lines
 from tasks.progress import progress
-from tasks.store import CATALOG_LEVELS, CATALOG_VERSION
+from tasks.store import CATALOG_LEVELS, CATALOG_VERSION, LOOK_ALIKES_SOUGHT, SPLIT_GENERATION
 from tasks.values import Catalog, Scan
 from tasks.workspace import Workspace
 
@@ -46,44 +49,43 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
     # The readers are done, and each holds 45 MiB. Ending them takes a while, so a thread does it.
     Thread(target=end_idle).start()
     path, versions = here.store.catalog(dataset.name), here.store.history(dataset.name)
+    generation = len(again.beginnings(versions))
     with database.database() as db:
         before = load_catalog(db, path)
         _load_scan(db, scan, here.keys)
         _correct(db, scan)
         build.judge(db, dataset.smallest_side)
-        build.make_images(db, again=False, search=bool(before) and "look_alike" not in _columns(path))
-        pairs, most = NO_PAIRS, look_alike(dataset.image.size)
-        if dataset.split.near_duplicates and queries.has_new_images(db):
-            pairs = _find_near(db, scan, dataset.image.size, here.keys)
-        placing.place(db, dataset.split, str(dataset.split.seed), pairs, most)
-        placing.measure(db, pairs, most)
-        build.finish(db, again=False)
-        classes = _find_classes(db, dataset)
-        _check_evaluation(db, dataset, classes)
+        classes.set_aside(db, dataset)
+        placed = _place(db, scan, dataset, here, generation)
+        names = queries.classes(db)
+        _check_evaluation(db, dataset, names)
         version = history.append(db, versions, before)
-        changed = version > before or queries.has_changed(db)
+        notes = {
+            CATALOG_VERSION: str(version), SPLIT_GENERATION: str(generation),
+            LOOK_ALIKES_SOUGHT: str(dataset.split.near_duplicates), CATALOG_LEVELS: decision_text(scan.image),
+        }  # fmt: skip
         rows = build.finished_rows(db)
-        if (
-            changed
-            or not set(build.CATALOG.names) <= _columns(path)
-            or with_decision(dataset.image, path) != scan.image
-        ):
-            metadata = {CATALOG_VERSION: str(version), CATALOG_LEVELS: decision_text(scan.image)}
-            rows = database.write_through(rows, path, metadata)
+        if notes != _notes(path) or queries.has_changed(db) or not set(build.CATALOG.names) <= _columns(path):
+            rows = database.write_through(rows, path, notes)
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions)
         counts, foreign = queries.counts(db), queries.count_foreign(db)
-    ok, duplicate, quarantined = (counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined"))
+    ok, duplicate, quarantined, waiting = (
+        counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined", "waiting")
+    )
     near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
     written = Catalog(
-        scan.dataset, scan.image, path, digest, version, classes, ok, duplicate, quarantined, near, read, foreign,
-        scan.ignored,
+        scan.dataset, scan.image, path, digest, version, names, ok, duplicate, quarantined, near, read, foreign,
+        scan.ignored, placed,
     )  # fmt: skip
     log.info(
-        "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined%s; %s read now, %s known from before",
-        f"{ok + duplicate + quarantined:,}", len(classes), f"{ok:,}", f"{duplicate:,}", f"{quarantined:,}",
-        written.not_images(), f"{read:,}", f"{scan.count - read:,}",
+        "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined%s%s; "
+        "%s read now, %s known from before",
+        f"{ok + duplicate + quarantined + waiting:,}", len(names), f"{ok:,}", f"{duplicate:,}", f"{quarantined:,}",
+        f", {waiting:,} waiting" if waiting else "", written.not_images(), f"{read:,}", f"{scan.count - read:,}",
     )  # fmt: skip
+    for line in lines(placed):
+        log.info("split       %s", line)
     scan.entries.parent.fs.rm(scan.entries.parent.path, recursive=True)
     return written
 
@@ -107,6 +109,14 @@ def _columns(path: UPath) -> set[str]:
         return set(pq.read_schema(file).names)
 
 
+def _notes(path: UPath) -> dict[str, str]:
+    """Return the metadata of the catalog file, empty before the first night."""
+    if not path.exists():
+        return {}
+    with path.open("rb") as file:
+        return {key.decode(): text.decode() for key, text in (pq.read_schema(file).metadata or {}).items()}
+
+
 def _load_scan(db: DuckDBPyConnection, scan: Scan, keys: Keys | None) -> None:
     """Make the tables `entries` and `facts`."""
     with as_local(scan.entries) as file:
@@ -126,6 +136,26 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
         "corrections %s images labelled by people, %s of them from elsewhere; %s not found",
         f"{found['corrected']:,}", f"{found['added']:,}", f"{found['lost']:,}",
     )  # fmt: skip
+
+
+def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace, generation: int) -> Placement:
+    """Make `finished`: ties, splits, and held-out images that look like training images. Say what is where."""
+    notes, config, size = _notes(here.store.catalog(dataset.name)), dataset.split, dataset.image.size
+    anew = bool(notes) and generation > int(notes.get(SPLIT_GENERATION, "0"))
+    if anew:
+        log.warning("split       begins anew, with generation %d of the hash", generation)
+    if back := queries.left_out(db):
+        log.warning("split       %s images that an earlier release left out for looking alike come back", f"{back:,}")
+    # Earlier releases, and nights without `near_duplicates`, have measured none.
+    build.make_images(db, again=anew, search=notes.get(LOOK_ALIKES_SOUGHT) != str(True) or not config.near_duplicates)
+    pairs, most = NO_PAIRS, look_alike(size)
+    if config.near_duplicates and queries.has_new_images(db):
+        pairs = _find_near(db, scan, size, here.keys)
+    scene = placing.place(db, config, again.seed_of(config.seed, generation), pairs, most)
+    classes.set_aside_unlearnable(db, dataset)
+    placing.measure(db, pairs, most)
+    build.finish(db, again=anew)
+    return placement(db, scene, config.test, copy_of(most) if config.near_duplicates else None)
 
 
 def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> Pairs:
@@ -163,19 +193,7 @@ def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None)
     return alike.where(alike.residual <= CLOSE * look_alike(size))
 
 
-def _find_classes(db: DuckDBPyConnection, dataset: Dataset) -> tuple[str, ...]:
-    """Return the labels of good images. Raises UserError for fewer than two."""
-    left = queries.classes(db)
-    if len(left) < 2:
-        reasons = ", ".join(f"{count:,} {reason}" for reason, count in queries.frequent_reasons(db))
-        raise UserError(
-            f"{dataset.source}: only {', '.join(left) or 'no class'} is left after quarantine ({reasons}). "
-            "A classifier needs good images of two classes."
-        )
-    return left
-
-
-def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, classes: tuple[str, ...]) -> None:
+def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, names: tuple[str, ...]) -> None:
     """Raises UserError for a class or a column that the evaluation needs and the data lack: hours before it would
     matter.
     """
@@ -183,6 +201,6 @@ def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, classes: tuple[s
     if not set(dataset.evaluate.slices) <= set(columns):
         columns += queries.attributes(db)
     try:
-        dataset.evaluate.check(classes, columns)
+        dataset.evaluate.check(names, columns)
     except UserError as error:
         raise UserError(f"data set file of {dataset.name}: {error}") from None

@@ -16,6 +16,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
+from resnet_core.catalog.placement import Placement
 from resnet_core.drift.checks import Finding, check, check_quarantine, quarantine
 from resnet_core.drift.summary import Summary
 from resnet_core.errors import DataCheckError
@@ -23,9 +24,10 @@ from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.drift_plots import compare_nights
 from resnet_core.plotting.sheets import PAIRS, ConflictPair, conflict_sheet, contact_sheet
 from resnet_core.storage.files import write_text, write_whole
-from tasks.artifacts import Markdown, markdown_table, picture
+from tasks.artifacts import Markdown, markdown_table, picture, plain
 from tasks.dataset import Dataset
-from tasks.store import COMPARISON, CONFLICTS, SAMPLES, SUMMARY, own_files
+from tasks.ingest import placement
+from tasks.store import COMPARISON, CONFLICTS, LOOK_ALIKES, SAMPLES, SUMMARY, own_files
 from tasks.values import Catalog, DataReport
 from tasks.workspace import Workspace
 
@@ -42,6 +44,7 @@ class Evidence:
     new: Summary | None
     samples: Mapping[str, Sequence[Gray]]
     conflicts: Sequence[ConflictPair]
+    look_alikes: Sequence[ConflictPair] = ()  # held-out images, each beside the training image that it looks like
 
 
 @task(cache_policy=NO_CACHE)  # the arrays would be hashed for a key that nobody asks for
@@ -52,16 +55,23 @@ def check_data(evidence: Evidence, catalog: Catalog, dataset: Dataset, here: Wor
     """
     name, now, folder = dataset.name, evidence.now, here.store.checks(dataset.name) / f"{catalog.version:06}"
     findings = (quarantine(now, dataset.quarantine_limit), *check(now, evidence.last, dataset.checks, evidence.new))
+    placed = catalog.placement
+    if placed and (split := placement.check(placed, name, dataset.checks.split)):
+        findings += (split,)
     pictures = {COMPARISON: plot(now, evidence.last, evidence.new)}
     if not dataset.encrypt and evidence.samples:
         pictures[SAMPLES] = contact_sheet(evidence.samples, f"{name}: samples of each class")
     if not dataset.encrypt and evidence.conflicts:
         pictures[CONFLICTS] = conflict_sheet(evidence.conflicts)
+    if not dataset.encrypt and evidence.look_alikes:
+        pictures[LOOK_ALIKES] = conflict_sheet(evidence.look_alikes)
     _write_pictures(folder, pictures)
     for finding in findings:
         if finding.action != "ok":
             log.warning("checks      %s: %s", finding.action, finding)
     page = markdown(name, findings, evidence, pictures)
+    if placed:
+        page += _placement_part(placed, pictures)
     create_markdown_artifact(page, key="data-checks", description=headline(name, findings))
     failed = [finding for finding in findings if finding.action == "fail"]
     _write_summary(folder, now, findings, accepted=not failed)
@@ -104,7 +114,7 @@ def _write_pictures(folder: UPath, pictures: Mapping[str, bytes]) -> None:
     for name, content in pictures.items():
         with write_whole(folder / name) as draft:
             draft.write_bytes(content)
-    for name in {COMPARISON, SAMPLES, CONFLICTS} - set(pictures):
+    for name in {COMPARISON, SAMPLES, CONFLICTS, LOOK_ALIKES} - set(pictures):
         if (folder / name).exists():
             (folder / name).unlink()
 
@@ -142,6 +152,15 @@ def markdown(dataset: str, findings: Sequence[Finding], evidence: Evidence, pict
     if SAMPLES in pictures:
         page += ["## Samples", picture("Samples of each class", pictures[SAMPLES])]
     return "\n\n".join(page) + "\n"
+
+
+def _placement_part(placed: Placement, pictures: Mapping[str, bytes]) -> str:
+    """Return the part of the page that says what is where."""
+    part = ["", "## Train and test", placement.table(placed)]
+    part.append("\n".join(f"- {plain(line)}" for line in placement.lines(placed)))
+    if LOOK_ALIKES in pictures:
+        part.append(picture("Test images beside the training images that they look like", pictures[LOOK_ALIKES]))
+    return "\n\n".join(part) + "\n"
 
 
 def _findings_table(findings: Sequence[Finding]) -> str:

@@ -32,7 +32,7 @@ def gather(catalog: Catalog, dataset: Dataset, here: Workspace) -> Evidence:
             new = _summary_of(queries.present(db, CATALOG_COLUMNS, changes))
         now = _summary_of(queries.present(db, CATALOG_COLUMNS))
         sampled = queries.samples(db, SAMPLES, CLASSES)
-        pairs = queries.conflicts(db, PAIRS)
+        pairs, alike = queries.conflicts(db, PAIRS), queries.look_alikes(db, PAIRS)
 
     def load(place: Place) -> Gray:
         image: Gray = read_pixels(pixels / place.part, [place.uri], size, here.keys)[0]
@@ -42,7 +42,11 @@ def gather(catalog: Catalog, dataset: Dataset, here: Workspace) -> Evidence:
     for place in sampled:
         samples.setdefault(place.label, []).append(load(place))
     conflicts = [ConflictPair(load(a), a.label, a.uri, load(b), b.label, b.uri) for a, b in pairs]
-    return Evidence(now, accepted[1] if accepted else None, new, samples, conflicts)
+    look_alikes = [
+        ConflictPair(load(a), f"test, {a.label}", a.uri, load(b), f"train, differs by {residual:.2g}", b.uri)
+        for a, b, residual in alike
+    ]
+    return Evidence(now, accepted[1] if accepted else None, new, samples, conflicts, look_alikes)
 
 
 def _summary_of(pieces: Iterable[pa.Table]) -> Summary:

@@ -57,23 +57,23 @@ class ShardPlan:
 def plan_shards(catalog: Catalog, dataset: Dataset, here: Workspace) -> tuple[ShardPlan, ...]:
     """Plan the shards of the catalog's good images.
 
-    Raises UserError if a class has no training image, or nothing is held out. Raises it for unknown classes in soft
-    labels.
+    Raises UserError for unknown classes in soft labels.
     """
     code, pixels = source_digest(*READING, resnet_core.shards), pixel_folder(dataset, catalog.image, here)
     context = (catalog.classes, catalog.image, dataset.encrypt, code)
-    found, learned = [], set()
+    found = []
     for part, rows in _rows_by_part(catalog):
         name = digest_of(table_digest([rows.select(_CONTENT)]), *context) + ".parquet"
         splits = rows["split"].to_pylist()
         _check_soft_labels(rows, catalog, dataset)
-        found.append((name, pixels / part, tuple(splits.count(split) for split in _SPLITS)))
-        learned |= {label for label, split in zip(rows["label"].to_pylist(), splits, strict=True) if split == "train"}
-    _check_splits(learned, sum(images[2] for _, _, images in found), catalog, dataset)
-    found.sort()  # by what is in them: parts are named by places and dates too, on which no training may depend
-    folder = here.store.shards(dataset.name) / digest_of([name for name, _, _ in found])
+        images = table_digest([rows.select(["image_id"])])
+        found.append((images, name, pixels / part, tuple(splits.count(split) for split in _SPLITS)))
+    # A training depends on the order of its shards. So images alone decide: parts are named by places and dates, too,
+    # and shards by the code.
+    found.sort()
+    folder = here.store.shards(dataset.name) / digest_of([name for _, name, _, _ in found])
     twins = {path.name: path for path in own_files(folder.parent, "*/*.parquet")}
-    return tuple(ShardPlan(folder / name, part, twins.get(name), images) for name, part, images in found)
+    return tuple(ShardPlan(folder / name, part, twins.get(name), images) for _, name, part, images in found)
 
 
 def _rows_by_part(catalog: Catalog) -> Iterator[tuple[str, pa.Table]]:
@@ -98,16 +98,6 @@ def cut(table: pa.Table) -> Iterator[tuple[str, pa.Table]]:
 def _rows_of_part(catalog: Catalog, part: str) -> pa.Table:
     """Return the good images of one part; row groups of other parts are not read."""
     return good_images(catalog.path, [*_CONTENT, "uri"], pc.field("part") == part)
-
-
-def _check_splits(learned: set[str], held_out: int, catalog: Catalog, dataset: Dataset) -> None:
-    for name in catalog.classes:
-        if name not in learned:
-            raise UserError(
-                f"{dataset.source}: class {name!r} has no training image. Add images of it, or lower `split.test`."
-            )
-    if not held_out:
-        raise UserError(f"{dataset.source}: no image is held out for the test. Add images, or raise `split.test`.")
 
 
 def _check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> None:

@@ -57,7 +57,7 @@ class Event:
 def record(tracking_uri: str, name: str, action: _Action, before: str | None, after: str, why: str) -> Event:
     """Add an event to the history of the model `name`."""
     now = datetime.now(UTC)
-    event = Event(now.isoformat(timespec="microseconds"), _who(), action, before, after, _shortened(why))
+    event = Event(now.isoformat(timespec="microseconds"), who(), action, before, after, shortened(why))
     text = {("from" if key == "before" else "to" if key == "after" else key): v for key, v in asdict(event).items()}
     key = f"{PREFIX}{now:%Y-%m-%dT%H:%M:%S.%f}Z-{secrets.token_hex(2)}"
     client(tracking_uri).set_registered_model_tag(name, key, json.dumps(text, ensure_ascii=False))
@@ -101,7 +101,7 @@ def champions_before(history: Iterable[Event], champion: str) -> list[str]:
     return [version for version in dict.fromkeys(reversed(stack)) if version != champion]
 
 
-def _who() -> str:
+def who() -> str:
     """Return `user@host`, and the flow run's name in a flow run."""
     try:
         user = getpass.getuser()
@@ -126,7 +126,7 @@ def _flow_run() -> str | None:
     return f"{context.flow.name}/{context.flow_run.name}"
 
 
-def _shortened(why: str) -> str:
+def shortened(why: str) -> str:
     """Return the text in one line of at most LONGEST characters."""
     line = re.sub(r"\s+", " ", why).strip()
     return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

@@ -8,6 +8,7 @@ from prefect.artifacts import create_markdown_artifact
 from resnet_core.catalog.history import versions
 from resnet_core.evaluation.metrics import Interval
 from tasks.artifacts import checks_table, markdown_table, plain
+from tasks.ingest import placement
 from tasks.registry.runs import client
 from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version
 from tasks.report.words import counted
@@ -154,7 +155,7 @@ def summary(night: Night) -> list[tuple[str, str]]:
     catalog = night.catalog
     images = catalog.ok + catalog.duplicate + catalog.quarantined
     unchanged = "nothing was read again" if not catalog.read else f"{catalog.read:,} read now"
-    near = f"; {catalog.near:,} look like another" if catalog.near else ""
+    near = f"; {catalog.near:,} are the same picture as another" if catalog.near else ""
     rows = [
         (
             "ingest",
@@ -162,6 +163,7 @@ def summary(night: Night) -> list[tuple[str, str]]:
             f"{catalog.quarantined:,} quarantined{catalog.not_images()}{near}; {unchanged}; "
             f"catalog version {catalog.version}",
         ),
+        *([("split", placement.summary(catalog.placement))] if catalog.placement else []),
         ("checks", _checks_line(night.data)),
     ]
     if night.shard_set:

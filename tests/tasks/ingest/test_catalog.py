@@ -19,7 +19,7 @@ from resnet_core.catalog import history, splits
 from resnet_core.catalog.splits import SplitConfig
 from resnet_core.errors import UserError
 from resnet_core.shards import format as shards
-from tasks.store import Store
+from tasks.store import CATALOG_VERSION, Store
 from tasks.values import Catalog
 from tests.conftest import write_folder
 from tests.resnet_core.sources.test_idx import write_pair
@@ -114,7 +114,8 @@ def test_a_catalog_of_earlier_nights_is_measured_and_its_images_come_back(cells:
     old.loc[rows, ["status", "reason_code", "reason"]] = ["duplicate", "near_duplicate", "near-duplicate of /x.png"]
     old["near"] = found["image_id"].iloc[0]
     schema = pq.read_schema(catalog.path.path)
-    known = pa.schema([field for field in schema if field.name in old.columns], schema.metadata)
+    notes = {CATALOG_VERSION: (schema.metadata or {})[CATALOG_VERSION.encode()]}
+    known = pa.schema([field for field in schema if field.name in old.columns], notes)
     pq.write_table(pa.Table.from_pandas(old, known), catalog.path.path)
     after = rows_by_name(ingested(dataset, store)[0])
     assert after.equals(found.loc[after.index])

@@ -359,7 +359,7 @@ def test_a_soft_label_of_a_class_that_lost_its_images_is_the_users_error(digit_f
         sharded(dataset, UPath(tmp_path / "s"))
 
 
-def test_a_class_without_training_images_is_the_users_error(digit_folder: Path, tmp_path: Path) -> None:
+def test_test_images_of_an_unlearnable_class_alone_are_the_users_error(digit_folder: Path, tmp_path: Path) -> None:
     files = sorted(digit_folder.rglob("*.png"))
     rows = [
         {
@@ -370,8 +370,8 @@ def test_a_class_without_training_images_is_the_users_error(digit_folder: Path, 
         for f in files
     ]
     labels = write_labels(tmp_path / "labels.csv", rows)
-    with pytest.raises(UserError, match="class '4' has no training image"):
-        sharded(dataset_of(digit_folder, labels=str(labels)), UPath(tmp_path / "s"))
+    with pytest.raises(UserError, match="no image can be held out for the test: give some of them `split` test"):
+        ingested(dataset_of(digit_folder, labels=str(labels)), UPath(tmp_path / "s"))
 
 
 def test_a_killed_ingest_goes_on_with_the_parts_it_has(digit_folder: Path, tmp_path: Path) -> None:

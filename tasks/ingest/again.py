@@ -1,0 +1,53 @@
+"""A split begun anew: a person's decision, with who, when and why, that the next night carries out.
+
+The file `splits.json` beside the catalog's history has an entry for each. Their number is the split's generation: it
+goes into the hash, so that a test image of before may become a training image.
+"""
+
+import json
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+
+from upath import UPath
+
+from resnet_core.catalog.history import last_version
+from resnet_core.errors import UserError
+from resnet_core.storage.files import write_text
+from tasks.store import SPLITS, Store
+
+
+@dataclass(frozen=True)
+class _Beginning:
+    """A split that a person began anew after `version` of the catalog."""
+
+    at: str  # ISO 8601, UTC
+    who: str
+    version: int
+    why: str
+
+
+def beginnings(history: UPath) -> tuple[_Beginning, ...]:
+    """Return all of a data set, oldest first. history: the folder of its catalog's versions."""
+    path = history / SPLITS
+    if not path.exists():
+        return ()
+    return tuple(_Beginning(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+
+
+def begin_again(store: Store, name: str, why: str) -> _Beginning:
+    """Record that the next night splits the data set anew. Raises UserError for an unknown data set, or no reason."""
+    from tasks.registry.champion import shortened, who  # MLflow takes 2 s to import
+
+    if not why.strip():
+        raise UserError("--reason: is empty. Say why the split begins anew: it is recorded.")
+    history = store.history(store.find_catalog(name))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    begun = _Beginning(now, who(), last_version(history), shortened(why))
+    entries = [asdict(entry) for entry in (*beginnings(history), begun)]
+    write_text(history / SPLITS, json.dumps(entries, indent=2, ensure_ascii=False) + "\n")
+    return begun
+
+
+def seed_of(seed: int, generation: int) -> str:
+    """Return the text that the hash begins with; that of the first generation is the seed alone."""
+    return f"{seed}.{generation}" if generation else str(seed)
