@@ -6,9 +6,11 @@ shards/, runs/            a registered version was made of it, or it is the late
 engines/                  its version is champion or challenger
 catalog/, history/        always, and so do checks/ and scores/
 
-A version that is deleted in MLflow no longer keeps its files.
+A version that is deleted in MLflow no longer keeps its files. A training of another registry than the one that is
+asked stays, with its shards: whether a version needs it is not known here.
 """
 
+import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -20,8 +22,9 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from tasks.progress import progress
+from tasks.registry import runs
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
-from tasks.store import EPOCHS, MANIFEST, Store, own_files
+from tasks.store import EPOCHS, LINEAGE, MANIFEST, Store, own_files
 from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
@@ -75,13 +78,35 @@ def leftovers(here: Workspace, before: datetime) -> list[Leftover]:
         if not versions:
             log.warning("prune       %s: no version is registered here: its shards and trainings are left", name)
             continue
+        elsewhere = _of_other_registries(store, name, tracking_uri)
         for tag, place in places.items():
-            found += _unneeded(place(name), {version.tags.get(tag, "") for version in versions})
+            needed = {version.tags.get(tag, "") for version in versions}
+            found += _unneeded(place(name), needed | elsewhere[tag])
         in_use = {
             version.version for alias in (CHAMPION, CHALLENGER) if (version := by_alias(tracking_uri, name, alias))
         }
         found += _unused_engines(store, name, in_use)
     return [one for one in found if one.modified < before]
+
+
+def _of_other_registries(store: Store, name: str, tracking_uri: str) -> dict[str, set[str]]:
+    """Return the digests of trainings that another registry may need, and of their shard sets, by their tags."""
+    trainings = [folder for folder in folders(store.runs(name)) if runs.is_of_another_registry(tracking_uri, folder)]
+    if not trainings:
+        return {CHECKPOINT: set(), SHARDS: set()}
+    log.warning(
+        "prune       %s: trainings of another MLflow registry stay (%d). Set MLFLOW_TRACKING_URI to ask it",
+        name, len(trainings),
+    )  # fmt: skip
+    shard_sets = {_shards_of(folder) for folder in trainings}
+    if None in shard_sets:  # a training of an earlier release does not say which it learned from
+        shard_sets |= {folder.name for folder in folders(store.shards(name))}
+    return {CHECKPOINT: {folder.name for folder in trainings}, SHARDS: {digest for digest in shard_sets if digest}}
+
+
+def _shards_of(training: UPath) -> str | None:
+    path = training / LINEAGE
+    return json.loads(path.read_text(encoding="utf-8")).get("shards") if path.exists() else None
 
 
 def _unread_pixels(store: Store, name: str, before: datetime) -> Iterator[Leftover]:

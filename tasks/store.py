@@ -40,6 +40,7 @@ STORE_MARK = "_store.json"  # a source above the store leaves out what has it
 ENTRIES, UNREAD, CORRECTIONS = "entries.parquet", "unread.parquet", "corrections.parquet"
 SCORED, FEATURE_LISTING = "known.parquet", "listing.parquet"
 ARTIFACTS = "mlartifacts"  # MLflow's, beside its database
+REGISTERED = "registered.json"  # of a training: the MLflow runs by which versions were made of it
 LINEAGE = "lineage.json"  # of a training, and of every version made of it
 
 _LONGEST_NIGHT = timedelta(days=7)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import time
@@ -10,15 +11,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
-from mlflow.entities import LifecycleStage, Metric, Param, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunTag, ViewType
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from upath import UPath
 
-from resnet_core.storage.files import is_local
+from resnet_core.storage.files import is_local, write_text
 from tasks.registry.moved import follow_store
-from tasks.store import Store
+from tasks.store import REGISTERED, Store
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
     from resnet_core.training.loop import Epoch
@@ -102,6 +103,33 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
             yield from _flat(value, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", value
+
+
+def note_registration(folder: UPath, run_id: str) -> None:
+    """Note beside a training by which run a version was made of it. Each registry has runs of its own."""
+    runs = {*_noted_runs(folder), run_id}
+    write_text(folder / REGISTERED, json.dumps(sorted(runs)) + "\n")
+
+
+def _noted_runs(folder: UPath) -> list[str]:
+    path = folder / REGISTERED
+    return [str(run_id) for run_id in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+
+
+def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
+    """Return whether a training was registered, or at least logged, with another registry than this one."""
+    mlflow = client(tracking_uri)
+    try:
+        noted = [mlflow.get_run(run_id) for run_id in _noted_runs(folder)]
+    except MlflowException as error:
+        if not is_gone(error):
+            raise
+        return True
+    if noted:
+        return False
+    experiment = mlflow.get_experiment_by_name(folder.parent.name)
+    condition = f"tags.`{_TRAINING}` = '{folder.name}'"
+    return not (experiment and mlflow.search_runs([experiment.experiment_id], condition, ViewType.ALL, max_results=1))
 
 
 def is_gone(error: MlflowException) -> bool:

@@ -113,6 +113,7 @@ def register(night: Night, here: Workspace) -> ModelVersion:
         description=card(made, CardConfig(**made.lineage.get("dataset", {}).get("card", {}))),
         model_id=model_id,
     )
+    tracking.note_registration(checkpoint.folder, run_id)
     tracking.set_tags(tracking_uri, run_id, {CATALOG: catalog.digest, CATALOG_VERSION: str(catalog.version)})
     registry.set_registered_model_alias(version.name, CHALLENGER, version.version)
     tracking.set_status(tracking_uri, run_id, "FINISHED")

@@ -134,3 +134,31 @@ def test_the_command_lists_and_deletes_only_when_told(store: Path, tmp_path: Pat
     (left,) = sets.iterdir()
     assert json.loads((left / "_manifest.json").read_text())["preprocessing"]["size"] == 8
     assert "nothing to prune" in prune("--older-than", "0")
+
+
+def test_trainings_of_another_registry_stay_with_their_shards(
+    store: Path, tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A shell without MLFLOW_TRACKING_URI asks the store's own registry, which knows nothing of the team's."""
+    raw = write_folder(tmp_path / "raw", digits, range(3), 60)
+    dataset = write(tmp_path / "few.yaml", 8)
+    here = nightly_retrain(dataset).checkpoint
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/team.db")
+    shared = nightly_retrain(dataset).checkpoint  # the same training, registered twice
+    write_folder(raw, digits, range(3), 20, start=60)
+    theirs = nightly_retrain(dataset)
+    write_folder(raw, digits, range(3), 20, start=80)
+    latest = nightly_retrain(dataset, "train")
+    assert here
+    assert shared
+    assert theirs.checkpoint
+    assert theirs.shard_set
+    assert latest.checkpoint
+    assert here.digest == shared.digest
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    with caplog.at_level("WARNING"):
+        kept = places(found())
+    assert not {place for place in kept if place.startswith(("runs/", "shards/"))}
+    assert "few: trainings of another MLflow registry stay (3)" in caplog.text
+    (Settings().root / "runs" / "few" / theirs.checkpoint.digest / "registered.json").unlink()  # of an earlier release
+    assert f"runs/{theirs.checkpoint.digest}" not in places(found())
