@@ -106,7 +106,7 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
 
 
 def note_registration(folder: UPath, run_id: str) -> None:
-    """Note beside a training by which run a version was made of it. Each registry has runs of its own."""
+    """Note beside a training by which run a version was made of it. Every registry has its own runs."""
     runs = {*_noted_runs(folder), run_id}
     write_text(folder / REGISTERED, json.dumps(sorted(runs)) + "\n")
 
