@@ -23,11 +23,11 @@ from resnet_core.reasons import ReasonCode
 from resnet_core.sources import folders, shard_files
 from resnet_core.sources.listing import LOCATED
 from resnet_core.sources.locate import locate
-from resnet_core.sources.manifest import place_of, read_manifest
+from resnet_core.sources.manifest import read_manifest
 from resnet_core.storage import database, globs
-from resnet_core.storage.locations import absolute, facts
+from resnet_core.storage.locations import absolute, facts, place_of
 
-_TABLES = (".csv", ".parquet")
+_TABLES = (".csv", ".tsv", ".parquet")
 _ROWS = pa.schema([*fields(*LABELS), ("file", pa.string())])
 CORRECTIONS = pa.schema(
     [

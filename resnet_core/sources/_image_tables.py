@@ -1,7 +1,7 @@
 """Parquet files with the bytes of an image in each row.
 
 The bytes lie in a binary column, or in the `image` struct (bytes, path) of Hugging Face's `datasets`. That
-library writes the names of the classes into the schema's metadata.
+library writes the names of the classes into the schema's metadata. It leaves the bytes out where a path will do.
 """
 
 import json
@@ -9,21 +9,26 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from resnet_core.errors import UserError
-from resnet_core.sources.listing import BATCH, numbered_rows
+from resnet_core.errors import UserError, nearest
+from resnet_core.sources.listing import BATCH, numbered_rows, record_batch
 from resnet_core.storage.compressed import shared_copy
-from resnet_core.storage.locations import UNKNOWN_SIZE, facts, open_stream
+from resnet_core.storage.locations import UNKNOWN_SIZE, facts, find_files, open_stream, printable
 
+_PATH_COLUMNS = ("path", "image", "file_name")
+_SOME_ROWS = 256  # whose images are read to tell which have bytes
 _ROWS = 32  # rows whose images are in memory at a time
 # A row can be reached only through the rows before it in its row group. Larger groups (rows and bytes) are
 # rewritten in groups of _ROWS rows before they are read.
 LARGE_GROUP, LARGE_GROUP_BYTES = 2048, 64 * 1024**2
+LABEL_COLUMNS = ("labels", "fine_label", "coarse_label", "target", "class")  # in any case, where `label` is missing
+NO_LABELS = ""
 _SPLIT_NAME = re.compile(r"(validation|test)-\d{5}-of-\d{5}")  # as `datasets` names files
 
 
@@ -49,42 +54,146 @@ def image_column(schema: pa.Schema, place: str) -> str | None:
     return columns.get("image") or next(iter(columns.values()), None)
 
 
-def list_table(place: str, path: str) -> Iterator[pa.RecordBatch]:
-    """Yield one row per image. `path`: of the file, relative to the source. Raises UserError without images."""
+def list_table(place: str, path: str, label_column: str | None = None) -> Iterator[pa.RecordBatch]:
+    """Yield one row per image. `path`: of the file, relative to the source; `label_column` as in `find_label_column`.
+
+    A row without bytes whose path names a file, relative to the table, is that file. Raises UserError without images.
+    """
     split = _SPLIT_NAME.match(path.rpartition("/")[2])
-    columns = {"size": UNKNOWN_SIZE, "modified": facts(place)["modified"], "split": split[1] if split else None}
+    columns = {"split": split[1] if split else None}
     with open_table(place) as table:
-        schema = table.schema_arrow
-        if image_column(schema, place) is None:
-            raise UserError(f"{place}: no column holds the bytes of images. Its columns: {', '.join(schema.names)}.")
+        schema, modified = table.schema_arrow, facts(place)["modified"]
+        image, paths = image_column(schema, place), _path_leaf(schema, place)
+        if paths is None and image is None:
+            raise UserError(f"{place}: no column holds the bytes of images. Its columns: {_list(schema.names)}.")
+        label = find_label_column(schema.names, label_column, place)
+        check_label_type(schema, label, place)
         start = 0
-        for labels in _labels(table, _class_names(schema)):
+        for labels, linked in _labels_and_paths(table, label, image, paths):
             numbers = range(start, start + len(labels))
-            columns |= {"label": labels, "kind": "parquet", "offset": list(numbers)}
-            yield numbered_rows(place, path, numbers, columns)
             start += len(labels)
+            own = {"size": UNKNOWN_SIZE, "modified": modified, "label": labels, "kind": "parquet"}
+            rows = numbered_rows(place, path, numbers, columns | own | {"offset": list(numbers)})
+            if linked.null_count < len(linked):
+                yield _linked_rows(place, linked.drop_null(), columns | {"label": labels.filter(linked.is_valid())})
+                rows = rows.filter(linked.is_null())
+            if len(rows):
+                yield rows
 
 
-def _labels(table: pq.ParquetFile, names: list[str] | None) -> Iterator[pa.Array]:
-    """Yield the labels of all rows, nulls without a column `label`."""
-    if "label" in table.schema_arrow.names:
-        for batch in table.iter_batches(BATCH, columns=["label"]):
-            yield _as_labels(batch["label"], names)
-    else:
-        for start in range(0, table.metadata.num_rows, BATCH):
-            yield pa.nulls(min(BATCH, table.metadata.num_rows - start), pa.string())
+def _linked_rows(place: str, paths: pa.Array, columns: dict[str, Any]) -> pa.RecordBatch:
+    """Return the rows of files that a table names. A missing file is a row, too: reading it gives the reason."""
+    files = find_files(place.rpartition("/")[0], paths.to_pylist())
+    file = {
+        "uri": [printable(uri) for uri, _, _ in files],
+        "path": paths,
+        "size": [UNKNOWN_SIZE if size is None else size for _, size, _ in files],
+        "modified": [tag or "" for _, _, tag in files],
+        "ignored": False,
+    }
+    return record_batch(len(files), columns | file)
 
 
-def _class_names(schema: pa.Schema) -> list[str] | None:
-    """Return the names of the numbers in the column `label`, if `datasets` wrote the file."""
+def _labels_and_paths(
+    table: pq.ParquetFile, label: str | None, image: str | None, path: str | None
+) -> Iterator[tuple[pa.Array, pa.Array]]:
+    """Yield the labels of all rows, and the paths of those without bytes; null where there is none."""
+    linked = _are_linked(table, image) if path is not None else False
+    # Where only some rows have bytes, only the bytes tell which.
+    leaves = (label, path if linked is not False else None, image if linked is None else None)
+    names = None if label is None else class_names(table.schema_arrow, label)
+    rows = _SOME_ROWS if linked is None else BATCH
+    if not any(leaves):
+        for start in range(0, table.metadata.num_rows, rows):
+            missing = pa.nulls(min(rows, table.metadata.num_rows - start), pa.string())
+            yield missing, missing
+        return
+    for batch in table.iter_batches(rows, columns=[leaf for leaf in leaves if leaf]):
+        missing = pa.nulls(len(batch), pa.string())
+        labels = missing if label is None else as_labels(batch[label], names)
+        paths = missing if linked is False else _leaf(batch, path or "").cast(pa.string())
+        yield labels, pc.if_else(_leaf(batch, image or "").is_null(), paths, None) if linked is None else paths
+
+
+def _are_linked(table: pq.ParquetFile, image: str | None) -> bool | None:
+    """Return whether all rows lack bytes; None if only some do, or the file does not say it."""
+    if image is None:
+        return True
+    missing = 0
+    for group in map(table.metadata.row_group, range(table.metadata.num_row_groups)):
+        for column in map(group.column, range(group.num_columns)):
+            if column.path_in_schema == image:
+                if column.statistics is None or not column.statistics.has_null_count:
+                    return None
+                missing += column.statistics.null_count
+    return {table.metadata.num_rows: True, 0: False}.get(missing)
+
+
+def _leaf(batch: pa.RecordBatch, leaf: str) -> pa.Array:
+    """Return a column, or a field of a struct: `image.path`."""
+    name, _, part = (leaf, "", "") if leaf in batch.schema.names else leaf.rpartition(".")
+    return pc.struct_field(batch[name], part) if part else batch[name]
+
+
+def holds_images(schema: pa.Schema, place: str) -> bool:
+    """Return whether the rows of a Parquet file are images: bytes, or paths in another column than `path`."""
+    return image_column(schema, place) is not None or _path_leaf(schema, place) not in (None, "path")
+
+
+def _path_leaf(schema: pa.Schema, place: str) -> str | None:
+    """Return the column of paths to files: of the image's struct, else one of _PATH_COLUMNS. Raises UserError."""
+    image = image_column(schema, place)
+    name = (image or "image").removesuffix(".bytes")
+    if name in schema.names and pa.types.is_struct(kind := schema.field(name).type):
+        return f"{name}.path" if kind.get_field_index("path") >= 0 else None
+    if image is not None:
+        return None
+    for field in schema:
+        if pa.types.is_list(field.type) and _bytes_leaf(field.with_type(field.type.value_type)):
+            raise UserError(f"{place}: the column {field.name!r} holds lists of images. Write one image a row.")
+    return next((name for name in _PATH_COLUMNS if name in schema.names and _is_text(schema.field(name).type)), None)
+
+
+def find_label_column(columns: Sequence[str], wanted: str | None, place: str) -> str | None:
+    """Return the column of the classes: the wanted one, else `label`, else the only one of LABEL_COLUMNS, else None.
+
+    wanted: NO_LABELS if nobody asks for them. Raises UserError for several, and if the wanted one is missing.
+    """
+    if wanted == NO_LABELS:
+        return None
+    if wanted and wanted not in columns:
+        hint = nearest(wanted, list(columns))
+        raise UserError(
+            f"{place}: has no column {wanted!r}, as `label_column` says.{hint} Its columns: {_list(columns)}."
+        )
+    names = [wanted or "label"] if (wanted or "label") in columns else []
+    names = names or [name for name in columns if name.strip().lower() in LABEL_COLUMNS]
+    if len(names) > 1:
+        raise UserError(f"{place}: {_list(names)} may be the class. Name the column, like `label_column: {names[0]}`.")
+    return names[0] if names else None
+
+
+def check_label_type(schema: pa.Schema, column: str | None, place: str) -> None:
+    """Raise UserError for a column of lists, structs or bytes."""
+    kind = None if column is None else schema.field(column).type
+    if kind is not None and (pa.types.is_nested(kind) or _is_bytes(kind)):
+        what = "lists" if pa.types.is_list(kind) or pa.types.is_large_list(kind) else str(kind)
+        raise UserError(
+            f"{place}: the column {column!r} holds {what}, and an image has one class. "
+            "Name a column of one class an image with `label_column`."
+        )
+
+
+def class_names(schema: pa.Schema, column: str) -> list[str] | None:
+    """Return the names of the numbers in a column of labels, if `datasets` wrote the file."""
     text = (schema.metadata or {}).get(b"huggingface")
     try:
-        return [str(name) for name in json.loads(text or b"")["info"]["features"]["label"]["names"]]
+        return [str(name) for name in json.loads(text or b"")["info"]["features"][column]["names"]]
     except (TypeError, ValueError, KeyError):
         return None
 
 
-def _as_labels(column: pa.Array, names: list[str] | None) -> pa.Array:
+def as_labels(column: pa.Array, names: list[str] | None) -> pa.Array:
     """Return labels as text; null stays null, and so do numbers without a name (-1 in `datasets`)."""
     if pa.types.is_dictionary(column.type):
         column = column.dictionary_decode()
@@ -93,6 +202,10 @@ def _as_labels(column: pa.Array, names: list[str] | None) -> pa.Array:
         named = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(names)))
         return pa.array(names, pa.string()).take(pc.if_else(named, numbers, None))
     return as_text(column)
+
+
+def _list(names: Sequence[str]) -> str:
+    return ", ".join(names)
 
 
 def as_text(column: pa.Array) -> pa.Array:
@@ -203,6 +316,10 @@ def _bytes_leaf(field: pa.Field) -> str | None:
         if place >= 0 and _is_bytes(field.type.field(place).type):
             return f"{field.name}.bytes"
     return None
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return any(is_kind(kind) for is_kind in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

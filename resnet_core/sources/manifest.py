@@ -8,16 +8,14 @@ group       optional: files that must be in the same split
 soft_label  optional: a share for each class
 weight      optional: 0 or more, 1 unless given
 any other   an attribute; all of a row's attributes are one JSON object in `attributes`
+
+A manifest without `label` may have its classes in another column: `_image_tables.find_label_column` has the rule.
 """
 
-import csv
-import io
 import json
 import math
-import os
+import re
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from itertools import islice
 from typing import Any
 
@@ -28,12 +26,22 @@ from upath import UPath
 
 from resnet_core.errors import UserError, nearest
 from resnet_core.shards.soft_labels import EXAMPLE, parse
-from resnet_core.sources._image_tables import as_text
+from resnet_core.sources._image_tables import (
+    NO_LABELS,
+    as_labels,
+    as_text,
+    check_label_type,
+    class_names,
+    find_label_column,
+)
 from resnet_core.sources.listing import BATCH, LOCATED, record_batch
-from resnet_core.storage.locations import AT_ONCE, absolute, facts, is_url, printable
+from resnet_core.storage.delimited import check_columns, normalised, read_delimited
+from resnet_core.storage.locations import absolute, find_files, printable
+from resnet_core.storage.names import fold_path
 
 _REQUIRED = ("path", "label")
 COLUMNS = (*_REQUIRED, "split", "group", "soft_label", "weight")
+LONGEST = 1000  # characters of an attribute: masks and the like are left out
 _SPLITS = ("train", "validation", "test")
 _ATTRIBUTES = "attributes"
 MANIFEST = pa.schema(
@@ -43,44 +51,57 @@ _TEXT = pa.schema([(name, pa.string()) for name in (*COLUMNS, _ATTRIBUTES)])
 LISTED = pa.schema([*LOCATED, *(MANIFEST.field(name) for name in ("group", "weight", "soft_label", _ATTRIBUTES))])
 
 
-def read_manifest(path: UPath) -> pa.Table:
-    """Return one row per path, in the file's order: MANIFEST.
+def read_manifest(path: UPath, label_column: str | None = None) -> pa.Table:
+    """Return one row per path, in the file's order: MANIFEST. `label_column` as in `find_label_column`.
 
     Raises UserError, with the file and the column, for a table that is damaged or contradicts itself.
     """
-    try:
-        with path.open("rb") as file:
-            read = _read_parquet if path.suffix.lower() == ".parquet" else _read_csv
-            table = pa.Table.from_batches(read(file, str(path)), _TEXT)
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file. Correct `labels:` or `source:`.") from None
-    except (OSError, ValueError, csv.Error, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error}).") from None
+    batches = (_text_batch(texts, count) for texts, count in _read(path, label_column))
+    table = pa.Table.from_batches(batches, _TEXT)
     _check(path, table)
     return table.set_column(COLUMNS.index("weight"), MANIFEST.field("weight"), _weights(path, table["weight"]))
 
 
-def list_manifest(manifest: UPath) -> Iterator[pa.RecordBatch]:
+def read_texts(path: UPath, label_column: str | None = None) -> pa.Table:
+    """Return every column of such a table as text: string columns, `path` and `label` first."""
+    tables = [pa.table(texts) for texts, _ in _read(path, label_column)]
+    return pa.concat_tables(tables) if tables else pa.table({name: pa.array([], pa.string()) for name in _REQUIRED})
+
+
+def _read(path: UPath, label_column: str | None) -> Iterator[tuple[dict[str, pa.Array], int]]:
+    """Yield columns of text, by name, with `path` and (unless NO_LABELS) `label`, and the number of their rows."""
+    try:
+        with path.open("rb") as file:
+            if path.suffix.lower() == ".parquet":
+                yield from _read_parquet(file, str(path), label_column)
+            else:
+                yield from _read_delimited(file, path, label_column)
+    except FileNotFoundError:
+        raise UserError(f"{path}: there is no such file. Correct `labels:` or `source:`.") from None
+    except (OSError, ValueError, pa.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read as a table ({error}). Make it again.") from None
+
+
+def list_manifest(manifest: UPath, label_column: str | None = None) -> Iterator[pa.RecordBatch]:
     """Yield the manifest's rows with their files: LISTED. Only these files belong to the data set.
 
-    Raises UserError if none of its paths is a file.
+    label_column: as in `find_label_column`; with NO_LABELS a list of paths alone will do. Raises UserError if none of
+    its paths is a file.
     """
     folder = absolute(str(manifest.parent))
-    table = read_manifest(manifest)
+    table = read_manifest(manifest, label_column)
     any_file = False
-    with ThreadPoolExecutor(AT_ONCE) if is_url(folder) else nullcontext() as pool:
-        for batch in table.to_batches(BATCH):
-            uris = [place_of(folder, path) for path in batch["path"].to_pylist()]
-            sizes_and_tags = list((pool.map if pool else map)(_size_and_tag, uris))
-            any_file = any_file or any(size is not None for size, _ in sizes_and_tags)
-            columns = {
-                **{name: batch[name] for name in MANIFEST.names},
-                "uri": [printable(uri) for uri in uris],
-                "size": [size for size, _ in sizes_and_tags],
-                "modified": [tag for _, tag in sizes_and_tags],
-                "ignored": False,
-            }
-            yield record_batch(len(batch), columns, LISTED)
+    for batch in table.to_batches(BATCH):
+        files = find_files(folder, batch["path"].to_pylist())
+        any_file = any_file or any(size is not None for _, size, _ in files)
+        columns = {
+            **{name: batch[name] for name in MANIFEST.names},
+            "uri": [printable(uri) for uri, _, _ in files],
+            "size": [size for _, size, _ in files],
+            "modified": [tag for _, _, tag in files],
+            "ignored": False,
+        }
+        yield record_batch(len(batch), columns, LISTED)
     if not any_file:
         raise UserError(f"{manifest}: none of its {len(table):,} paths is a file. Write them relative to it.")
 
@@ -90,71 +111,61 @@ def attribute_of(texts: Sequence[str | None], name: str) -> list[str | None]:
     return [json.loads(text).get(name) if text else None for text in texts]
 
 
-def place_of(folder: str, path: str) -> str:
-    """Return the place that a path of a manifest in the folder names."""
-    if is_url(path) or path.startswith("file://"):
-        return absolute(path)
-    return f"{folder}/{path.removeprefix('/')}" if is_url(folder) else absolute(os.path.join(folder, path))
-
-
-def _size_and_tag(uri: str) -> tuple[int | None, str | None]:
-    """Return size and `modified` of a file, None for both if it is missing."""
-    try:
-        file = facts(uri)
-    except (OSError, ValueError):
-        return None, None
-    return (file["size"], file["modified"]) if file["type"] == "file" else (None, None)
-
-
-def _read_csv(file: Any, name: str) -> Iterator[pa.RecordBatch]:
+def _read_delimited(file: Any, path: UPath, label_column: str | None) -> Iterator[tuple[dict[str, pa.Array], int]]:
     """Read everything as text: a class named 007 must not become 7, nor a class named NA vanish."""
-    rows = csv.reader(io.TextIOWrapper(file, "utf-8-sig", newline=""), skipinitialspace=True, strict=True)
-    header = next(rows, [])
-    _check_header(header, name)
-    places = {column: header.index(column) for column in header if column}
-    while some := list(islice(_full_rows(rows, len(header), places["path"], name), BATCH)):
-        texts = {
-            column: pa.array([row[place] or None if place < len(row) else None for row in some], pa.string())
-            for column, place in places.items()
-        }
-        yield _text_batch(texts, len(some))
+    bare = label_column == NO_LABELS and path.suffix.lower() in (".txt", ".lst")
+    columns, rows = read_delimited(file, str(path), COLUMNS, "path", bare=bare)
+    names = _name_columns(columns, label_column, str(path))
+    while some := list(islice(_named_rows(rows, columns.index("path"), str(path)), BATCH)):
+        cells = list(zip(*some, strict=True))
+        texts = {name: pa.array([text or None for text in cells[place]], pa.string()) for name, place in names.items()}
+        yield texts, len(some)
 
 
-def _full_rows(rows: Any, width: int, path: int, name: str) -> Iterator[list[str]]:
-    """Yield the rows of a csv.reader, without empty lines."""
-    for row in rows:
-        if any(row[width:]):
-            raise ValueError(f"line {rows.line_num} has {len(row)} fields, the first line {width}")
-        if row:
-            if path >= len(row) or not row[path]:
-                raise UserError(f"{name}: line {rows.line_num}: `path` is empty.")
-            yield row
+def _named_rows(rows: Iterator[tuple[int, list[str]]], place: int, name: str) -> Iterator[list[str]]:
+    for line, row in rows:
+        if not row[place]:
+            raise UserError(f"{name}: line {line:,}: `path` is empty.")
+        yield row
 
 
-def _read_parquet(file: Any, name: str) -> Iterator[pa.RecordBatch]:
+def _name_columns(columns: Sequence[str], label_column: str | None, name: str) -> dict[str, int]:
+    """Return the places of the columns by their names in a manifest. Raises UserError without labels."""
+    label = find_label_column(columns, label_column, name)
+    if label is None and label_column != NO_LABELS:
+        check_columns(columns, "label", name)
+    places = {column: place for place, column in enumerate(columns) if column and column not in _REQUIRED}
+    places.pop(label or "", None)
+    labels = {} if label is None else {"label": columns.index(label)}
+    return {"path": columns.index("path")} | labels | places
+
+
+def _read_parquet(file: Any, name: str, label_column: str | None) -> Iterator[tuple[dict[str, pa.Array], int]]:
     table = pq.ParquetFile(file)
-    _check_header(table.schema_arrow.names, name)
-    selected = [field.name for field in table.schema_arrow if field.name in COLUMNS or _is_attribute(field)]
+    schema = table.schema_arrow
+    columns = [normalised(column, COLUMNS) for column in schema.names]
+    check_columns(columns, "path", name)
+    names = {column: schema.names[place] for column, place in _name_columns(columns, label_column, name).items()}
+    check_label_type(schema, names.get("label"), name)
+    names = {
+        column: own for column, own in names.items() if column in _REQUIRED or _is_attribute(schema.field(own))
+    }  # fmt: skip
+    classes = class_names(schema, names["label"]) if "label" in names else None
     start = 0
-    for batch in table.iter_batches(BATCH, columns=selected):
-        rows = _text_batch({column: _as_text_or_null(batch[column]) for column in selected}, len(batch))
-        if rows["path"].null_count:
-            raise UserError(f"{name}: row {start + rows['path'].to_pylist().index(None) + 1:,}: `path` is empty.")
+    for batch in table.iter_batches(BATCH, columns=list(names.values())):
+        texts = {
+            column: _as_text_or_null(as_labels(batch[own], classes) if column == "label" else batch[own])
+            for column, own in names.items()
+        }
+        if texts["path"].null_count:
+            raise UserError(f"{name}: row {start + texts['path'].to_pylist().index(None) + 1:,}: `path` is empty.")
         start += len(batch)
-        yield rows
+        yield texts, len(batch)
 
 
 def _as_text_or_null(column: pa.Array) -> pa.Array:
     text = as_text(column.dictionary_decode() if pa.types.is_dictionary(column.type) else column)
     return pc.if_else(pc.equal(text, ""), None, text)
-
-
-def _check_header(names: list[str], manifest: str) -> None:
-    """Raise UserError if a required column is missing."""
-    for column in _REQUIRED:
-        if column not in names:
-            hint = nearest(column, names)
-            raise UserError(f"{manifest}: has no column {column!r}.{hint} Its columns: {', '.join(names)}.")
 
 
 def _text_batch(texts: dict[str, pa.Array], count: int) -> pa.RecordBatch:
@@ -166,8 +177,9 @@ def _text_batch(texts: dict[str, pa.Array], count: int) -> pa.RecordBatch:
 
 
 def _check(path: UPath, table: pa.Table) -> None:
-    if pc.count_distinct(table["path"]).as_py() < len(table):
-        counts = pc.value_counts(table["path"])
+    folded = pa.array([fold_path(text) for text in table["path"].to_pylist()], pa.string())
+    if pc.count_distinct(folded).as_py() < len(table):
+        counts = pc.value_counts(folded)
         first = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()
         raise UserError(f"{path}: {first['values']!r} stands in {first['counts']} rows. Keep one.")
     for value in pc.unique(table["split"]).to_pylist():
@@ -204,7 +216,7 @@ def _encode(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> pa.Ar
         if key not in encoded:
             if len(encoded) > 10_000:
                 encoded.clear()
-            filled = {name: value for name, value in zip(names, key, strict=True) if value}
+            filled = {name: value for name, value in zip(names, key, strict=True) if 0 < len(value or "") <= LONGEST}
             encoded[key] = json.dumps(filled, ensure_ascii=False) if filled else None
         texts.append(encoded[key])
     return pa.array(texts, pa.string())
@@ -226,8 +238,13 @@ def _weights(path: UPath, column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _weight(path: UPath, text: str) -> float:
+    """Return the number; a comma is a decimal point, unless it may stand between thousands."""
+    if re.fullmatch(r"[1-9]\d{0,2}(,\d{3})+", text):
+        raise UserError(
+            f"{path}: weight {text!r} may be {text.replace(',', '')} or {text.replace(',', '.')}. Write it so."
+        )
     try:
-        weight = float(text)
+        weight = float(text.replace(",", ".", 1))
     except ValueError:
         weight = math.nan
     if not 0 <= weight < math.inf:

@@ -5,8 +5,12 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import IO, TYPE_CHECKING, Any
+
+from resnet_core.storage.names import spellings
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -87,6 +91,31 @@ def remote_facts(info: dict[str, Any]) -> dict[str, Any]:
     size = info.get("size")
     tag = next((info[name] for name in _TAGS if info.get(name) is not None), "")
     return {"type": info.get("type", "file"), "size": UNKNOWN_SIZE if size is None else int(size), "modified": str(tag)}
+
+
+def place_of(folder: str, path: str) -> str:
+    """Return the place that a path relative to a folder names."""
+    if is_url(path) or path.startswith("file://"):
+        return absolute(path)
+    return f"{folder}/{path.removeprefix('/')}" if is_url(folder) else absolute(os.path.join(folder, path))
+
+
+def find_files(folder: str, paths: Iterable[str]) -> list[tuple[str, int | None, str | None]]:
+    """Return place, size and `modified` of the file that each path names, None for both if it is missing."""
+    with ThreadPoolExecutor(AT_ONCE) if is_url(folder) else nullcontext() as pool:
+        return list((pool.map if pool else map)(partial(_find_file, folder), paths))
+
+
+def _find_file(folder: str, path: str) -> tuple[str, int | None, str | None]:
+    for spelling in spellings(path):
+        place = place_of(folder, spelling)
+        try:
+            file = facts(place)
+        except (OSError, ValueError):
+            continue
+        if file["type"] == "file":
+            return place, file["size"], file["modified"]
+    return place_of(folder, path), None, None
 
 
 def open_stream(place: str) -> IO[bytes]:

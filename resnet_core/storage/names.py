@@ -6,6 +6,7 @@ A folded name decides identity: joins, repeated rows, classes. Only the name as 
 
 import re
 import unicodedata
+from collections.abc import Iterator
 
 # `resnet_core.storage.locations.printable` writes a byte that is not UTF-8 as `\udce9`: not a separator.
 _SEPARATOR = re.compile(r"\\(?!udc[89a-f][0-9a-f])")
@@ -50,3 +51,10 @@ def _code(match: re.Match[str]) -> str:
 
 def _in_nfc(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def spellings(path: str) -> Iterator[str]:
+    """Yield a path and, one after the other, the spellings under which its file may lie on a disk."""
+    plain = with_slashes(path.strip())
+    others = (plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain))
+    yield from dict.fromkeys((path, *others))
