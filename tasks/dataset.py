@@ -137,6 +137,11 @@ class Dataset(BaseModel):
     labels: str | None = Field(
         None, description="CSV or Parquet with path,label[,split][,group][,weight][,soft_label]."
     )
+    label_column: str | None = Field(
+        None,
+        description="The column of the classes in a table of `source` or `labels`; null: `label`, else the only one of "
+        "labels, fine_label, coarse_label, target, class.",
+    )
     corrections: str | None = Field(
         None,
         description="CSV or Parquet as `labels`, or a folder or glob of them: labels that win over all others, of "

@@ -10,6 +10,7 @@ An image is handed out as a PGM file (P5), like a file of its own.
 
 import re
 import struct
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import pyarrow as pa
@@ -21,6 +22,7 @@ from resnet_core.storage.locations import facts, read_ranges
 
 _IMAGES, _LABELS = 0x00000803, 0x00000801
 _IMAGES_HEADER, _LABELS_HEADER = struct.Struct(">4L"), struct.Struct(">2L")
+_MOST_PACKED = 1032  # bytes that deflate makes of one, at most
 _IMAGES_NAME = re.compile(r"(.*images[-.])idx3-ubyte(\.gz)?", re.DOTALL)
 _LABELS_NAME = re.compile(r"(.*labels[-.])idx1-ubyte(\.gz)?", re.DOTALL)
 
@@ -33,6 +35,28 @@ def is_images(name: str) -> bool:
 def is_labels(name: str) -> bool:
     """Return whether a file's name is that of IDX labels."""
     return _LABELS_NAME.fullmatch(name) is not None
+
+
+def find_copies(places: Sequence[str]) -> dict[str, str]:
+    """Return the files of images that others hold, too, each with the one to read.
+
+    Such files have the same name but for `.gz` and the dot, and the same first mebibyte. The unpacked file is read.
+    """
+    kept: dict[tuple[str, bytes], str] = {}
+    copies = {}
+    names = Counter(map(_plain_name, places))
+    for place in sorted(places, key=lambda place: (place.endswith(".gz"), place.count("/"), place)):
+        if names[_plain_name(place)] > 1:
+            with open_unpacked(place) as file:
+                key = _plain_name(place), file.read(1024**2)
+            if key in kept:
+                copies[place] = kept[key]
+            kept.setdefault(key, place)
+    return copies
+
+
+def _plain_name(place: str) -> str:
+    return place.rpartition("/")[2].removesuffix(".gz").replace(".", "-")
 
 
 def list_images(place: str, path: str) -> Iterator[pa.RecordBatch]:
@@ -96,6 +120,11 @@ def _open_images(place: str) -> tuple[int, int, int]:
             raise UserError(f"{place}: not an IDX file of images (idx3-ubyte). Fetch it again, or correct `source:`.")
         _, count, height, width = _IMAGES_HEADER.unpack(head)
         end = _IMAGES_HEADER.size + count * height * width
+        if count and not height * width:
+            raise UserError(f"{place}: its images have {width} x {height} pixels. Fetch it again.")
+        # A count that the file cannot hold is refused before anything is unpacked.
+        if end > facts(place)["size"] * _MOST_PACKED >= 0:
+            raise UserError(f"{place}: cut short, {count:,} images need {end:,} bytes. Fetch it again.")
         if count:
             file.seek(end - 1)
             if not file.read(1):

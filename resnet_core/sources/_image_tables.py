@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from resnet_core.errors import UserError, nearest
-from resnet_core.sources.listing import BATCH, numbered_rows, record_batch
+from resnet_core.sources.listing import BATCH, NO_LABELS, numbered_rows, record_batch
 from resnet_core.storage.compressed import shared_copy
 from resnet_core.storage.locations import UNKNOWN_SIZE, facts, find_files, open_stream, printable
 
@@ -27,8 +27,7 @@ _ROWS = 32  # rows whose images are in memory at a time
 # A row can be reached only through the rows before it in its row group. Larger groups (rows and bytes) are
 # rewritten in groups of _ROWS rows before they are read.
 LARGE_GROUP, LARGE_GROUP_BYTES = 2048, 64 * 1024**2
-LABEL_COLUMNS = ("labels", "fine_label", "coarse_label", "target", "class")  # in any case, where `label` is missing
-NO_LABELS = ""
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "target", "class")  # in any case
 _SPLIT_NAME = re.compile(r"(validation|test)-\d{5}-of-\d{5}")  # as `datasets` names files
 
 
@@ -155,7 +154,7 @@ def _path_leaf(schema: pa.Schema, place: str) -> str | None:
 
 
 def find_label_column(columns: Sequence[str], wanted: str | None, place: str) -> str | None:
-    """Return the column of the classes: the wanted one, else `label`, else the only one of LABEL_COLUMNS, else None.
+    """Return the column of the classes: the wanted one, else `label`, else the only one of _LABEL_COLUMNS, else None.
 
     wanted: NO_LABELS if nobody asks for them. Raises UserError for several, and if the wanted one is missing.
     """
@@ -166,8 +165,9 @@ def find_label_column(columns: Sequence[str], wanted: str | None, place: str) ->
         raise UserError(
             f"{place}: has no column {wanted!r}, as `label_column` says.{hint} Its columns: {_list(columns)}."
         )
-    names = [wanted or "label"] if (wanted or "label") in columns else []
-    names = names or [name for name in columns if name.strip().lower() in LABEL_COLUMNS]
+    if wanted or "label" in columns:
+        return wanted or "label"
+    names = [name for name in columns if name.strip().lower() in _LABEL_COLUMNS]
     if len(names) > 1:
         raise UserError(f"{place}: {_list(names)} may be the class. Name the column, like `label_column: {names[0]}`.")
     return names[0] if names else None

@@ -27,14 +27,13 @@ from upath import UPath
 from resnet_core.errors import UserError, nearest
 from resnet_core.shards.soft_labels import EXAMPLE, parse
 from resnet_core.sources._image_tables import (
-    NO_LABELS,
     as_labels,
     as_text,
     check_label_type,
     class_names,
     find_label_column,
 )
-from resnet_core.sources.listing import BATCH, LOCATED, record_batch
+from resnet_core.sources.listing import BATCH, LOCATED, NO_LABELS, record_batch
 from resnet_core.storage.delimited import check_columns, normalised, read_delimited
 from resnet_core.storage.locations import absolute, find_files, printable
 from resnet_core.storage.names import fold_path

@@ -9,28 +9,39 @@ IDX (MNIST's format)                       s3://b/train-images-idx3-ubyte.gz#ima
 Every source lies on this machine or behind an fsspec URL. A URI opens its file with nothing else.
 """
 
+import logging
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from typing import Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from resnet_core.errors import UserError
 from resnet_core.sources import _idx, _image_tables, folders, shard_files
 from resnet_core.sources._archives import holds_files, list_tar, list_zip
-from resnet_core.sources.listing import record_batch, top_folder
+from resnet_core.sources.listing import NO_LABELS, record_batch, top_folder
 from resnet_core.storage import globs
 from resnet_core.storage.ignored import is_ignored
 from resnet_core.storage.locations import absolute, facts, printable
 
+log = logging.getLogger("grayline")
+
 Kind = Literal["folder", "glob", "tar", "zip", "parquet", "shards", "idx", "manifest"]
 
 _TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst)", re.DOTALL | re.IGNORECASE)
-_KINDS: dict[str, Kind] = {"csv": "manifest", "parquet": "parquet", "zip": "zip"}
+_KINDS: dict[str, Kind] = {
+    "csv": "manifest", "tsv": "manifest", "txt": "manifest", "parquet": "parquet", "zip": "zip"
+}  # fmt: skip
+_IMAGES = re.compile(
+    r"jpe?g|jpe|jfif|png|webp|tiff?|bmp|dib|gif|avif|hei[cf]|jp[2xcf]|j2[kc]|p[nbgp]m|dcm|dicom", re.IGNORECASE
+)
+_CONTAINER = r"(?i)\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst|zip|7z|rar|parquet)$|idx3-ubyte(\.gz)?$"
 
 
 def source_kind(source: str) -> Kind:
-    """Return the kind of a source. A folder with nothing but shards, Parquet or IDX files has their kind.
+    """Return the kind of a source. A folder of shards, Parquet or IDX files without any image has their kind.
 
     Raises UserError for a source that is missing or of an unknown kind.
     """
@@ -51,9 +62,11 @@ def source_kind(source: str) -> Kind:
         with _image_tables.open_table(place) as table:
             if shard_files.is_shard(table):
                 return "shards"
-            return "parquet" if _image_tables.image_column(table.schema_arrow, source) else "manifest"
+            return "parquet" if _image_tables.holds_images(table.schema_arrow, source) else "manifest"
     if file_kind is None:
-        raise UserError(f"{source}: not a folder, .csv or .parquet manifest, tar, zip or IDX file. Correct `source:`.")
+        raise UserError(
+            f"{source}: not a folder, .csv, .tsv, .txt or .parquet list, tar, zip or IDX. Correct `source:`."
+        )
     return file_kind
 
 
@@ -69,10 +82,11 @@ def check_source(source: str) -> None:
         raise UserError(f"{source}: {what}. Fill it, or correct `source:`.")
 
 
-def list_source(source: str, own: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
+def list_source(source: str, own: Collection[str] = (), label_column: str | None = None) -> Iterator[pa.RecordBatch]:
     """Yield one row per file as LISTING, in no particular order, for any source but a manifest.
 
-    own: places of own outputs, which are left out if they lie in the source.
+    own: places of own outputs, which are left out if they lie in the source. label_column: of Parquet, as in
+    `_image_tables.find_label_column`.
 
     Rows with `ignored`: names of `storage.ignored`, folders that may not be read, own outputs, second paths of a file;
     in archives also symbolic links and members that a later one replaces. Memory grows with the number of links
@@ -81,15 +95,15 @@ def list_source(source: str, own: Collection[str] = ()) -> Iterator[pa.RecordBat
     place = absolute(source)
     match source_kind(source):
         case "folder":
-            return folders.list_folder(place, own)
+            return _with_remark(folders.list_folder(place, own), source)
         case "glob":
-            return folders.list_glob(globs.parse_glob(place), own)
+            return _with_remark(folders.list_glob(globs.parse_glob(place), own), source)
         case "tar":
-            return list_tar(place)
+            return _with_remark(list_tar(place), source)
         case "zip":
-            return list_zip(place)
+            return _with_remark(list_zip(place), source)
         case "parquet" | "shards" | "idx" as kind:
-            return _list_containers(place, kind, own)
+            return _list_containers(place, kind, own, label_column)
         case "manifest":
             raise UserError(f"{source}: a manifest, not images. Give the folder of its images.")
 
@@ -101,7 +115,25 @@ def _is_empty(source: str, kind: Kind) -> bool:
         case "tar" | "zip":
             return not holds_files(absolute(source), kind)
         case _:
-            return next(list_source(source), None) is None
+            return next(list_source(source, label_column=NO_LABELS), None) is None
+
+
+def _with_remark(batches: Iterator[pa.RecordBatch], source: str) -> Iterator[pa.RecordBatch]:
+    """Yield the batches; then say which files are archives or tables, for nothing opens those among images."""
+    nested: list[str] = []
+    for batch in batches:
+        found = pc.and_not(pc.match_substring_regex(batch["path"], _CONTAINER), batch["ignored"])
+        nested += batch["path"].filter(found).to_pylist()
+        yield batch
+    if nested:
+        log.warning(
+            "%s: archives and tables among its files are not opened: %s. Give each as a source of its own",
+            printable(source), _some(sorted(nested)),
+        )  # fmt: skip
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3:,} more"
 
 
 def suffix_kind(place: str) -> Kind | None:
@@ -118,33 +150,66 @@ def suffix_kind(place: str) -> Kind | None:
 
 
 def _folder_kind(folder: str) -> Kind:
+    """Return the kind of a folder: that of its tables, if it holds no image by its name and one kind of table."""
     kinds: set[Kind] = set()
     first = ""
     for uri, path, size, _ in folders.walk(folder):
         if size is not None and not is_ignored(path):
-            name = path.rpartition("/")[2]
-            kinds.add("idx" if _idx.is_labels(name) else suffix_kind(name) or "folder")
-            if kinds not in ({"parquet"}, {"idx"}):
+            kind = _table_kind(path)
+            if kind is None and _may_be_image(path):
                 return "folder"
-            first = min(first or uri, uri)  # folders are walked in no order
+            if kind is not None:
+                kinds.add(kind)
+                first = min(first or uri, uri)  # folders are walked in no order
     if kinds == {"parquet"}:
         with _image_tables.open_table(first) as table:
             return "shards" if shard_files.is_shard(table) else "parquet"
-    return next(iter(kinds), "folder")
+    return "idx" if kinds == {"idx"} else "folder"
 
 
-def _list_containers(place: str, kind: Kind, own: Collection[str]) -> Iterator[pa.RecordBatch]:
+def _table_kind(path: str) -> Literal["parquet", "idx"] | None:
+    name = path.rpartition("/")[2]
+    kind = "idx" if _idx.is_labels(name) else suffix_kind(name)
+    return kind if kind in ("parquet", "idx") else None
+
+
+def _may_be_image(path: str) -> bool:
+    _, dot, suffix = path.rpartition("/")[2].rpartition(".")
+    return not dot or _IMAGES.fullmatch(suffix) is not None
+
+
+def _list_containers(
+    place: str, kind: Kind, own: Collection[str], label_column: str | None
+) -> Iterator[pa.RecordBatch]:
     """List Parquet, shards or IDX: a file, or all files of a folder, whose others are ignored rows."""
-    ways = {"parquet": _image_tables.list_table, "shards": shard_files.list_shard, "idx": _idx.list_images}
+    ways: dict[str, Callable[[str, str], Iterator[pa.RecordBatch]]] = {
+        "parquet": partial(_image_tables.list_table, label_column=label_column),
+        "shards": shard_files.list_shard,
+        "idx": _idx.list_images,
+    }
     list_file = ways[kind]
     if facts(place)["type"] == "file":
         yield from list_file(place, place.rpartition("/")[2])
         return
+    tables, others = [], []
     for uri, path, size, modified in folders.walk(place, own=own):
         uri, path = printable(uri), printable(path)
-        if size is None or is_ignored(path) or _idx.is_labels(path):
+        if size is None or is_ignored(path) or _idx.is_labels(path) or _table_kind(path) is None:
             label = None if size is None else top_folder(path)
             file = {"uri": uri, "path": path, "size": size or 0, "modified": modified, "label": label, "ignored": True}
             yield record_batch(1, file)
+            if size is not None and not is_ignored(path) and not _idx.is_labels(path):
+                others.append(path)
+        else:
+            tables.append((uri, path, size, modified))
+    copies = _idx.find_copies([uri for uri, *_ in tables]) if kind == "idx" else {}
+    for uri, path, size, modified in tables:
+        if uri in copies:
+            file = {"uri": uri, "path": path, "size": size, "modified": modified, "ignored": True}
+            yield record_batch(1, file)
         else:
             yield from list_file(uri, path)
+    if others:
+        log.warning("%s: files beside the tables are left out: %s", printable(place), _some(sorted(others)))
+    for copy, kept in copies.items():
+        log.info("scan        %s holds the same images as %s: read once", copy, kept)

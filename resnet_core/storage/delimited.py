@@ -13,7 +13,7 @@ import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, Any
 
 from resnet_core.errors import UserError, nearest
 
@@ -88,7 +88,7 @@ def _open(file: IO[bytes], encoding: str, newline: str | None = "") -> Iterator[
             text.detach()
 
 
-def _reader(text: IO[str], separator: str) -> "csv._reader":
+def _reader(text: IO[str], separator: str) -> Any:
     csv.field_size_limit(sys.maxsize)  # masks and JSON in a column that nobody needs
     return csv.reader(text, delimiter=separator, skipinitialspace=separator != "\t", strict=True)
 

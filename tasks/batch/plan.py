@@ -26,6 +26,7 @@ from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.inference.scores import PREDICTED, read_scores
 from resnet_core.reasons import ReasonCode
 from resnet_core.sources import shard_files
+from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, list_manifest
 from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage import database
@@ -134,7 +135,10 @@ def plan_batch(
 
 
 def list_files(source: str, own: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
-    return list_manifest(UPath(source)) if source_kind(source) == "manifest" else list_source(source, own)
+    """List a batch's files; nobody asks for their labels."""
+    if source_kind(source) == "manifest":
+        return list_manifest(UPath(source), NO_LABELS)
+    return list_source(source, own, NO_LABELS)
 
 
 def _check_known(output: UPath, job: Job) -> None:

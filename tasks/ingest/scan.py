@@ -12,6 +12,7 @@ from resnet_core.catalog import corrections, entries
 from resnet_core.catalog.entries import ASSIGNED
 from resnet_core.errors import UserError
 from resnet_core.reading import pool as reading
+from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, list_manifest, read_manifest
 from resnet_core.sources.source import check_source, list_source, source_kind
 from resnet_core.storage import database
@@ -80,16 +81,17 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -
     kind = source_kind(dataset.source)
     if kind == "shards":
         raise UserError(f"{dataset.source}: holds shards, which were made of images. Name those as `source:`.")
+    own_labels = NO_LABELS if dataset.labels else dataset.label_column
     if kind == "manifest":
-        database.create(db, "listed", LISTED, list_manifest(absolute(UPath(dataset.source))))
+        database.create(db, "listed", LISTED, list_manifest(absolute(UPath(dataset.source)), dataset.label_column))
     else:
-        database.create(db, "listed", LISTED, counted("scan", list_source(dataset.source, own)))
+        database.create(db, "listed", LISTED, counted("scan", list_source(dataset.source, own, own_labels)))
         if not entries.count_listed(db):
             raise UserError(f"{dataset.source}: holds no images. Fill it, or correct `source:`.")
     ignored = database.count(db, "select count(*) from listed where ignored")
     if kind != "manifest" and dataset.labels:
         folder = str(absolute(UPath(dataset.source)))
-        entries.join_labels(db, read_manifest(UPath(dataset.labels)), folder)
+        entries.join_labels(db, read_manifest(UPath(dataset.labels), dataset.label_column), folder)
     return ignored
 
 

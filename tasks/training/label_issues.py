@@ -25,7 +25,8 @@ from resnet_core.plotting.sheets import SUSPECTS, Suspect, label_sheet
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.row_groups import row_groups
-from resnet_core.sources.manifest import list_manifest
+from resnet_core.sources.listing import NO_LABELS
+from resnet_core.sources.manifest import list_manifest, read_texts
 from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import absolute, as_local, write_text, write_whole
@@ -46,13 +47,16 @@ def labels_table(dataset: Dataset) -> pd.DataFrame:
     """
     if source_kind(dataset.source) == "manifest":
         manifest = absolute(UPath(dataset.source))
-        table = read_text(manifest)
-        uris = [uri for batch in list_manifest(manifest) for uri in batch["uri"].to_pylist()]
+        table = read_text(manifest, dataset.label_column)
+        uris = [uri for batch in list_manifest(manifest, dataset.label_column) for uri in batch["uri"].to_pylist()]
         return table.assign(path=uris, uri=uris)
-    listed = pd.DataFrame(list(files(list_source(dataset.source))), columns=["uri", "path", "label"])
+    own_labels = NO_LABELS if dataset.labels else dataset.label_column
+    listed = pd.DataFrame(
+        list(files(list_source(dataset.source, label_column=own_labels))), columns=["uri", "path", "label"]
+    )
     if dataset.labels is None:
         return listed[listed["label"] != ""][["path", "label", "uri"]].reset_index(drop=True)
-    table = read_text(UPath(dataset.labels))
+    table = read_text(UPath(dataset.labels), dataset.label_column)
     places = listed.set_index("path")["uri"]
     return table.assign(uri=table["path"].str.removeprefix("./").map(places).fillna(""))
 
@@ -66,13 +70,9 @@ def files(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, str, str]]:
                 yield uri, path, label or ""
 
 
-def read_text(path: UPath) -> pd.DataFrame:
-    """Read CSV or Parquet, keeping every value as it is written: a class 007 stays 007."""
-    with path.open("rb") as file:
-        if path.suffix.lower() == ".parquet":
-            table = pd.read_parquet(file)
-            return table.astype(object).where(table.notna(), "").astype(str)
-        return pd.read_csv(file, dtype=str, keep_default_na=False, skipinitialspace=True, encoding="utf-8-sig")
+def read_text(path: UPath, label_column: str | None) -> pd.DataFrame:
+    """Read a table of labels, keeping every value as it is written: a class 007 stays 007."""
+    return read_texts(path, label_column).to_pandas().fillna("")
 
 
 @dataclass(frozen=True)

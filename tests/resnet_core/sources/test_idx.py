@@ -89,3 +89,47 @@ def test_a_changed_file_is_known_by_its_time(tmp_path: Path, digits: Digits) -> 
         return {row["modified"] for row in rows(write_pair(tmp_path, "train-", digits, 3).parent)}
 
     assert not tags() & tags()
+
+
+def test_a_set_that_is_there_twice_is_read_once(tmp_path: Path, digits: Digits) -> None:
+    """As torchvision leaves it, and as Kaggle packs it; another set of the same names is a set of its own."""
+    raw = tmp_path / "MNIST" / "raw"
+    for packed in (False, True):
+        write_pair(raw, "train-", digits, 20, packed)
+        write_pair(raw, "t10k-", digits, 5, packed)
+    write_pair(raw, "train-", digits, 20, dot=".")
+    write_pair(raw / "again", "t10k-", digits, 5)
+    other = digits[0][::-1], digits[1][::-1]
+    write_pair(tmp_path / "Other" / "raw", "t10k-", other, 5)
+    (tmp_path / "MNIST" / "processed").mkdir()
+    (tmp_path / "MNIST" / "processed" / "training.pt").write_bytes(b"x")
+    assert source_kind(str(tmp_path)) == "idx"
+    found = [row for row in rows(tmp_path) if not row["ignored"]]
+    assert {row["container"].removeprefix(f"{tmp_path}/") for row in found} == {
+        "MNIST/raw/train-images-idx3-ubyte",
+        "MNIST/raw/t10k-images-idx3-ubyte",
+        "Other/raw/t10k-images-idx3-ubyte",
+    }
+    assert [row["label"] for row in found if "train" in row["path"]] == digits[1][:20]
+    assert len(found) == 30
+    assert "MNIST/raw/train-images-idx3-ubyte.gz" in ignored(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("count", "height", "width", "message"),
+    [
+        (2**32 - 1, 0, 0, "0 x 0 pixels"),
+        (2**32 - 1, 28, 0, "0 x 28 pixels"),
+        (2**32 - 1, 28, 28, "4,294,967,295 images need 3,367,254,359,296 bytes"),
+        (2, 2, 2, "2 images need 24 bytes"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_header_that_promises_more_than_there_is_is_refused(
+    tmp_path: Path, count: int, height: int, width: int, message: str, packed: bool
+) -> None:
+    path = tmp_path / f"train-images-idx3-ubyte{'.gz' if packed else ''}"
+    data = struct.pack(">4L", 0x803, count, height, width) + bytes(7)
+    path.write_bytes(gzip.compress(data) if packed else data)
+    with pytest.raises(UserError, match=message):
+        check_source(str(path))

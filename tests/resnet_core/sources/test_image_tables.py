@@ -14,6 +14,7 @@ from PIL import Image
 from resnet_core.errors import UserError
 from resnet_core.sources import _image_tables
 from resnet_core.sources.fetch import open_files, prepare
+from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.locate import read_bytes
 from resnet_core.sources.source import check_source, list_source, source_kind
 from resnet_core.storage import compressed
@@ -144,9 +145,11 @@ def test_what_cannot_be_meant_is_the_users_error(tmp_path: Path, digits: Digits)
     (tmp_path / "none").mkdir()
     pq.write_table(pa.table({"width": [1, 2]}), tmp_path / "none" / "x.parquet")
     pq.write_table(pa.table({"image": pa.array([], pa.binary())}), tmp_path / "empty.parquet")
+    pq.write_table(pa.table({"images": pa.array([[{"bytes": images[0]}]]), "label": [1]}), tmp_path / "lists.parquet")
     for source, message in (
         ("two.parquet", "one, two hold bytes; name the column of the images `image`"),
         ("none", "no column holds the bytes of images. Its columns: width"),
+        ("lists.parquet", "the column 'images' holds lists of images. Write one image a row"),
         ("empty.parquet", "holds no images"),
     ):
         with pytest.raises(UserError, match=message):
@@ -161,3 +164,111 @@ def test_a_table_of_paths_is_a_manifest(tmp_path: Path) -> None:
     pq.write_table(pa.table({"path": ["a.png"], "label": ["a"]}), tmp_path / "m.parquet")
     assert source_kind(str(tmp_path / "m.parquet")) == "manifest"
     check_source(str(tmp_path / "m.parquet"))
+
+
+def listed_labels(path: Path, label_column: str | None = None) -> list[str | None]:
+    return [label for batch in list_source(str(path), (), label_column) for label in batch["label"].to_pylist()]
+
+
+def write_columns(path: Path, columns: dict[str, object], names: dict[str, list[str]] | None = None) -> Path:
+    """A table of two images; names: of columns that `datasets` calls ClassLabel."""
+    table = pa.table({"image": [b"x", b"y"], **columns})
+    features = {name: {"names": classes, "_type": "ClassLabel"} for name, classes in (names or {}).items()}
+    pq.write_table(table.replace_schema_metadata({"huggingface": json.dumps({"info": {"features": features}})}), path)
+    return path
+
+
+@pytest.mark.parametrize("name", ["labels", "fine_label", "coarse_label", "target", "class", "Label", "Target"])
+def test_the_only_column_that_may_be_the_class_is(tmp_path: Path, name: str) -> None:
+    path = write_columns(tmp_path / "x.parquet", {name: [1, 0], "width": [3, 4]}, {name: ["cat", "dog"]})
+    assert listed_labels(path) == ["dog", "cat"]
+
+
+def test_of_several_columns_the_user_names_one(tmp_path: Path) -> None:
+    columns = {"fine_label": [1, 0], "coarse_label": [0, None], "odd": ["a", None]}
+    names = {"fine_label": ["cat", "dog"], "coarse_label": ["animal"]}
+    path = write_columns(tmp_path / "x.parquet", columns, names)
+    with pytest.raises(UserError, match=r"fine_label, coarse_label may be the class. Name the column, like"):
+        listed_labels(path)
+    check_source(str(path))  # without labels it may be scored
+    assert listed_labels(path, NO_LABELS) == [None, None]
+    assert listed_labels(path, "coarse_label") == ["animal", None]
+    assert listed_labels(path, "odd") == ["a", None]
+    with pytest.raises(UserError, match=r"has no column 'fine', as `label_column` says. Did you mean 'fine_label'"):
+        listed_labels(path, "fine")
+    path = write_columns(tmp_path / "x.parquet", {**columns, "label": ["x", "y"]}, names)
+    assert listed_labels(path) == ["x", "y"]
+
+
+@pytest.mark.parametrize("labels", [[[1], [1, 2]], [{"a": 1}, {"a": 2}], [b"1", b"2"]])
+def test_several_classes_of_an_image_are_refused(tmp_path: Path, labels: list[object]) -> None:
+    path = write_columns(tmp_path / "x.parquet", {"label": labels})
+    with pytest.raises(UserError, match=r"the column 'label' holds .* and an image has one class"):
+        listed_labels(path)
+
+
+def write_linked(path: Path, cells: list[object], labels: list[int]) -> Path:
+    table = pa.table({"image": pa.array(cells, pa.struct([("bytes", pa.binary()), ("path", pa.string())]))})
+    features = {"image": {"_type": "Image"}, "label": {"_type": "ClassLabel", "names": CLASSES}}
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.append_column("label", pa.array(labels)).replace_schema_metadata(metadata), path)
+    return path
+
+
+def test_rows_without_bytes_are_the_files_that_they_name(tmp_path: Path, digits: Digits) -> None:
+    images = encoded(digits, 3)
+    (tmp_path / "files").mkdir()
+    for number, data in enumerate(images):
+        (tmp_path / "files" / f"{number}.png").write_bytes(data)
+    names = ["files/0.png", f"{tmp_path}/files/1.png", "files\\2.png", "files/3.png"]
+    path = write_linked(tmp_path / "x.parquet", [{"bytes": None, "path": name} for name in names], [0, 1, 2, -1])
+    assert source_kind(str(path)) == "parquet"
+    found = sorted(rows(path), key=lambda row: row["uri"])
+    assert [row["uri"] for row in found] == [f"{tmp_path}/files/{number}.png" for number in range(4)]
+    assert [row["label"] for row in found] == ["zero", "one", "two", None]
+    assert [row["size"] for row in found] == [*(len(data) for data in images), -1]
+    found = contents(path)
+    assert [found[name] for name in names[:3]] == images
+    assert "No such file" in str(found["files/3.png"])
+
+
+def test_a_row_has_bytes_or_a_path(tmp_path: Path, digits: Digits) -> None:
+    images = encoded(digits, 3)
+    (tmp_path / "1.png").write_bytes(images[1])
+    cells = [{"bytes": images[0], "path": "0.png"}, {"bytes": None, "path": "1.png"}, {"bytes": images[2]}, None]
+    path = write_linked(tmp_path / "x.parquet", cells, [0, 1, 2, 3])
+    assert contents(path) == {
+        "x.parquet#row=0": images[0], "1.png": images[1], "x.parquet#row=2": images[2],
+        "x.parquet#row=3": "holds no bytes",
+    }  # fmt: skip
+    assert {row["path"]: row["label"] for row in rows(path)}["1.png"] == "one"
+
+
+@pytest.mark.parametrize("name", ["image", "file_name"])
+def test_a_column_of_paths_is_relative_to_the_table(tmp_path: Path, name: str) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.png").write_bytes(b"one")
+    path = tmp_path / "x.parquet"
+    pq.write_table(pa.table({name: ["data/a.png"], "labels": ["cat"]}), path)
+    assert source_kind(str(path)) == "parquet"
+    (row,) = rows(path)
+    assert (row["uri"], row["label"], row["size"]) == (f"{tmp_path}/data/a.png", "cat", 3)
+
+
+def test_files_beside_the_tables_are_left_out_and_named(
+    tmp_path: Path, digits: Digits, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_hugging_face(tmp_path / "data" / "train-00000-of-00001.parquet", encoded(digits, 4), [0, 1, 2, 3])
+    for name in ("x.py", "state.arrow", "dataset.lock", "dataset_infos.json", "old.zip", "notes.docx"):
+        (tmp_path / name).write_bytes(b"x")
+    assert source_kind(str(tmp_path)) == "parquet"
+    assert len(contents(tmp_path)) == 4
+    assert len(ignored(tmp_path)) == 6
+    assert f"{tmp_path}: files beside the tables are left out: dataset.lock, notes.docx, old.zip, state.arrow" in (
+        caplog.messages
+    )
+    (tmp_path / "preview.JPG").write_bytes(b"x")
+    assert source_kind(str(tmp_path)) == "folder"
+    list(list_source(str(tmp_path)))
+    (line,) = [text for text in caplog.messages if "not opened" in text]
+    assert "not opened: data/train-00000-of-00001.parquet, old.zip. Give each as a source of its own" in line

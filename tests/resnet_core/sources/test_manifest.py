@@ -1,5 +1,6 @@
 """Manifests: text stays text, mistakes are named, and each row finds its file."""
 
+import codecs
 import json
 from pathlib import Path
 
@@ -9,7 +10,9 @@ import pytest
 from upath import UPath
 
 from resnet_core.errors import UserError
+from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, MANIFEST, list_manifest, read_manifest
+from resnet_core.sources.source import source_kind
 
 
 def touch(path: Path, content: bytes = b"x") -> Path:
@@ -163,3 +166,122 @@ def test_a_manifest_of_nothing_that_is_there_is_the_users_error(tmp_path: Path) 
     manifest = touch(tmp_path / "m.csv", b"path,label\nx/a.png,a\nx/b.png,b\n")
     with pytest.raises(UserError, match="none of its 2 paths is a file"):
         list(list_manifest(UPath(manifest)))
+
+
+TABLE = "path{0}label{0}colour\na.png{0}défaut{0}red\nb.png{0}cat{0}\n"
+ROWS = [
+    {"path": "a.png", "label": "défaut", "attributes": '{"colour": "red"}'},
+    {"path": "b.png", "label": "cat", "attributes": None},
+]
+
+
+def three(path: Path) -> list[dict[str, object]]:
+    return read_manifest(UPath(path)).select(["path", "label", "attributes"]).to_pylist()
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "utf-16-be", "cp1252"])
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_tables_of_spreadsheets_are_read(
+    tmp_path: Path, separator: str, encoding: str, end: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    content = TABLE.format(separator).replace("\n", end).encode(encoding)
+    if encoding == "utf-16-be":  # with its mark; without one it is guessed from the zeros
+        content = codecs.BOM_UTF16_BE + content
+    path = touch(tmp_path / "m.csv", content)
+    assert three(path) == ROWS
+    line = f"{path}: not UTF-8 (line {1 if end == chr(13) else 2}); read as cp1252. Save it as UTF-8 if its letters"
+    assert [text.startswith(line) for text in caplog.messages] == [True] * (encoding == "cp1252")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        TABLE.format(","),
+        "\n\n" + TABLE.format(","),
+        "sep=;\r\n" + TABLE.format(";"),
+        '"sep=|"\n' + TABLE.format("|"),
+        " Path ,LABEL,colour\na.png,défaut,red\n\n,,\nb.png,cat\n,,,,\n",
+        "\tpath\tlabel\tcolour\n0\ta.png\tdéfaut\tred\n1\tb.png\tcat\t\n",
+        'a;path;label;colour\n;a.png;"défaut";"red"\n;"b.png";cat;\n',
+        "path,Class,colour\na.png,défaut,red\nb.png,cat,\n",
+        "path,target,colour\na.png,défaut,red\nb.png,cat,\n",
+        'path,label,colour,mask\na.png,défaut,red,"' + "1 2\n" * 50_000 + '"\nb.png,cat,,\n',
+        "path,label,colour\na.png,défaut,red\nb.png,cat," + "x" * 1001 + "\n",
+    ],
+)
+def test_what_is_around_the_cells_does_not_matter(tmp_path: Path, text: str) -> None:
+    assert three(touch(tmp_path / "m.csv", text.encode())) == ROWS
+
+
+def test_weights_may_have_a_decimal_comma(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", b"path;label;weight\na;x;0,5\nb;x;1,25\nc;x;2\nd;x;0,125\n")
+    assert read_manifest(UPath(path))["weight"].to_pylist() == [0.5, 1.25, 2, 0.125]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"path,label,label\na,b,c\n", "two columns are named 'label'. Rename or remove one"),
+        (b"path,Label,label\na,b,c\n", "two columns are named 'label'"),
+        (b"path,target,class\na,b,c\n", "target, class may be the class. Name the column, like `label_column: target`"),
+        (b"path;label;weight\na;b;1,000\n", "weight '1,000' may be 1000 or 1.000. Write it so"),
+        (b"path,label\na\\b.png,x\na//b.png,y\n", "'a/b.png' stands in 2 rows"),
+        ("path,label\n\u00e9.png,x\ne\u0301.png,y\n".encode(), "stands in 2 rows"),
+        (b"PK\3\4\x14\0", "is an Excel workbook or a zip, not text. Save it as CSV in UTF-8"),
+        (b"path,label\n\0\0\0,x\n", "holds bytes of 0"),
+        (b'path,label\na,x\n"b,y\nc,z\nd,z\n', "line 3: a quotation mark is not closed"),
+        (b'path,label\na,x\n"b"c,y\n', "line 3: ',' expected after '\"'"),
+        (b"a.png\nb.png\n", "has no column 'path'"),
+    ],
+)
+def test_what_may_be_meant_in_two_ways_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    with pytest.raises(UserError) as caught:
+        read_manifest(UPath(touch(tmp_path / "m.csv", content)))
+    assert message in str(caught.value)
+
+
+def test_the_users_column_is_the_class(tmp_path: Path) -> None:
+    path = touch(tmp_path / "m.csv", b"path,label,kind\na,x,cat\n")
+    assert read_manifest(UPath(path), "kind").select(["label", "attributes"]).to_pylist() == [
+        {"label": "cat", "attributes": None}
+    ]
+    features = {"kind": {"_type": "ClassLabel", "names": ["cat", "dog"]}}
+    table = pa.table({"Path": ["a", "b", "c"], "kind": [1, 0, -1]})
+    metadata = {"huggingface": json.dumps({"info": {"features": features}})}
+    pq.write_table(table.replace_schema_metadata(metadata), tmp_path / "m.parquet")
+    found = read_manifest(UPath(tmp_path / "m.parquet"), "kind")
+    assert (found["path"].to_pylist(), found["label"].to_pylist()) == (["a", "b", "c"], ["dog", "cat", None])
+
+
+def listed_paths(manifest: Path) -> list[tuple[str, int | None]]:
+    table = pa.Table.from_batches(list_manifest(UPath(manifest), NO_LABELS), LISTED)
+    return list(zip(table["uri"].to_pylist(), table["size"].to_pylist(), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("l.csv", "path\na b/1.png\nno.png\n"),
+        ("l.csv", "path;x\na b/1.png;\nno.png;1\n"),
+        ("l.tsv", "path\tlabels\ttarget\na b/1.png\tx\t\nno.png\t\t\n"),
+        ("l.txt", "a b/1.png\r\n\r\nno.png"),
+        ("l.txt", "\ufeffa b\\1.png\nno.png\n"),
+        ("l.txt", "path\na b/1.png\nno.png\n"),
+    ],
+)
+def test_a_list_of_paths_alone_can_be_listed(tmp_path: Path, name: str, text: str) -> None:
+    touch(tmp_path / "a b" / "1.png", b"123")
+    path = touch(tmp_path / name, text.encode())
+    assert listed_paths(path) == [(f"{tmp_path}/a b/1.png", 3), (f"{tmp_path}/no.png", None)]
+    assert source_kind(str(path)) == "manifest"
+    pq.write_table(pa.table({"path": ["a b/1.png", "no.png"]}), tmp_path / "l.parquet")
+    assert listed_paths(tmp_path / "l.parquet") == listed_paths(path)
+
+
+def test_a_file_is_found_in_either_unicode_form_and_under_its_own_blanks(tmp_path: Path) -> None:
+    names = ["e\u0301.png", "\u00fc.png", " x .png"]
+    for name in names:
+        touch(tmp_path / name, b"12")
+    path = touch(tmp_path / "l.txt", "\u00e9.png\nu\u0308.png\n x .png\n".encode())
+    assert listed_paths(path) == [(f"{tmp_path}/{name}", 2) for name in names]
