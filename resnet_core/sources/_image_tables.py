@@ -42,7 +42,7 @@ def open_table(place: str) -> Iterator[pq.ParquetFile]:
         yield table
 
 
-def image_column(schema: pa.Schema, place: str) -> str | None:
+def _image_column(schema: pa.Schema, place: str) -> str | None:
     """Return the column of the images' bytes, as Parquet names it, or None.
 
     It is named `image`, or the only column of bytes. Raises UserError for several without that name.
@@ -62,7 +62,7 @@ def list_table(place: str, path: str, label_column: str | None = None) -> Iterat
     columns = {"split": split[1] if split else None}
     with open_table(place) as table:
         schema, modified = table.schema_arrow, facts(place)["modified"]
-        image, paths = image_column(schema, place), _path_leaf(schema, place)
+        image, paths = _image_column(schema, place), _path_leaf(schema, place)
         if paths is None and image is None:
             raise UserError(f"{place}: no column holds the bytes of images. Its columns: {_list(schema.names)}.")
         label = find_label_column(schema.names, label_column, place)
@@ -136,12 +136,12 @@ def _leaf(batch: pa.RecordBatch, leaf: str) -> pa.Array:
 
 def holds_images(schema: pa.Schema, place: str) -> bool:
     """Return whether the rows of a Parquet file are images: bytes, or paths in another column than `path`."""
-    return image_column(schema, place) is not None or _path_leaf(schema, place) not in (None, "path")
+    return _image_column(schema, place) is not None or _path_leaf(schema, place) not in (None, "path")
 
 
 def _path_leaf(schema: pa.Schema, place: str) -> str | None:
     """Return the column of paths to files: of the image's struct, else one of _PATH_COLUMNS. Raises UserError."""
-    image = image_column(schema, place)
+    image = _image_column(schema, place)
     name = (image or "image").removesuffix(".bytes")
     if name in schema.names and pa.types.is_struct(kind := schema.field(name).type):
         return f"{name}.path" if kind.get_field_index("path") >= 0 else None
@@ -222,7 +222,7 @@ def read_rows(place: str, rows: Sequence[int]) -> Iterator[bytes | OSError]:
     """Yield the bytes in each of these rows, in their order; row groups are read once for rising rows."""
     try:
         with open_table(regrouped(place)) as table:
-            column = image_column(table.schema_arrow, place)
+            column = _image_column(table.schema_arrow, place)
             starts = _group_starts(table)
             for run in _runs(rows, starts):
                 group = int(np.searchsorted(starts, run[0], side="right")) - 1
@@ -268,7 +268,7 @@ def regrouped(place: str) -> str:
     Raises OSError, or UserError for a file that is damaged or not Parquet.
     """
     with open_table(place) as table:
-        column = image_column(table.schema_arrow, place)
+        column = _image_column(table.schema_arrow, place)
         if column is None or not any(_is_large(table, group, column) for group in range(table.num_row_groups)):
             return place
     return shared_copy(place, "regrouped", _regroup)
@@ -276,7 +276,7 @@ def regrouped(place: str) -> str:
 
 def _regroup(place: str, to: Path) -> None:
     with open_table(place) as table:
-        column = image_column(table.schema_arrow, place)
+        column = _image_column(table.schema_arrow, place)
         with pq.ParquetWriter(to, pa.schema([("image", pa.binary())]), compression="none", use_dictionary=False) as out:
             for group in range(table.num_row_groups):
                 values = _values(table, group, column or "", 0)
