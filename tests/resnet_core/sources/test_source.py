@@ -258,7 +258,7 @@ def test_batches_stay_small(tmp_path: Path) -> None:
         ("missing", "there is no such folder"),
         ("missing.zip", "there is no such file"),
         ("empty", "holds no images"),
-        ("text.doc", "not a folder, .csv or .parquet manifest"),
+        ("text.doc", "not a folder, .csv, .tsv, .txt or .parquet list"),
         ("empty/*.png", "no file matches it"),
         ("missing/*/*.png", "no file matches it"),
         ("text.zip", "not a whole zip"),
