@@ -229,7 +229,7 @@ def test_a_read_that_failed_is_tried_again(digit_folder: Path, tmp_path: Path) -
         (lambda folder: None, "there is no such folder"),
         (lambda folder: folder.mkdir(), "holds no images"),
         (lambda folder: write_one_class(folder), "two classes or more, found '3'"),
-        (lambda folder: folder.write_text("x"), "not a folder, .csv or .parquet manifest"),
+        (lambda folder: folder.write_text("x"), "not a folder, .csv, .tsv, .txt or .parquet list"),
     ],
 )
 def test_a_source_that_cannot_be_meant_is_the_users_error(tmp_path: Path, make: object, message: str) -> None:
