@@ -95,7 +95,7 @@ def jpeg_header(data: bytes) -> _JpegHeader | None:
     place = 2
     while place + 10 <= len(data) and data[place] == 0xFF:
         marker = data[place + 1]
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:  # JPEG-LS
             height, width = int.from_bytes(data[place + 5 : place + 7]), int.from_bytes(data[place + 7 : place + 9])
             return _JpegHeader(data[place + 4], width, height, data[place + 9])
         alone = marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8

@@ -2,15 +2,20 @@
 
 Needs pydicom, the extra `[dicom]`. The steps are those of the standard's grayscale pipeline (PS3.3, C.11.1 and
 C.11.2): stored values, modality transformation, values of interest (first window or table), polarity.
+Words of functional groups count for the first frame. Padding (PS3.3, C.7.5.1.1.2) is not part of the image.
+imagecodecs decodes frames that Pillow cannot: lossless JPEG, 12 bits, JPEG-LS, high-throughput JPEG 2000.
 """
 
 import io
 import zlib
+from collections.abc import Iterator
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_core.images._codecs import jpeg2000_header, jpeg_header
 from resnet_core.images.levels import BadImageError, Rule, Stored, check_size, depth, measured, whole_luma
 from resnet_core.reasons import ReasonCode
 
@@ -21,13 +26,29 @@ if TYPE_CHECKING:
 _PREAMBLE = 128  # bytes before the magic word
 _MAGIC = b"DICM"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
-DEFLATED = b"1.2.840.10008.1.2.1.99"
+_SYNTAX = "1.2.840.10008.1.2"
+DEFLATED = f"{_SYNTAX}.1.99".encode()
+_ENCAPSULATED = b"\xfe\xff\x00\xe0"
 _JP2 = b"\0\0\0\x0cjP  "  # the first bytes of a JPEG 2000 file
 _BYTES_A_PIXEL = 4  # limit for a file compressed as a whole, including all beside the first frame
+# Functional groups whose elements take the place of the dataset's own.
+_GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+_PADDING = ("PixelPadding", "FloatPixelPadding", "DoubleFloatPixelPadding")
+# Transfer syntaxes (`_SYNTAX`.4.*) whose frames imagecodecs decodes; pydicom takes them from here.
+_JPEG, _JPEG_LS, _JPEG2000 = ("51", "57", "70"), ("80", "81"), ("90", "91", "201", "202", "203")
+DECODER_DEPENDENCIES = {f"{_SYNTAX}.4.{n}": ("imagecodecs",) for n in (*_JPEG, *_JPEG_LS, *_JPEG2000)}
+is_available = DECODER_DEPENDENCIES.__contains__
 
 
 def is_dicom(data: bytes) -> bool:
-    return data[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC
+    """Tell a DICOM file by its magic word or, if the preamble is missing, by its first element."""
+    if data[_PREAMBLE : _PREAMBLE + len(_MAGIC)] == _MAGIC:
+        return True
+    group, element, kind = data[:2], int.from_bytes(data[2:4], "little"), data[4:6]
+    if group == b"\x02\0":
+        return element in (0x00, 0x01, 0x02, 0x10) and kind in (b"UL", b"OB", b"UI")
+    named = kind in (b"UL", b"UI", b"CS", b"DA", b"TM", b"SH")
+    return group == b"\x08\0" and element <= 0x18 and (named or int.from_bytes(data[4:8], "little") <= 64)
 
 
 def decode_dicom(data: bytes, max_pixels: int, rule: Rule) -> Stored:
@@ -37,12 +58,14 @@ def decode_dicom(data: bytes, max_pixels: int, rule: Rule) -> Stored:
         from pydicom.pixels.utils import pixel_array
     except ImportError:
         raise BadImageError(ReasonCode.UNSUPPORTED, "a DICOM file; it needs `pip install 'grayline[dicom]'`") from None
+    _add_decoders()
     _check_inflated(data, max_pixels)
-    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset = pydicom.dcmread(io.BytesIO(data), force=True)
     if not any(word in dataset for word in _PIXELS) or "Rows" not in dataset or "Columns" not in dataset:
         raise BadImageError(ReasonCode.UNSUPPORTED, "a DICOM file without an image")
     check_size(int(dataset.Columns), int(dataset.Rows), max_pixels)
     _check_boxes(dataset.get("PixelData", b""))
+    _state_syntax(dataset)
     try:
         stored = pixel_array(dataset, index=0)
     except (RuntimeError, ValueError) as error:
@@ -55,8 +78,56 @@ def _code_of(words: str) -> ReasonCode:
     """Classify an error by pydicom's message; its types do not tell."""
     if "less than expected" in words:
         return ReasonCode.TRUNCATED
-    unsupported = "missing dependencies" in words or "does not support" in words
-    return ReasonCode.UNSUPPORTED if unsupported else ReasonCode.DAMAGED
+    unsupported = ("missing dependencies", "does not support", "is not supported")
+    return ReasonCode.UNSUPPORTED if any(sign in words for sign in unsupported) else ReasonCode.DAMAGED
+
+
+@cache
+def _add_decoders() -> None:
+    """Make imagecodecs known to pydicom, behind its own decoders."""
+    from pydicom.pixels.decoders.base import get_decoder
+
+    for syntax in DECODER_DEPENDENCIES:
+        get_decoder(syntax).add_plugin("imagecodecs", (__name__, _decode_frame.__name__))
+
+
+def _decode_frame(source: bytes, runner: Any) -> bytes:
+    """Decode a frame for pydicom; `runner` holds the dataset's words. Raises ValueError for a frame of another size."""
+    import imagecodecs
+
+    kind = runner.transfer_syntax.rpartition(".")[2]
+    header = jpeg2000_header(source) if kind in _JPEG2000 else jpeg_header(source)
+    if header is None or (header.height, header.width) != (runner.rows, runner.columns):
+        raise ValueError("the frame has another size than the header says")
+    if kind in _JPEG2000:
+        samples = imagecodecs.jpeg2k_decode(source)
+        if runner.photometric_interpretation in ("YBR_ICT", "YBR_RCT"):
+            runner.set_option("photometric_interpretation", "RGB")
+    elif kind in _JPEG_LS:
+        samples = imagecodecs.jpegls_decode(source)
+    else:
+        if b"\xff\xd9" not in source[-16:]:  # libjpeg fills up what is missing
+            raise ValueError("the frame is truncated")
+        colors = "YCBCR" if runner.photometric_interpretation.startswith("YBR") else "RGB"
+        space = colors if header.components == 3 else None
+        samples = imagecodecs.jpeg8_decode(source, colorspace=space, outcolorspace=space)
+    runner.set_option("bits_allocated", 8 * samples.dtype.itemsize)
+    if runner.samples_per_pixel > 1:
+        runner.set_option("planar_configuration", 0)
+    return samples.tobytes()
+
+
+def _state_syntax(dataset: "Dataset") -> None:
+    """Give a file without its transfer syntax the one that its elements were read by."""
+    if "TransferSyntaxUID" in dataset.file_meta:
+        return
+    if bytes(dataset.get("PixelData", b"")[:4]) == _ENCAPSULATED:
+        words = "a DICOM file that does not say how its pixels are compressed (no transfer syntax)"
+        raise BadImageError(ReasonCode.UNSUPPORTED, words)
+    from pydicom.uid import UID
+
+    implicit, little = dataset.original_encoding
+    dataset.file_meta.TransferSyntaxUID = UID(_SYNTAX + ("" if implicit else ".1" if little else ".2"))
 
 
 def _levels(stored: NDArray[Any], dataset: "Dataset", rule: Rule) -> Stored:
@@ -69,37 +140,90 @@ def _levels(stored: NDArray[Any], dataset: "Dataset", rule: Rule) -> Stored:
         return Stored(levels, stated=depth(8 * levels.dtype.itemsize))
     if stored.ndim == 3:
         return Stored(whole_luma(stored), stated=depth(int(dataset.BitsStored)))
-    found = Stored(stored) if stored.dtype.kind == "f" else _windowed(stored, dataset, rule)
-    return found._replace(inverted=kind == "MONOCHROME1")
+    padding = _padding(stored, dataset)
+    if stored.dtype.kind == "f":
+        return Stored(stored, inverted=kind == "MONOCHROME1", padding=padding)
+    found = _windowed(Stored(stored, padding=padding), dataset, rule)
+    return found._replace(inverted=kind == "MONOCHROME1", padding=padding)
 
 
-def _windowed(stored: NDArray[Any], dataset: "Dataset", rule: Rule) -> Stored:
+def _padding(stored: NDArray[Any], dataset: "Dataset") -> NDArray[np.bool_] | None:
+    """Return which stored values [H, W] are padding; None without a padding value."""
+    for name in _PADDING:
+        value = dataset.get(f"{name}Value")
+        if value is None or isinstance(value, bytes):
+            continue
+        other = dataset.get(f"{name}RangeLimit", value)
+        # Many files give the value of signed pixels without its sign.
+        ends = np.array([value, other]).astype(stored.dtype) if stored.dtype.kind in "iu" else (value, other)
+        return (stored >= min(ends)) & (stored <= max(ends))
+    return None
+
+
+def _words(dataset: "Dataset") -> Iterator["Dataset"]:
+    """Yield the places of rescaling and window, the first frame's own first, the dataset itself last."""
+    for name in ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"):
+        for frame in (dataset.get(name) or ())[:1]:
+            for group in _GROUPS:
+                yield from (frame.get(group) or ())[:1]
+    yield dataset
+
+
+def _with(dataset: "Dataset", name: str) -> "Dataset | None":
+    """Return the first of `_words` that states an element."""
+    return next((words for words in _words(dataset) if words.get(name) not in (None, "", [])), None)
+
+
+def _windowed(stored: Stored, dataset: "Dataset", rule: Rule) -> Stored:
     """Stored values [H, W] -> values through the modality, and the first window.
 
     Without a window, 8 bits are used as they are. Deeper images often use a few hundred of their values: BitsStored
     is a claim.
     """
-    from pydicom.pixels.processing import apply_modality_lut, apply_voi
-
-    values = apply_modality_lut(stored, dataset)
-    if "VOILUTSequence" in dataset:
-        bits = dataset.VOILUTSequence[0].LUTDescriptor[2]
-        return Stored(apply_voi(values, dataset), stated=depth(bits))
-    if dataset.get("WindowWidth") and dataset.get("WindowCenter") is not None:
-        center, width = _first(dataset.WindowCenter), _first(dataset.WindowWidth)
-        return _window(values, center, width, dataset.get("VOILUTFunction", "LINEAR"))
-    if "ModalityLUTSequence" in dataset:
-        return Stored(values, stated=depth(dataset.ModalityLUTSequence[0].LUTDescriptor[2]))
-    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
-    half = 2 ** (int(dataset.BitsStored) - 1)
-    low, high = (-half, half - 1) if dataset.PixelRepresentation else (0, 2 * half - 1)
-    span = (low * slope + intercept, high * slope + intercept)
-    if dataset.BitsStored <= 8:
+    values, span = _rescaled(stored.levels, dataset)
+    if tables := _with(dataset, "VOILUTSequence"):
+        return _looked_up(values, tables.VOILUTSequence[0], dataset)
+    if (window := _with(dataset, "WindowWidth")) and window.get("WindowCenter") is not None:
+        center, width = _first(window.WindowCenter), _first(window.WindowWidth)
+        return _window(values, center, width, window.get("VOILUTFunction", "LINEAR"))
+    if "ModalityLUTSequence" in dataset or dataset.BitsStored <= 8:
         return Stored(values, stated=span)
     if rule.decided is None:  # the rule of older releases: each file's own range
-        found = measured(Stored(values))
+        found = measured(stored._replace(levels=values))
         return Stored(values, stated=(found.low, found.high))
     return Stored(values, claimed=span if dataset.BitsStored < dataset.BitsAllocated else None)
+
+
+def _rescaled(stored: NDArray[Any], dataset: "Dataset") -> tuple[NDArray[Any], tuple[float, float]]:
+    """Apply the modality's table, or slope and intercept, to stored values [H, W]; also return the possible range."""
+    if dataset.get("ModalityLUTSequence"):
+        found = _looked_up(stored, dataset.ModalityLUTSequence[0], dataset)
+        return found.levels, found.stated or (0, 65535)
+    half = 2 ** (int(dataset.BitsStored) - 1)
+    low, high = (-half, half - 1) if dataset.PixelRepresentation else (0, 2 * half - 1)
+    words = _with(dataset, "RescaleSlope")
+    slope = float(words.RescaleSlope) if words else 1.0
+    intercept = float(words.get("RescaleIntercept") or 0) if words else 0.0
+    if slope == 1 and intercept == 0:
+        return stored, (low, high)
+    values = stored * slope + intercept
+    ends = sorted((low * slope + intercept, high * slope + intercept))
+    whole = slope.is_integer() and intercept.is_integer() and max(map(abs, ends)) < 2**31
+    return values.astype(np.int32) if whole else values, (ends[0], ends[1])
+
+
+def _looked_up(values: NDArray[Any], item: "Dataset", dataset: "Dataset") -> Stored:
+    """Look values [H, W] up in a table (PS3.3, C.11.1.1 and C.11.2.1.1); those beyond get its ends."""
+    count, first, bits = (int(number) for number in item.LUTDescriptor)
+    count, data = count or 2**16, item.LUTData
+    little = "<" if dataset.original_encoding[1] is not False else ">"
+    if not isinstance(data, bytes):
+        data = np.atleast_1d(np.asarray(data)).astype(f"{little}u2").tobytes()
+    table = np.frombuffer(data, np.uint8 if len(data) < 2 * count else f"{little}u2")[:count]
+    if len(table) < count:
+        raise BadImageError(ReasonCode.DAMAGED, "DICOM: a table of gray levels is shorter than it says")
+    places = (np.rint(values).astype(np.int64) - first).clip(0, count - 1)
+    return Stored(table.astype(np.uint16)[places], stated=depth(max(bits, int(table.max()).bit_length())))
 
 
 def _window(values: NDArray[Any], center: float, width: float, function: str) -> Stored:

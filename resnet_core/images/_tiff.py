@@ -1,7 +1,8 @@
 """TIFF: kinds that Pillow cannot read, or reads wrongly without an error, by tifffile and imagecodecs.
 
-Pillow spoils, among others, int8, uint32, colors of 16 bits and planes of more than 8 bits. `is_trusted` lists what it
-reads right, held against libtiff, tifffile and OpenCV on their own test files (docs/formats.md). The first page counts.
+Pillow spoils, among others, int8, uint32, packed big-endian floats, colors of 16 bits, and planes of them. `is_trusted`
+lists what it reads right, held against libtiff, tifffile and OpenCV on their own test files (docs/formats.md).
+The first page counts.
 """
 
 import io
@@ -26,16 +27,14 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 # Tags.
 _KIND, _BITS, _COLORS, _DESCRIPTION, _ORIENTATION = 254, 258, 262, 270, 274
 _LOWEST, _HIGHEST, _SUB_PAGES, _INKS, _FORMAT, _NO_DATA, _DNG = 280, 281, 330, 332, 339, 42113, 50706
-_UNSIGNED, _SIGNED, _FLOAT, _UNDEFINED = 1, 2, 3, 4  # formats of a sample
+_UNSIGNED, _UNDEFINED = 1, 4  # formats of a sample
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCC, _CAMERA = 0, 1, 2, 3, 5, 6, 32803  # color spaces
-_BYTES = ("L", "LA", "La", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB")
+_BYTES = ("L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB")
 # Pillow reads these right: its mode, and bits and format of a sample.
 _TRUSTED = {
     *((mode, 8, _UNSIGNED) for mode in _BYTES),
     *((mode, bits, _UNSIGNED) for mode in ("1", "L", "P") for bits in (1, 2, 4)),
     *((mode, bits, _UNSIGNED) for mode in ("I;16", "I;16B") for bits in (12, 16)),
-    *(("I", bits, _SIGNED) for bits in (16, 32)),
-    ("F", 32, _FLOAT),
 }
 _COMPRESSIONS = {
     "raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "tiff_jpeg", "lzma", "zstd",
@@ -65,10 +64,15 @@ def is_trusted(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
     return known and compression in _COMPRESSIONS and not (reduced or tiled)
 
 
-def said_by(tags: Any, levels: NDArray[Any]) -> Stored:
-    """Levels [H, W] with what the tags say of them. tags: values by number, with `get`."""
+def said_by(tags: Any, levels: NDArray[Any], *, scaled: bool = False) -> Stored:
+    """Levels [H, W] with what the tags say of them.
+
+    tags: values by number, with `get`. scaled: a decoder has made 8 bits of them, from black to white.
+    """
     bits = tags.get(_BITS, 1)
     bits = bits if isinstance(bits, int) else bits[0]
+    if scaled:
+        return Stored(levels, padding=_no_data(tags) if bits == 8 and tags.get(_COLORS) != _WHITE_IS_ZERO else None)
     stated = depth(bits) if levels.dtype.kind == "u" and bits not in (8, 16, 32, 64) else None
     inverted = tags.get(_COLORS) == _WHITE_IS_ZERO
     return Stored(levels, stated, _claimed(tags, bits), inverted=inverted, padding=_no_data(tags))
@@ -143,10 +147,11 @@ def _samples(page: "TiffPage") -> NDArray[Any]:
 def _to_layers(samples: NDArray[Any], page: "TiffPage", tags: dict[int, Any]) -> Layers:
     """Samples [H, W, samples] of any color space -> layers."""
     colors, bits = page.photometric, int(page.bitspersample)
+    if 16 < bits < 32 and page.parent.byteorder == ">":  # tifffile 2026.3 swaps their bytes
+        raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF of {bits} bits, big-endian; {_REMEDY}")
     if samples.dtype.kind not in "buif":
         raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF of {samples.dtype} numbers; {_REMEDY}")
-    if samples.dtype.kind == "b":
-        samples = samples.astype(np.uint8)
+    samples = samples.astype({"bool": np.uint8, "float16": np.float32}.get(samples.dtype.name, samples.dtype))
     white = 1.0 if samples.dtype.kind == "f" else float(2 ** (bits - (samples.dtype.kind == "i")) - 1)
     if colors == _PALETTE:
         table = np.asarray(page.colormap)

@@ -203,11 +203,7 @@ def _upright(levels: Gray, box: Box, orientation: int) -> tuple[Gray, Box]:
 def _stored(image: Image.Image, background: int) -> Stored:
     """A loaded image of any mode -> its levels; transparent colors lie over the background."""
     if isinstance(image, TiffImagePlugin.TiffImageFile) and (image.mode in "LIF" or image.mode.startswith("I;16")):
-        said = said_by(image.tag_v2, np.asarray(image))
-        if image.mode != "L":
-            return said
-        # Pillow has spread fewer bits than 8 over all levels, and turned over an image whose white is zero.
-        return Stored(said.levels, padding=said.padding if said.stated is None and not said.inverted else None)
+        return said_by(image.tag_v2, np.asarray(image), scaled=image.mode == "L")
     if image.mode == "L" and not image.has_transparency_data:
         return Stored(np.asarray(image))
     if image.mode == "I" and image.format == "PPM":  # Pillow scales its levels to 16 bits
