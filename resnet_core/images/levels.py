@@ -22,6 +22,7 @@ Kind = Literal["bytes", "integers", "floats"]
 
 _BT601 = (0.299, 0.587, 0.114)
 _BLOCK = 2**20  # levels scaled at a time: float copies of a large image would take eight times its size
+_BYTE = np.dtype(np.uint8)
 MARGIN = 0.1  # share of a range by which noise and resampling may go beyond it, and are clipped
 QUANTILES = 256  # of an image, for percentiles of the data set
 
@@ -116,6 +117,8 @@ class Rule(NamedTuple):
     @property
     def spans_bytes(self) -> bool:
         """Return whether levels of 8 bits are scaled, too."""
+        if self.setting is None:
+            return False
         if isinstance(self.setting, tuple):
             return self.setting[0] >= 0 and self.setting[1] <= 255
         return self.decided is not None and (self.setting == "data" or isinstance(self.setting, Percentiles))
@@ -144,18 +147,23 @@ def to_gray(stored: Stored, rule: Rule) -> Gray:
 
     Raises BadImageError for levels beyond the data set's range, and UndecidedError for images without a range.
     """
-    levels, padding = stored.levels, stored.padding
-    plain = levels.dtype == np.uint8 and padding is None and not stored.inverted and stored.stated in (None, (0, 255))
-    if plain and not rule.spans_bytes:
+    levels, stated, _, inverted, padding = stored
+    if (
+        levels.dtype == _BYTE
+        and padding is None
+        and not inverted
+        and (stated is None or stated == (0, 255))
+        and not rule.spans_bytes
+    ):
         return levels
-    if rule.decided is None and stored.stated is None:
+    if rule.decided is None and stated is None:
         black, white = _of_the_file(stored, stretched=rule.setting == "data")
     else:
         black, white = _range(stored, rule)
     mask = _mask(stored)
     if mask is not None and levels.dtype.kind == "f":
         levels = np.where(mask, black, levels)
-    gray = scale(levels, white, black) if stored.inverted else scale(levels, black, white)
+    gray = scale(levels, white, black) if inverted else scale(levels, black, white)
     return gray if mask is None else np.where(mask, np.uint8(rule.background), gray)
 
 
@@ -282,7 +290,7 @@ def scale(levels: NDArray[Any], black: float, white: float) -> Gray:
     If `black` is the larger one, the image is inverted.
     """
     if levels.dtype.kind in "iu" and levels.dtype.itemsize <= 2:
-        table: Gray = _table(levels.dtype.kind == "i", levels.dtype.itemsize, black, white)[levels]
+        table: Gray = _table(levels.dtype.kind == "i", levels.dtype.itemsize, black, white).take(levels)
         return table
     return _scale(levels, black, white)
 

@@ -5,7 +5,7 @@ Its settings are part of every shard and every model: a model never gets pixels 
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
@@ -146,7 +146,7 @@ class Preprocessing:
     def _with_rule(self) -> "Preprocessing":
         return replace(self, decided=Decided()) if self.decided is None else self
 
-    @property
+    @cached_property
     def rule(self) -> Rule:
         return Rule(self.levels, self.beyond == "clip", self.decided, self.background)
 
