@@ -8,6 +8,7 @@ from prefect.states import Completed
 from pydantic import Field, SecretStr
 from upath import UPath
 
+from resnet_core.errors import JobError
 from resnet_core.storage.files import absolute
 from tasks.batch.drift import check_drift
 from tasks.batch.engine import choose_engine
@@ -78,6 +79,8 @@ def classify_batch(
     record_batch(scores, drift, here)
     for target in targets:
         write_to(scores, target)
+    if scores.files and not scores.scored:
+        raise JobError(f"{source}: {scores.nothing_scored()}")
     return Completed(message=next(in_words(scores)), data=scores)  # type: ignore[return-value]  # its data is
 
 

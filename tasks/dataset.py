@@ -6,7 +6,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from resnet_core.catalog.splits import SplitConfig
 from resnet_core.drift.checks import ChecksConfig
@@ -19,6 +28,7 @@ from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.model import pretrained
 from resnet_core.model.resnet import ModelConfig, find_stem
 from resnet_core.storage.locations import from_home
+from resnet_core.storage.names import fold_label
 from resnet_core.training import search_space
 from resnet_core.training.config import Recipe, TrainConfig, with_recipe
 from resnet_core.training.search_space import Value
@@ -101,6 +111,15 @@ class EvaluateConfig(BaseModel):
     coverage: float | None = Field(
         0.95, gt=0, lt=1, description="The share of images whose prediction set has the true class; null: no sets."
     )
+
+    @field_validator("costs", "recall")
+    @classmethod
+    def _classes_are_spelt_in_one_way(cls, shares: dict[str, float], info: ValidationInfo) -> dict[str, float]:
+        front = MISSED if info.field_name == "costs" else ""
+        names = [front * key.startswith(front) + fold_label(key.removeprefix(front)) for key in shares]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise ValueError(f"evaluate.{info.field_name}.{twice}: is there twice, in two spellings. Keep one")
+        return dict(zip(names, shares.values(), strict=True))
 
     @model_validator(mode="after")
     def _costs_are_of_misses(self) -> "EvaluateConfig":
@@ -241,7 +260,8 @@ def load_dataset(path: str | Path) -> Dataset:
     try:
         text = Path(from_home(str(path))).read_text(encoding="utf-8")
     except IsADirectoryError:
-        raise UserError(f"{path}: is a folder. Give a data set file; `grayline init {path}` writes one.") from None
+        hint = f"Write a data set file with the lines `name: NAME` and `source: {path}`, and give that"
+        raise UserError(f"{path}: is a folder. {hint}.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not text in UTF-8. Save it as UTF-8.") from None
     except OSError as error:

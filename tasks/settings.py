@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import warnings
 from typing import TYPE_CHECKING, Literal
 
@@ -151,6 +152,17 @@ def prepare_environment() -> None:
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
     # Pillow's warnings about a bad file are in the file's row.
     warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
+
+
+def check_there(settings: Settings) -> None:
+    """Raise UserError, and make nothing, unless there are a store and a registry to look into."""
+    database = settings.mlflow_tracking_uri or settings.tracking_uri
+    file = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", database)
+    if file and not UPath(file[1]).exists():
+        raise UserError(
+            f"GRAYLINE_STORE: nothing is registered yet in {settings.root}: there is no {file[1]}. "
+            "Run `grayline retrain --dataset FILE.yaml` first, or set GRAYLINE_STORE to the store that has it."
+        )
 
 
 def check_store(root: UPath) -> None:

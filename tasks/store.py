@@ -166,12 +166,16 @@ class Store:
         folder = self.root / "catalog"
         names = [path.name for path in own_files(folder)]
         if not names:
-            raise UserError("catalog: there is none yet. Run `grayline ingest --dataset FILE.yaml` first.")
+            raise UserError(
+                f"catalog: there is none yet in {self.root}. Run `grayline ingest --dataset FILE.yaml` first, or set "
+                "GRAYLINE_STORE to the store that has it."
+            )
         if name is None and len(names) > 1:
-            raise UserError(f"--dataset: say which of {', '.join(names)}.")
+            raise UserError(f"--dataset: name one of {', '.join(names)}, the catalogs in {self.root}.")
         if name and name not in names:
             raise UserError(
-                f"--dataset: there is no catalog of {name!r}.{nearest(name, names)} There are: {', '.join(names)}."
+                f"--dataset: there is no catalog of {name!r} in {self.root}.{nearest(name, names)} Give the name of a "
+                f"data set: {', '.join(names)}."
             )
         return name or names[0]
 

@@ -73,11 +73,21 @@ class Catalog:
     foreign: int = 0
     ignored: int = 0
     placement: Placement | None = None
+    unlabelled: int = 0
+    waiting: int = 0
 
-    def not_images(self) -> str:
-        """Return how many files are not images, as text to go on with; empty if there are none."""
-        foreign = f"; {self.foreign:,} of them not images by their first bytes" if self.foreign else ""
-        return foreign + (f"; {self.ignored:,} more files ignored" if self.ignored else "")
+    @property
+    def images(self) -> int:
+        return self.ok + self.duplicate + self.quarantined + self.unlabelled + self.waiting
+
+    def by_status(self) -> str:
+        """Return the number of images by status, as text; also how many files are not images."""
+        later = {"unlabelled": self.unlabelled, "waiting": self.waiting}
+        rest = "".join(f", {count:,} {status}" for status, count in later.items() if count)
+        foreign = f"; {self.foreign:,} in quarantine not images by their first bytes" if self.foreign else ""
+        ignored = f"; {self.ignored:,} more files ignored" if self.ignored else ""
+        counts = f"{self.ok:,} ok, {self.duplicate:,} duplicate, {self.quarantined:,} quarantined"
+        return counts + rest + foreign + ignored
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from upath import UPath
 
 from flows.cli.options import DatasetFile, Model, ModelOption, check, choice, ready, resumable
 from flows.cli.tables import console, number, say, table
+from resnet_core.errors import plural
 from resnet_core.storage.files import absolute
 from tasks.settings import Settings
 
@@ -53,7 +54,7 @@ def export(
 def _show_export(result: Export) -> None:
     """Print how far the file is from the model, and where it is."""
     version = result.version
-    say(f"{version.name} version {version.version} as {result.kind}, on {result.count:,} held-out images:")
+    say(f"{version.name} version {version.version} as {result.kind}, on {plural(result.count, 'held-out image')}:")
     rows = table("", "PyTorch", result.kind, "difference")
     points = 100 * (result.accuracy - result.own_accuracy)
     rows.add_row("accuracy", f"{result.own_accuracy:.4f}", f"{result.accuracy:.4f}", f"{points:+.2f} points")
@@ -116,7 +117,7 @@ def evaluate_by(dataset: str, backend: str, model: str | None) -> None:
 def _show_backend(result: BackendAccuracy) -> None:
     """Print accuracy and speed of PyTorch and of the other framework."""
     version = result.version
-    title = f"{version.name} version {version.version} on {result.count:,} held-out images"
+    title = f"{version.name} version {version.version} on {plural(result.count, 'held-out image')}"
     rows = table("by", number("accuracy"), number("images/s"), title=title)
     rows.add_row("PyTorch", f"{result.own_accuracy:.4f}", f"{result.own_speed:,.0f}")
     rows.add_row(result.backend, f"{result.accuracy:.4f}", f"{result.speed:,.0f}")

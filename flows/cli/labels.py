@@ -8,6 +8,7 @@ import typer
 
 from flows.cli.options import DatasetFile, check, resumable
 from flows.cli.tables import console, number, say, table
+from resnet_core.errors import plural
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def label_issues_command(
 
 def _show_label_issues(result: LabelIssues) -> None:
     """Print the worst labels, and where the table and the sheet are."""
-    title = f"{result.dataset}: {result.issues:,} of {result.images:,} training labels look wrong"
+    title = f"{result.dataset}: {result.issues:,} of {plural(result.images, 'training label')} look wrong"
     rows = table("", "label", "rather", number("confidence in its label"), "image", title=title)
     for rank, (uri, label, suggested, confidence) in enumerate(result.worst, 1):
         rows.add_row(str(rank), label, suggested, f"{confidence:.3f}", uri)

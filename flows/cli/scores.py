@@ -10,6 +10,7 @@ from upath import UPath
 
 from flows.cli.options import HtmlFile, ModelOption, ready, resumable
 from flows.cli.tables import console, number, say, table
+from resnet_core.errors import plural
 from resnet_core.storage.files import absolute
 from tasks.settings import Settings
 
@@ -91,5 +92,5 @@ def gallery(
     check_options(folder, limit, label or [])
     page = write_gallery(folder, to, limit, label or [], Settings().limits)
     unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
-    say(f"{page.batch}: {page.shown:,} of {page.files:,} files, {page.size / 1e6:,.1f} MB{unseen}")
+    say(f"{page.batch}: {page.shown:,} of {plural(page.files, 'file')}, {page.size / 1e6:,.1f} MB{unseen}")
     say(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")

@@ -11,7 +11,7 @@ import typer
 
 from flows.cli.options import DatasetFile, check, resumable
 from flows.cli.tables import console, number, say, show_checks, table
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, plural
 from tasks.settings import Settings
 
 if TYPE_CHECKING:
@@ -129,7 +129,7 @@ def show_night(night: Night) -> None:
 def _show_cross_validation(result: CrossValidation) -> None:
     """Print the mean and the spread of each metric over the folds, and where the predictions are."""
     again = f", {result.reused} of them in an earlier run" if result.reused else ""
-    title = f"{result.dataset}: {result.folds} folds of {result.count:,} training images{again}"
+    title = f"{result.dataset}: {plural(result.folds, 'fold')} of {plural(result.count, 'training image')}{again}"
     rows = table("metric", *map(number, ("mean", "standard deviation", "folds")), title=title)
     for name, (mean, std) in result.metrics.items():
         values = " ".join(f"{value:.3f}" for value in result.by_fold[name])
@@ -145,12 +145,15 @@ def _show_tuning(result: Tuning) -> None:
     from resnet_core.training.search_space import fragment
 
     plan = result.plan
-    title = f"{plan.name}: {result.trials} trials, {result.pruned} ended early"
+    title = f"{plan.name}: {plural(result.trials, 'trial')}, {result.pruned} ended early"
     rows = table("setting", number("best"), number("importance"), title=title)
     for key, value in result.values.items():
         rows.add_row(key, str(value), f"{result.importance[key]:.2f}" if key in result.importance else "")
     console.print(rows)
     own = f"; your own values: {result.own_accuracy:.4f}" if result.own_accuracy is not None else ""
-    say("", f"validation accuracy {result.accuracy:.4f} after {plan.epochs} epochs, trial {result.number}{own}")
+    say(
+        "",
+        f"validation accuracy {result.accuracy:.4f} after {plural(plan.epochs, 'epoch')}, trial {result.number}{own}",
+    )
     say("", "# for the data set file", *yaml.safe_dump(fragment(result.values), sort_keys=False).splitlines(), "")
     say(f"pictures and trials: run {plan.mlflow_run_id} in {Settings().tracking_uri}", f"study: {plan.storage}")

@@ -29,6 +29,7 @@ def catalog_diff(
     from collections import Counter
 
     from resnet_core.catalog.history import difference
+    from resnet_core.errors import whole_or_cut
     from tasks.store import Store
 
     store = Store(Settings().root)
@@ -37,12 +38,13 @@ def catalog_diff(
     counts = Counter(row["change"] for row in changes)
     say(", ".join(f"{counts[change]:,} {change}" for change in ("came", "went", "changed")))
     rows = table("", "file", "what")
-    for row in changes[:limit]:
+    shown = whole_or_cut(changes, limit)
+    for row in shown:
         rows.add_row(row["change"], row["uri"], _describe(row))
     if changes:
         console.print(rows)
-    if len(changes) > limit:
-        say(f"and {len(changes) - limit:,} more: raise --limit")
+    if len(changes) > len(shown):
+        say(f"and {len(changes) - len(shown):,} more: raise --limit")
 
 
 def _describe(row: dict[str, Any]) -> str:
@@ -54,8 +56,11 @@ def _describe(row: dict[str, Any]) -> str:
         return ", ".join(filter(None, (row[name + suffix] for name in ("label", "split", "status"))))
     moved = [name for name in WATCHED if row[name] != row[f"{name}_before"]]
     return ", ".join(
-        "other bytes" if name == "image_id" else f"{name} {row[f'{name}_before']} -> {row[name]}" for name in moved
-    )
+        f"{name} {row[f'{name}_before'] or 'none'} -> {row[name] or 'none'}" if name != "image_id"
+        else "other bytes" if row[name] and row["image_id_before"]
+        else "bytes read" if row[name] else "bytes gone or unreadable"
+        for name in moved
+    )  # fmt: skip
 
 
 @catalog.command("log")

@@ -7,7 +7,7 @@ from rich.table import Column, Table
 from tasks.progress import PlainConsole
 from tasks.values import Check
 
-_PIPE_WIDTH = 400  # columns in a file or a pipe, where a row is one line
+_PIPE_WIDTH = 100_000  # columns in a file or a pipe, where a row is one line and no path is cut
 console = PlainConsole(soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
@@ -19,7 +19,8 @@ def say(*lines: str) -> None:
 
 def table(*columns: str | Column, title: str | None = None) -> Table:
     """Return an empty table without lines, its title at the left."""
-    return Table(*columns, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    whole = [Column(column, overflow="fold") if isinstance(column, str) else column for column in columns]
+    return Table(*whole, title=title, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
 
 
 def number(heading: str) -> Column:

@@ -10,7 +10,8 @@ from rich.table import Column
 
 from flows.cli.options import HtmlFile, Model, ModelOption, ready, resumable
 from flows.cli.tables import console, number, say, show_checks, table
-from tasks.settings import Settings, check_store
+from resnet_core.errors import plural
+from tasks.settings import Settings, check_there
 
 if TYPE_CHECKING:
     from tasks.release.monitor import Verdict
@@ -47,7 +48,7 @@ def _move(name: str, version: int | None, reason: str, back: bool) -> None:
         from flows.doctor import check_mlflow
         from tasks.registry.champion import make_champion, take_back
 
-        check_store(settings.root)
+        check_there(settings)
         check_mlflow()
         move = take_back if back else make_champion
         chosen = None if version is None else str(version)
@@ -62,7 +63,7 @@ def history(name: _Name) -> None:
     from tasks.registry.champion import events
     from tasks.registry.versions import check_model
 
-    check_store(Settings().root)
+    check_there(Settings())
     check_mlflow()
     check_model(Settings().tracking_uri, name)
     moves = events(Settings().tracking_uri, name)
@@ -128,7 +129,7 @@ def _show_verdict(verdict: Verdict) -> None:
     version = verdict.version
     left_out = ", ".join(f"{count:,} {why}" for why, count in verdict.left_out.items())
     say(
-        f"{version.name} version {version.version} on {verdict.count:,} new images"
+        f"{version.name} version {version.version} on {plural(verdict.count, 'new image')}"
         f"{f'; left out: {left_out}' if left_out else ''}: {verdict.metric} {verdict.found}",
         "",
     )
@@ -143,7 +144,7 @@ def report(model: Model, output: HtmlFile = "report.html") -> None:
     from tasks.report.pages import check_place
     from tasks.report.version_page import write_report
 
-    check_store(Settings().root)
+    check_there(Settings())
     check_mlflow()
     to = check_place(output, "report.html")
     version = resolve(Settings().tracking_uri, model, field="NAME@ALIAS")

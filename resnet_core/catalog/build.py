@@ -114,7 +114,8 @@ same as (
     group by image_id
 )
 select read.*,
-    case when same.other is not null then 'quarantined' when read.code is not null then 'quarantined'
+    case when read.code = '{ReasonCode.LABEL_MISSING}' then 'unlabelled'
+        when same.other is not null or read.code is not null then 'quarantined'
         when ranked.place > 1 then 'duplicate' else 'ok' end as status,
     coalesce(read.code, case when same.other is not null then '{ReasonCode.LABEL_CONFLICT}'
         when ranked.place > 1 then '{ReasonCode.DUPLICATE}' end) as why_code,

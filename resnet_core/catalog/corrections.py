@@ -18,6 +18,7 @@ import pyarrow as pa
 from upath import UPath
 
 from resnet_core.catalog.build import LABELS, fields
+from resnet_core.catalog.entries import fold_labels
 from resnet_core.errors import UserError
 from resnet_core.reasons import ReasonCode
 from resnet_core.sources import folders, shard_files
@@ -26,6 +27,7 @@ from resnet_core.sources.locate import locate
 from resnet_core.sources.manifest import read_manifest
 from resnet_core.storage import database, globs
 from resnet_core.storage.locations import absolute, facts, place_of
+from resnet_core.storage.names import fold_path
 
 _TABLES = (".csv", ".tsv", ".parquet")
 _ROWS = pa.schema([*fields(*LABELS), ("file", pa.string())])
@@ -141,14 +143,33 @@ def _files(place: str) -> Iterator[str]:
             yield uri
 
 
-def list_corrected(db: duckdb.DuckDBPyConnection, place: str) -> None:
-    """Make `corrections`; add files that only they name to `listed` (`manifest.LISTED`). Raises UserError."""
+def list_corrected(db: duckdb.DuckDBPyConnection, place: str) -> dict[str, list[str]]:
+    """Make `corrections`; add files that only they name to `listed` (`manifest.LISTED`). Raises UserError.
+
+    Returns the spellings of labels that were changed, by label.
+    """
     database.create(db, "raw_corrections", _ROWS, _read_corrections(place))
+    spellings = fold_labels(db, "raw_corrections")
+    _spell_as_listed(db)
     db.execute(_LOAD)
     uris = [uri for (uri,) in db.sql("select uri from corrections where added order by uri").fetchall()]
     database.create(db, "located", LOCATED, locate(uris).to_batches())
     db.execute(_ADD)
     db.execute(_NAME)
+    return spellings
+
+
+def _spell_as_listed(db: duckdb.DuckDBPyConnection) -> None:
+    """Write the URIs of corrections as the source does, where they differ by their Unicode form or separators."""
+    query = "select distinct uri from raw_corrections where uri not in (select uri from listed)"
+    if not (others := [uri for (uri,) in db.sql(query).fetchall()]):
+        return
+    listed: dict[str, list[str]] = {}
+    for (uri,) in db.sql("select uri from listed").fetchall():
+        listed.setdefault(fold_path(uri), []).append(uri)
+    for uri in others:
+        if len(spelt := listed.get(fold_path(uri), [])) == 1:
+            db.execute("update raw_corrections set uri = $1 where uri = $2", [spelt[0], uri])
 
 
 def write_corrections(db: duckdb.DuckDBPyConnection, file: Path) -> None:

@@ -11,21 +11,26 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog.build import CATALOG, ENTRIES
+from resnet_core.catalog.matching import Places, difference, match
+from resnet_core.errors import UserError, plural
 from resnet_core.reasons import Reason, ReasonCode, with_reason_codes
 from resnet_core.storage import database
+from resnet_core.storage.names import fold_label, fold_path
 
 ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
 KNOWN_BY = ("uri", "size", "modified", "part", "reason_code")  # columns of `previous` that entries need
 
 _MISSING = Reason.of(ReasonCode.FILE_MISSING, "listed in the labels, not found in the source")
-_UNLABELLED = Reason.of(ReasonCode.LABEL_MISSING, "not listed in the labels")
+_UNLABELLED = Reason.of(ReasonCode.LABEL_MISSING, "it has none yet")
 _WITH_LABELS = """
 create or replace table listed as
-select coalesce(f.uri, $folder || '/' || l.path) as uri, coalesce(f.path, l.path) as path, l.label,
+select coalesce(f.uri, case when regexp_matches(l.path, '^(/|[A-Za-z][A-Za-z0-9+.-]*://)') then l.path
+        else $folder || '/' || l.path end) as uri, coalesce(f.path, l.path) as path, l.label,
     coalesce(l.split, f.split) as split, l."group", l.weight, l.soft_label, l.attributes,
     f.size, f.modified, f.container, f.kind, f."offset", f.length, f.ignored
 from (select * from listed where not ignored) f full join labels l on f.path = l.path
 """
+_UNMATCHED = "select path from labels where path not in (select path from listed where not ignored) order by path"
 # Files that could not be opened are tried again: permissions and networks recover without a change of size or time.
 _ENTRIES = f"""
 create or replace table entries as
@@ -59,11 +64,56 @@ def count_listed(db: DuckDBPyConnection) -> int:
     return database.count(db, "select count(*) from listed where not ignored")
 
 
-def join_labels(db: DuckDBPyConnection, labels: pa.Table, folder: str) -> None:
-    """Join a labels table (`manifest.MANIFEST`) to `listed`; its paths are relative to the folder."""
+def join_labels(db: DuckDBPyConnection, labels: pa.Table, places: Places) -> list[str]:
+    """Join a labels table (`manifest.MANIFEST`) to `listed`. Returns lines about the paths.
+
+    Paths that are not relative to the source have a line, and so do those that name no file.
+
+    Raises UserError if none names a file, and for a path that may name several.
+    """
     db.register("labels", labels)
-    db.execute(_WITH_LABELS, {"folder": folder})
+    lines: list[str] = []
+    if rest := [path for (path,) in db.sql(_UNMATCHED).fetchall()]:
+        files = [path for (path,) in db.sql("select path from listed where not ignored order by path").fetchall()]
+        paths = labels["path"].to_pylist()
+        named = match(paths, files, places)
+        labels = labels.set_column(0, "path", pa.array([named.get(path, path) for path in paths], pa.string()))
+        db.unregister("labels")
+        db.register("labels", labels)
+        if other := [path for path in rest if path in named and fold_path(path) != fold_path(named[path])]:
+            example = f"such as {other[0]!r} as {named[other[0]]!r}"
+            lines.append(f"read {plural(len(other), 'path')} as below the source, {example}")
+        if 2 * len(named) < len(paths):
+            taken = set(named.values())
+            differ = difference(
+                [path for path in rest if path not in named], [file for file in files if file not in taken] or files
+            )
+            lines.append(f"{len(named):,} of {plural(len(paths), 'path')} are files of the source: {differ}")
+        if not named:
+            raise UserError(lines[-1])
+    db.execute(_WITH_LABELS, {"folder": places.source})
     db.unregister("labels")
+    return lines
+
+
+def fold_labels(db: DuckDBPyConnection, table: str) -> dict[str, list[str]]:
+    """Write every label of a table in its one spelling; return the spellings of those that were changed, by label.
+
+    Outer blanks and the Unicode form do not make a class.
+    """
+    rows = db.sql(f"select distinct label from {table} where label is not null order by label").fetchall()
+    changed = {label: fold_label(label) for (label,) in rows if label != fold_label(label)}
+    for label, folded in changed.items():
+        db.execute(f"update {table} set label = $1 where label = $2", [folded or None, label])
+    return {name: [label for (label,) in rows if fold_label(label) == name] for name in changed.values() if name}
+
+
+def labels_by_case(db: DuckDBPyConnection) -> list[list[str]]:
+    """Return the labels of `entries` that differ by case alone."""
+    by_case: dict[str, list[str]] = {}
+    for (label,) in db.sql("select distinct label from entries where label is not null order by label").fetchall():
+        by_case.setdefault(label.casefold(), []).append(label)
+    return [labels for labels in by_case.values() if len(labels) > 1]
 
 
 def load_previous(db: DuckDBPyConnection, file: Path | None, columns: Sequence[str] = ("*",)) -> None:

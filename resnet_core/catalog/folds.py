@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from resnet_core.catalog.near_duplicates import clusters
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, plural
 
 _Numbers = NDArray[np.int64]
 
@@ -45,7 +45,8 @@ def assign(labels: _Numbers, unit: _Numbers, folds: int, seed: int) -> _Numbers:
     count = len(np.unique(unit))
     if folds > count:
         raise UserError(
-            f"--folds: {folds} folds of {count} parts of the training images that share neither a group nor a "
+            f"--folds: {plural(folds, 'fold')} of {count} parts of the training images that share neither a "
+            "group nor a "
             "near-duplicate. Ask for fewer."
         )
     # It needs a class with as many images as folds, and warns about smaller classes.

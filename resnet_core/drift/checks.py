@@ -16,7 +16,7 @@ import numpy as np
 from annotated_types import Ge, Gt, Le
 
 from resnet_core.drift.summary import UNITS, Histogram, Summary
-from resnet_core.errors import DataCheckError
+from resnet_core.errors import DataCheckError, plural, some_of
 
 _Action = Literal["ignore", "warn", "fail"]
 Outcome = Literal["ok", "warn", "fail"]
@@ -140,7 +140,7 @@ def quarantine(now: Summary, limit: float) -> Finding:
     """
     reasons = ", ".join(f"{reason} {count:,}" for reason, count in now.frequent_reasons(10))
     bad, images = now.quarantined - now.foreign, now.total - now.foreign
-    found = f"{bad:,} of {images:,} images ({percent(now.quarantined_share)})"
+    found = f"{bad:,} of {plural(images, 'image')} ({percent(now.quarantined_share)})"
     outcome: Outcome = "fail" if now.quarantined_share > limit else "ok"
     return Finding("quarantine", found, f"at most {percent(limit)}", outcome, reasons)
 
@@ -178,7 +178,7 @@ def _class_share(now: Summary, last: Summary | None, check: ClassShareCheck) -> 
     wanted += [f"each within {percent(check.change)} of its own share before"] * (last is not None)
     if not wanted:
         return None
-    found = _some([*moved, *small]) or f"none of {len(now.classes):,} classes is outside"
+    found = _some([*moved, *small]) or f"none of {plural(len(now.classes), 'class', 'classes')} is outside"
     return Finding("class share", found, ", ".join(wanted), _outcome(bool(moved or small), check.action))
 
 
@@ -199,7 +199,7 @@ def _moved_classes(now: Summary, last: Summary, change: float) -> Iterator[str]:
 def _new_classes(now: Summary, last: Summary, check: _NewClassesCheck) -> Finding | None:
     if check.action == "ignore":
         return None
-    new = [f"{name!r} ({count:,} images)" for name, count in now.classes.items() if name not in last.classes]
+    new = [f"{name!r} ({plural(count, 'image')})" for name, count in now.classes.items() if name not in last.classes]
     return Finding("new classes", _some(new) or "none", "none", _outcome(bool(new), check.action))
 
 
@@ -250,5 +250,4 @@ def percent(share: float) -> str:
 
 
 def _some(texts: Sequence[str]) -> str:
-    more = f"; and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
-    return "; ".join(texts[:_NAMED]) + more
+    return some_of(texts, _NAMED, "; ")

@@ -159,6 +159,8 @@ def summarise(rows: pa.Table | pa.RecordBatch) -> Summary:
     Missing columns and nulls are not counted. Without `status`, all rows are ok.
     """
     table = pa.Table.from_batches([rows]) if isinstance(rows, pa.RecordBatch) else rows
+    if "status" in table.column_names:  # an image without a label is not part of the data yet
+        table = table.filter(pc.not_equal(table["status"], "unlabelled"))
     ok = table.filter(pc.equal(table["status"], "ok")) if "status" in table.column_names else table
     values = {name: ok[name].combine_chunks().drop_null() for name in ok.column_names if name in _COUNTED}
     labels = pc.value_counts(values["label"].cast(pa.string())).to_pylist() if "label" in values else []

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from resnet_core.drift.drift import Drift
 from resnet_core.drift.summary import CATALOG_MEASURES, EDGES, SCORE_MEASURES, UNITS, Histogram, Summary
+from resnet_core.errors import plural
 from resnet_core.plotting.canvas import drawable
 from resnet_core.plotting.plots import ACCENT, INK, PALE, WORSE, percent_axis
 
@@ -112,7 +113,7 @@ def _class_shares(axes: Axes, names: Sequence[str], now: _Side, before: _Side | 
     axes.invert_yaxis()
     percent_axis(axes.xaxis)
     total = len(_all_classes(now, before))
-    axes.set(ylabel=f"{len(names)} of {total:,} classes" if total > len(names) else "class")
+    axes.set(ylabel=f"{len(names)} of {plural(total, 'class', 'classes')}" if total > len(names) else "class")
 
 
 def _shorten(name: str, most: int = 28) -> str:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from resnet_core.errors import plural
 from resnet_core.explain.gallery import Kind
 from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.canvas import GRAY, Canvas, heated, picture
@@ -77,7 +78,7 @@ def contact_sheet(images_by_class: Mapping[str, Sequence[Gray]], title: str) -> 
             canvas.paste(Image.fromarray(pixels), corner, CELL)
         y += row * _lines(len(images), _ACROSS)
     if cut:
-        canvas.text((MARGIN, y + 6), f"and {cut:,} classes more", 13, width=whole, level=GRAY)
+        canvas.text((MARGIN, y + 6), f"and {plural(cut, 'class', 'classes')} more", 13, width=whole, level=GRAY)
     return canvas.png()
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from resnet_core.storage.names import fold_label
+
 EXAMPLE = "defective=0.67; functional=0.33"
 _TOLERANCE = 1e-3  # for rounded shares, such as three of 0.333
 
@@ -20,7 +22,8 @@ def parse(text: str) -> dict[str, float]:
     """Return the shares by class, scaled to sum 1. Raises ValueError with the fault."""
     shares: dict[str, float] = {}
     for part in filter(str.strip, text.split(";")):
-        name, equals, number = (piece.strip() for piece in part.rpartition("="))
+        name, equals, number = part.rpartition("=")
+        name = fold_label(name)
         if not equals or not name:
             raise ValueError(f"{part.strip()!r} is not like `class=0.5`")
         if name in shares:

@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.errors import UserError, nearest
+from resnet_core.errors import UserError, nearest, plural
 from resnet_core.shards.soft_labels import EXAMPLE, parse
 from resnet_core.sources._image_tables import (
     as_labels,
@@ -36,7 +36,7 @@ from resnet_core.sources._image_tables import (
 from resnet_core.sources.listing import BATCH, LOCATED, NO_LABELS, record_batch
 from resnet_core.storage.delimited import check_columns, normalised, read_delimited
 from resnet_core.storage.locations import absolute, find_files, printable
-from resnet_core.storage.names import fold_path
+from resnet_core.storage.names import fold_label, fold_path
 
 _REQUIRED = ("path", "label")
 COLUMNS = (*_REQUIRED, "split", "group", "soft_label", "weight")
@@ -102,7 +102,7 @@ def list_manifest(manifest: UPath, label_column: str | None = None) -> Iterator[
         }
         yield record_batch(len(batch), columns, LISTED)
     if not any_file:
-        raise UserError(f"{manifest}: none of its {len(table):,} paths is a file. Write them relative to it.")
+        raise UserError(f"{manifest}: none of its {plural(len(table), 'path')} is a file. Write them relative to it.")
 
 
 def attribute_of(texts: Sequence[str | None], name: str) -> list[str | None]:
@@ -171,7 +171,7 @@ def _text_batch(texts: dict[str, pa.Array], count: int) -> pa.RecordBatch:
     """Return `count` rows of a manifest as text; all columns but COLUMNS are attributes."""
     others = [name for name in texts if name not in COLUMNS]
     attributes = _encode(zip(*(texts[name].to_pylist() for name in others), strict=True), others) if others else None
-    path = pc.replace_substring_regex(texts["path"], r"^\./", "")
+    path = pc.replace_substring_regex(texts["path"], r"^(\./+)+", "")
     return record_batch(count, {**texts, "path": path, _ATTRIBUTES: attributes}, _TEXT)
 
 
@@ -191,7 +191,7 @@ def _check(path: UPath, table: pa.Table) -> None:
 
 def _check_soft_labels(path: UPath, table: pa.Table) -> None:
     labels = pc.unique(table["label"]).drop_null().to_pylist()
-    classes = set(labels)
+    classes = {fold_label(label) for label in labels}
     for text in pc.unique(table["soft_label"]).drop_null().to_pylist():
         try:
             unknown = parse(text).keys() - classes

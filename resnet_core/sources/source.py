@@ -1,7 +1,7 @@
 """Sources: anything that holds images, as a list of files. `list_source` is the door.
 
 source                                     URI of a file
-folder, glob, manifest (paths in a table)  its path or URL
+file, folder, glob, manifest (paths)       its path or URL
 tar, zip                                   tar://cats/1.png::file:///data/x.tar, as fsspec chains it
 Parquet with image bytes, shards           /data/x.parquet#row=17
 IDX (MNIST's format)                       s3://b/train-images-idx3-ubyte.gz#image=17
@@ -19,17 +19,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resnet_core.errors import UserError
+from resnet_core.reasons import ReasonCode
 from resnet_core.sources import _idx, _image_tables, folders, shard_files
 from resnet_core.sources._archives import holds_files, list_tar, list_zip
 from resnet_core.sources.listing import NO_LABELS, record_batch, top_folder
 from resnet_core.storage import globs
 from resnet_core.storage.ignored import is_ignored
-from resnet_core.storage.locations import absolute, facts, printable
+from resnet_core.storage.locations import absolute, facts, open_stream, printable
 
 log = logging.getLogger("grayline")
 
-Kind = Literal["folder", "glob", "tar", "zip", "parquet", "shards", "idx", "manifest"]
+Kind = Literal["file", "folder", "glob", "tar", "zip", "parquet", "shards", "idx", "manifest"]
 
+_HEAD = 64 * 1024  # bytes that tell an image from other files
 _TAR = re.compile(r".*\.(tar|tar\.(gz|bz2|xz|zst)|tgz|tbz2?|txz|tzst)", re.DOTALL | re.IGNORECASE)
 _KINDS: dict[str, Kind] = {
     "csv": "manifest", "tsv": "manifest", "txt": "manifest", "parquet": "parquet", "zip": "zip"
@@ -63,11 +65,25 @@ def source_kind(source: str) -> Kind:
             if shard_files.is_shard(table):
                 return "shards"
             return "parquet" if _image_tables.holds_images(table.schema_arrow, source) else "manifest"
-    if file_kind is None:
+    if file_kind is None and (kind != "file" or is_ignored(place.rpartition("/")[2]) or not _is_image(place)):
         raise UserError(
-            f"{source}: not a folder, .csv, .tsv, .txt or .parquet list, tar, zip or IDX. Correct `source:`."
+            f"{source}: not a folder, .csv, .tsv, .txt or .parquet list, tar, zip, IDX or image. Correct `source:`."
         )
-    return file_kind
+    return file_kind or "file"
+
+
+def _is_image(place: str) -> bool:
+    """Return whether a file begins as images do; a damaged or empty one may be an image."""
+    from resnet_core.images.decode import decode  # imports Pillow, which few sources need
+    from resnet_core.images.levels import BadImageError
+
+    with open_stream(place) as file:
+        head = file.read(_HEAD)
+    try:
+        decode(head)
+    except BadImageError as error:
+        return error.reason.code not in (ReasonCode.NOT_AN_IMAGE, ReasonCode.EMPTY)
+    return True
 
 
 def check_source(source: str) -> None:
@@ -94,6 +110,8 @@ def list_source(source: str, own: Collection[str] = (), label_column: str | None
     """
     place = absolute(source)
     match source_kind(source):
+        case "file":
+            return iter([_list_one(place)])
         case "folder":
             return _with_remark(folders.list_folder(place, own), source)
         case "glob":
@@ -106,6 +124,13 @@ def list_source(source: str, own: Collection[str] = (), label_column: str | None
             return _list_containers(place, kind, own, label_column)
         case "manifest":
             raise UserError(f"{source}: a manifest, not images. Give the folder of its images.")
+
+
+def _list_one(place: str) -> pa.RecordBatch:
+    """List a single file, without a label."""
+    name, found = printable(place.rpartition("/")[2]), facts(place)
+    file = {"uri": printable(place), "path": name, "size": found["size"], "modified": found["modified"]}
+    return record_batch(1, file | {"ignored": False})
 
 
 def _is_empty(source: str, kind: Kind) -> bool:

@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 from pyarrow import csv
 
-from resnet_core.errors import JobError
+from resnet_core.errors import JobError, some_of
 
 DIGESTS = "digests.json"
 SIGNATURE_FILE = "model.sig"  # signs all files and DIGESTS, so it cannot be listed itself
@@ -78,8 +78,7 @@ def check_digests(folder: Path, listed: str | None = None, below: str = "") -> N
         if name.startswith(below) and expected.get(name) != actual.get(name)
     ]
     if wrong:
-        more = f", and {len(wrong) - 3} more" if len(wrong) > 3 else ""
-        raise DamagedVersionError(", ".join(wrong[:3]) + more)
+        raise DamagedVersionError(some_of(wrong, 3))
 
 
 def digest_of(*parts: Any) -> str:

@@ -26,6 +26,7 @@ from upath import UPath
 from resnet_core.drift.drift import LEAST, Drift, measure_drift
 from resnet_core.drift.reference import MOST
 from resnet_core.drift.summary import SCORE_COLUMNS, Summary, summarise
+from resnet_core.errors import plural
 from resnet_core.storage.files import write_text, write_whole
 from tasks.artifacts import Markdown, markdown_table, picture, plain
 from tasks.batch.values import DriftReport, Scores
@@ -52,7 +53,7 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
         why = f"{scores.model.name} version {scores.model.version} keeps nothing of its training data to compare with"
         return not_measured(scores, f"{why}; the next one that is registered will")
     if scores.scored < LEAST:
-        return not_measured(scores, f"{scores.scored:,} images are too few to tell, it takes {LEAST}")
+        return not_measured(scores, f"{plural(scores.scored, 'image')} cannot tell, it takes {LEAST}")
     now, embeddings = read_batch(scores.parts)
     pair = None if kept.embeddings is None or not len(embeddings) else (kept.embeddings, embeddings)
     findings = measure_drift(kept.summary, now, kept.thresholds, pair)
@@ -190,7 +191,8 @@ def markdown(scores: Scores, report: DriftReport, png: bytes) -> str:
     )
     return (
         f"# {plain(scores.batch)}: {plain(report.in_words())}\n\n"
-        f"{report.images:,} images against what {report.version.name} version {report.version.version} was trained "
+        f"{plural(report.images, 'image')} against what {report.version.name} version "
+        f"{report.version.version} was trained "
         "on. Drift is a distance over its threshold that chance would make with p below 0.001.\n\n"
         f"{markdown_table(header, rows, numbers=header[1:5])}\n\n{picture('drift', png)}\n"
     )

@@ -14,6 +14,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
+from resnet_core.errors import plural
 from resnet_core.inference.scores import read_scores
 from resnet_core.reading.pool import end_idle
 from resnet_core.storage import database
@@ -62,7 +63,9 @@ def finish_batch(
     parts = (*batch.kept, *(part.path for part in batch.waiting))
     found = tally(parts)
     if found.check != batch.check:
-        raise RuntimeError(f"{batch.folder}: {found.check[0]} rows for {batch.files} files; the batch is not complete")
+        raise RuntimeError(
+            f"{batch.folder}: {found.check[0]} rows for {plural(batch.files, 'file')}; the batch is not complete"
+        )
     clean(batch.folder, set(found.parts))
     scores = Scores(
         source=batch.source,
@@ -91,7 +94,9 @@ def finish_batch(
         replace(batch.final)
     for line in in_words(scores):
         log.info("score       %s", line)
-    create_markdown_artifact(markdown(scores, found.bad), key="scores", description=f"{batch.files:,} files scored")
+    create_markdown_artifact(
+        markdown(scores, found.bad), key="scores", description=f"{plural(batch.files, 'file')} scored"
+    )
     return scores
 
 
@@ -179,7 +184,7 @@ def markdown(scores: Scores, bad: list[tuple[str, str]]) -> str:
     labels = ((name, f"{count:,}", f"{mean:.3f}") for name, (count, mean) in scores.labels.items())
     bad_files = bad
     text = (
-        f"# {scores.files:,} files scored by {scores.model}\n\n"
+        f"# {plural(scores.files, 'file')} scored by {scores.model}\n\n"
         f"{scores.outcome()}; {scores.speed()}\n\n"
         f"from {code(scores.source)} to {code(scores.output)}\n\n"
         f"{markdown_table(header, labels, numbers=header[1:])}\n"

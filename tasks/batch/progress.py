@@ -17,7 +17,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from resnet_core.errors import JobError
+from resnet_core.errors import JobError, plural, whole_or_cut
 from tasks.artifacts import plain
 from tasks.batch.values import Batch, PartOutcome
 from tasks.progress import Speed, console, progress
@@ -56,7 +56,8 @@ class _Watch:
         limit, enough = self.fail_over, self.done >= min(LEAST, self.batch.to_score)
         if limit is not None and enough and self.failed > limit * self.done:
             raise TooManyBadError(
-                f"{self.failed:,} of the first {self.done:,} files are bad, more than --fail-over {limit:g} allows. "
+                f"{self.failed:,} of the first {plural(self.done, 'file')} are bad, more than --fail-over "
+                f"{limit:g} allows. "
                 f"Their rows in {self.batch.folder} say why. Mend them or raise the limit; the same command goes on."
             )
 
@@ -106,9 +107,10 @@ def _label_table(labels: Counter[str]) -> Table:
     table = Table("label", box=None, pad_edge=False, padding=(0, 2, 0, 0))
     table.add_column("images", justify="right")
     table.add_column("share", justify="right")
-    for name, count in labels.most_common(SHOWN):
+    shown = whole_or_cut(labels.most_common(), SHOWN)
+    for name, count in shown:
         table.add_row(name, f"{count:,}", f"{count / labels.total():.1%}")
-    if (others := len(labels) - SHOWN) > 0:
+    if others := len(labels) - len(shown):
         table.add_row(f"and {others} more", "", "")
     return table
 
@@ -117,7 +119,7 @@ class _Artifact:
     """Prefect's progress artifact, made once there is something to wait for."""
 
     def __init__(self, batch: Batch) -> None:
-        self._description = f"{batch.to_score:,} files of {plain(batch.source)}"
+        self._description = f"{plural(batch.to_score, 'file')} of {plain(batch.source)}"
         self._id: UUID | None = None
         self._said = time.monotonic()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from resnet_core.errors import plural
 from tasks.values import ModelVersion
 
 if TYPE_CHECKING:
@@ -128,14 +129,22 @@ class Scores:
         return f"{self.scored:,} scored, {self.failed:,} failed{review}{ignored}"
 
     def headline(self) -> str:
-        return f"{self.files:,} files by {self.model}: {self.outcome()}"
+        return f"{plural(self.files, 'file')} by {self.model}: {self.outcome()}"
 
     def speed(self) -> str:
         """Return images a second and the engine, or that no file was scored in this run."""
         if self.reused == self.files:
             return "nothing new: all rows are of an earlier run"
-        earlier = f", {self.reused:,} rows are of an earlier run" if self.reused else ""
+        earlier = f", {plural(self.reused, 'row')} of an earlier run" if self.reused else ""
         return f"{self.images_per_second:,.1f} images/s by {self.engine}{earlier}"
+
+    def nothing_scored(self) -> str:
+        """Return why no file was scored, and the remedy."""
+        reasons = ", ".join(f"{n:,} {reason}" for reason, n in self.reasons.items())
+        return (
+            f"no file could be scored; {plural(self.failed, 'failed file')}: {reasons}. "
+            f"The rows in {self.output} say why: mend the files, and run the same command again."
+        )
 
     def failures(self) -> str:
         """Return the number of failed files by reason, or an empty text if none failed."""
@@ -164,7 +173,7 @@ class DriftReport:
         if not self.findings:
             return f"not measured: {self.why}"
         far = ", ".join(f"{each.measure} {each.method} {each.distance:.2f}" for each in self.drifted)
-        return f"{far or 'none'} in {len(self.findings)} measures of {self.images:,} images"
+        return f"{far or 'none'} in {plural(len(self.findings), 'measure')} of {plural(self.images, 'image')}"
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from resnet_core.errors import plural
 from resnet_core.evaluation.assess import Assessment, Coverage, Decisions
 from resnet_core.evaluation.bootstrap import Interval
 from resnet_core.evaluation.input_sizes import AtSize
@@ -12,10 +13,10 @@ from tasks.values import Checkpoint
 
 def markdown(found: Assessment, sizes: Sequence[AtSize], checkpoint: Checkpoint, groups: int | None) -> str:
     """Return all tables that have rows."""
-    metrics, drawn = found.metrics, f", drawn by their {groups:,} groups" if groups else ""
+    metrics, drawn = found.metrics, f", drawn by their {plural(groups, 'group')}" if groups else ""
     parts = [
-        f"# {checkpoint.dataset}: {metrics.count:,} held-out images",
-        f"{checkpoint.epochs} epochs on {checkpoint.device} in {checkpoint.seconds:,.0f} s. "
+        f"# {checkpoint.dataset}: {plural(metrics.count, 'held-out image')}",
+        f"{plural(checkpoint.epochs, 'epoch')} on {checkpoint.device} in {checkpoint.seconds:,.0f} s. "
         f"The intervals are of 95%, over images{drawn}.",
         markdown_table(
             ("metric", "value", "95% interval"),
@@ -40,8 +41,8 @@ def calibration(found: Assessment) -> str:
         (name.replace("_", " "), before, found.metrics.overall[name]) for name, before in found.uncalibrated.items()
     )
     return (
-        f"## Calibration\n\nTemperature {fit.temperature:.3f}, found on {fit.images:,} images ({fit.fitted_on}).\n\n"
-        + markdown_table(("", "before", "after"), rows)
+        f"## Calibration\n\nTemperature {fit.temperature:.3f}, found on {plural(fit.images, 'image')} "
+        f"({fit.fitted_on}).\n\n" + markdown_table(("", "before", "after"), rows)
     )
 
 
@@ -83,8 +84,8 @@ def slices(found: Sequence[Slice]) -> str:
 def by_size(sizes: Sequence[AtSize]) -> str:
     rows = ((f"{s.side} px", f"{s.accuracy:.3f}", f"{s.macro_f1:.3f}", f"{s.roc_auc:.3f}") for s in sizes)
     return (
-        f"## Other input sizes\n\nThe stored pixels of {sizes[0].images:,} images made smaller and larger, each seen "
-        "once, without mirror images.\n\n" + markdown_table(("side", "accuracy", "macro F1", "ROC AUC"), rows)
+        f"## Other input sizes\n\nThe stored pixels of {plural(sizes[0].images, 'image')} made smaller and larger, "
+        "each seen once, without mirror images.\n\n" + markdown_table(("side", "accuracy", "macro F1", "ROC AUC"), rows)
     )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
-from resnet_core.errors import JobError
+from resnet_core.errors import JobError, plural
 from resnet_core.export import formats as export_formats
 from resnet_core.export.formats import RUNS, Backend, compare
 from resnet_core.export.graph import describe, trace
@@ -73,12 +73,13 @@ def measure(model: ModelVersion, backend: Backend, shard_set: ShardSet, here: Wo
     create_table_artifact(
         rows,
         key="backend",
-        description=f"{model.name} version {model.version} on {found.count:,} held-out images",
+        description=f"{model.name} version {model.version} on {plural(found.count, 'held-out image')}",
     )
     if abs(accuracy - own) > _MOST_APART + _ROUNDING:
         raise BackendError(
             f"{backend} measures an accuracy of {accuracy:.4f} where PyTorch measures {own:.4f}, on "
-            f"{found.count:,} images; a probability differs by up to {found.difference:.2g}. Compare the versions of "
+            f"{plural(found.count, 'image')}; a probability differs by up to {found.difference:.2g}. "
+            "Compare the versions of "
             "the packages with those in constraints.txt."
         )
     return result

@@ -20,7 +20,7 @@ from upath import UPath
 import resnet_core.inference
 import resnet_core.model
 from resnet_core.catalog.queries import good_images
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, plural
 from resnet_core.export.formats import check_installed
 from resnet_core.inference import feature_files
 from resnet_core.inference.feature_files import Kind, Rows
@@ -220,10 +220,10 @@ def finish_features(plan: _FeaturePlan) -> FeatureSet:
     made = FeatureSet(
         job.version, plan.folder, job.layer, job.kind, tuple(job.facts["shape"]), total, len(names), reused
     )
-    log.info("features    %s images, %s of them done in an earlier run", f"{total:,}", f"{reused:,}")
+    log.info("features    %s, %s of them done in an earlier run", plural(total, "image"), f"{reused:,}")
     create_table_artifact(
         [{name: str(value) for name, value in asdict(made).items()}],
         key="features",
-        description=f"{job.layer} of {total:,} images",
+        description=f"{job.layer} of {plural(total, 'image')}",
     )
     return made

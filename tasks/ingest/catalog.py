@@ -16,7 +16,7 @@ from resnet_core.catalog.build import FACTS, SLICED
 from resnet_core.catalog.near_duplicates import copy_of, look_alike
 from resnet_core.catalog.placement import Placement, placement
 from resnet_core.catalog.ties import CLOSE, NO_PAIRS, Pairs
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, plural
 from resnet_core.reading.pool import end_idle
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage import database
@@ -57,6 +57,8 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         build.judge(db, dataset.smallest_side)
         classes.set_aside(db, dataset)
         placed = _place(db, scan, dataset, here, generation)
+        if spellings := entries.fold_labels(db, "finished"):  # of images that are gone, by an older release
+            log.info("ingest      labels of earlier nights now have no blanks around them: %s", ", ".join(spellings))
         names = queries.classes(db)
         _check_evaluation(db, dataset, names)
         version = history.append(db, versions, before)
@@ -70,19 +72,17 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions)
         counts, foreign = queries.counts(db), queries.count_foreign(db)
-    ok, duplicate, quarantined, waiting = (
-        counts.get(status, (0, 0))[0] for status in ("ok", "duplicate", "quarantined", "waiting")
-    )
+    statuses = ("ok", "duplicate", "quarantined", "unlabelled", "waiting")
+    ok, duplicate, quarantined, unlabelled, waiting = (counts.get(status, (0, 0))[0] for status in statuses)
     near, read = sum(near for _, near in counts.values()), sum(part.count for part in scan.unread)
     written = Catalog(
         scan.dataset, scan.image, path, digest, version, names, ok, duplicate, quarantined, near, read, foreign,
-        scan.ignored, placed,
+        scan.ignored, placed, unlabelled, waiting,
     )  # fmt: skip
     log.info(
-        "ingest      %s images of %d classes: %s ok, %s duplicate, %s quarantined%s%s; "
-        "%s read now, %s known from before",
-        f"{ok + duplicate + quarantined + waiting:,}", len(names), f"{ok:,}", f"{duplicate:,}", f"{quarantined:,}",
-        f", {waiting:,} waiting" if waiting else "", written.not_images(), f"{read:,}", f"{scan.count - read:,}",
+        "ingest      %s of %s: %s; %s read now, %s known from before",
+        plural(written.images, "image"), plural(len(names), "class", "classes"), written.by_status(),
+        f"{read:,}", f"{scan.count - read - unlabelled:,}",
     )  # fmt: skip
     for line in lines(placed):
         log.info("split       %s", line)
@@ -133,8 +133,8 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
         corrections.load_corrections(db, file)
     found = corrections.correct(db)
     log.info(
-        "corrections %s images labelled by people, %s of them from elsewhere; %s not found",
-        f"{found['corrected']:,}", f"{found['added']:,}", f"{found['lost']:,}",
+        "corrections %s labelled by people, %s of them from elsewhere; %s not found",
+        plural(found["corrected"], "image"), f"{found['added']:,}", f"{found['lost']:,}",
     )  # fmt: skip
 
 

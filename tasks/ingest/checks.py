@@ -19,7 +19,7 @@ from upath import UPath
 from resnet_core.catalog.placement import Placement
 from resnet_core.drift.checks import Finding, check, check_quarantine, quarantine
 from resnet_core.drift.summary import Summary
-from resnet_core.errors import DataCheckError
+from resnet_core.errors import DataCheckError, plural
 from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.drift_plots import compare_nights
 from resnet_core.plotting.sheets import PAIRS, ConflictPair, conflict_sheet, contact_sheet
@@ -128,7 +128,7 @@ def plot(now: Summary, last: Summary | None, new: Summary | None) -> bytes:
 def headline(dataset: str, findings: Sequence[Finding]) -> str:
     counts = {word: sum(finding.action == word for finding in findings) for word in ("fail", "warn")}
     if counts["fail"]:
-        return f"{dataset}: not accepted, {counts['fail']} of {len(findings)} checks failed"
+        return f"{dataset}: not accepted, {counts['fail']} of {plural(len(findings), 'check')} failed"
     if counts["warn"]:
         return f"{dataset}: accepted with {counts['warn']} warning{'s' * (counts['warn'] > 1)}"
     return f"{dataset}: nothing to report"
@@ -141,7 +141,7 @@ def markdown(dataset: str, findings: Sequence[Finding], evidence: Evidence, pict
     """
     now, last, conflicts = evidence.now, evidence.last, evidence.conflicts
     against = "against the last accepted night" if last else "the first night: nothing to hold it against"
-    page = [f"# {headline(dataset, findings)}", _findings_table(findings), f"## {now.ok:,} images, {against}"]
+    page = [f"# {headline(dataset, findings)}", _findings_table(findings), f"## {plural(now.ok, 'image')}, {against}"]
     page.append(picture("Class shares and distributions", pictures[COMPARISON]))
     if now.reasons:
         page += ["## In quarantine", _reasons_table(now)]

@@ -10,12 +10,13 @@ from upath import UPath
 
 from resnet_core.catalog import corrections, entries
 from resnet_core.catalog.entries import ASSIGNED
-from resnet_core.errors import UserError
+from resnet_core.catalog.matching import Places
+from resnet_core.errors import UserError, some_of
 from resnet_core.reading import pool as reading
 from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, list_manifest, read_manifest
 from resnet_core.sources.source import check_source, list_source, source_kind
-from resnet_core.storage import database
+from resnet_core.storage import database, globs, locations
 from resnet_core.storage.files import absolute, write_whole
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import load_catalog
@@ -28,6 +29,8 @@ from tasks.values import Scan
 from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
+
+_SHOWN = 5  # classes in a message
 
 
 @task
@@ -46,7 +49,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     with database.database() as db:
         ignored = list_files(db, dataset, here.store.own_places())
         if dataset.corrections:
-            corrections.list_corrected(db, dataset.corrections)
+            _say_spellings(corrections.list_corrected(db, dataset.corrections))
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
         entries.make_entries(db, there)
         _check_entries(db, dataset)
@@ -90,12 +93,37 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -
             raise UserError(f"{dataset.source}: holds no images. Fill it, or correct `source:`.")
     ignored = database.count(db, "select count(*) from listed where ignored")
     if kind != "manifest" and dataset.labels:
-        folder = str(absolute(UPath(dataset.source)))
-        entries.join_labels(db, read_manifest(UPath(dataset.labels), dataset.label_column), folder)
+        _join_labels(db, dataset, dataset.labels)
+    _say_spellings(entries.fold_labels(db, "listed"))
     return ignored
 
 
+def _join_labels(db: DuckDBPyConnection, dataset: Dataset, table: str) -> None:
+    """Join the labels to `listed`. Raises UserError if none of their paths names a file, or one names several."""
+    file = absolute(UPath(table))
+    root = locations.absolute(dataset.source)
+    if source_kind(dataset.source) == "glob":
+        root = globs.parse_glob(root).folder
+    labels = read_manifest(file, dataset.label_column)
+    try:
+        lines = entries.join_labels(db, labels, Places(root, str(file.parent)))
+    except UserError as error:
+        raise UserError(f"{table}: {error}") from None
+    for line in lines:
+        log.warning("labels      %s: %s", table, line)
+
+
+def _say_spellings(spellings: dict[str, list[str]]) -> None:
+    """Name the spellings of labels that are one class: outer blanks and the Unicode form do not count."""
+    if spellings:
+        texts = [f"{' and '.join(map(ascii, written))} as {label!r}" for label, written in spellings.items()]
+        log.info("labels      read %s: blanks around and the Unicode form do not count", some_of(texts, _SHOWN))
+
+
 def _check_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:
+    for spellings in entries.labels_by_case(db)[:_SHOWN]:
+        names = " and ".join(map(repr, spellings))
+        log.warning("labels      %s differ by case alone, and are different classes. Write them alike if not", names)
     classes = entries.first_labels(db, 2)
     if len(classes) < 2:
         names = repr(classes[0]) if classes else "none"

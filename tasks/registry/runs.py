@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import math
+import posixpath
+import re
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -28,6 +31,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move 
 log = logging.getLogger("grayline")
 
 _TRAINING = "grayline.training"
+_LONGEST_NAME = 250  # characters that MLflow takes
 _SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
 
 
@@ -35,6 +39,20 @@ def client(tracking_uri: str) -> MlflowClient:
     """Return a client of the registry; in a store that has moved, its places are corrected first."""
     follow_store(tracking_uri)
     return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+
+
+def mlflow_name(name: str) -> str:
+    """Return a name that MLflow takes for a parameter or a metric; a digest keeps names apart that became one."""
+    allowed = re.sub(r"[^\w .:/-]", "_", name)
+    if allowed == name and len(name) <= _LONGEST_NAME and posixpath.normpath(name) == name and name[0] not in "/.":
+        return name
+    short = allowed[: _LONGEST_NAME - 9].replace("/", "_").lstrip(".")
+    return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def in_words(tracking_uri: str) -> str:
+    """Return the registry for messages, without its password."""
+    return re.sub(r"://[^/]*@", "://", tracking_uri)
 
 
 def open_run(
@@ -93,7 +111,8 @@ def log_params(tracking_uri: str, run_id: str, settings: dict[str, Any]) -> None
     """Log nested settings as `part.key`. Parameters that a continued run has already are skipped."""
     mlflow = client(tracking_uri)
     logged = mlflow.get_run(run_id).data.params
-    params = [Param(name, str(value)) for name, value in _flat(settings) if name not in logged]
+    named = ((mlflow_name(name), value) for name, value in _flat(settings))
+    params = [Param(name, str(value)) for name, value in named if name not in logged]
     mlflow.log_batch(run_id, params=params)
 
 
@@ -183,5 +202,5 @@ def set_status(tracking_uri: str, run_id: str, status: Literal["RUNNING", "FINIS
 def log_metrics(tracking_uri: str, run_id: str, values: dict[str, float]) -> None:
     """Log final metrics, at step 0; NaN, an undefined metric, is left out."""
     now = int(time.time() * 1000)
-    metrics = [Metric(name, value, now, 0) for name, value in values.items() if not math.isnan(value)]
+    metrics = [Metric(mlflow_name(name), value, now, 0) for name, value in values.items() if not math.isnan(value)]
     client(tracking_uri).log_batch(run_id, metrics=metrics)

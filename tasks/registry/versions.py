@@ -12,11 +12,11 @@ from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
-from resnet_core.errors import UserError, nearest
+from resnet_core.errors import UserError, nearest, some_of
 from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
 from tasks.registry.integrity import verified_folder
-from tasks.registry.runs import client
+from tasks.registry.runs import client, in_words
 from tasks.settings import Settings, known_keys
 from tasks.values import ModelVersion
 
@@ -106,9 +106,14 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
     if reference is None:
         names = _model_names(tracking_uri)
         if not names:
-            raise UserError(f"{field}: no model is registered yet. Run `grayline retrain --dataset FILE.yaml` first.")
+            raise UserError(
+                f"{field}: no model is registered yet in {in_words(tracking_uri)}. Run `grayline retrain --dataset "
+                "FILE.yaml` first, or set GRAYLINE_STORE to the store that has it."
+            )
         if len(names) > 1:
-            raise UserError(f"{field}: name one of {_listed(names)}, as in {names[0]}@{CHAMPION}.")
+            raise UserError(
+                f"{field}: name one of {_listed(names)}, as in {names[0]}@{CHAMPION}, of {in_words(tracking_uri)}."
+            )
         reference = names[0]
     name, version, alias = _split(reference)
     check_model(tracking_uri, name, field)
@@ -118,7 +123,7 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
     if model is None:
         aliases = sorted(client(tracking_uri).get_registered_model(name).aliases)
         hint = nearest(alias, aliases) or (f" It has: {', '.join(aliases)}." if aliases else " It has none yet.")
-        raise UserError(f"{field}: model {name!r} has no alias {alias!r}.{hint}")
+        raise UserError(f"{field}: model {name!r} has no alias {alias!r} in {in_words(tracking_uri)}.{hint}")
     return model
 
 
@@ -132,7 +137,8 @@ def check_model(tracking_uri: str, name: str, field: str = "") -> None:
         names = _model_names(tracking_uri)
         start = f"{field}: " if field else ""
         raise UserError(
-            f"{start}no model {name!r}.{nearest(name, names)} Registered: {_listed(names) or 'none yet'}."
+            f"{start}no model {name!r} in {in_words(tracking_uri)}.{nearest(name, names)} "
+            f"Registered: {_listed(names) or 'none yet'}."
         ) from None
 
 
@@ -144,8 +150,7 @@ def _model_names(tracking_uri: str) -> list[str]:
 
 def _listed(names: Sequence[str]) -> str:
     """Return the names as a list, at most _SHOWN of them."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return some_of(names, _SHOWN)
 
 
 def _all_pages(search: Callable[[str | None], PagedList[_Entry]]) -> Iterator[_Entry]:
@@ -173,7 +178,7 @@ def find_version(tracking_uri: str, name: str, version: str) -> ModelVersion:
     versions = versions_of(tracking_uri, name)
     if version not in versions:
         numbers = ", ".join(sorted(versions, key=int)) or "none"
-        raise UserError(f"model {name!r} has no version {version!r}. It has: {numbers}.")
+        raise UserError(f"model {name!r} has no version {version!r} in {in_words(tracking_uri)}. It has: {numbers}.")
     return value_of(versions[version])
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from upath import UPath
 
 from resnet_core.catalog.queries import good_images
+from resnet_core.errors import plural
 from resnet_core.images.decision import in_words
 from tasks.artifacts import Markdown, checks_table, code, markdown_table
 from tasks.dataset import CardConfig
@@ -42,7 +43,7 @@ def card(made: Made, words: CardConfig) -> str:
     name = made.checkpoint.dataset
     preprocessing = made.shard_set.preprocessing
     return (
-        f"# {name}: {len(made.shard_set.classes)} classes, {preprocessing.size} px gray images\n"
+        f"# {name}: {plural(len(made.shard_set.classes), 'class', 'classes')}, {preprocessing.size} px gray images\n"
         f"{_GATE_HEADING}\nNot judged yet.\n"
         f"\n## Intended use\n\n{words.intended_use.strip() or _NOT_STATED}\n"
         f"\n## Limits\n\n{limits(made, words)}\n"
@@ -92,7 +93,7 @@ def _count_images(path: UPath) -> dict[tuple[str, str], int]:
 def quality(made: Made) -> str:
     """Return the metrics on the held-out images, overall and by class."""
     rows = ((name.replace("_", " "), interval) for name, interval in made.evaluation.metrics.items())
-    text = f"On {made.evaluation.count:,} held-out images, which training has not seen:\n\n" + markdown_table(
+    text = f"On {plural(made.evaluation.count, 'held-out image')}, which training has not seen:\n\n" + markdown_table(
         ("metric", "value (95% interval)"), rows
     )
     path = made.evaluation.folder / METRICS_FILE

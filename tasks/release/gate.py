@@ -12,6 +12,7 @@ from dataclasses import asdict
 from prefect import task
 from prefect.artifacts import create_table_artifact
 
+from resnet_core.errors import plural, some_of
 from resnet_core.evaluation.comparison import Comparison, Pair, compare, compare_slices, in_words
 from resnet_core.evaluation.metrics import METRICS
 from tasks.dataset import Dataset, Gate
@@ -120,7 +121,7 @@ def _check_against(champion: ModelVersion, night: Night, dataset: Dataset, here:
 
 def _check_images(both: SideBySide, champion: ModelVersion) -> Check:
     """Say which images are compared. A champion has seen none of the test images, unless the labels moved an image."""
-    parts = [f"{len(both):,} images"]
+    parts = [f"{plural(len(both), 'image')}"]
     if both.learned is None:
         parts.append(f"what version {champion.version} learned from is not kept any more")
     elif both.learned:
@@ -143,18 +144,17 @@ def _check_champion(both: SideBySide, champion: ModelVersion, gate: Gate) -> Che
 
 
 def counted(found: Comparison, bound: str) -> str:
-    return f"{found.value:+.3f} ({bound}; {found.gained:,} images gained, {found.lost:,} lost)"
+    return f"{found.value:+.3f} ({bound}; {plural(found.gained, 'image')} gained, {found.lost:,} lost)"
 
 
 def _check_slices(both: SideBySide, margin: float) -> Check:
     found = compare_slices(both.slices, Pair(both.labels, both.new, both.old, both.groups), margin)
     worse = sorted((s for s in found if s.p <= 1 - _SLICE_CONFIDENCE), key=lambda s: s.p)
-    named = [f"{s.name}: {s.value:+.3f} on {s.images:,} images ({in_words(s.p)})" for s in worse]
+    named = [f"{s.name}: {s.value:+.3f} on {plural(s.images, 'image')} ({in_words(s.p)})" for s in worse]
     for text in named:
         log.warning("gate        worse on %s", text)
-    more = [f"and {len(named) - _NAMED} more"] * (len(named) > _NAMED)
     lowest = min(found, key=lambda s: s.value)
-    words = "; ".join([*named[:_NAMED], *more]) or f"none of {len(found)}; lowest {lowest.value:+.3f}"
+    words = some_of(named, _NAMED, "; ") or f"none of {len(found)}; lowest {lowest.value:+.3f}"
     wanted = f"none over {margin:.3f} lower, {_SLICE_CONFIDENCE:.0%} sure"
     return Check("slices", wanted, words, passed=not worse)
 

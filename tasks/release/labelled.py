@@ -8,7 +8,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from upath import UPath
 
-from resnet_core.errors import UserError, nearest
+from resnet_core.errors import UserError, nearest, plural
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.comparison import aligned, numbered
 from resnet_core.evaluation.metrics import Labels, Probabilities
@@ -98,7 +98,8 @@ def _check_count(path: str, count: int, left_out: dict[str, int]) -> None:
     if count < LEAST:
         others = f" ({in_words(left_out)})" if left_out else ""
         raise UserError(
-            f"--labels: {path} has {count} images that count{others}; of fewer than {LEAST} nothing can be said. "
+            f"--labels: {path} has {plural(count, 'image')} that count{others}; of fewer than {LEAST} "
+            "nothing can be said. "
             "Label some more."
         )
 

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from scipy.stats import fisher_exact, norm
 from upath import UPath
 
-from resnet_core.errors import JobError
+from resnet_core.errors import JobError, plural
 from resnet_core.evaluation.comparison import Comparison, Pair, below, compare, in_words
 from resnet_core.evaluation.metrics import METRICS, Interval, intervals
 from tasks.dataset import Gate
@@ -107,7 +107,7 @@ def judge(
         others = answers.probabilities[1]
         gap = compare(METRICS[name], Pair(labels, others, own, groups), _CONFIDENCE)
         wanted = f"not below version {predecessor.version}'s"
-        text = f"{0 - gap.value:+.3f} ({in_words(gap.p)}; {gap.lost:,} images gained, {gap.gained:,} lost)"
+        text = f"{0 - gap.value:+.3f} ({in_words(gap.p)}; {plural(gap.lost, 'image')} gained, {gap.gained:,} lost)"
         checks.append(Check(f"predecessor (version {predecessor.version})", wanted, text, passed=not gap.better))
         holds = gate is not None and alike(below(METRICS[name], labels, others, gate.minimum, groups))
         remedy = would_do_better(gap, checks, holds)
@@ -184,7 +184,9 @@ def record(verdict: Verdict, labels: str, tracking_uri: str) -> None:
         registry.log_batch(version.run_id, metrics=[made(key=name, value=v) for name, v in values.items() if v == v])
         table = {"at": at.isoformat(timespec="seconds"), "labels": labels, **asdict(verdict)}
         registry.log_dict(version.run_id, table, f"monitor/{at:%Y%m%dT%H%M%SZ}.json")
-    text = f"{outcome} {at:%Y-%m-%d %H:%M} UTC: {verdict.metric} {verdict.found} on {verdict.count:,} new images"
+    text = (
+        f"{outcome} {at:%Y-%m-%d %H:%M} UTC: {verdict.metric} {verdict.found} on {plural(verdict.count, 'new image')}"
+    )
     registry.set_model_version_tag(version.name, version.version, MONITOR, text)
     create_table_artifact(
         [{"check": c.name, "wanted": c.wanted, "found": c.found, "passed": c.passed} for c in verdict.checks],

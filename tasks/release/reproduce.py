@@ -25,7 +25,7 @@ from upath import UPath
 
 from resnet_core.catalog.queries import good_images
 from resnet_core.device import Machine, this_machine
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, some_of
 from resnet_core.evaluation.metrics import METRICS
 from resnet_core.model.classifier import WEIGHTS, Classifier
 from resnet_core.shards import format as shards
@@ -259,11 +259,10 @@ def surroundings(origin: Origin) -> dict[str, str]:
     )
     moved = [f"{name} {then.get(name, 'none')} -> {now.get(name, 'none')}" for name in sorted(then.keys() | now.keys())
              if then.get(name) != now.get(name)]  # fmt: skip
-    more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
     code = "the same" if lineage["code"] == source_digest(*LEARNING) else "of the training differs"
     return {
         "code": f"{code} ({lineage['commit']} -> {commit()})",
-        "distributions": f"the same {len(now)}" if not moved else ", ".join(moved[:_NAMED]) + more,
+        "distributions": f"the same {len(now)}" if not moved else some_of(moved, _NAMED),
         "machine": "the same" if machine == here else f"{_told(machine)} -> {_told(here)}",
     }
 

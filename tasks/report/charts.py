@@ -5,12 +5,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_core.errors import plural
 from resnet_core.evaluation.metrics import METRICS, OF_CALIBRATION, Labels, calibration_bins, roc_curves
 from resnet_core.plotting import plots
 from resnet_core.plotting.svg import inline_svg
 from tasks.report.parts import Parts
 from tasks.report.sections import Section, cell
-from tasks.report.words import counted, listed, percent, value_of
+from tasks.report.words import listed, percent, value_of
 
 _FITTED = {
     "validation": "Fitted on validation images, measured on held-out ones.",
@@ -30,7 +31,7 @@ def curves(parts: Parts) -> Section | None:
     if not charts:
         return None
     loss = parts.training.curves.get("train_loss") or []
-    trained = f"{counted(len(loss), 'epoch')} of training" if loss else "Training was not recorded"
+    trained = f"{plural(len(loss), 'epoch')} of training" if loss else "Training was not recorded"
     scores = ", and how well scores tell the classes apart" if charts[-1].title == "ROC curve" else ""
     return {"lead": f"{trained}{scores}.", "charts": [chart._asdict() for chart in charts]}
 
@@ -40,7 +41,7 @@ def _training(parts: Parts) -> list[_Chart]:
     loss = recorded.get("train_loss") or []
     if len(loss) < 2:
         return []
-    text = f"Training loss fell from {loss[0][1]:.3f} to {loss[-1][1]:.3f} in {len(loss)} epochs"
+    text = f"Training loss fell from {loss[0][1]:.3f} to {loss[-1][1]:.3f} in {plural(len(loss), 'epoch')}"
     charts = [_Chart("Training loss", inline_svg(text, lambda figure: plots.training_loss(figure, loss)), f"{text}.")]
     keys = {"training": "train_accuracy", "validation": "validation_accuracy"}
     accuracy = {name: recorded[key] for name, key in keys.items() if recorded.get(key)}
@@ -62,7 +63,7 @@ def _roc(parts: Parts) -> list[_Chart]:
     hardest = min(areas, key=lambda name: areas[name])
     text, caption = f"ROC curve of {hardest}", f"Share of {hardest} that is found, against what is wrongly called so"
     if len(classes) > 2:
-        text += f", the hardest of {len(classes)} classes to tell"
+        text += f", the hardest of {plural(len(classes), 'class', 'classes')} to tell"
         caption = "A curve a class, the hardest in colour"
     chart = inline_svg(text, lambda figure: plots.roc(figure, by_class, hardest))
     return [_Chart("ROC curve", chart, f"{caption}; the dashed line is chance.")]

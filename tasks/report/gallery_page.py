@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from upath import UPath
 
-from resnet_core.errors import UserError, nearest
+from resnet_core.errors import UserError, nearest, plural, some_of
 from resnet_core.images.limits import Limits
 from resnet_core.inference.scores import Picks, pick
 from resnet_core.plotting.thumbnails import LOSSLESS, Thumbnail, thumbnails
@@ -25,11 +25,12 @@ from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.database import database
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import absolute, is_local
+from resnet_core.storage.names import fold_label
 from tasks.batch.manifest import read_manifest
 from tasks.batch.values import Scores
 from tasks.progress import progress
 from tasks.report.pages import environment, image, own, write_page
-from tasks.report.words import counted, file_name, listed, moment, sure
+from tasks.report.words import file_name, listed, moment, sure
 from tasks.store import MANIFEST, Store, own_files
 
 MOST = 5_000  # images on a page; browsers become slow with more
@@ -64,6 +65,9 @@ class _ScoredBatch:
     classes: tuple[str, ...]
 
 
+_KNOWN = 10  # batches in a message
+
+
 def find_batch(place: str, store: Store) -> _ScoredBatch:
     """Find a batch by its folder or by its name under the store's scores/. Raises UserError unless it is finished."""
     folder = absolute(UPath(place))
@@ -74,7 +78,11 @@ def find_batch(place: str, store: Store) -> _ScoredBatch:
     except FileNotFoundError:
         if not folder.exists():
             names = [path.name for path in own_files(store.scores())]
-            raise UserError(f"BATCH: there is no folder {place}.{nearest(place, names)}") from None
+            known = f" Known: {some_of(sorted(names), _KNOWN)}." if names else ""
+            raise UserError(
+                f"BATCH: there is no folder {place}, and no such batch in {store.scores()}."
+                f"{nearest(place, names)}{known}"
+            ) from None
         raise UserError(
             f"BATCH: {folder} does not hold a finished batch ({MANIFEST} is missing). "
             "Name the output of `grayline classify-batch`, or run that command again: it continues."
@@ -90,7 +98,7 @@ def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> Non
     """Raises UserError for a number out of range and for a label that is not a class."""
     if not 1 <= limit <= MOST:
         raise UserError(f"--limit: {limit} is not from 1 to {MOST:,}. Choose images by --label instead.")
-    for label in labels:
+    for label in map(fold_label, labels):
         if label not in batch.classes:
             raise UserError(
                 f"--label: {label!r} is not a class of {batch.scores.model}.{nearest(label, list(batch.classes))} "
@@ -190,9 +198,9 @@ def _lead(picks: Picks, labels: Sequence[str]) -> str:
     """Return how many files are shown, and how they were chosen."""
     of = f" given the label {' or '.join(labels)}" if labels else ""
     if len(picks.rows) == picks.files:
-        return f"All {counted(picks.files, 'file')}{of}, those to review first."
+        return f"All {plural(picks.files, 'file')}{of}, those to review first."
     why = [f"{picks.why[name]:,} {words}" for name, words in _WHY if picks.why.get(name)]
-    return f"{len(picks.rows):,} of {counted(picks.files, 'file')}{of}: {listed(why)}."
+    return f"{len(picks.rows):,} of {plural(picks.files, 'file')}{of}: {listed(why)}."
 
 
 def _shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, Any]:

@@ -6,12 +6,12 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 
 from resnet_core.catalog.history import versions
+from resnet_core.errors import plural
 from resnet_core.evaluation.metrics import Interval
 from tasks.artifacts import checks_table, markdown_table, plain
 from tasks.ingest import placement
 from tasks.registry.runs import client
 from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version
-from tasks.report.words import counted
 from tasks.store import Store
 from tasks.values import DataReport, ModelVersion, Night
 from tasks.workspace import Workspace
@@ -57,16 +57,18 @@ def story(night: Night, before: Before | None, changes: str) -> list[str]:
     lines = []
     if night.decision and night.decision.checks:
         failed = [check for check in night.decision.checks if not check.passed]
-        result = f"{len(failed)} of {len(night.decision.checks)} checks failed" if failed else "every check passed"
+        result = (
+            f"{len(failed)} of {plural(len(night.decision.checks), 'check')} failed" if failed else "every check passed"
+        )
         result += f"; version {before.version} stays the champion" if failed and before else ""
         lines.append(f"{result}: {plain(night.decision.reason)}")
     if night.evaluation:
         accuracy, images = night.evaluation.metrics["accuracy"], night.evaluation.count
-        lines.append(f"accuracy {accuracy} on {images:,} held-out images{_against(accuracy, before)}")
+        lines.append(f"accuracy {accuracy} on {plural(images, 'held-out image')}{_against(accuracy, before)}")
         if night.evaluation.worse:
             lines.append(f"**significantly worse than the rest**: {plain(', '.join(night.evaluation.worse))}")
     count = night.catalog.read
-    read = f"{counted(count, 'image was', 'images were')} read" if count else "no image was new"
+    read = f"{plural(count, 'image was', 'images were')} read" if count else "no image was new"
     lines.append("; ".join(filter(None, [read, changes, f"{night.catalog.ok:,} are good"])))
     warnings = "; ".join(plain(str(finding)) for finding in night.data.warnings)
     lines.append(f"**the data checks warn**: {warnings}" if warnings else "the data checks have nothing to report")
@@ -141,7 +143,7 @@ def _links(night: Night, tracking_uri: str) -> list[str]:
 def headline(night: Night) -> str:
     name = night.catalog.dataset
     if night.decision is None:
-        return f"{name}: stopped before the gate, as asked"
+        return f"{name}: done up to {summary(night)[-1][0]}"
     version = night.decision.version.version
     if night.decision.promoted:
         return f"{name}: version {version} is the new champion"
@@ -153,14 +155,12 @@ def headline(night: Night) -> str:
 def summary(night: Night) -> list[tuple[str, str]]:
     """Return (stage, result), for the page and for the terminal."""
     catalog = night.catalog
-    images = catalog.ok + catalog.duplicate + catalog.quarantined
     unchanged = "nothing was read again" if not catalog.read else f"{catalog.read:,} read now"
     near = f"; {catalog.near:,} are the same picture as another" if catalog.near else ""
     rows = [
         (
             "ingest",
-            f"{images:,} images: {catalog.ok:,} ok, {catalog.duplicate:,} duplicate, "
-            f"{catalog.quarantined:,} quarantined{catalog.not_images()}{near}; {unchanged}; "
+            f"{plural(catalog.images, 'image')}: {catalog.by_status()}{near}; {unchanged}; "
             f"catalog version {catalog.version}",
         ),
         *([("split", placement.summary(catalog.placement))] if catalog.placement else []),
@@ -171,8 +171,13 @@ def summary(night: Night) -> list[tuple[str, str]]:
         counts = {"train": shards.train, "validation": shards.validation, "test": shards.test}
         total = sum(counts.values())
         split = ", ".join(f"{n:,} {name}" for name, n in counts.items() if n or name != "validation")
-        reused = f"{shards.written:,} of {total:,} images written now" if shards.written else "all reused"
-        rows.append(("preprocess", f"{len(shards.files)} shards of {shards.preprocessing.size} px ({split}); {reused}"))
+        reused = f"{shards.written:,} of {plural(total, 'image')} written now" if shards.written else "all reused"
+        rows.append(
+            (
+                "preprocess",
+                f"{plural(len(shards.files), 'shard')} of {shards.preprocessing.size} px ({split}); {reused}",
+            )
+        )
     if night.checkpoint:
         made = night.checkpoint
         how = (
@@ -180,12 +185,12 @@ def summary(night: Night) -> list[tuple[str, str]]:
             if made.reused
             else f"{made.seconds:,.0f} s on {made.device}"
         )
-        rows.append(("train", f"{made.epochs} epochs, training accuracy {made.train_accuracy:.3f}; {how}"))
+        rows.append(("train", f"{plural(made.epochs, 'epoch')}, training accuracy {made.train_accuracy:.3f}; {how}"))
     if night.evaluation:
         metrics = night.evaluation.metrics
         shown = ", ".join(f"{name.replace('_', ' ')} {metrics[name]}" for name in _SHOWN)
         worse = f"; worse: {', '.join(night.evaluation.worse)}" if night.evaluation.worse else ""
-        rows.append(("evaluate", f"{shown} on {night.evaluation.count:,} held-out images{worse}"))
+        rows.append(("evaluate", f"{shown} on {plural(night.evaluation.count, 'held-out image')}{worse}"))
     if night.version:
         rows.append(("register", str(night.version)))
     if night.decision:

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
+from resnet_core.errors import plural
 from resnet_core.evaluation.metrics import GATE_METRICS, METRICS
 from resnet_core.plotting import plots
 from resnet_core.plotting.svg import Scale, inline_svg, interval_mark
 from tasks.registry.versions import CALIBRATION, GATE, GATE_CHECKS
 from tasks.report.parts import Parts
-from tasks.report.words import between, counted, listed, lowest, number, percent, title, value_of
+from tasks.report.words import between, listed, lowest, number, percent, title, value_of
 
 Section = dict[str, Any]
 
@@ -40,11 +41,11 @@ def metrics(parts: Parts) -> Section | None:
     scale = Scale(lowest(*(measured[name] for name in ranked)), 1.0)
     rows = [{"name": title(name), "about": METRICS[name].about, **cell(name, measured[name], scale)} for name in ranked]
     images, groups = parts.metrics["images"], parts.metrics.get("groups")
-    drawn = f"{counted(groups, 'group')} of images" if groups else counted(images, "image")
+    drawn = f"{plural(groups, 'group')} of images" if groups else plural(images, "image")
     own = parts.tags.get(CALIBRATION, "none")
     again = " They are newer than this version: its training was measured again, with another calibration."
     return {
-        "lead": f"Measured on {counted(images, 'image')} that training has never seen.",
+        "lead": f"Measured on {plural(images, 'image')} that training has never seen.",
         "note": f"Intervals hold 95% of 1,000 bootstrap samples, drawn over {drawn}."
         + again * (own not in ("none", parts.calibration)),
         "rows": rows,
@@ -94,7 +95,7 @@ def confusion(parts: Parts) -> Section | None:
         first = mistakes[0]
         lead = (
             f"The most frequent mistake: {first['true']} taken for {first['predicted']}, "
-            f"{counted(first['images'], 'image')}, {first['share']} of all {first['true']}."
+            f"{plural(first['images'], 'image')}, {first['share']} of all {first['true']}."
         )
     cells = [list(zip(counts[i].tolist(), shares[i].round(3).tolist(), strict=True)) for i in range(len(classes))]
     return {
@@ -202,7 +203,7 @@ def sizes(parts: Parts) -> Section | None:
         lambda figure: plots.sizes(figure, {"accuracy": points}),
     )
     seen, images = by_size[0].get("images"), parts.metrics["images"]
-    on = f" on {seen:,} of {images:,} held-out images" if seen and seen < images else ""
+    on = f" on {seen:,} of {plural(images, 'held-out image')}" if seen and seen < images else ""
     rows = [{"side": row["side"], "values": [number(name, row[name]) for name in kept]} for row in flat]
     return {
         "lead": f"Most accurate at {best[0]:.0f} pixels: {percent(best[1])}{on}.",
@@ -220,7 +221,7 @@ def gate(parts: Parts) -> Section | None:
         return None
     outcome, _, why = decision.partition(": ")
     failed = [check["name"] for check in checks if not check["passed"]]
-    lead = f"All {len(checks)} checks passed." if checks else f"{outcome.capitalize()}: {why}."
+    lead = f"All {plural(len(checks), 'check')} passed." if checks else f"{outcome.capitalize()}: {why}."
     if failed:
-        lead = f"{len(failed)} of {len(checks)} checks failed: {listed(failed)}."
+        lead = f"{len(failed)} of {plural(len(checks), 'check')} failed: {listed(failed)}."
     return {"lead": lead, "checks": checks, "passed": outcome == "passed"}

@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from resnet_core.errors import plural
 from tasks.registry import versions
 from tasks.registry.champion import Event
 from tasks.report.parts import Parts
 from tasks.report.sections import Section, baseline
-from tasks.report.words import between, counted, moment, percent, value_of
+from tasks.report.words import between, moment, percent, value_of
 
 _LINEAGE = {  # tags of every version, and their names on the page
     versions.COMMIT: "Commit",
@@ -67,7 +68,7 @@ def in_short(parts: Parts, sections: Mapping[str, Section | None]) -> list[tuple
     accuracy = parts.metrics.get("metrics", {}).get("accuracy")
     if accuracy:
         images, chance = parts.metrics["images"], baseline(parts)
-        said = f"Right on {percent(value_of(accuracy))} of {counted(images, 'held-out image')}"
+        said = f"Right on {percent(value_of(accuracy))} of {plural(images, 'held-out image')}"
         span = between("accuracy", accuracy)
         said += f" (95% interval {span})" if span else ""
         findings.append(
@@ -127,7 +128,7 @@ def history(parts: Parts) -> Section | None:
     ]
     last = events[0]
     return {
-        "lead": f"{counted(len(events), 'decision')} on {parts.name}; the last: {last['action']}, {last['time']}.",
+        "lead": f"{plural(len(events), 'decision')} on {parts.name}; the last: {last['action']}, {last['time']}.",
         "events": events,
     }
 

@@ -12,6 +12,7 @@ from markupsafe import Markup
 from PIL import Image
 from upath import UPath
 
+from resnet_core.errors import plural
 from tasks.report import charts, sections, story
 from tasks.report.pages import environment, image, own, write_page
 from tasks.report.parts import Parts, read_parts
@@ -101,7 +102,11 @@ def _gallery_note(gallery: Mapping[str, Any]) -> str:
     """Return how heat and neighbours are computed."""
     layer, looked_at = gallery.get("layer"), gallery.get("looked_at")
     heat = f"Heat is Grad-CAM of the predicted class, at {layer}." if layer else ""
-    near = f"Neighbours are from {looked_at:,} training images, by the cosine of their embeddings." if looked_at else ""
+    near = (
+        f"Neighbours are from {plural(looked_at, 'training image')}, by the cosine of their embeddings."
+        if looked_at
+        else ""
+    )
     return " ".join(filter(None, [heat, near]))
 
 

@@ -39,10 +39,6 @@ def sure(share: float) -> str:
     return ">99%" if 0.995 <= share < 1 else percent(share, 0)
 
 
-def counted(count: int, singular: str, plural: str = "") -> str:
-    return f"{count:,} {singular if count == 1 else plural or singular + 's'}"
-
-
 def title(name: str) -> str:
     """Return the name of a metric or a column for a heading."""
     return METRICS[name].title if name in METRICS else name.replace("_", " ").capitalize()

@@ -8,6 +8,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
+from resnet_core.errors import plural
 from resnet_core.inference.scores import SCHEMA
 from resnet_core.reasons import with_reason_codes
 
@@ -29,7 +30,9 @@ def batch_rows(parts: Iterable[UPath], batch: str, count: int) -> Iterator[pa.Re
         names = pa.array([batch], COLUMNS.field(BATCH).type).take(pa.array([0] * len(piece)))
         yield pa.RecordBatch.from_arrays([names, *piece.columns], schema=COLUMNS)
     if seen != count:
-        raise RuntimeError(f"{batch}: the parts have {seen:,} rows and the batch {count:,} files; score it again")
+        raise RuntimeError(
+            f"{batch}: the parts have {plural(seen, 'row')} and the batch {plural(count, 'file')}; score it again"
+        )
 
 
 def _pieces(parts: Iterable[UPath]) -> Iterator[pa.RecordBatch]:

@@ -16,7 +16,7 @@ from pyarrow.csv import WriteOptions, write_csv
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
-from resnet_core.errors import UserError, nearest
+from resnet_core.errors import UserError, nearest, plural
 from tasks.sinks.rows import ADDED, BATCH, COLUMNS, missing_columns, with_text
 
 _TABLE = "scores"
@@ -201,7 +201,7 @@ def copy(connection: sa.Connection, table: sa.Table, rows: Iterator[pa.RecordBat
         except connection.dialect.loaded_dbapi.Error as error:
             raise DBAPIError(command, None, error, hide_parameters=True) from None
         if cursor.rowcount != given:
-            raise RuntimeError(f"PostgreSQL has taken {cursor.rowcount:,} of {given:,} rows")
+            raise RuntimeError(f"PostgreSQL has taken {cursor.rowcount:,} of {plural(given, 'row')}")
 
 
 def _as_csv(rows: pa.RecordBatch) -> memoryview:

@@ -18,7 +18,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, plural
 from resnet_core.evaluation.metrics import METRICS, Labels, Probabilities
 from resnet_core.shards import format as shards
 from resnet_core.storage.digest import digest_of, table_digest
@@ -130,7 +130,7 @@ def out_of_fold(job: Job, stage: str, run_id: str, here: Workspace) -> tuple[lis
     """Train, and predict the held-out images: ids, labels [N] and probabilities [N, C]."""
     assert job.held_out is not None
     images = job.train - int(job.held_out.sum())
-    log.info("%-11s %s training images, on %s", stage, f"{images:,}", places(job, here.device))
+    log.info("%-11s %s, on %s", stage, plural(images, "training image"), places(job, here.device))
     with progress(stage, images * job.config.epochs) as advance:
         meter = Meter(advance, job.config.epochs)
 
@@ -260,6 +260,6 @@ def markdown(found: CrossValidation) -> str:
         for name, (mean, std) in found.metrics.items()
     )
     return (
-        f"# {found.dataset}: {found.folds} folds of {found.count:,} training images\n\n"
+        f"# {found.dataset}: {plural(found.folds, 'fold')} of {plural(found.count, 'training image')}\n\n"
         f"{markdown_table(('metric', 'mean', 'standard deviation', 'folds'), rows)}\n"
     )

@@ -20,6 +20,7 @@ from upath import UPath
 
 import resnet_core.evaluation
 import resnet_core.plotting
+from resnet_core.errors import plural
 from resnet_core.evaluation.label_issues import find
 from resnet_core.plotting.sheets import SUSPECTS, Suspect, label_sheet
 from resnet_core.shards import format as shards
@@ -203,7 +204,7 @@ def sheet(dataset: str, suspects: pd.DataFrame, shard_set: ShardSet) -> bytes:
         Suspect(levels, row.rank, row.given, row.suggested, row.self_confidence, _tail(row.uri))
         for levels, row in zip(pixels, shown.itertuples(), strict=True)
     ]
-    title = f"{dataset}: {len(suspects):,} of {shard_set.train:,} training labels look wrong"
+    title = f"{dataset}: {len(suspects):,} of {plural(shard_set.train, 'training label')} look wrong"
     return label_sheet(rows, title, len(suspects))
 
 
@@ -228,7 +229,7 @@ def _log_to_mlflow(made: LabelIssues, tracking_uri: str) -> None:
 
 
 def headline(made: LabelIssues) -> str:
-    return f"{made.dataset}: {made.issues:,} of {made.images:,} training labels look wrong"
+    return f"{made.dataset}: {made.issues:,} of {plural(made.images, 'training label')} look wrong"
 
 
 def page(made: LabelIssues) -> str:

@@ -24,7 +24,7 @@ from threading import Thread
 import torch
 from torch.multiprocessing.spawn import ProcessContext, ProcessExitedException, start_processes
 
-from resnet_core.errors import TrainingError, UserError
+from resnet_core.errors import TrainingError, UserError, plural
 from resnet_core.model.classifier import Classifier
 from resnet_core.training.distributed import World, joined
 from resnet_core.training.job import Job, run
@@ -78,7 +78,9 @@ def check_batches(job: Job) -> None:
     count = job.config.devices
     images = job.train if job.held_out is None else int((~job.held_out).sum())
     if images < count:
-        raise UserError(f"train.devices: {count} are more than the {images} training images. Write {images} or less.")
+        raise UserError(
+            f"train.devices: {count} are more than the {plural(images, 'training image')}. Write {images} or less."
+        )
     if job.config.batch_size < 2 * count:  # the sizes of an epoch's batches vary, but not below half of it
         raise UserError(
             f"train.batch_size: {job.config.batch_size} images are less than two for each of {count} devices. "

@@ -20,7 +20,7 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
-from resnet_core.errors import JobError, TrainingError, UserError
+from resnet_core.errors import JobError, TrainingError, UserError, plural
 from resnet_core.storage.digest import digest_of, table_digest
 from resnet_core.storage.files import write_whole
 from resnet_core.training import loop as fit
@@ -243,7 +243,7 @@ def finish_study(plan: _StudyPlan, here: Workspace) -> Tuning:
     ended, complete = studies.ended(study), studies.completed(study)
     if not complete:
         raise JobError(
-            f"tune: none of {len(ended)} trials came to its end. Search smaller rates: `tune: {{lr: [...]}}`."
+            f"tune: none of {plural(len(ended), 'trial')} came to its end. Search smaller rates: `tune: {{lr: [...]}}`."
         )
     best = study.best_trial
     own = [trial.value for trial in complete if trial.user_attrs.get(studies.OWN)]
@@ -275,6 +275,7 @@ def _fragment_text(values: Mapping[str, Value]) -> str:
 def markdown(found: Tuning) -> str:
     rows = ((key, value, f"{found.importance.get(key, float('nan')):.2f}") for key, value in found.values.items())
     return (
-        f"# {found.plan.dataset}: validation accuracy {found.accuracy:.4f}, the best of {found.trials} trials\n\n"
+        f"# {found.plan.dataset}: validation accuracy {found.accuracy:.4f}, the best of "
+        f"{plural(found.trials, 'trial')}\n\n"
         f"```yaml\n{_fragment_text(found.values)}```\n\n{markdown_table(('key', 'best', 'importance'), rows)}\n"
     )

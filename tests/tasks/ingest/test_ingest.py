@@ -114,15 +114,16 @@ def test_bad_files_are_quarantined_with_a_reason_and_the_rest_goes_on(digit_fold
     (digit_folder / "3" / "text.png").write_text("no image")
     Image.new("L", (8, 8)).save(digit_folder / "no-label.png")
     catalog, _ = ingested(dataset_of(digit_folder), UPath(tmp_path / "s"))
-    assert (catalog.ok, catalog.quarantined) == (200, 4)
+    assert (catalog.ok, catalog.quarantined, catalog.unlabelled) == (200, 3, 1)
     bad = table(catalog).query("status == 'quarantined'")
     assert {Path(uri).name: code for uri, code in zip(bad["uri"], bad["reason_code"], strict=True)} == {
         "cut.png": "truncated",
         "empty.png": "empty",
         "text.png": "not_an_image",
-        "no-label.png": "label_missing",
     }
     assert bad["split"].isna().all()
+    (waiting,) = table(catalog).query("status == 'unlabelled'").to_dict("records")
+    assert (Path(waiting["uri"]).name, waiting["reason_code"]) == ("no-label.png", "label_missing")
 
 
 def test_the_second_run_reads_nothing(digit_folder: Path, tmp_path: Path) -> None:
