@@ -11,10 +11,10 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog.build import CATALOG, ENTRIES
-from resnet_core.catalog.matching import Places, difference, match
 from resnet_core.errors import UserError, plural
 from resnet_core.reasons import Reason, ReasonCode, with_reason_codes
 from resnet_core.storage import database
+from resnet_core.storage.matching import Places, difference, match
 from resnet_core.storage.names import fold_label, fold_path
 
 ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])

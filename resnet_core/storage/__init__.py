@@ -1,8 +1,8 @@
 """Say where files lie, write them whole, and name them by digest.
 
 Rooms: `files` (atomic writes, local and remote paths), `locations` (URLs and stores), `digest` (SHA-256).
-More rooms: `compressed` (unpacked copies of compressed archives), `database` (DuckDB), `names` (spellings),
-`globs` (patterns of paths), `ignored` (names that are never images).
+More rooms: `compressed` (unpacked copies of compressed archives), `database` (DuckDB).
+Rooms for names: `names` (spellings), `matching` (paths of labels), `globs`, `ignored` (names that are never images).
 Door: every room.
 This wing imports no other wing.
 """

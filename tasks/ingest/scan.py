@@ -10,7 +10,6 @@ from upath import UPath
 
 from resnet_core.catalog import corrections, entries
 from resnet_core.catalog.entries import ASSIGNED
-from resnet_core.catalog.matching import Places
 from resnet_core.errors import UserError, some_of
 from resnet_core.reading import pool as reading
 from resnet_core.sources.listing import NO_LABELS
@@ -18,6 +17,7 @@ from resnet_core.sources.manifest import LISTED, list_manifest, read_manifest
 from resnet_core.sources.source import check_source, list_source, source_kind
 from resnet_core.storage import database, globs, locations
 from resnet_core.storage.files import absolute, write_whole
+from resnet_core.storage.matching import Places
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import load_catalog
 from tasks.ingest.levels import with_decision

@@ -143,7 +143,7 @@ def _links(night: Night, tracking_uri: str) -> list[str]:
 def headline(night: Night) -> str:
     name = night.catalog.dataset
     if night.decision is None:
-        return f"{name}: done up to {summary(night)[-1][0]}"
+        return f"{name}: {[stage for stage, _ in summary(night) if stage != 'checks'][-1]} is done"
     version = night.decision.version.version
     if night.decision.promoted:
         return f"{name}: version {version} is the new champion"

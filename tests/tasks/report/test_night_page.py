@@ -82,7 +82,7 @@ def test_a_night_that_changed_nothing_and_one_that_stopped_early_are_told_too() 
     assert "## Gate" not in quiet
     whole = night(FLOOR, promoted=True)
     early = Night(whole.catalog, replace(whole.data, findings=()))
-    assert headline(early) == "cells: stopped before the gate, as asked"
+    assert headline(early) == "cells: ingest is done"
     page = markdown(early)
     assert "the data checks have nothing to report" in page
     assert "## Where to look" not in page

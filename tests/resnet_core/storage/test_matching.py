@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from resnet_core.catalog.matching import Places, difference, match
 from resnet_core.errors import UserError
+from resnet_core.storage.matching import Places, difference, match
 
 HERE = Places("/data/raw/parts", "/data/raw")
 DECOMPOSED = unicodedata.normalize("NFD", "dog/é.png")
