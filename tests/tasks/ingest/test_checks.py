@@ -14,6 +14,7 @@ from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
 from prefect.client.schemas.sorting import ArtifactSort
 from upath import UPath
 
+from resnet_core.catalog.placement import ClassPlacement, Placement
 from resnet_core.drift.checks import ChecksConfig, ClassShareCheck
 from resnet_core.drift.summary import Summary, summarise
 from resnet_core.errors import DataCheckError
@@ -31,9 +32,11 @@ FAIL = ChecksConfig(class_share=ClassShareCheck(action="fail"))
 
 
 @flow
-def night(version: int, home: UPath, evidence: dict[str, Any], **settings: Any) -> DataReport:
+def night(
+    version: int, home: UPath, evidence: dict[str, Any], placement: Placement | None = None, **settings: Any
+) -> DataReport:
     data = Dataset.model_validate({"name": "digits", "source": "digits", **settings})
-    catalog = Catalog("digits", Preprocessing(), home, "", version, (), 0, 0, 0, 0, 0)
+    catalog = Catalog("digits", Preprocessing(), home, "", version, (), 0, 0, 0, 0, 0, placement=placement)
     return check_data(Evidence(**evidence), catalog, data, a_workspace(home))
 
 
@@ -87,6 +90,24 @@ def test_a_warning_is_shown_written_and_logged_and_the_night_accepted(
         with Image.open(tmp_path / "checks" / "digits" / "000002" / name) as picture:
             assert np.asarray(picture.convert("L")).std() > 10
     assert last_accepted(nights, 99) == ("000002", summary(digits, without="8"))
+
+
+@pytest.mark.usefixtures("prefect")
+def test_the_page_says_what_is_where_and_shows_look_alikes_side_by_side(digits: Digits, tmp_path: Path) -> None:
+    image, classes = digits[0][5], (
+        ClassPlacement("five | six", 30, 0, 10, 0, 40, fixed=False, free=True),
+        ClassPlacement("new", 0, 0, 0, 3, 0, fixed=False, free=False),
+    )  # fmt: skip
+    alike = ConflictPair(image, "test, 5", "a/5.png", image, "train, differs by 0.001", "b/9.png")
+    evidence = given(digits, now=summary(digits), conflicts=[], look_alikes=[alike])
+    report = night(1, UPath(tmp_path), evidence, placement=Placement(classes, leaks=1, tied=(2, 1), free=40))
+    page = newest_page()
+    assert r"| five \| six | 30 | 0 | 10 | 0 | 100% |" in page
+    assert "| new | 0 | 0 | 0 | 3 | 0% |" in page
+    assert "1 of 10 test images look like a training image of their class" in page
+    assert (tmp_path / "checks" / "digits" / "000001" / "look_alikes.png").exists()
+    assert [finding.name for finding in report.findings][-1] == "split"
+    assert not report.warnings
 
 
 @pytest.mark.usefixtures("prefect")

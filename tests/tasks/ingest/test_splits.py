@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 from upath import UPath
 
+from flows.cli.app import app
 from resnet_core.catalog import splits
 from resnet_core.catalog.placement import ClassPlacement, Placement
 from resnet_core.catalog.splits import SplitConfig
@@ -349,3 +351,18 @@ def test_pages_of_one_form_are_no_copies(tmp_path: Path) -> None:
     assert rows["split"].tolist() == [splits.assign(image, SplitConfig()) for image in rows["image_id"]]
     assert catalog.placement is not None
     assert catalog.placement.leaks == 0
+
+
+def test_the_command_records_a_new_beginning_and_the_log_shows_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GRAYLINE_STORE", str(tmp_path / "s"))
+    night(dataset_of(two(tmp_path)), tmp_path)
+    done = CliRunner().invoke(app, ["split", "--again", "d", "--reason", "a new camera"])
+    assert done.exit_code == 0, done.output
+    assert "d: the next night begins the split anew, after version 1 (a new camera)" in done.output
+    shown = CliRunner().invoke(app, ["catalog", "log"])
+    assert "split begun anew after version 1: " in shown.output
+    assert shown.output.rstrip().endswith(", a new camera")
+    wrong = CliRunner().invoke(app, ["split", "--again", "e"])
+    assert isinstance(wrong.exception, UserError)

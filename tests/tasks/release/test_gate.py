@@ -15,10 +15,12 @@ from mlflow.tracking import MlflowClient
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.drift.checks import Finding
 from tasks.dataset import Dataset, EvaluateConfig, Gate
+from tasks.ingest.again import begin_again
 from tasks.registry.champion import make_champion
 from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, SHARDS
 from tasks.release.gate import judge
 from tasks.settings import Settings
+from tasks.store import Store
 from tasks.values import Check, DataReport, Decision, Night
 from tests.conftest import write_folder, write_labels
 from tests.places import a_workspace
@@ -207,3 +209,20 @@ def test_a_champion_that_has_learned_from_every_held_out_image_is_not_measured(
     decision = decide(nights["as good"], Gate())
     assert [check.name for check in decision.checks if not check.passed] == ["same images"]
     assert named(decision)["same images"].found.startswith("0 images, without ")
+
+
+def test_after_a_split_begun_anew_the_champions_images_are_left_out(nights: dict[str, Night], raw: Path) -> None:
+    shard_set = nights["good"].shard_set
+    assert shard_set
+    table = pd.concat([pd.read_parquet(path.path, columns=["image_id", "split"]) for path in shard_set.files])
+    learned = set(table[table["split"] == "train"]["image_id"])
+    begin_again(Store(Settings().root), "few", "a test")
+    later = nightly_retrain(str(write(raw, train=LEARNS)), until="preprocess")
+    assert later.shard_set
+    rows = pd.read_parquet(later.catalog.path.path)
+    test = set(rows[rows["present"] & (rows["status"] == "ok") & (rows["split"] == "test")]["image_id"])
+    seen = len(test & learned)
+    assert seen > len(test) / 2
+    moment = {"shard_set": later.shard_set, "catalog": later.catalog}
+    found = named(decide(nights["as good"], Gate(margin=0.05), **moment))["same images"]
+    assert found.found.startswith(f"{len(test) - seen} images, without {seen} that version 1 learned from")
