@@ -5,7 +5,7 @@
 
 `make` runs commands of a checkout, old or new: a short night, a report and a batch, of digits and of solar cells.
 Everything they write lies in the folder OUT, which is not to be moved: the files have its path in them.
-Digests of code are fixed meanwhile: shards are read in the order of their names, which contain such a digest.
+Digests of code are fixed meanwhile: older code reads shards in the order of their names, which contain such a digest.
 The comparison expects equal values, bit for bit, in everything below, and exits with 1 on a difference.
 
 what         files                                       a row is

@@ -60,7 +60,7 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         if spellings := entries.fold_labels(db, "finished"):  # of images that are gone, by an older release
             log.info("ingest      labels of earlier nights now have no blanks around them: %s", ", ".join(spellings))
         names = queries.classes(db)
-        _check_evaluation(db, dataset, names)
+        _check_evaluation(db, dataset, names, placed)
         version = history.append(db, versions, before)
         notes = {
             CATALOG_VERSION: str(version), SPLIT_GENERATION: str(generation),
@@ -193,7 +193,7 @@ def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None)
     return alike.where(alike.residual <= CLOSE * look_alike(size))
 
 
-def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, names: tuple[str, ...]) -> None:
+def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, names: tuple[str, ...], placed: Placement) -> None:
     """Raises UserError for a class or a column that the evaluation needs and the data lack: hours before it would
     matter.
     """
@@ -203,4 +203,6 @@ def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, names: tuple[str
     try:
         dataset.evaluate.check(names, columns)
     except UserError as error:
-        raise UserError(f"data set file of {dataset.name}: {error}") from None
+        waiting = ", ".join(repr(each.label) for each in placed.classes if each.waiting)
+        more = f" These classes wait for more images (`minimum_images`): {waiting}." if waiting else ""
+        raise UserError(f"data set file of {dataset.name}: {error}{more}") from None

@@ -8,6 +8,7 @@ from tasks.artifacts import markdown_table
 
 _NAMED = 8  # classes
 _SCENE = 0.05  # of a class
+_CORRECT = "correct `split` in the labels, or the folders"
 
 
 def lines(placed: Placement) -> Iterator[str]:
@@ -133,7 +134,10 @@ def _why_share(placed: Placement, name: str) -> tuple[str, str]:
     """Return the cause of an unexpected test share, and a remedy."""
     group, grouped, images = placed.largest or ("", False, 0)
     if placed.fixed:
-        return f"the labels place {placed.fixed:,} of {placed.placed:,} images", "correct `split` in the labels"
+        return (
+            f"the labels place {placed.fixed:,} of {placed.placed:,} images",
+            _CORRECT,
+        )
     if grouped and images > placed.placed * placed.asked / 2:
         return (
             f"group {group!r} holds {images:,} of {placed.placed:,} images and stays on one side",
@@ -148,7 +152,7 @@ def _why_share(placed: Placement, name: str) -> tuple[str, str]:
 def _why_class(each: ClassPlacement, name: str) -> tuple[str, str]:
     """Return the cause of a class that is on one side, and a remedy."""
     if each.fixed:
-        return f"the labels place all images of {each.label!r}", "correct `split` in the labels"
+        return f"the labels place all images of {each.label!r}", _CORRECT
     if each.units == 1:
         return f"all images of {each.label!r} are in one group or tie", "add images of another group"
     if not each.free:
@@ -161,5 +165,8 @@ def _why_groups(placed: Placement, count: int, config: SplitCheck, name: str) ->
     if count < 2 * config.groups:
         return f"there are only {count:,} groups", "name finer groups, or add images of others"
     if placed.fixed:
-        return f"the labels place {placed.fixed:,} of {placed.placed:,} images", "correct `split` in the labels"
+        return (
+            f"the labels place {placed.fixed:,} of {placed.placed:,} images",
+            _CORRECT,
+        )
     return "earlier nights, or classes that need their group, hold them", f"begin anew with {_anew(name)}"

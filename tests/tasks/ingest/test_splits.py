@@ -103,6 +103,13 @@ def test_a_class_that_shrinks_stays_while_it_is_on_both_sides(tmp_path: Path) ->
     assert waiting[["status", "split"]].to_numpy().tolist() == [["waiting", "train"]]
 
 
+def test_a_wish_for_a_class_that_waits_says_so(tmp_path: Path) -> None:
+    draw(two(tmp_path) / "defect", 5)
+    dataset = dataset_of(tmp_path / "data", evaluate={"recall": {"defect": 0.9}})
+    with pytest.raises(UserError, match=r"These classes wait for more images \(`minimum_images`\): 'defect'"):
+        night(dataset, tmp_path)
+
+
 def test_sixty_classes_of_two_are_one_error(tmp_path: Path) -> None:
     for number in range(60):
         draw(tmp_path / "data" / f"c{number:02}", 2)
