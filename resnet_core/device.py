@@ -81,8 +81,10 @@ def processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def arithmetic() -> str:
-    """Return the processor's name and its instructions. Machines where they are equal compute alike."""
+def arithmetic(device: torch.device) -> str:
+    """Return the GPU's name, or the processor's and its instructions. Machines where it is equal compute alike."""
+    if device.type != "cpu":
+        return describe(device)
     units = sorted(name for name, there in torch.cpu.get_capabilities().items() if there is True)
     return " ".join([processor(), *units])
 

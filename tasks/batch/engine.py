@@ -75,7 +75,7 @@ def choose_engine(
 def _surroundings_digest(model: ModelVersion, classifier: Classifier, workers: int) -> str:
     """Return the digest of everything that may change the speed of an engine or its answers."""
     machine = this_machine()
-    where = (arithmetic(), machine.instructions, machine.cores, describe(classifier.device), workers)
+    where = (arithmetic(classifier.device), machine.instructions, machine.cores, describe(classifier.device), workers)
     return digest_of(model, where, [_installed(name) for name in _PACKAGES], source_digest(*_CODE))
 
 

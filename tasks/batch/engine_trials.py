@@ -64,7 +64,7 @@ _opening = Lock()
 @lru_cache(maxsize=2)  # the trial's last two; what is chosen is opened again only if it was an earlier one
 def _open(choice: EngineChoice, model: ModelVersion, tracking_uri: str, classifier: Classifier) -> Engine:
     engine = _opened(choice, model, tracking_uri, classifier)
-    if choice.machine in ("", arithmetic()):
+    if choice.machine in ("", arithmetic(classifier.device)):
         return engine
     try:
         _, why = _compare(engine, answers_of(tracking_uri, model, classifier), classifier, choice.allowed)
@@ -189,7 +189,7 @@ class Surroundings:
         plain = trial.name == "torch" and bool(trial.wrong)
         return EngineChoice(
             trial.name, trial.batch_size, self.workers, trial.speed, file, trial.digest, plain, trials,
-            arithmetic(), self.share(trial.name),
+            arithmetic(self.classifier.device), self.share(trial.name),
         )  # fmt: skip
 
     def judged(self, trial: EngineTrial, engine: Engine, most: int) -> EngineTrial:

@@ -174,7 +174,7 @@ def test_another_machine_than_that_of_the_trial_is_held_to_the_answers_itself(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     choice = choose(10)
-    monkeypatch.setattr(engine_trials, "arithmetic", lambda: "a processor without VNNI")
+    monkeypatch.setattr(engine_trials, "arithmetic", lambda device: "a processor without VNNI")
     assert opened(replace(choice, batch_size=32), model, classifier).refused is None
 
     def wrong(own: Classifier, size: int, plain: bool = False) -> Engine:
@@ -187,9 +187,12 @@ def test_another_machine_than_that_of_the_trial_is_held_to_the_answers_itself(
     assert "20 of 200 decisions differ from those that the gate saw" in engine.refused[1]
     assert "torch scores there" in caplog.text
     np.testing.assert_array_equal(engine.run(answers.pixels), classifier.probabilities(answers.pixels))
-    # Without answers, float32 is as good there as here.
+    # Without answers, float32 is as good there as here; nobody vouches for int8.
     keep(monkeypatch, None)
     assert opened(replace(choice, batch_size=8), model, classifier).refused is None
+    monkeypatch.setattr(engine_trials, "_opened", lambda how, *where: Engine(how.name, answers.differing, 8))  # type: ignore[arg-type]
+    there = opened(replace(choice, name="int8", batch_size=8), model, classifier)
+    assert (there.name, there.refused and there.refused[0]) == ("torch", "int8")
 
 
 def test_an_error_of_the_registry_is_not_a_refusal_of_int8(
