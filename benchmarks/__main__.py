@@ -42,7 +42,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "gate": ("images", "groups"),
     "drift": ("elpv", "digits"),
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
-    "int8": ("digits", "elpv"),
+    "int8": ("digits", "digits_short", "elpv"),
     "command": ("fixed", "growth", "workers"),
     "whole_night": (),
     "simulate_scoring": (),
