@@ -6,6 +6,7 @@ import os
 import re
 import warnings
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import unquote
 
 from pydantic import Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -158,7 +159,7 @@ def check_there(settings: Settings) -> None:
     """Raise UserError, and make nothing, unless there are a store and a registry to look into."""
     database = settings.mlflow_tracking_uri or settings.tracking_uri
     file = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", database)
-    if file and not UPath(file[1]).exists():
+    if file and not UPath(file[1]).exists() and not UPath(unquote(file[1])).exists():
         raise UserError(
             f"GRAYLINE_STORE: nothing is registered yet in {settings.root}: there is no {file[1]}. "
             "Run `grayline retrain --dataset FILE.yaml` first, or set GRAYLINE_STORE to the store that has it."

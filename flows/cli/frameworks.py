@@ -11,7 +11,7 @@ from flows.cli.options import DatasetFile, Model, ModelOption, check, choice, re
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import plural
 from resnet_core.storage.files import absolute
-from tasks.settings import Settings
+from tasks.settings import Settings, check_there
 
 if TYPE_CHECKING:
     from tasks.export.backends import BackendAccuracy
@@ -37,6 +37,7 @@ def export(
     to = absolute(UPath(output))
     check_place(to, file_format)
     settings = Settings()
+    check_there(settings)
     if settings.prefect_api_url:
         ready(fans_out=False)
         from flows.export import export as flow

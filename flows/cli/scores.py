@@ -12,7 +12,7 @@ from flows.cli.options import HtmlFile, ModelOption, ready, resumable
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import plural
 from resnet_core.storage.files import absolute
-from tasks.settings import Settings
+from tasks.settings import Settings, check_there
 
 if TYPE_CHECKING:
     from tasks.batch.values import Scores
@@ -56,6 +56,7 @@ def classify_batch(
         from resnet_core.inference.engines import check_engine
 
         check_engine("--engine", engine, find_device(Settings().device))
+    check_there(Settings())
     ready()
     from flows.classify_batch import classify_batch as flow
 

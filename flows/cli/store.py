@@ -8,6 +8,7 @@ import typer
 from rich.table import Column
 
 from flows.cli.tables import console, number, say, table
+from resnet_core.errors import UserError
 from tasks.settings import Settings, check_store
 
 app = typer.Typer()
@@ -113,6 +114,8 @@ def prune(
     from tasks.workspace import workspace
 
     store = Settings().root
+    if not store.exists():
+        raise UserError(f"GRAYLINE_STORE: there is no store {store}. Set it to the folder of the nights.")
     before = datetime.now(UTC) - timedelta(days=older_than)
     leftovers = prune.leftovers(workspace(), before)
     if not leftovers:

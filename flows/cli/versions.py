@@ -83,6 +83,7 @@ def history(name: _Name) -> None:
 @app.command()
 def reproduce(model: Model) -> None:
     """Train a version again from its own record, and compare the weights."""
+    check_there(Settings())
     ready(fans_out=False)
     from flows.reproduce import reproduce as flow
 
@@ -113,6 +114,7 @@ def monitor(
     from tasks.release.labelled import check_labels
 
     check_labels(labels)
+    check_there(Settings())
     ready(fans_out=False)
     from flows.monitor import monitor as flow
     from tasks.release.monitor import MonitorError

@@ -15,11 +15,13 @@ import os
 import posixpath
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import unquote
 
 from resnet_core.errors import UserError
-from resnet_core.storage.locations import is_url
+from resnet_core.storage.globs import is_glob, parse_glob
+from resnet_core.storage.locations import absolute, facts, is_url
 from resnet_core.storage.names import fold_path
 
 _SHOWN = 3
@@ -32,6 +34,15 @@ class Places:
 
     source: str
     labels: str
+
+    @classmethod
+    def of(cls, source: str, table: str) -> "Places":
+        """Return the places of a source, of a glob its folder, and of the table with the labels."""
+        root, file = absolute(source), absolute(table)
+        with suppress(OSError):
+            facts(root)
+            return cls(root, posixpath.dirname(file))
+        return cls(parse_glob(root).folder if is_glob(source) else root, posixpath.dirname(file))
 
     @property
     def roots(self) -> tuple[str, ...]:

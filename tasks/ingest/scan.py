@@ -15,7 +15,7 @@ from resnet_core.reading import pool as reading
 from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, list_manifest, read_manifest
 from resnet_core.sources.source import check_source, list_source, source_kind
-from resnet_core.storage import database, globs, locations
+from resnet_core.storage import database
 from resnet_core.storage.files import absolute, write_whole
 from resnet_core.storage.matching import Places
 from tasks.dataset import Dataset
@@ -100,13 +100,9 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -
 
 def _join_labels(db: DuckDBPyConnection, dataset: Dataset, table: str) -> None:
     """Join the labels to `listed`. Raises UserError if none of their paths names a file, or one names several."""
-    file = absolute(UPath(table))
-    root = locations.absolute(dataset.source)
-    if source_kind(dataset.source) == "glob":
-        root = globs.parse_glob(root).folder
-    labels = read_manifest(file, dataset.label_column)
+    labels = read_manifest(absolute(UPath(table)), dataset.label_column)
     try:
-        lines = entries.join_labels(db, labels, Places(root, str(file.parent)))
+        lines = entries.join_labels(db, labels, Places.of(dataset.source, table))
     except UserError as error:
         raise UserError(f"{table}: {error}") from None
     for line in lines:

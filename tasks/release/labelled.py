@@ -18,6 +18,7 @@ from resnet_core.reading.pool import end_idle, iterate_files
 from resnet_core.shards.format import unpacked
 from resnet_core.sources.manifest import list_manifest
 from resnet_core.storage.files import absolute
+from resnet_core.storage.names import fold_label
 from tasks.parts import COLUMNS
 from tasks.progress import progress
 
@@ -53,6 +54,8 @@ def answer(path: str, classifiers: Sequence[Classifier], learned: set[str], limi
     does not know, and if too few images are left.
     """
     rows = pa.Table.from_batches(list_manifest(check_labels(path)))
+    labels = [fold_label(label) or None if label else None for label in rows["label"].to_pylist()]
+    rows = rows.set_column(rows.schema.get_field_index("label"), "label", pa.array(labels, pa.string()))
     missing, unlabelled = pc.is_null(rows["size"]), pc.is_null(rows["label"])
     left_out = {"no such file": pc.sum(missing).as_py() or 0}
     left_out["no label"] = pc.sum(pc.and_not(unlabelled, missing)).as_py() or 0

@@ -31,6 +31,7 @@ from resnet_core.sources.manifest import list_manifest, read_texts
 from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import absolute, as_local, write_text, write_whole
+from resnet_core.storage.matching import Places, match
 from tasks.artifacts import code, markdown_table, picture
 from tasks.dataset import Dataset
 from tasks.registry import runs as tracking
@@ -58,8 +59,8 @@ def labels_table(dataset: Dataset) -> pd.DataFrame:
     if dataset.labels is None:
         return listed[listed["label"] != ""][["path", "label", "uri"]].reset_index(drop=True)
     table = read_text(UPath(dataset.labels), dataset.label_column)
-    places = listed.set_index("path")["uri"]
-    return table.assign(uri=table["path"].str.removeprefix("./").map(places).fillna(""))
+    named = match(table["path"].tolist(), listed["path"].tolist(), Places.of(dataset.source, dataset.labels))
+    return table.assign(uri=table["path"].map(named).map(listed.set_index("path")["uri"]).fillna(""))
 
 
 def files(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, str, str]]:

@@ -214,11 +214,11 @@ def test_other_wrong_input_is_one_line_too(tmp_path: Path) -> None:
     assert_user_error(run("grayline", "retrain", "--dataset", "no.yaml", cwd=tmp_path), "no.yaml: cannot be read")
     assert_user_error(run("grayline", "sample", "elvp", "--to", "x", cwd=tmp_path), "'elpv'")
     blocked = run("grayline", "promote", "elpv", cwd=tmp_path, GRAYLINE_STORE=str(tmp_path / "file" / "store"))
-    assert_user_error(blocked, "GRAYLINE_STORE: cannot write under")
+    assert_user_error(blocked, "GRAYLINE_STORE: nothing is registered yet in")
     rays = run("grayline", "doctor", cwd=tmp_path, GRAYLINE_RUNNER="rays")
     assert_user_error(rays, "GRAYLINE_RUNNER: must be one of threads, processes, ray")
     wrong = run("grayline", "classify-batch", "--source", "images", "--output", "o", "--model", "a@b", cwd=tmp_path)
-    assert_user_error(wrong, "no model is registered yet")
+    assert_user_error(wrong, "GRAYLINE_STORE: nothing is registered yet in", f"{tmp_path}/data/store")
     assert not (tmp_path / "o").exists()
     assert run("grayline", "clasify", cwd=tmp_path).returncode == 2
 

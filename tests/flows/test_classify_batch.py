@@ -12,6 +12,7 @@ from pydantic import SecretStr
 
 from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
+from resnet_core.errors import JobError
 from tasks.batch.record import SCORED
 from tasks.settings import Settings
 from tests.conftest import write_folder
@@ -109,3 +110,22 @@ def test_the_batch_is_a_run_in_mlflow_and_rows_in_a_file(trained: Path, tmp_path
     (found,) = (run for run in runs if run.data.params["output"] == str(scores.output))
     assert found.data.tags[SCORED]
     assert found.data.metrics["files"] == 400
+
+
+def test_one_image_is_a_source_of_one(trained: Path, tmp_path: Path) -> None:
+    image = next((trained / "raw").rglob("*.png"))
+    scores = classify_batch(str(image), str(tmp_path / "out"), engine="torch")
+    (row,) = pd.read_parquet(tmp_path / "out").to_dict("records")
+    assert (scores.files, scores.headline()) == (1, "1 file by few version 1: 1 scored, 0 failed, 0 need review")
+    assert (row["uri"], row["status"]) == (str(image), "ok")
+
+
+def test_a_batch_of_which_nothing_could_be_scored_fails_with_its_rows(trained: Path, tmp_path: Path) -> None:
+    (tmp_path / "new").mkdir()
+    for name in ("a.png", "[/b].png"):
+        (tmp_path / "new" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
+    for _ in range(2):  # once more, with the rows of the first run
+        with pytest.raises(JobError, match="no file could be scored; 2 failed files: 2 ") as caught:
+            classify_batch(str(tmp_path / "new"), str(tmp_path / "out"), engine="torch")
+        assert str(tmp_path / "out") in str(caught.value)
+        assert set(pd.read_parquet(tmp_path / "out")["status"]) == {"failed"}

@@ -102,3 +102,9 @@ def test_what_does_not_match_is_shown_with_the_likely_rule(paths: list[str], fil
     assert repr(paths[0]) in said.partition(";")[0]
     assert repr(files[0]) in said.partition(";")[2]
     assert "\n" not in said
+
+
+def test_the_places_of_a_glob_are_those_of_its_folder(tmp_path: Path) -> None:
+    (tmp_path / "a[1]").mkdir()
+    assert Places.of(f"{tmp_path}/d/*/x.png", f"{tmp_path}/l.csv") == Places(f"{tmp_path}/d", str(tmp_path))
+    assert Places.of(f"{tmp_path}/a[1]", f"{tmp_path}/l.csv") == Places(f"{tmp_path}/a[1]", str(tmp_path))

@@ -6,8 +6,8 @@ import pytest
 from tasks.registry.runs import client, log_metrics, log_params, mlflow_name
 
 ODD = [
-    "cat (grey)", "cat [grey]", "cat {grey}", "a=b", "50%", "été", "../up", "/abs", "a//b", ".", "x" * 400, "a\nb", "#1",
-    "猫", "a,b",
+    "cat (grey)", "cat [grey]", "cat {grey}", "a=b", "50%", "été", "../up", "/abs", "a//b", ".", "x" * 400, "a\nb",
+    "#1", "猫", "a,b",
 ]  # fmt: skip
 
 

@@ -1,0 +1,52 @@
+"""Messages about what is not there: they name the store, and make nothing."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from flows.cli.app import app
+from resnet_core.errors import UserError
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("PREFECT_API_URL", raising=False)
+    monkeypatch.setenv("GRAYLINE_STORE", str(tmp_path / "nothing"))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "nothing"
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["history", "parts"],
+        ["report", "parts"],
+        ["promote", "parts"],
+        ["rollback", "parts", "3"],
+        ["reproduce", "parts"],
+        ["export", "parts", "--format", "onnx", "-o", "x.onnx"],
+        ["catalog", "log"],
+        ["catalog", "diff", "1", "2", "--dataset", "parts"],
+        ["gallery", "parts"],
+        ["prune"],
+        ["classify-batch", "--source", "new", "--model", "parts"],
+    ],
+    ids=" ".join,
+)
+def test_a_name_in_a_store_that_is_not_there_makes_none(store: Path, tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.png").write_bytes(b"x")
+    done = CliRunner().invoke(app, command)
+    assert isinstance(done.exception, UserError), done.output
+    assert str(store) in str(done.exception)
+    assert "\n" not in str(done.exception)
+    assert not store.exists()
+
+
+def test_a_folder_given_as_a_data_set_file(store: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["ingest", "--dataset", str(tmp_path)])
+    assert isinstance(done.exception, UserError)
+    assert f"{tmp_path}: is a folder. Write a data set file" in str(done.exception)
+    assert not store.exists()
