@@ -55,7 +55,7 @@ def export(
 def _show_export(result: Export) -> None:
     """Print how far the file is from the model, and where it is."""
     version = result.version
-    say(f"{version.name} version {version.version} as {result.kind}, on {plural(result.count, 'held-out image')}:")
+    say(f"{version} as {result.kind}, on {plural(result.count, 'held-out image')}:")
     rows = table("", "PyTorch", result.kind, "difference")
     points = 100 * (result.accuracy - result.own_accuracy)
     rows.add_row("accuracy", f"{result.own_accuracy:.4f}", f"{result.accuracy:.4f}", f"{points:+.2f} points")
@@ -95,7 +95,7 @@ def _show_features(result: FeatureSet) -> None:
     version, shape = result.version, " x ".join(str(side) for side in result.shape)
     again = f", {result.reused:,} of them done in an earlier run" if result.reused else ""
     say(
-        f"{result.layer} of {version.name} version {version.version}: float32 {shape} for {result.count:,} "
+        f"{result.layer} of {version}: float32 {shape} for {result.count:,} "
         f"images{again}, in {result.files:,} {result.kind} files",
         str(result.folder),
         "",
@@ -118,7 +118,7 @@ def evaluate_by(dataset: str, backend: str, model: str | None) -> None:
 def _show_backend(result: BackendAccuracy) -> None:
     """Print accuracy and speed of PyTorch and of the other framework."""
     version = result.version
-    title = f"{version.name} version {version.version} on {plural(result.count, 'held-out image')}"
+    title = f"{version} on {plural(result.count, 'held-out image')}"
     rows = table("by", number("accuracy"), number("images/s"), title=title)
     rows.add_row("PyTorch", f"{result.own_accuracy:.4f}", f"{result.own_speed:,.0f}")
     rows.add_row(result.backend, f"{result.accuracy:.4f}", f"{result.speed:,.0f}")

@@ -94,7 +94,7 @@ def reproduce(model: Model) -> None:
 def _show_reproduction(result: Reproduction) -> None:
     """Print whether the weights are equal, how far the metrics are apart, and what may explain it."""
     model = result.version
-    say(f"{model.name} version {model.version}: {result.verdict}")
+    say(f"{model}: {result.verdict}")
     if result.metrics:
         rows = table("metric", *map(number, ("the version", "trained again", "difference")))
         for name, (then, now) in result.metrics.items():
@@ -131,7 +131,7 @@ def _show_verdict(verdict: Verdict) -> None:
     version = verdict.version
     left_out = ", ".join(f"{count:,} {why}" for why, count in verdict.left_out.items())
     say(
-        f"{version.name} version {version.version} on {plural(verdict.count, 'new image')}"
+        f"{version} on {plural(verdict.count, 'new image')}"
         f"{f'; left out: {left_out}' if left_out else ''}: {verdict.metric} {verdict.found}",
         "",
     )
@@ -151,4 +151,4 @@ def report(model: Model, output: HtmlFile = "report.html") -> None:
     to = check_place(output, "report.html")
     version = resolve(Settings().tracking_uri, model, field="NAME@ALIAS")
     size = write_report(Settings().tracking_uri, version, to)
-    say(f"{version.name} version {version.version}: {to} ({size / 1e6:.1f} MB)")
+    say(f"{version}: {to} ({size / 1e6:.1f} MB)")

@@ -50,7 +50,7 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     """
     kept = reference_of(tracking_uri, scores.model)
     if kept is None:
-        why = f"{scores.model.name} version {scores.model.version} keeps nothing of its training data to compare with"
+        why = f"{scores.model} keeps nothing of its training data to compare with"
         return not_measured(scores, f"{why}; the next one that is registered will")
     if scores.scored < LEAST:
         return not_measured(scores, f"{plural(scores.scored, 'image')} cannot tell, it takes {LEAST}")

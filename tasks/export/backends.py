@@ -73,7 +73,7 @@ def measure(model: ModelVersion, backend: Backend, shard_set: ShardSet, here: Wo
     create_table_artifact(
         rows,
         key="backend",
-        description=f"{model.name} version {model.version} on {plural(found.count, 'held-out image')}",
+        description=f"{model} on {plural(found.count, 'held-out image')}",
     )
     if abs(accuracy - own) > _MOST_APART + _ROUNDING:
         raise BackendError(

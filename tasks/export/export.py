@@ -121,6 +121,6 @@ def export_on_record(
     create_table_artifact(
         [{name: str(value) for name, value in asdict(made).items() if name != "version"}],
         key="export",
-        description=f"{model.name} version {model.version} as {kind}",
+        description=f"{model} as {kind}",
     )
     return made

@@ -75,7 +75,7 @@ def record(decision: Decision, gate: Gate, tracking_uri: str) -> None:
     create_table_artifact(
         [{"check": c.name, "wanted": c.wanted, "found": c.found, "passed": c.passed} for c in decision.checks],
         key="gate",
-        description=f"{version.name} version {version.version}: {outcome}",
+        description=f"{version}: {outcome}",
     )
 
 

@@ -62,7 +62,7 @@ class MonitorError(JobError):
 
     def __init__(self, verdict: Verdict, then: str) -> None:
         failed = "; ".join(f"{check.name}: {check.found}" for check in verdict.failed)
-        super().__init__(f"{verdict.version.name} version {verdict.version.version}: {failed}. {then}")
+        super().__init__(f"{verdict.version}: {failed}. {then}")
         self.verdict = verdict
 
 
@@ -191,7 +191,7 @@ def record(verdict: Verdict, labels: str, tracking_uri: str) -> None:
     create_table_artifact(
         [{"check": c.name, "wanted": c.wanted, "found": c.found, "passed": c.passed} for c in verdict.checks],
         key="monitor",
-        description=f"{version.name} version {version.version}: {text}",
+        description=f"{version}: {text}",
     )
     others = f"; {left_out_in_words(verdict.left_out)}" if verdict.left_out else ""
     log.info("monitor     %s version %s %s%s", version.name, version.version, text, others)

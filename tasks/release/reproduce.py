@@ -101,7 +101,7 @@ def recall(version: ModelVersion, here: Workspace) -> Origin:
     lineage = read_lineage(folder / ARTIFACTS)
     if not lineage:
         raise UserError(
-            f"{version.name} version {version.version} was registered without a record of its training. "
+            f"{version} was registered without a record of its training. "
             "Retrain, and reproduce the version that comes of it."
         )
     return Origin(version, Dataset.model_validate(lineage["dataset"]), lineage)
@@ -135,7 +135,7 @@ def check_plans(origin: Origin, plans: Sequence[ShardPlan], catalog: Catalog) ->
 def _cannot_be_made(origin: Origin, why: str) -> UserError:
     version = origin.version
     return UserError(
-        f"{version.name} version {version.version}: its shards {origin.shards} are gone, and {why}. Put them back from "
+        f"{version}: its shards {origin.shards} are gone, and {why}. Put them back from "
         f"a copy of the store, or run `grayline preprocess --dataset FILE.yaml` on the images as they were."
     )
 
@@ -183,7 +183,7 @@ def _starting_point(origin: Origin, here: Workspace) -> Iterator[UPath | None]:
     made_of_it = [version for version in versions if version.tags.get(CHECKPOINT) == digest]
     if not made_of_it:
         raise UserError(
-            f"{origin.version.name} version {origin.version.version} began with the weights of the training {digest}, "
+            f"{origin.version} began with the weights of the training {digest}, "
             f"which is neither in {folder.parent} nor a registered version. It cannot be trained again."
         )
     yield UPath(verified_folder(here.tracking_uri, value_of(made_of_it[0])) / ARTIFACTS / MODEL_FOLDER)
@@ -276,4 +276,4 @@ def markdown(found: Reproduction) -> str:
     rows = [(name.replace("_", " "), f"{then:.4f}", f"{now:.4f}") for name, (then, now) in found.metrics.items()]
     metrics = f"\n{markdown_table(('metric', 'the version', 'trained again'), rows)}\n" if rows else ""
     around = "\n".join(f"- {what}: {plain(text)}" for what, text in found.surroundings.items())
-    return f"# {found.version.name} version {found.version.version}\n\n{plain(found.verdict)}\n{metrics}\n{around}\n"
+    return f"# {found.version}\n\n{plain(found.verdict)}\n{metrics}\n{around}\n"
