@@ -140,6 +140,8 @@ def _problems(error: ValidationError, content: Any, root: type) -> dict[str, str
 def invalid(error: ValidationError) -> str:
     """Return what is wrong with a single value, without its key."""
     first = error.errors()[0]
+    if first["type"] == "value_error":
+        return f"{str(first['ctx']['error']).removesuffix('.')}."
     return _wrong(first["input"], _wanted(first["type"], first.get("ctx", {})))
 
 

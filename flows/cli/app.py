@@ -10,12 +10,15 @@ import sys
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
+from typer.exceptions import TyperException
 
 from flows.cli import demo, frameworks, labels, scores, stages, store, versions
 from flows.cli.tables import console, say
 from resnet_core.errors import JobError, UserError
 from tasks.progress import ConsoleHandler, complain
 from tasks.settings import prepare_environment
+from tasks.validation import invalid
 
 app = typer.Typer(
     name="grayline",
@@ -34,10 +37,26 @@ def main() -> None:
     try:
         prepare_environment()
         _show_log_lines()
-        app()
+        sys.exit(app(standalone_mode=False) or 0)
+    except typer.Abort:
+        sys.exit(130)
+    except TyperException as error:
+        if text := _in_a_line(error):
+            complain(UserError(text))
+        sys.exit(2)
     except (UserError, JobError) as error:
         complain(error)
         sys.exit(2 if isinstance(error, UserError) else 1)
+
+
+def _in_a_line(error: TyperException) -> str:
+    """Return what is wrong with the command line; nothing where the help has been shown."""
+    option = next(iter(getattr(getattr(error, "param", None), "opts", [])), "")
+    if isinstance(error.__cause__, ValidationError):
+        return f"{option}: {invalid(error.__cause__)}"
+    said = getattr(error, "format_message", lambda: str(error))()
+    context = getattr(error, "ctx", None)
+    return f"{said} See `{context.command_path if context else 'grayline'} --help`." if said else ""
 
 
 def _show_log_lines() -> None:

@@ -122,7 +122,7 @@ def test_one_image_is_a_source_of_one(trained: Path, tmp_path: Path) -> None:
 
 def test_a_batch_of_which_nothing_could_be_scored_fails_with_its_rows(trained: Path, tmp_path: Path) -> None:
     (tmp_path / "new").mkdir()
-    for name in ("a.png", "[/b].png"):
+    for name in ("a.png", "[b].png"):
         (tmp_path / "new" / name).write_bytes(b"\x89PNG\r\n\x1a\n")
     for _ in range(2):  # once more, with the rows of the first run
         with pytest.raises(JobError, match="no file could be scored; 2 failed files: 2 ") as caught:

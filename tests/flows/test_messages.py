@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli.app import app
+from flows.cli.app import app, main
 from resnet_core.errors import UserError
 
 
@@ -50,3 +50,26 @@ def test_a_folder_given_as_a_data_set_file(store: Path, tmp_path: Path) -> None:
     assert isinstance(done.exception, UserError)
     assert f"{tmp_path}: is a folder. Write a data set file" in str(done.exception)
     assert not store.exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "line"),
+    [
+        ("prune --older-than x", "--older-than: must be a whole number, not 'x'."),
+        ("classify-batch --source a --fail-over 2", "--fail-over: must be 1 or less, not '2'."),
+        ("demo --dataset [/red]", "--dataset: '[/red]' is not one of 'elpv', 'digits'."),
+        ("[/b]", "No such command '[/b]'. See `grayline --help`."),
+        ("history", "Missing argument 'NAME'. See `grayline history --help`."),
+        ("prune --nope", "No such option: --nope See `grayline prune --help`."),
+    ],
+)
+def test_a_wrong_command_line_is_one_line_in_plain_words(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, line: str
+) -> None:
+    monkeypatch.setattr("sys.argv", ["grayline", *command.split()])
+    monkeypatch.setattr("flows.cli.app.prepare_environment", lambda: None)
+    monkeypatch.setattr("flows.cli.app._show_log_lines", lambda: None)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"grayline: {line}\n"
