@@ -84,6 +84,7 @@ def layers_of(samples: NDArray[Any], stored: Stored, white: float) -> Layers:
 class _JpegHeader(NamedTuple):
     """The frame header of a JPEG."""
 
+    lossless: bool
     bits: int
     width: int
     height: int
@@ -97,16 +98,16 @@ def jpeg_header(data: bytes) -> _JpegHeader | None:
         marker = data[place + 1]
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:  # JPEG-LS
             height, width = int.from_bytes(data[place + 5 : place + 7]), int.from_bytes(data[place + 7 : place + 9])
-            return _JpegHeader(data[place + 4], width, height, data[place + 9])
+            return _JpegHeader(marker == 0xC3, data[place + 4], width, height, data[place + 9])
         alone = marker in (0xFF, 0x01) or 0xD0 <= marker <= 0xD8
         place += (1 if marker == 0xFF else 2) if alone else 2 + int.from_bytes(data[place + 2 : place + 4])
     return None
 
 
 def decode_deep_jpeg(data: bytes, max_pixels: int) -> tuple[Layers, int] | None:
-    """A JPEG file of other than 8 bits -> its layers and orientation; None for 8 bits, which Pillow decodes."""
+    """A JPEG file of 12 or 16 bits, or lossless -> its layers and orientation; None for what Pillow decodes."""
     header = jpeg_header(data) if data.startswith(b"\xff\xd8") else None
-    if header is None or header.bits == 8:
+    if header is None or (header.bits == 8 and not header.lossless):
         return None
     check_size(header.width, header.height, max_pixels)
     if header.components not in (1, 3):

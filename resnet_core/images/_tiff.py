@@ -57,7 +57,8 @@ def is_trusted(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
     tags, compression = image.tag_v2, image.info.get("compression")
     bits = set(tags.get(_BITS, (1,)))
     formats = {_UNSIGNED if number == _UNDEFINED else number for number in tags.get(_FORMAT, (_UNSIGNED,))}
-    known = all((image.mode, one, kind) in _TRUSTED for one in bits for kind in formats)
+    whole = bits == {8} or compression not in ("jpeg", "tiff_jpeg")
+    known = whole and all((image.mode, one, kind) in _TRUSTED for one in bits for kind in formats)
     # Pillow takes the part of an uncompressed tile beyond the image for an error.
     tiled = compression == "raw" and TiffImagePlugin.TILEWIDTH in tags
     reduced = int(tags.get(_KIND, 0)) & 1 or _DNG in tags or data[8:11] == _CANON
@@ -122,7 +123,7 @@ def _check_cost(page: "TiffPage", data: bytes, max_pixels: int) -> None:
     if page.compression not in _BOUNDED:
         name = getattr(page.compression, "name", page.compression)
         raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF with the compression {name}; {_REMEDY}")
-    places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
+    places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if any(start + size > len(data) for start, size in places):
         raise BadImageError(ReasonCode.TRUNCATED, "TIFF: the file ends within its pixels")
     if not places or not all(start and size for start, size in places):

@@ -90,14 +90,16 @@ def _decode_any(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing 
         raise
     except UnidentifiedImageError:
         raise _unidentified(data) from None
-    except Image.DecompressionBombError as error:
-        raise BadImageError(ReasonCode.TOO_LARGE, str(error)) from None
+    except Image.DecompressionBombError:
+        raise BadImageError(ReasonCode.TOO_LARGE, f"over the limit of {max_pixels:,} pixels") from None
     except MemoryError:
         raise BadImageError(ReasonCode.TOO_LARGE, "decoding needs more memory than there is") from None
     except Exception as error:  # noqa: BLE001 a decoder fed with damaged bytes may raise anything
         if (name := name_foreign(data)) is not None:
             raise BadImageError(code_of_foreign(name), name) from None
         words = " ".join(str(error).split()) or type(error).__name__
+        if words.startswith("decoder error"):
+            words = "its packed pixels are not valid"
         raise BadImageError(_code_of(words), words) from None
 
 
@@ -116,12 +118,14 @@ def _unidentified(data: bytes) -> BadImageError:
                 factory(io.BytesIO(data), "")
             except Exception as error:  # noqa: BLE001 an error that made Pillow try the next format
                 words = f"{name}: {str(error) or type(error).__name__}"
-                return BadImageError(ReasonCode.UNSUPPORTED if "unknown" in words else _code_of(words), words)
+                return BadImageError(_code_of(words), words)
     return BadImageError(ReasonCode.NOT_AN_IMAGE, "not the beginning of a known image format")
 
 
 def _code_of(words: str) -> ReasonCode:
     """Classify an error by the decoder's message."""
+    if any(sign in words.lower() for sign in ("unsupported", "unknown")):
+        return ReasonCode.UNSUPPORTED
     return ReasonCode.TRUNCATED if any(sign in words.lower() for sign in _TOO_SHORT) else ReasonCode.DAMAGED
 
 
@@ -174,7 +178,12 @@ def _decode_by_pillow(data: bytes, rule: Rule, max_pixels: int, target: Preproce
         levels = decode_luma(data, shrink) if image.format in _JPEGS else None
         if levels is None:
             image.draft("L", (max(1, width // shrink), max(1, height // shrink)))
-            image.load()
+            try:
+                image.load()
+            except OSError:
+                if (deep := decode_deep_jpeg(data, max_pixels)) is None:  # a lossless one is opened, but not loaded
+                    raise
+                return _finish(*deep, rule)
             stored = _stored(image, rule.background)
         else:
             stored = Stored(levels)

@@ -187,6 +187,8 @@ def test_jpeg_of_twelve_bits_and_lossless() -> None:
     ramp = np.add.outer(np.arange(64), np.arange(64)).astype(np.uint16)
     deep = imagecodecs.jpeg8_encode(ramp * 32, lossless=True, bitspersample=12)
     assert np.abs(decode(deep) - ramp * 32 / 4095 * 255).max() <= 0.51
+    shallow = imagecodecs.jpeg8_encode(ramp.astype(np.uint8), lossless=True)
+    assert np.array_equal(decode(shallow), ramp)
     with pytest.raises(BadImageError, match="truncated"):
         decode(deep[:-20])
     with pytest.raises(BadImageError, match="too large: 64 x 64 pixels"):
