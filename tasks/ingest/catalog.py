@@ -145,7 +145,7 @@ def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace
     if anew:
         log.warning("split       begins anew, with generation %d of the hash", generation)
     if back := queries.left_out(db):
-        log.warning("split       %s images that an earlier release left out for looking alike come back", f"{back:,}")
+        log.warning("split       %s back that an earlier release left out for looking alike", plural(back, "image"))
     # Earlier releases, and nights without `near_duplicates`, have measured none.
     build.make_images(db, again=anew, search=notes.get(LOOK_ALIKES_SOUGHT) != str(True) or not config.near_duplicates)
     pairs, most = NO_PAIRS, look_alike(size)

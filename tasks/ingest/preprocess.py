@@ -18,7 +18,7 @@ from upath import UPath
 
 import resnet_core.shards
 from resnet_core.catalog.queries import GOOD, good_images
-from resnet_core.errors import UserError, nearest
+from resnet_core.errors import UserError, nearest, plural
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.soft_labels import parse
@@ -156,7 +156,8 @@ def finish_shards(plans: tuple[ShardPlan, ...], written: int, catalog: Catalog, 
     write_text(folder / MANIFEST, json.dumps(manifest, indent=2) + "\n")
     total = made.train + made.validation + made.test
     log.info(
-        "preprocess  %s images of %d px in %d shards: %s written now, %s reused",
-        f"{total:,}", made.preprocessing.size, len(made.files), f"{made.written:,}", f"{total - made.written:,}",
+        "preprocess  %s of %d px in %s: %s written now, %s reused",
+        plural(total, "image"), made.preprocessing.size, plural(len(made.files), "shard"),
+        f"{made.written:,}", f"{total - made.written:,}",
     )  # fmt: skip
     return made

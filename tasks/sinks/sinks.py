@@ -17,7 +17,7 @@ import pyarrow as pa
 from prefect import task
 
 import tasks.sinks
-from resnet_core.errors import JobError, UserError, nearest
+from resnet_core.errors import JobError, UserError, nearest, plural
 from tasks.batch.values import Scores, Written
 from tasks.sinks.rows import batch_rows
 
@@ -67,7 +67,7 @@ def write_to(scores: Scores, target: str) -> Written:
             "Run the same command again: it writes the rows and scores nothing twice."
         ) from None
     written = Written(shown, scores.files, time.monotonic() - began)
-    log.info("write       %s rows to %s in %.1f s", f"{written.rows:,}", shown, written.seconds)
+    log.info("write       %s to %s in %.1f s", plural(written.rows, "row"), shown, written.seconds)
     return written
 
 

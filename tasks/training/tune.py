@@ -149,7 +149,12 @@ def run_trials(plan: _StudyPlan, shard_set: ShardSet, dataset: Dataset, here: Wo
     if own:
         studies.queue_own(study, own)
     before = done = len(studies.ended(study))
-    log.info("tune        %d trials of %d epochs, on %s", plan.trials, plan.epochs, places(job, here.device))
+    log.info(
+        "tune        %s of %s, on %s",
+        plural(plan.trials, "trial"),
+        plural(plan.epochs, "epoch"),
+        places(job, here.device),
+    )
     with (
         tracking.running(tracking_uri, plan.mlflow_run_id, ends=False),
         progress("tune", plan.trials, "trials") as advance,

@@ -154,3 +154,13 @@ def test_a_table_in_a_pipe_keeps_long_paths_whole() -> None:
     rows.add_row("changed", "/" + "x" * 2000 + ".png", "label a -> b")
     console.print(rows)
     assert "/" + "x" * 2000 + ".png" in out.getvalue()
+
+
+def test_no_command_prints_but_through_the_escape() -> None:
+    """Rich's own consoles obey brackets; the consoles of commands and progress do not."""
+    home = Path(tables.__file__).parents[2]
+    for file in [*(home / "flows").rglob("*.py"), *(home / "tasks").rglob("*.py")]:
+        text = file.read_text(encoding="utf-8")
+        assert not re.search(
+            r"(?<!Plain)\bConsole\(|from_markup|rich\.print|TextColumn\(\"[^\"]*\{[^)]*\)$", text, re.M
+        ) or (file.name == "progress.py"), file
