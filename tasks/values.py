@@ -38,7 +38,7 @@ class Scan:
 
     `unread` are the parts that no earlier night has read; all parts lie in the folder `pixels`. `corrections` is a
     Parquet file of labels by people, or None. `image` has the gray levels that are decided. `ignored` files are never
-    images by their names.
+    images by their names. `given`: splits that the source itself gives, beside `train`.
     """
 
     dataset: str
@@ -49,6 +49,7 @@ class Scan:
     unread: tuple[Part, ...]
     corrections: UPath | None = None
     ignored: int = 0
+    given: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class SplitConfig:
     """`test` and `validation` are expected shares of the images.
 
     `near_duplicates`: look for images that look the same, tie those that are, and count those on both sides.
+    `folders`: folders and tables named like splits are splits.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -44,6 +45,7 @@ class SplitConfig:
     validation: Annotated[float, Ge(0), Lt(1)] = 0.0
     seed: int = 0
     near_duplicates: bool = True
+    folders: bool = True
 
 
 def assign(key: str, config: SplitConfig) -> Split:

@@ -70,7 +70,6 @@ def list_images(place: str, path: str) -> Iterator[pa.RecordBatch]:
     columns = {
         "size": len(_pgm_header(width, height)) + length,
         "modified": facts(place)["modified"],
-        "split": "test" if re.search(r"t10k|test", path.rpartition("/")[2]) else None,
         "kind": "idx",
         "length": length,
     }

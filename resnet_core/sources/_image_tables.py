@@ -5,7 +5,6 @@ library writes the names of the classes into the schema's metadata. It leaves th
 """
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,7 +27,6 @@ _ROWS = 32  # rows whose images are in memory at a time
 # rewritten in groups of _ROWS rows before they are read.
 LARGE_GROUP, LARGE_GROUP_BYTES = 2048, 64 * 1024**2
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "target", "class")  # in any case
-_SPLIT_NAME = re.compile(r"(validation|test)-\d{5}-of-\d{5}")  # as `datasets` names files
 
 
 @contextmanager
@@ -58,8 +56,7 @@ def list_table(place: str, path: str, label_column: str | None = None) -> Iterat
 
     A row without bytes whose path names a file, relative to the table, is that file. Raises UserError without images.
     """
-    split = _SPLIT_NAME.match(path.rpartition("/")[2])
-    columns = {"split": split[1] if split else None}
+    columns: dict[str, Any] = {}
     with open_table(place) as table:
         schema, modified = table.schema_arrow, facts(place)["modified"]
         image, paths = _image_column(schema, place), _path_leaf(schema, place)

@@ -6,7 +6,7 @@ path       string  relative to the source, with forward slashes
 size       int64   bytes; -1: unknown until the file is read
 modified   string  changes when the content does: a time, an ETag, a checksum
 label      string  the label that the source itself gives
-split      string  train | validation | test, where the source itself gives it
+split      string  train | validation | test, where a shard gives it
 container  string  the archive, Parquet or IDX file that holds it; null: a file of its own
 kind       string  raw | tar | zip | parquet | shards | idx: how the container holds it
 offset     int64   first byte in the container; parquet and shards: the number of the row

@@ -2,7 +2,7 @@
 
 Rooms: `files` (atomic writes, local and remote paths), `locations` (URLs and stores), `digest` (SHA-256).
 More rooms: `compressed` (unpacked copies of compressed archives), `database` (DuckDB).
-Rooms for names: `names` (spellings), `matching` (paths of labels), `globs`, `ignored` (names that are never images).
+For names: `names` (spellings), `matching` (paths of labels), `globs`, `ignored` (never images), `split_names`.
 Door: every room.
 This wing imports no other wing.
 """

@@ -24,6 +24,7 @@ from resnet_core.storage.digest import table_digest
 from resnet_core.storage.files import as_local
 from tasks.dataset import Dataset
 from tasks.ingest import again, classes
+from tasks.ingest.layout import remaining
 from tasks.ingest.levels import decision_text
 from tasks.ingest.pixels import read_facts, read_rows
 from tasks.ingest.placement import lines
@@ -140,7 +141,8 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
 
 def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace, generation: int) -> Placement:
     """Make `finished`: ties, splits, and held-out images that look like training images. Say what is where."""
-    notes, config, size = _notes(here.store.catalog(dataset.name)), dataset.split, dataset.image.size
+    notes, size = _notes(here.store.catalog(dataset.name)), dataset.image.size
+    config = remaining(dataset.split, scan.given)
     anew = bool(notes) and generation > int(notes.get(SPLIT_GENERATION, "0"))
     if anew:
         log.warning("split       begins anew, with generation %d of the hash", generation)

@@ -20,6 +20,7 @@ from resnet_core.storage.files import absolute, write_whole
 from resnet_core.storage.matching import Places
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import load_catalog
+from tasks.ingest.layout import find_splits
 from tasks.ingest.levels import with_decision
 from tasks.ingest.pixels import pixel_folder
 from tasks.parts import COLUMNS, Part, make_parts, part_size
@@ -47,7 +48,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     if not there and pixels.parent.exists():
         log.info("ingest      the cached pixels are by other settings or code: every file is read again")
     with database.database() as db:
-        ignored = list_files(db, dataset, here.store.own_places())
+        ignored, given = list_files(db, dataset, here.store.own_places())
         if dataset.corrections:
             _say_spellings(corrections.list_corrected(db, dataset.corrections))
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
@@ -60,7 +61,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
         with write_whole(work / ENTRIES) as draft:
             entries.write_entries(db, (_assigned(part) for part in parts), draft)
         corrected = _write_corrections(db, work) if dataset.corrections else None
-    return Scan(dataset.name, image, pixels, work / ENTRIES, count, parts, corrected, ignored)
+    return Scan(dataset.name, image, pixels, work / ENTRIES, count, parts, corrected, ignored, given)
 
 
 def _write_corrections(db: DuckDBPyConnection, work: UPath) -> UPath:
@@ -76,10 +77,10 @@ def _assigned(part: Part) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], schema=ASSIGNED)
 
 
-def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -> int:
+def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -> tuple[int, tuple[str, ...]]:
     """Make the table `listed`: a row per file of the source, or of its labels. Raises UserError.
 
-    Returns the number of ignored files. own: places that are left out of the source.
+    Returns the number of ignored files, and the splits that the source gives. own: places that are left out.
     """
     kind = source_kind(dataset.source)
     if kind == "shards":
@@ -94,8 +95,9 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -
     ignored = database.count(db, "select count(*) from listed where ignored")
     if kind != "manifest" and dataset.labels:
         _join_labels(db, dataset, dataset.labels)
+    given = find_splits(db, dataset.source, kind, dataset.split, labelled=dataset.labels is not None)
     _say_spellings(entries.fold_labels(db, "listed"))
-    return ignored
+    return ignored, given
 
 
 def _join_labels(db: DuckDBPyConnection, dataset: Dataset, table: str) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
@@ -41,11 +42,11 @@ from tasks.values import ShardSet
 from tasks.workspace import Workspace
 
 
-def labels_table(dataset: Dataset) -> pd.DataFrame:
+def labels_table(dataset: Dataset, catalog: UPath | None = None) -> pd.DataFrame:
     """Return a row per image, all text: `path`, `label`, any other columns of the labels, and `uri`.
 
     Paths are those that `labels:` takes; those of a manifest are absolute. Without a table, the labels are the
-    source's own.
+    source's own, as the catalog has read them.
     """
     if source_kind(dataset.source) == "manifest":
         manifest = absolute(UPath(dataset.source))
@@ -57,6 +58,10 @@ def labels_table(dataset: Dataset) -> pd.DataFrame:
         list(files(list_source(dataset.source, label_column=own_labels))), columns=["uri", "path", "label"]
     )
     if dataset.labels is None:
+        if catalog is not None:
+            with catalog.open("rb") as file:
+                known = pq.read_table(file, columns=["uri", "label"], filters=pc.field("present")).to_pandas()
+            listed["label"] = listed["uri"].map(known.set_index("uri")["label"]).fillna("")
         return listed[listed["label"] != ""][["path", "label", "uri"]].reset_index(drop=True)
     table = read_text(UPath(dataset.labels), dataset.label_column)
     named = match(table["path"].tolist(), listed["path"].tolist(), Places.of(dataset.source, dataset.labels))
@@ -131,7 +136,7 @@ def find_label_issues(found: CrossValidation, shard_set: ShardSet, dataset: Data
             "rank": np.arange(1, len(issues.rows) + 1),
         }
     )
-    table = table_of(suspects, labels_table(dataset))
+    table = table_of(suspects, labels_table(dataset, here.store.catalog(dataset.name)))
     text = table.to_csv(index=False)
     digest = digest_of(hashlib.sha256(found.predictions.read_bytes()).hexdigest(), text, source_digest(*_MADE_BY))
     folder = here.store.label_issues(dataset.name) / digest
