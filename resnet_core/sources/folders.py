@@ -60,18 +60,20 @@ def list_glob(glob: Glob, own: Collection[str] = ()) -> Iterator[pa.RecordBatch]
 def _list_files(files: Iterator[_File], label_of: Callable[[str], str | None]) -> Iterator[pa.RecordBatch]:
     remarks: dict[str, list[str]] = defaultdict(list)
     while some := list(islice(files, BATCH)):
-        paths = [printable(path) for _, path, *_ in some]
+        uris, names, sizes, tags = zip(*some, strict=True)
+        paths = list(map(printable, names))
         columns = {
-            "uri": [printable(uri) for uri, *_ in some],
+            "uri": list(map(printable, uris)),
             "path": paths,
-            "size": [size or 0 for *_, size, _ in some],
-            "modified": [tag for *_, tag in some],
-            "label": [None if size is None else label_of(path) for _, path, size, _ in some],
-            "ignored": [size is None or is_ignored(path) for (*_, size, _), path in zip(some, paths, strict=True)],
+            "size": [size or 0 for size in sizes],
+            "modified": list(tags),
+            "label": [None if size is None else label_of(name) for size, name in zip(sizes, names, strict=True)],
+            "ignored": [size is None or is_ignored(path) for size, path in zip(sizes, paths, strict=True)],
         }
-        for path, tag in ((path, tag) for path, (*_, size, tag) in zip(paths, some, strict=True) if not size):
-            if tag in _LEFT_OUT:
-                remarks[tag].append(path)
+        if not all(sizes):
+            for path, size, tag in zip(paths, sizes, tags, strict=True):
+                if not size and tag in _LEFT_OUT:
+                    remarks[tag].append(path)
         yield record_batch(len(some), columns)
     for tag, left_out in remarks.items():
         more = f" and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
@@ -108,24 +110,25 @@ class _Walk:
         self.root, self.glob, self.real = root, glob, os.path.realpath(root)
         places = {os.path.realpath(place) for place in own if not is_url(place)}
         self.own = {place for place in places if not _is_within(self.real, place)}
+        self.own_below = {place.removeprefix(self.real.rstrip("/") + "/") + "/" for place in self.own}
         self.linked_folders: list[tuple[str, str, State]] = []
         self.linked_files: list[tuple[str, str]] = []
         self.seen: set[tuple[object, ...]] = set()  # device and inode of what links have led to
 
     def files(self) -> Iterator[_File]:
-        yield from self._below(self.root, "", self.glob.begin() if self.glob else None, self.real)
+        yield from self._below(self.root, "", self.glob.begin() if self.glob else None)
         while self.linked_folders:
             path, uri, state = heappop(self.linked_folders)
             real = os.path.realpath(uri)
             if (why := self._why_not(real, path)) is not None:
                 yield uri, path, None, why
             else:
-                yield from self._below(uri, path, state, real, linked=True)
+                yield from self._below(uri, path, state, real)
         for path, uri in sorted(self.linked_files):
             yield from self._linked_file(path, uri)
 
-    def _below(self, folder: str, above: str, state: State, real: str, *, linked: bool = False) -> Iterator[_File]:
-        """real: the folder's path without links. linked: a link leads there."""
+    def _below(self, folder: str, above: str, state: State, real: str = "") -> Iterator[_File]:
+        """real: where a link has led; empty for folders that no link leads to."""
         glob, waiting = self.glob, [(folder, above, state, real)]
         while waiting:
             folder, above, state, real = waiting.pop()
@@ -136,20 +139,23 @@ class _Walk:
                 continue
             with entries:
                 head = list(islice(entries, _HEAD))
-                own = above and self._is_own(folder, real, head)
-                if own or (linked and self._is_seen(os.stat(folder), state)):
-                    yield folder, above, None, _OWN if own else _AGAIN
+                known = real in self.own if real else above in self.own_below
+                if above and (known or _has_mark(folder, head)):
+                    yield folder, above, None, _OWN
                     continue
-                for entry in chain(head, entries):
+                if real and self._is_seen(os.stat(folder), state):
+                    yield folder, above, None, _AGAIN
+                    continue
+                for entry in chain(head, entries) if len(head) == _HEAD else head:
                     name = entry.name
                     if _is_folder(entry):
                         inside = glob.enter(state, name) if glob else None
                         if inside or not glob:
-                            waiting.append((entry.path, above + name + "/", inside, f"{real}/{name}"))
+                            waiting.append((entry.path, above + name + "/", inside, real and f"{real}/{name}"))
                     elif entry.is_symlink():
                         self._meet(entry, above + name, state)
                     elif (not glob or glob.takes(state, name)) and (file := _local_file(entry, above + name)):
-                        again = linked and glob and self._is_listed(f"{real}/{name}", os.stat(file[0]))
+                        again = real and glob and self._is_listed(f"{real}/{name}", os.stat(file[0]))
                         yield (*file[:2], None, _AGAIN) if again else file
 
     def _meet(self, link: "os.DirEntry[str]", path: str, state: State) -> None:
@@ -206,10 +212,12 @@ class _Walk:
         self.seen.add(inode)
         return False
 
-    def _is_own(self, folder: str, real: str, head: "list[os.DirEntry[str]]") -> bool:
-        if real in self.own or not OWN_MARKS.isdisjoint([entry.name for entry in head]):
-            return True
-        return len(head) == _HEAD and any(Path(folder, name).exists() for name in OWN_MARKS)
+
+def _has_mark(folder: str, head: "list[os.DirEntry[str]]") -> bool:
+    """Return whether a folder is an own output. head: its first entries."""
+    if not OWN_MARKS.isdisjoint([entry.name for entry in head]):
+        return True
+    return len(head) == _HEAD and any(Path(folder, name).exists() for name in OWN_MARKS)
 
 
 def _inode(facts: os.stat_result, state: State) -> tuple[object, ...]:

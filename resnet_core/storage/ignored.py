@@ -61,11 +61,11 @@ DOCUMENT_SUFFIXES = (".pdf", ".doc", ".docx", ".odt", ".rtf", ".tex", ".cff", ".
 # A folder below the source with a file of such a name is an own output: a store, a batch or a feature set.
 OWN_MARKS = frozenset({"_store.json", "_batch.json", "_features.json"})
 
-_FOLDERS = frozenset(name.lower() for line in IGNORED for name in line.folders)
-_FILES = frozenset(name.lower() for line in IGNORED for name in line.files)
+_NAMES = frozenset(name.lower() for line in IGNORED for name in (*line.folders, *line.files))
 _SUFFIXES = frozenset(suffix for line in IGNORED for suffix in line.suffixes)
 _BEGINNINGS = tuple(name.lower() for name in DOCUMENTS)
 _DOCUMENT = re.compile(rf"({'|'.join(_BEGINNINGS)})(-[a-z]+)*({'|'.join(map(re.escape, DOCUMENT_SUFFIXES))})?")
+_USUAL = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".webp", ".gif", ".pgm"))
 
 
 def is_ignored(path: str) -> bool:
@@ -73,20 +73,22 @@ def is_ignored(path: str) -> bool:
     folder, _, name = path.rpartition("/")
     if folder and _is_in_ignored_folder(folder):
         return True
+    dot = name.rfind(".")
+    suffix = name[dot:].lower() if dot > 0 else ""
+    if suffix in _USUAL and name[0] not in ".~":  # in no need of a closer look
+        return False
     lower = name.lower()
-    dot = lower.rfind(".")
-    if dot > 0 and lower[dot:] in _SUFFIXES:
-        return True
-    return is_from_system(lower) or (lower.startswith(_BEGINNINGS) and _DOCUMENT.fullmatch(lower) is not None)
+    return suffix in _SUFFIXES or is_from_system(lower) or _DOCUMENT.fullmatch(lower) is not None
 
 
 def is_from_system(name: str) -> bool:
     """Return whether a file or a folder is hidden, or put there by a system. Such names may lie in a store, too."""
-    lower = name.lower()
-    return lower in _FOLDERS or lower in _FILES or name[:2] == "~$" or (name[:1] == "." and name not in (".", ".."))
+    return name.lower() in _NAMES or name[:2] == "~$" or (name[:1] == "." and name not in (".", ".."))
 
 
 @lru_cache(maxsize=4096)
 def _is_in_ignored_folder(folder: str) -> bool:
     """Remember the answers, for neighbours share their folder."""
-    return any(is_from_system(part) for part in folder.split("/"))
+    parts = folder.lower().split("/")
+    looks_hidden = folder[0] in ".~" or "/." in folder or "/~" in folder
+    return not _NAMES.isdisjoint(parts) or (looks_hidden and any(map(is_from_system, parts)))

@@ -19,21 +19,21 @@ _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\d_a-zA-Z]+|[^\W_a-zA-Z]+
 _HOLD_OUT = re.compile(r"(hold|held)[-_ ]?out", re.IGNORECASE)
 
 
-class SplitName(NamedTuple):
+class _SplitName(NamedTuple):
     """`split` of a name; None if it names none, or several. `rest`: its other words."""
 
     split: str | None
     rest: tuple[str, ...]
 
 
-def read_name(name: str) -> SplitName:
+def read_name(name: str) -> _SplitName:
     """Read the name of a folder, or of a file without its suffix."""
     words = [word for token in _tokens(name) if (word := _without_generic(token))]
     splits = {_SPLIT_OF[word] for word in words if word in _SPLIT_OF}
     rest = tuple(word for word in words if word not in _SPLIT_OF)
     if splits == {TRAIN, VALIDATION}:  # `train_val`
         splits = {TRAIN}
-    return SplitName(splits.pop() if len(splits) == 1 else None, rest)
+    return _SplitName(splits.pop() if len(splits) == 1 else None, rest)
 
 
 def is_generic(name: str) -> bool:
@@ -41,7 +41,7 @@ def is_generic(name: str) -> bool:
     return not any(map(_without_generic, _tokens(name)))
 
 
-def settle(names: dict[str, SplitName]) -> dict[str, str]:
+def settle(names: dict[str, _SplitName]) -> dict[str, str]:
     """Return the split of each name that has one, once all names are known."""
     splits = {name: found.split for name, found in names.items() if found.split}
     both = TEST in splits.values()

@@ -222,7 +222,7 @@ def _say(
     parts = []
     for split in (TRAIN, *given):
         names = [name for name, of in found.splits.items() if of == split]
-        lacks = sorted(set(sides[TRAIN]) - set(sides[split]) - {None}, key=str)
+        lacks = sorted(label for label in sides[TRAIN] if label is not None and label not in sides[split])
         missing = f", without {_listed(lacks)}" if lacks else ""
         parts.append(f"{split} is {_listed(names)} ({sides[split].total():,} images{missing})")
     drawn = [] if TEST in given else [f"{config.test:.0%} of {TRAIN} is held out for {TEST}"]

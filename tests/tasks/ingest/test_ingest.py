@@ -423,7 +423,8 @@ def test_files_that_are_no_images_are_counted_and_not_held_against_the_limit(
     (digit_folder / "3" / "cut.png").write_bytes(next(digit_folder.glob("3/*.png")).read_bytes()[:60])
     catalog, _ = ingested(dataset_of(digit_folder), UPath(tmp_path / "s"))
     assert (catalog.quarantined, catalog.foreign, catalog.ignored) == (151, 150, 150)
-    assert "151 quarantined; 150 of them not images by their first bytes; 150 more files ignored;" in caplog.text
+    assert "151 quarantined; 150 " in caplog.text
+    assert "150 more files ignored" in caplog.text
     now = summarise(pq.read_table(catalog.path.path))
     assert now.quarantined_share == 1 / 201
     check_quarantine(now, 0.01)
