@@ -247,6 +247,11 @@ def pixel_rows(db: duckdb.DuckDBPyConnection, places: NDArray[np.int64]) -> pa.T
     return db.sql(_PIXEL_ROWS, params={"places": places.tolist()}).to_arrow_table()
 
 
+def count_moved(db: duckdb.DuckDBPyConnection) -> int:
+    """Return the number of `images` that earlier nights have placed on another side than the source does."""
+    return database.count(db, "select count(*) from images where fixed <> before")
+
+
 def finish(db: duckdb.DuckDBPyConnection, *, again: bool) -> None:
     """Make `finished`. again: as in `make_images`."""
     db.execute(_FINISHED, {"again": again})

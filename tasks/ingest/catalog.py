@@ -153,6 +153,11 @@ def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace
     pairs, most = NO_PAIRS, look_alike(size)
     if config.near_duplicates and queries.has_new_images(db):
         pairs = _find_near(db, scan, size, here.keys)
+    if scan.given and (moved := build.count_moved(db)):
+        log.warning(
+            "split       %s images of earlier nights change sides, as the source's names say: the champion has seen "
+            "some of the test images. A column `split` of the labels can keep the sides", f"{moved:,}",
+        )  # fmt: skip
     scene = placing.place(db, config, again.seed_of(config.seed, generation), pairs, most)
     classes.set_aside_unlearnable(db, dataset)
     placing.measure(db, pairs, most)

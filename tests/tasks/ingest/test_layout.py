@@ -231,6 +231,25 @@ def test_an_image_that_lies_in_both_folders_is_a_test_image(digit_folder: Path, 
     assert Counter(table(catalog).query("status == 'ok'")["split"]) == {"train": 160, "test": 40}
 
 
+def test_images_that_change_sides_in_an_old_catalog_are_counted(
+    digit_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number, path in enumerate(sorted(digit_folder.rglob("*.png"))):
+        to = tmp_path / "data" / ("train" if number % 5 else "test") / path.parent.name / path.name
+        to.parent.mkdir(parents=True, exist_ok=True)
+        path.rename(to)
+    settings = {"name": "d", "source": str(tmp_path / "data"), "image": {"size": 8}}
+    rows = [
+        {"path": str(path.relative_to(tmp_path / "data")), "label": path.parent.name, "split": "train" if k else "test"}
+        for k, path in enumerate(sorted((tmp_path / "data").rglob("*.png")))
+    ]
+    labels = str(write_labels(tmp_path / "labels.csv", rows))
+    ingested(Dataset.model_validate({**settings, "labels": labels}), UPath(tmp_path / "s"))
+    catalog, _ = ingested(Dataset.model_validate(settings), UPath(tmp_path / "s"))
+    assert Counter(table(catalog)["split"]) == {"train": 160, "test": 40}
+    assert "39 images of earlier nights change sides" in caplog.text  # one test image of before is one still
+
+
 def test_every_usual_word_is_read_in_any_case_and_documented() -> None:
     page = (DOCS / "dataset-file.md").read_text(encoding="utf-8")
     for split, words in WORDS.items():
