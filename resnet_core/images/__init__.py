@@ -4,7 +4,7 @@ Rooms: `decode` (bytes to gray levels), `levels` (which value is white; `BadImag
 `decision` (the same for a data set), `limits` (of an image);
 `preprocessing` (gray levels to the model's square);
 `statistics` (brightness, contrast, sharpness, perceptual hash).
-Private: `_codecs` (fast PNG and JPEG), `_dicom`.
+Private: `_png`, `_tiff`, `_dicom`, `_codecs` (JPEG, JPEG 2000), `_foreign` (names of other files).
 Door: `decode.decode`, `preprocessing.Preprocessing`, `statistics.measure`.
 The imports are light: a reader process starts with them.
 """

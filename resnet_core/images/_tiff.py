@@ -26,7 +26,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # Tags.
 _KIND, _BITS, _COLORS, _DESCRIPTION, _ORIENTATION = 254, 258, 262, 270, 274
-_LOWEST, _HIGHEST, _SUB_PAGES, _INKS, _FORMAT, _NO_DATA, _DNG = 280, 281, 330, 332, 339, 42113, 50706
+_LOWEST, _HIGHEST, _SUB_PAGES, _INKS, _FORMAT, _MAP, _NO_DATA, _DNG = 280, 281, 330, 332, 339, 320, 42113, 50706
 _UNSIGNED, _UNDEFINED = 1, 4  # formats of a sample
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCC, _CAMERA = 0, 1, 2, 3, 5, 6, 32803  # color spaces
 _BYTES = ("L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB")
@@ -61,6 +61,8 @@ def is_trusted(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
     known = whole and all((image.mode, one, kind) in _TRUSTED for one in bits for kind in formats)
     # Pillow takes the part of an uncompressed tile beyond the image for an error.
     tiled = compression == "raw" and TiffImagePlugin.TILEWIDTH in tags
+    if image.mode in ("P", "PA") and max(tags.get(_MAP, (256,))) < 256:  # an old one of 8 bits, black in Pillow
+        return False
     reduced = int(tags.get(_KIND, 0)) & 1 or _DNG in tags or data[8:11] == _CANON
     return known and compression in _COMPRESSIONS and not (reduced or tiled)
 
@@ -167,7 +169,8 @@ def _to_layers(samples: NDArray[Any], page: "TiffPage", tags: dict[int, Any]) ->
         return layers_of(rgb, Stored(rgb, (0, white)), white)
     jpeg = colors == _YCC and page.compression == _JPEG and page.planarconfig == 1  # tifffile makes RGB of it
     count = 1 if colors in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 3 if colors == _RGB or jpeg else 0
-    if not count or samples.shape[-1] < count:
+    unnamed = count == 1 and samples.shape[-1] > 1 + len(page.extrasamples)
+    if not count or samples.shape[-1] < count or unnamed:
         name = getattr(colors, "name", colors)
         raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF in the color space {name}; {_REMEDY}")
     extra = int(page.extrasamples[0]) if page.extrasamples and samples.shape[-1] > count else 0

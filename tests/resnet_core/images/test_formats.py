@@ -127,6 +127,12 @@ def test_a_palette_of_sixteen_bits() -> None:
     assert np.abs(decode(data) - luma(colors.T)[places] / 257).max() <= 0.51
 
 
+def test_a_palette_of_eight_bits_as_old_programs_wrote_it() -> None:
+    colors, places = numbers("u1", 3, 256).astype(np.uint16), numbers("u1", 9, 11)
+    gray = decode(tiff(places, photometric="palette", colormap=colors))
+    assert np.abs(gray - luma(colors.T)[places]).max() <= 0.51
+
+
 def test_of_a_volume_a_stack_and_a_pyramid_the_first_image() -> None:
     samples = numbers("u2", 5, 32, 48)
     for data in (
