@@ -141,9 +141,10 @@ READERS: dict[str, dict[str, Callable[[bytes], Levels | None]]] = {
     "DICOM": {"pydicom, pylibjpeg": _dicom},
 }
 _KINDS = {
+    "DICOM": rb".{128}DICM|[\x02\x08]\0..[A-Z]{2}",
     "TIFF": rb"II[*+]\0|MM\0[*+]", "PNG": rb"\x89PNG\r\n\x1a\n", "JPEG": rb"\xff\xd8\xff", "BMP": rb"BM",
     "JPEG 2000": rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", "GIF": rb"GIF8", "WebP": rb"RIFF....WEBP",
-    "AVIF": rb"....ftypavi[fs]", "PNM": rb"P[1-7fF]\s", "DICOM": rb".{128}DICM|[\x02\x08]\0..[A-Z]{2}",
+    "AVIF": rb"....ftypavi[fs]", "PNM": rb"P[1-7fF]\s",
 }  # fmt: skip
 
 
