@@ -63,7 +63,7 @@ def is_trusted(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
     tiled = compression == "raw" and TiffImagePlugin.TILEWIDTH in tags
     if image.mode in ("P", "PA") and max(tags.get(_MAP, (256,))) < 256:  # an old one of 8 bits, black in Pillow
         return False
-    reduced = int(tags.get(_KIND, 0)) & 1 or _DNG in tags or data[8:11] == _CANON
+    reduced = (_KIND in tags and int(tags[_KIND]) & 1) or _DNG in tags or data[8:11] == _CANON
     return known and compression in _COMPRESSIONS and not (reduced or tiled)
 
 
@@ -72,6 +72,8 @@ def said_by(tags: Any, levels: NDArray[Any], *, scaled: bool = False) -> Stored:
 
     tags: values by number, with `get`. scaled: a decoder has made 8 bits of them, from black to white.
     """
+    if scaled and _NO_DATA not in tags:
+        return Stored(levels)
     bits = tags.get(_BITS, 1)
     bits = bits if isinstance(bits, int) else bits[0]
     if scaled:

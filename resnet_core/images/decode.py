@@ -137,10 +137,12 @@ def _finish(
     if layers.opacity is not None:
         gray = np.rint(layers.opacity * gray + (1 - layers.opacity) * rule.background).astype(np.uint8)
     width, height = size or gray.shape[::-1]
-    turned, box = _upright(gray, (0, 0, width / shrink, height / shrink), orientation)
-    if orientation in (5, 6, 7, 8):
-        width, height = height, width
-    return _Decoded(turned, width, height, box)
+    box: Box = (0, 0, width / shrink, height / shrink)
+    if orientation != 1:
+        gray, box = _upright(gray, box, orientation)
+        if orientation in (5, 6, 7, 8):
+            width, height = height, width
+    return _Decoded(gray, width, height, box)
 
 
 def _decode_png(data: bytes, rule: Rule, max_pixels: int) -> _Decoded:
@@ -171,7 +173,8 @@ def _decode_by_pillow(data: bytes, rule: Rule, max_pixels: int, target: Preproce
         width, height = image.size
         check_size(width, height, max_pixels)
         if isinstance(image, TiffImagePlugin.TiffImageFile):
-            _check_tiles(image, max_pixels)
+            if TiffImagePlugin.TILEWIDTH in image.tag_v2:
+                _check_tiles(image, max_pixels)
             if not is_trusted(image, data):
                 return _finish(*decode_tiff(data, max_pixels), rule)
         shrink = _shrinkage(width, height, target) if target and image.format in _JPEGS else 1
