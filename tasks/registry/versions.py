@@ -106,10 +106,7 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
     if reference is None:
         names = _model_names(tracking_uri)
         if not names:
-            raise UserError(
-                f"{field}: no model is registered yet in {in_words(tracking_uri)}. Run `grayline retrain --dataset "
-                "FILE.yaml` first, or set GRAYLINE_STORE to the store that has it."
-            )
+            raise UserError(f"{field}: {_none_yet(tracking_uri)}")
         if len(names) > 1:
             raise UserError(
                 f"{field}: name one of {_listed(names)}, as in {names[0]}@{CHAMPION}, of {in_words(tracking_uri)}."
@@ -123,7 +120,7 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
     if model is None:
         aliases = sorted(client(tracking_uri).get_registered_model(name).aliases)
         hint = nearest(alias, aliases) or (f" It has: {', '.join(aliases)}." if aliases else " It has none yet.")
-        raise UserError(f"{field}: model {name!r} has no alias {alias!r} in {in_words(tracking_uri)}.{hint}")
+        raise UserError(f"{field}: model {name!r} has no alias {alias!r}.{hint} Registry: {in_words(tracking_uri)}.")
     return model
 
 
@@ -136,10 +133,18 @@ def check_model(tracking_uri: str, name: str, field: str = "") -> None:
             raise
         names = _model_names(tracking_uri)
         start = f"{field}: " if field else ""
+        if not names:
+            raise UserError(f"{start}{_none_yet(tracking_uri)}") from None
         raise UserError(
-            f"{start}no model {name!r} in {in_words(tracking_uri)}.{nearest(name, names)} "
-            f"Registered: {_listed(names) or 'none yet'}."
+            f"{start}no model {name!r}.{nearest(name, names)} Registered in {in_words(tracking_uri)}: {_listed(names)}."
         ) from None
+
+
+def _none_yet(tracking_uri: str) -> str:
+    return (
+        f"no model is registered yet in {in_words(tracking_uri)}. Run `grayline retrain --dataset FILE.yaml` first, "
+        "or set GRAYLINE_STORE to the store that has it."
+    )
 
 
 def _model_names(tracking_uri: str) -> list[str]:
@@ -178,7 +183,9 @@ def find_version(tracking_uri: str, name: str, version: str) -> ModelVersion:
     versions = versions_of(tracking_uri, name)
     if version not in versions:
         numbers = ", ".join(sorted(versions, key=int)) or "none"
-        raise UserError(f"model {name!r} has no version {version!r} in {in_words(tracking_uri)}. It has: {numbers}.")
+        raise UserError(
+            f"model {name!r} has no version {version!r}. It has: {numbers}. Registry: {in_words(tracking_uri)}."
+        )
     return value_of(versions[version])
 
 

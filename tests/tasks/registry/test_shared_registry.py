@@ -43,7 +43,7 @@ def test_a_model_behind_a_hundred_others_is_found(registry: MlflowClient) -> Non
     uri = registry.tracking_uri
     versions.check_model(uri, "parts")
     assert versions.resolve(uri, "parts").version == "2"
-    with pytest.raises(UserError, match=r"^--model: no model 'part'\. Did you mean 'parts'\?.*a019 and 101 more\.$"):
+    with pytest.raises(UserError, match=r"^--model: no model 'part'\. Did you mean 'parts'\?.*a019, and 101 more\.$"):
         versions.resolve(uri, "part")
     with pytest.raises(UserError, match=r"^--model: name one of a000, .* and 101 more, as in a000@champion\.$"):
         versions.resolve(uri, None)
