@@ -39,7 +39,7 @@ LONG: dict[str, tuple[str, ...]] = {
     ),
     "label_issues": ("digits", "elpv"),
     "time_to_accuracy": ("documented", "shortened"),
-    "gate": ("images", "groups"),
+    "gate": ("images", "groups", "evidence"),
     "drift": ("elpv", "digits"),
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
     "int8": ("digits", "digits_short", "elpv"),

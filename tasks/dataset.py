@@ -62,7 +62,21 @@ class Gate(BaseModel):
         description="better: shown to be better than the champion; not_worse: shown to be within the margin.",
     )
     metric: str = Field("accuracy", description=f"The metric that decides: {', '.join(GATE_METRICS)}.")
-    minimum: float = Field(0.5, ge=0, le=1, description="The floor: below it nothing is promoted.")
+    minimum: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="The floor: below it nothing is promoted. 0: promote without evidence, with a warning.",
+    )
+    held_out: int | None = Field(
+        20,
+        ge=1,
+        description="The least held-out images; each class must have some, and 5 groups where groups are given.",
+    )
+    baseline: bool = Field(True, description="Whether a version must beat the constant answer, 99.5% sure.")
+    recall: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
+        {}, description="<class>: the least recall on the held-out images, as a batch decides."
+    )
     margin: float = Field(
         0.01, ge=0, le=1, description="How far below the champion, on the same images, counts as not worse."
     )
@@ -86,6 +100,10 @@ class Gate(BaseModel):
             hint = nearest(name, list(GATE_METRICS))
             raise ValueError(f"gate.metric: unknown metric {name!r}.{hint} Known: {', '.join(GATE_METRICS)}")
         return name
+
+    def demands(self, check: str) -> bool:
+        """Return whether `held_out` or `baseline` refuses: a minimum of 0 asks for no evidence, unless they are set."""
+        return self.minimum > 0 or check in self.model_fields_set
 
     @property
     def level(self) -> float:

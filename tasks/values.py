@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from resnet_core.catalog.placement import Placement
     from resnet_core.drift.checks import Finding
+    from resnet_core.evaluation.evidence import Evidence
     from resnet_core.evaluation.metrics import Interval
     from resnet_core.images.preprocessing import Preprocessing
     from tasks.parts import Part
@@ -151,13 +152,19 @@ class Checkpoint:
 class Evaluation:
     """Held-out metrics with their intervals; `folder` holds predictions, the calibration and plots.
 
-    `worse` are the slices that are significantly worse than the rest.
+    evidence: of all images. look_alikes: how many of them look like a training image, None if that is not known.
+    unlike: evidence of the others, if there are both.
+    worse: slices that are significantly worse than the rest. missed: what was wanted and is shown to be missed.
     """
 
     folder: UPath
     metrics: dict[str, Interval]
     count: int
+    evidence: Evidence
+    look_alikes: int | None = None
+    unlike: Evidence | None = None
     worse: tuple[str, ...] = ()
+    missed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

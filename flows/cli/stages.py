@@ -58,6 +58,7 @@ def tune(
     dataset: DatasetFile,
     trials: Annotated[int, typer.Option(help="Trainings in all, those of earlier runs included.")] = 20,
     epochs: Annotated[int | None, typer.Option(help="Epochs per trial; by default those of the data set file.")] = None,
+    metric: Annotated[str | None, typer.Option(help="What to judge by; by default the gate's metric.")] = None,
 ) -> None:
     """Search for better settings, or resume an interrupted search."""
     try:
@@ -68,7 +69,7 @@ def tune(
     check_numbers(trials, epochs)
     check(dataset)
     with resumable():
-        _show_tuning(flow(dataset, trials, epochs))
+        _show_tuning(flow(dataset, trials, epochs, metric))
 
 
 @app.command()
@@ -121,6 +122,8 @@ def show_night(night: Night) -> None:
     for stage, text in summary(night):
         rows.add_row(stage, text)
     console.print(rows)
+    for text in night.evaluation.missed if night.evaluation else ():
+        console.print(f"missed: {text}", style="yellow")
     say("")
     if night.decision and night.decision.checks:
         show_checks(night.decision.checks)
@@ -150,10 +153,8 @@ def _show_tuning(result: Tuning) -> None:
     for key, value in result.values.items():
         rows.add_row(key, str(value), f"{result.importance[key]:.2f}" if key in result.importance else "")
     console.print(rows)
-    own = f"; your own values: {result.own_accuracy:.4f}" if result.own_accuracy is not None else ""
-    say(
-        "",
-        f"validation accuracy {result.accuracy:.4f} after {plural(plan.epochs, 'epoch')}, trial {result.number}{own}",
-    )
+    own = f"; your own values: {result.own_value:.4f}" if result.own_value is not None else ""
+    found = f"validation {plan.metric} {result.value:.4f}"
+    say("", f"{found} after {plural(plan.epochs, 'epoch')}, trial {result.number}{own}")
     say("", "# for the data set file", *yaml.safe_dump(fragment(result.values), sort_keys=False).splitlines(), "")
     say(f"pictures and trials: run {plan.mlflow_run_id} in {Settings().tracking_uri}", f"study: {plan.storage}")

@@ -32,6 +32,8 @@ def show_checks(checks: tuple[Check, ...]) -> None:
     """Print the requirement, the finding and the outcome of every check."""
     rows = table("check", "wanted", "found", "")
     for check in checks:
-        rows.add_row(check.name, check.wanted, check.found, "passed" if check.passed else "failed")
+        warns = check.passed and check.found.startswith("warning")
+        style = "yellow" if warns else "" if check.passed else "red"
+        rows.add_row(check.name, check.wanted, check.found, "passed" if check.passed else "failed", style=style)
     console.print(rows)
     say("")

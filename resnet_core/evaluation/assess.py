@@ -1,7 +1,7 @@
 """Assessment: all measurements of a classifier on held-out images.
 
-Calibration error, coverage of the sets and cost of decisions use calibrations that have not seen the image (see
-`calibrate`).
+Labels are decided as a batch decides, with the weights of costs and recalls. Decisions, calibration error and coverage
+use calibrations that have not seen the image (see `calibrate`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.evaluation.bootstrap import Groups, Interval, means, ratios
+from resnet_core.evaluation.bootstrap import Groups, Interval, means
 from resnet_core.evaluation.calibrate import (
     CalibrationPart,
     Outputs,
@@ -22,6 +22,7 @@ from resnet_core.evaluation.calibrate import (
     with_coverage,
 )
 from resnet_core.evaluation.decide import paid
+from resnet_core.evaluation.evidence import Evidence, gather
 from resnet_core.evaluation.metrics import OF_CALIBRATION, Labels, Metrics, Probabilities, intervals, measure
 from resnet_core.evaluation.slices import Slice, find_slices
 from resnet_core.model.calibration import Calibration
@@ -31,12 +32,16 @@ _LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.98, 0.99)
 
 @dataclass(frozen=True)
 class HeldOut:
-    """N images: labels, the network's own probabilities [N, C], numbers of groups if any, and columns to slice by."""
+    """N images: labels, the network's own probabilities [N, C], numbers of groups if any, and columns to slice by.
+
+    look_alike: bool [N], whether a training image looks the same; None if that is not known.
+    """
 
     labels: Labels
     raw: Probabilities
     groups: Groups | None
     columns: Mapping[str, Sequence[Any]]
+    look_alike: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -51,14 +56,24 @@ class Coverage:
     mean_size: float
     review_share: float
 
+    @property
+    def missed(self) -> bool:
+        """True if the held-out images show that the wanted coverage was missed."""
+        return self.found.high < self.wanted
+
 
 @dataclass(frozen=True)
 class _ClassDecisions:
-    """Recall and precision of the decisions, not of the most probable classes; `wanted`: the required recall."""
+    """Recall and precision of the decisions; `wanted`: the required recall."""
 
     wanted: float | None
     recall: Interval
     precision: Interval
+
+    @property
+    def missed(self) -> bool:
+        """True if the held-out images show that the required recall was missed."""
+        return self.wanted is not None and self.recall.high < self.wanted
 
 
 @dataclass(frozen=True)
@@ -81,6 +96,8 @@ class Assessment:
 
     `outputs` are by the model's own calibration, `unseen` by calibrations that have not seen the images.
     `curve`: (coverage wanted, coverage found, mean size of a set).
+    `evidence` is of all images. `look_alikes` of them look like a training image, None if that is not known; `unlike`
+    is of the others, None if there are none or all are.
     """
 
     metrics: Metrics
@@ -92,6 +109,22 @@ class Assessment:
     curve: list[tuple[float, float, float]]
     decisions: Decisions | None
     slices: list[Slice]
+    evidence: Evidence
+    look_alikes: int | None
+    unlike: Evidence | None
+
+    @property
+    def missed(self) -> list[str]:
+        """A sentence for each wish that is shown to be missed."""
+        by_class = self.decisions.classes if self.decisions else {}
+        texts = [
+            f"recall of {name} is {of.recall}, not the {of.wanted:.3f} wanted"
+            for name, of in by_class.items()
+            if of.missed
+        ]
+        if self.coverage and self.coverage.missed:
+            texts.append(f"coverage of the sets is {self.coverage.found}, not the {self.coverage.wanted:.3f} wanted")
+        return texts
 
 
 def assess(
@@ -105,9 +138,12 @@ def assess(
     labels, raw, groups = held_out.labels, held_out.raw, held_out.groups
     calibration, parts = find_calibrations(labels, raw, validation, requirements, groups, seed)
     outputs, unseen = apply_calibration(calibration, raw), apply_parts(parts, raw)
-    metrics = measure(labels, outputs.probabilities, classes, groups, seed)
+    alike = held_out.look_alike
+    metrics, evidence = _measure(held_out, outputs, unseen, classes, seed)
+    unlike = None
+    if alike is not None and 0 < alike.sum() < len(alike):
+        _, unlike = _measure(held_out, outputs, unseen, classes, seed, ~alike)
     honest = intervals(OF_CALIBRATION, labels, unseen.probabilities, groups, seed)
-    correct = outputs.probabilities.argmax(1) == labels
     return Assessment(
         metrics=replace(metrics, overall=metrics.overall | honest),
         uncalibrated=intervals(OF_CALIBRATION, labels, raw, groups, seed),
@@ -116,9 +152,30 @@ def assess(
         unseen=unseen,
         coverage=_find_coverage(labels, unseen.sets, requirements.coverage, groups, seed),
         curve=[_find_curve(labels, raw, parts, level) for level in _LEVELS],
-        decisions=_find_decisions(held_out, unseen, calibration, requirements, classes, seed),
-        slices=find_slices(correct, held_out.columns, groups, seed),
+        decisions=_find_decisions(held_out, unseen, calibration, requirements, metrics, seed),
+        slices=find_slices(unseen.decided == labels, held_out.columns, groups, seed),
+        evidence=evidence,
+        look_alikes=None if alike is None else int(alike.sum()),
+        unlike=unlike,
     )
+
+
+def _measure(
+    held_out: HeldOut,
+    outputs: Outputs,
+    unseen: Outputs,
+    classes: Sequence[str],
+    seed: int,
+    rows: NDArray[np.bool_] | slice = slice(None),
+) -> tuple[Metrics, Evidence]:
+    """Return metrics of the decisions on some images, and what they are evidence of."""
+    labels, scores = held_out.labels[rows], unseen.scores[rows]
+    groups = None if held_out.groups is None else np.unique(held_out.groups[rows], return_inverse=True)[1]
+    found = measure(labels, scores, classes, groups, seed)
+    # Scores of two calibrations are not in one order: the order is that of the model's own.
+    ranked = intervals(["roc_auc"], labels, outputs.probabilities[rows], groups, seed)
+    found = replace(found, overall=found.overall | ranked)
+    return found, gather(labels, scores, found, groups, seed)
 
 
 def _find_coverage(
@@ -144,7 +201,7 @@ def _find_decisions(
     unseen: Outputs,
     calibration: Calibration,
     requirements: Requirements,
-    classes: Sequence[str],
+    metrics: Metrics,
     seed: int,
 ) -> Decisions | None:
     if requirements.costs is None and not requirements.recalls:
@@ -154,19 +211,16 @@ def _find_decisions(
     if requirements.costs is not None:
         choices = unseen.decided, unseen.probabilities.argmax(1)
         paid_each = [paid(labels, decided, requirements.costs) for decided in choices]
-        cost, default_cost = means(np.stack(paid_each, axis=1), groups, seed)
-    right = unseen.decided == labels
-    (accuracy,) = means(right.astype(np.float64)[:, None], groups, seed)
-    places = np.arange(len(classes))
-    true, said = labels[:, None] == places, unseen.decided[:, None] == places
-    hits = (true & said).astype(np.float64)
-    recalls = ratios(hits, true.astype(np.float64), groups, seed)
-    precisions = ratios(hits, said.astype(np.float64), groups, seed)
+        worst = float(requirements.costs.max())
+        paid_shares = np.stack(paid_each, axis=1) / worst
+        cost, default_cost = (share.times(worst) for share in means(paid_shares, groups, seed))
     by_class = {
-        name: _ClassDecisions(requirements.recalls.get(k), recalls[k], precisions[k]) for k, name in enumerate(classes)
+        name: _ClassDecisions(requirements.recalls.get(k), of.recall, of.precision)
+        for k, (name, of) in enumerate(metrics.per_class.items())
     }
     weights = calibration.weights
     thresholds = None
+    classes = list(metrics.per_class)
     if len(classes) == 2:
         thresholds = {classes[k]: weights[1 - k] / sum(weights) for k in range(2)}
-    return Decisions(cost, default_cost, accuracy, thresholds, by_class)
+    return Decisions(cost, default_cost, metrics.overall["accuracy"], thresholds, by_class)

@@ -2,6 +2,9 @@
 
 Without a validation part, held-out images serve crosswise: they are split into halves, and each half is measured
 with the calibration of the other half. The model keeps a calibration that is fitted on all of them.
+
+A temperature is used only if it helps on the other half: halves of the images that it is fitted on, each measured with
+the temperature of the other. Fewer than FEWEST images find none.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,8 +16,8 @@ from scipy.optimize import minimize_scalar
 
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.decide import Weights, find_weights, threshold
-from resnet_core.evaluation.metrics import Labels, Probabilities, nll
-from resnet_core.model.calibration import Calibration
+from resnet_core.evaluation.metrics import Labels, Probabilities, Scores, nll
+from resnet_core.model.calibration import FEWEST, Calibration
 
 _COLDEST, _HOTTEST = 0.05, 20.0
 # Standard deviation of a normal prior on the logarithm of the temperature. Hundreds of images outweigh it. Without
@@ -38,11 +41,16 @@ class Requirements:
 
 @dataclass(frozen=True)
 class Outputs:
-    """Outputs for N images: calibrated probabilities [N, C], decided classes [N], and sets [N, C] if any."""
+    """Outputs for N images: calibrated probabilities [N, C], scores that decide [N, C], and sets [N, C] if any."""
 
     probabilities: Probabilities
-    decided: Labels
+    scores: Scores
     sets: NDArray[np.bool_] | None
+
+    @property
+    def decided(self) -> Labels:
+        """The class of each image [N], as a batch decides."""
+        return self.scores.argmax(1)
 
 
 @dataclass(frozen=True)
@@ -55,9 +63,11 @@ class CalibrationPart:
     calibration: Calibration
 
 
-def fit(labels: Labels, raw: Probabilities, requirements: Requirements, fitted_on: str) -> Calibration:
-    """Fit a calibration on labels [N] and the network's own probabilities, float32 [N, C]."""
-    temperature = find_temperature(labels, raw)
+def fit(
+    labels: Labels, raw: Probabilities, requirements: Requirements, fitted_on: str, heated: bool = True
+) -> Calibration:
+    """Fit a calibration on labels [N] and the network's own probabilities, float32 [N, C]. heated: by a temperature."""
+    temperature = find_temperature(labels, raw) if heated else 1.0
     shares = Calibration(temperature).calibrated(raw)
     coverage = requirements.coverage
     return Calibration(
@@ -83,6 +93,16 @@ def find_temperature(labels: Labels, raw: Probabilities) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
 
 
+def helps(labels: Labels, raw: Probabilities, groups: Groups | None = None, seed: int = 0) -> bool:
+    """Return whether a temperature found on one half of the images lessens the loss on the other, both ways."""
+    if len(labels) < FEWEST:
+        return False
+    first, shares = halves(len(labels), groups, seed), np.empty_like(raw)
+    for half in (first, ~first):
+        shares[half] = Calibration(find_temperature(labels[~half], raw[~half])).calibrated(raw[half])
+    return nll(labels, shares) < nll(labels, raw)
+
+
 def find_calibrations(
     labels: Labels,
     raw: Probabilities,
@@ -96,14 +116,14 @@ def find_calibrations(
     Images of one group are in the same half.
     """
     if validation is not None:
-        kept = fit(*validation, requirements, VALIDATION)
+        kept = fit(*validation, requirements, VALIDATION, helps(*validation, seed=seed))
         return kept, (CalibrationPart(np.ones(len(labels), dtype=np.bool_), *validation, kept),)
-    first = halves(len(labels), groups, seed)
+    first, heated = halves(len(labels), groups, seed), helps(labels, raw, groups, seed)
     parts = [
-        CalibrationPart(~half, labels[half], raw[half], fit(labels[half], raw[half], requirements, CROSSWISE))
+        CalibrationPart(~half, labels[half], raw[half], fit(labels[half], raw[half], requirements, CROSSWISE, heated))
         for half in (first, ~first)
     ]
-    return fit(labels, raw, requirements, CROSSWISE), tuple(parts)
+    return fit(labels, raw, requirements, CROSSWISE, heated), tuple(parts)
 
 
 def halves(count: int, groups: Groups | None, seed: int) -> NDArray[np.bool_]:
@@ -117,19 +137,19 @@ def halves(count: int, groups: Groups | None, seed: int) -> NDArray[np.bool_]:
 def apply_calibration(calibration: Calibration, raw: Probabilities) -> Outputs:
     """Return the outputs for the network's own probabilities [N, C]."""
     shares = calibration.calibrated(raw)
-    return Outputs(shares, calibration.decided(shares), calibration.sets(shares))
+    return Outputs(shares, calibration.weighted(shares), calibration.sets(shares))
 
 
 def apply_parts(parts: Sequence[CalibrationPart], raw: Probabilities) -> Outputs:
     """Return the outputs for all held-out images, by the calibrations of their parts."""
-    shares, decided = np.empty_like(raw), np.empty(len(raw), dtype=np.int64)
+    shares, scores = np.empty_like(raw), np.empty(raw.shape)
     sets = np.empty(raw.shape, dtype=np.bool_) if parts[0].calibration.coverage is not None else None
     for part in parts:
         outputs = apply_calibration(part.calibration, raw[part.rows])
-        shares[part.rows], decided[part.rows] = outputs.probabilities, outputs.decided
+        shares[part.rows], scores[part.rows] = outputs.probabilities, outputs.scores
         if sets is not None and outputs.sets is not None:
             sets[part.rows] = outputs.sets
-    return Outputs(shares, decided, sets)
+    return Outputs(shares, scores, sets)
 
 
 def with_coverage(part: CalibrationPart, coverage: float) -> CalibrationPart:

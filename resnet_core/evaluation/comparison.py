@@ -8,7 +8,7 @@ accuracy, single images      better: McNemar's exact test (1947); lower bound: t
                              (Tango 1998, Statistics in Medicine 17:891), which holds its level for few images, too
 accuracy, images in groups   better: sign flips of whole groups; lower bound: the paired bootstrap of groups
                              (Efron & Tibshirani 1993, chapter 13)
-other metrics                the paired bootstrap, of images or of groups
+other metrics                better: swaps of both answers, by images or by groups; lower bound: the paired bootstrap
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,35 +19,44 @@ from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import binomtest, norm
 
-from resnet_core.evaluation.bootstrap import Groups, spread
-from resnet_core.evaluation.metrics import Labels, Metric, Probabilities, accuracy
-from resnet_core.evaluation.slices import holm
+from resnet_core.evaluation.bootstrap import CELLS, RESAMPLES, Groups, spread
+from resnet_core.evaluation.metrics import Labels, Metric, Probabilities, Scores, accuracy
+from resnet_core.evaluation.slices import SIDE_GROUPS, holm
 from resnet_core.model.classifier import Classifier
 
 _PRECISION = 1e-9  # of a bound, far below one image's share
 # Every combination of signs is tried for up to so many groups; for more groups, so many random ones.
-_FEW, _FLIPS = 12, 2000
+_FEW, FLIPS = 12, 2000
 
 Rows = NDArray[np.bool_]  # [N], the images that belong to a slice
 
 
-def aligned(probabilities: Probabilities, classifier: Classifier, classes: Sequence[str]) -> Probabilities:
-    """Return a classifier's float32 [N, C] with columns in the order of `classes`; 0 for a class it does not know."""
-    columns = np.zeros((len(probabilities), len(classes)), dtype=np.float32)
+def aligned(probabilities: Probabilities, classifier: Classifier, classes: Sequence[str]) -> Scores:
+    """Return a classifier's scores [N, C]: the largest is its decision, in a batch as here.
+
+    Columns are in the order of `classes`; 0 for a class it does not know.
+    """
+    scores = classifier.calibration.weighted(probabilities)
+    columns = np.zeros((len(scores), len(classes)), dtype=scores.dtype)
     for k, name in enumerate(classes):
         if name in classifier.classes:
-            columns[:, k] = probabilities[:, classifier.classes.index(name)]
+            columns[:, k] = scores[:, classifier.classes.index(name)]
     return columns
 
 
 @dataclass(frozen=True)
 class Pair:
-    """Probabilities [N, C] of two classifiers for the same images; images of one group are drawn together."""
+    """Scores [N, C] of two classifiers for the same images (see `metrics`); images of one group are drawn together."""
 
     labels: Labels
-    new: Probabilities
-    old: Probabilities
+    new: Scores
+    old: Scores
     groups: Groups | None = None
+
+    def only(self, rows: Rows) -> "Pair":
+        """Return the pair of these images."""
+        groups = None if self.groups is None else np.unique(self.groups[rows], return_inverse=True)[1]
+        return Pair(self.labels[rows], self.new[rows], self.old[rows], groups)
 
     def changed(self) -> tuple[Rows, Rows]:
         """Return the gained and the lost images, bool [N]."""
@@ -85,7 +94,8 @@ class Comparison:
 class _SliceComparison:
     """The difference of accuracy on a slice's images, new less old.
 
-    `p`: the probability of such a loss if the true loss is just the margin, corrected by Holm's method.
+    `p`: the probability of such a loss if the true loss is just the margin, corrected by Holm's method. NaN if the
+    slice has too few groups to tell.
     """
 
     name: str
@@ -106,10 +116,25 @@ def compare(metric: Metric, pair: Pair, confidence: float, seed: int = 0) -> Com
         return Comparison(value, float("nan"), confidence, float("nan"), *counts)
     lower = float(np.quantile(again, 1 - confidence))
     if metric is accuracy and pair.groups is not None:
-        p = _by_groups(gained.astype(np.float64) - lost, pair.groups, seed)
+        p = flips(np.bincount(pair.groups, gained.astype(np.float64) - lost), seed)
     else:
-        p = _p_value(again <= 0)
+        p = _by_swaps(metric, pair, value, seed)
     return Comparison(value, lower, confidence, p, *counts)
+
+
+def _by_swaps(metric: Metric, pair: Pair, value: float, seed: int) -> float:
+    """Return the p of "not better": how often the difference is as large if both swap their answers at random."""
+    random, count = np.random.default_rng(seed), len(pair.labels)
+    groups = np.arange(count) if pair.groups is None else pair.groups
+    labels, scores = np.tile(pair.labels, 2), np.concatenate([pair.new, pair.old])
+    reached = done = 0
+    while done < RESAMPLES:
+        rows = min(max(1, CELLS // (2 * count)), RESAMPLES - done)
+        kept = random.integers(0, 2, (rows, int(groups.max()) + 1)).astype(np.float64)[:, groups]
+        counts = np.concatenate([kept, 1 - kept], axis=1)
+        gaps = metric.resampled(labels, scores, counts) - metric.resampled(labels, scores, 1 - counts)
+        reached, done = reached + int((gaps >= value - _PRECISION).sum()), done + rows
+    return (reached + 1) / (RESAMPLES + 1)
 
 
 def _spread_of_difference(metric: Metric, pair: Pair, seed: int) -> tuple[float, NDArray[np.float64]]:
@@ -170,9 +195,11 @@ def compare_slices(slices: Mapping[str, Rows], pair: Pair, margin: float, seed: 
         counts = int(gained[rows].sum()), int(lost[rows].sum()), images
         if pair.groups is None:
             p = _p_worse(*counts, margin)
+        elif len(np.unique(pair.groups[rows])) < SIDE_GROUPS:
+            p = float("nan")
         else:
             excess = lost[rows].astype(np.float64) - gained[rows] - margin
-            p = _by_groups(excess, pair.groups[rows], seed)
+            p = flips(np.bincount(pair.groups[rows], excess), seed)
         comparisons.append(_SliceComparison(name, (counts[0] - counts[1]) / images, p, images))
     corrected = holm([comparison.p for comparison in comparisons])
     return [replace(comparison, p=p) for comparison, p in zip(comparisons, corrected, strict=True)]
@@ -183,34 +210,33 @@ def _p_worse(gained: int, lost: int, images: int, margin: float) -> float:
     return mcnemar(lost, gained) if margin == 0 else float(norm.cdf(score(gained, lost, images, -margin)))
 
 
-def _by_groups(excess: NDArray[np.float64], groups: Groups, seed: int) -> float:
-    """Return the p of "not above 0 in all" for each image's excess [N], by sign flips of groups.
+def flips(sums: NDArray[np.number], seed: int = 0) -> float:
+    """Return the p of "not above 0 in all" for the excess of each group [G], by sign flips.
 
     The method is Fisher's (1935). The p of k groups is at least 1 in 2 ** k.
     """
-    sums = np.bincount(groups, excess)
-    sums = sums[sums != 0]
+    sums = sums[np.abs(sums) > _PRECISION]
     if len(sums) <= _FEW:
         signs = 1 - 2.0 * ((np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1)
         return float((signs @ sums >= sums.sum() - _PRECISION).mean())
     random = np.random.default_rng(seed)
-    flipped = [(1.0 - 2 * random.integers(0, 2, (_FLIPS // 50, len(sums)))) @ sums for _ in range(50)]
+    flipped = [(1.0 - 2 * random.integers(0, 2, (FLIPS // 50, len(sums)))) @ sums for _ in range(50)]
     return _p_value(np.concatenate(flipped) >= sums.sum() - _PRECISION)
 
 
 def below(
     metric: Metric,
     labels: Labels,
-    probabilities: Probabilities,
+    scores: Scores,
     limit: float,
     groups: Groups | None = None,
     seed: int = 0,
 ) -> float:
     """Return the p of "at least the limit": the probability of such a value if the true one just reaches it."""
     if metric is accuracy and groups is None:
-        right = int((probabilities.argmax(1) == labels).sum())
+        right = int((scores.argmax(1) == labels).sum())
         return float(binomtest(right, len(labels), limit, alternative="less").pvalue)
-    _, again = spread(lambda counts: metric.resampled(labels, probabilities, counts), len(labels), groups, seed)
+    _, again = spread(lambda counts: metric.resampled(labels, scores, counts), len(labels), groups, seed)
     return _p_value(again[~np.isnan(again)] >= limit)
 
 

@@ -44,12 +44,14 @@ def class_costs(costs: Mapping[str, float], classes: Sequence[str]) -> Weights |
     return np.array([costs.get(name, costs.get(FALSE_ALARM, 1.0)) for name in known], dtype=np.float64)
 
 
-def class_recalls(recall: Mapping[str, float], classes: Sequence[str]) -> dict[int, float]:
-    """Return the required recalls by the places of their classes. Raises UserError for an unknown class."""
+def class_recalls(
+    recall: Mapping[str, float], classes: Sequence[str], field: str = "evaluate.recall"
+) -> dict[int, float]:
+    """Return the recalls of a field by the places of their classes. Raises UserError for an unknown class."""
     for name in recall:
         if name not in classes:
             hint = nearest(name, list(classes))
-            raise UserError(f"evaluate.recall.{name}: unknown class.{hint} Known: {_list(classes)}.")
+            raise UserError(f"{field}.{name}: unknown class.{hint} Known: {_list(classes)}.")
     return {list(classes).index(name): share for name, share in recall.items()}
 
 

@@ -61,5 +61,6 @@ def by_size(
             parts.append(single.probabilities(pixels[start : start + BATCH], side=side))
             advance(len(parts[-1]))
         shares = np.concatenate(parts)
-        measured.append(AtSize(side, len(labels), **{name: METRICS[name](labels, shares) for name in MEASURED}))
+        scores = classifier.calibration.weighted(shares)
+        measured.append(AtSize(side, len(labels), **{name: METRICS[name](labels, scores) for name in MEASURED}))
     return measured

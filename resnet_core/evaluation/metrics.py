@@ -1,5 +1,8 @@
 """Metrics: how good predictions are, each value with its 95% interval.
 
+A label is decided by the largest score. Scores are probabilities times decision weights (`Calibration.weighted`), or
+probabilities as they are: weights change the decisions, but no order within a class, so no ROC AUC.
+
 METRICS is the registry. The gate, MLflow, the report and every page take names, directions and titles from it.
 A new metric is a function and an entry here.
 
@@ -16,11 +19,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from resnet_core.evaluation.bootstrap import Counts, Groups, ends, spread
+from resnet_core.evaluation.bootstrap import Counts, Groups, ends, spread, trials
 from resnet_core.evaluation.bootstrap import Interval as Interval
 
 Labels = NDArray[np.int64]  # [N], places in the class names
 Probabilities = NDArray[np.float32]  # [N, C]
+Scores = NDArray[np.floating]  # [N, C], probabilities or weighted ones
 _Values = NDArray[np.float64]
 Curve = tuple[_Values, _Values]  # x [K], y [K]
 
@@ -30,20 +34,20 @@ FLOOR = 1e-12  # the least probability of which a logarithm is taken
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of resamples: labels [N], probabilities [N, C] and counts [R, N] give [R] values.
+    """A metric of resamples: labels [N], scores [N, C] and counts [R, N] give [R] values.
 
-    Called with labels and probabilities alone, it returns the value of the images themselves.
+    Called with labels and scores alone, it returns the value of the images themselves.
     """
 
-    resampled: Callable[[Labels, Probabilities, Counts], _Values]
+    resampled: Callable[[Labels, Scores, Counts], _Values]
     title: str
     about: str
     higher_is_better: bool = True
     of_calibration: bool = False
     share: bool = False
 
-    def __call__(self, labels: Labels, probabilities: Probabilities) -> float:
-        return float(self.resampled(labels, probabilities, np.ones((1, len(labels))))[0])
+    def __call__(self, labels: Labels, scores: Scores) -> float:
+        return float(self.resampled(labels, scores, np.ones((1, len(labels))))[0])
 
 
 @dataclass(frozen=True)
@@ -58,7 +62,7 @@ class _ClassMetrics:
 
 @dataclass(frozen=True)
 class Metrics:
-    """`confusion[i, j]` counts images of class i that were predicted as class j."""
+    """`confusion[i, j]` counts images of class i that were decided to be class j."""
 
     overall: dict[str, Interval]
     per_class: dict[str, _ClassMetrics]
@@ -67,61 +71,75 @@ class Metrics:
 
 
 def measure(
-    labels: Labels,
-    probabilities: Probabilities,
-    classes: Sequence[str],
-    groups: Groups | None = None,
-    seed: int = 0,
+    labels: Labels, scores: Scores, classes: Sequence[str], groups: Groups | None = None, seed: int = 0
 ) -> Metrics:
     """Return all metrics of predictions on held-out images."""
-    overall = intervals(METRICS, labels, probabilities, groups, seed)
-    value, again = spread(lambda counts: _class_scores(labels, probabilities, counts), len(labels), groups, seed)
-    confusion = confusion_matrix(labels, probabilities)
+    overall = intervals(METRICS, labels, scores, groups, seed)
+    value, again = spread(lambda counts: _class_scores(labels, scores, counts), len(labels), groups, seed)
+    confusion, decided = confusion_matrix(labels, scores), scores.argmax(1)
     per_class = {}
     for k, name in enumerate(classes):
-        precision, recall, f1 = (ends(value[row, k], again[:, row, k]) for row in range(3))
+        behind = (decided == k, labels == k, (decided == k) | (labels == k))
+        precision, recall, f1 = (
+            ends(value[row, k], again[:, row, k], trials(rows, groups)) for row, rows in enumerate(behind)
+        )
         per_class[name] = _ClassMetrics(precision, recall, f1, support=int(confusion[k].sum()))
     return Metrics(overall, per_class, confusion, len(labels))
 
 
 def intervals(
-    names: Iterable[str], labels: Labels, probabilities: Probabilities, groups: Groups | None = None, seed: int = 0
+    names: Iterable[str], labels: Labels, scores: Scores, groups: Groups | None = None, seed: int = 0
 ) -> dict[str, Interval]:
     """Return the METRICS of these names."""
     names = tuple(names)
     value, again = spread(
-        lambda counts: np.stack([METRICS[name].resampled(labels, probabilities, counts) for name in names], axis=1),
+        lambda counts: np.stack([METRICS[name].resampled(labels, scores, counts) for name in names], axis=1),
         len(labels),
         groups,
         seed,
     )
-    return {name: ends(value[k], again[:, k]) for k, name in enumerate(names)}
+    return {name: ends(value[k], again[:, k], _trials(name, labels, groups)) for k, name in enumerate(names)}
 
 
-def _accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
-    return _mean(probabilities.argmax(1) == labels, counts)
+def _trials(name: str, labels: Labels, groups: Groups | None) -> int:
+    """Return the images (or groups) that stand behind a metric where nothing is wrong.
+
+    A mean over classes is as sure as if each class were as small as the smallest. ROC AUC of two classes is one curve.
+    """
+    every = trials(np.ones(len(labels), bool), groups)
+    if name == "accuracy" or every < 0:
+        return every
+    if METRICS[name].of_calibration:
+        return 0  # not a share of right answers
+    occurring = np.unique(labels)
+    smallest = min(abs(trials(labels == k, groups)) for k in occurring)
+    return smallest * (1 if name == "roc_auc" and len(occurring) == 2 else len(occurring))
 
 
-def _balanced_accuracy(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
+def _accuracy(labels: Labels, scores: Scores, counts: Counts) -> _Values:
+    return _mean(scores.argmax(1) == labels, counts)
+
+
+def _balanced_accuracy(labels: Labels, scores: Scores, counts: Counts) -> _Values:
     """Return the mean recall over the classes that occur."""
-    return _nan_mean(_class_scores(labels, probabilities, counts)[:, 1])
+    return _nan_mean(_class_scores(labels, scores, counts)[:, 1])
 
 
-def _macro_f1(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
+def _macro_f1(labels: Labels, scores: Scores, counts: Counts) -> _Values:
     """Return the mean F1 over the classes that occur or are predicted."""
-    return _nan_mean(_class_scores(labels, probabilities, counts)[:, 2])
+    return _nan_mean(_class_scores(labels, scores, counts)[:, 2])
 
 
-def _roc_auc(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
+def _roc_auc(labels: Labels, scores: Scores, counts: Counts) -> _Values:
     """Return the area under the ROC curve; for more than two classes, the mean of one class against the rest.
 
     NaN if fewer than two classes occur.
     """
-    classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
-    return _nan_mean(np.stack([_rank_auc(labels == k, probabilities[:, k], counts) for k in classes], axis=1))
+    classes = [1] if scores.shape[1] == 2 else range(scores.shape[1])
+    return _nan_mean(np.stack([_rank_auc(labels == k, scores[:, k], counts) for k in classes], axis=1))
 
 
-def _rank_auc(positive: NDArray[np.bool_], scores: NDArray[np.float32], counts: Counts) -> _Values:
+def _rank_auc(positive: NDArray[np.bool_], scores: Scores, counts: Counts) -> _Values:
     """Return the share of (positive, negative) pairs in the right order, ties counting half (Mann-Whitney)."""
     if positive.all() or not positive.any():
         return np.full(len(counts), np.nan)
@@ -136,7 +154,7 @@ def _rank_auc(positive: NDArray[np.bool_], scores: NDArray[np.float32], counts: 
         return np.einsum("rn,rn->r", times, below[:, left] + below[:, right]) / (2 * pairs)
 
 
-def _calibration_error(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
+def _calibration_error(labels: Labels, probabilities: Scores, counts: Counts) -> _Values:
     """Return the expected calibration error (Guo et al. 2017, arXiv:1706.04599, section 2).
 
     This is |accuracy - confidence|, averaged over bins of equal width of the confidence.
@@ -147,13 +165,13 @@ def _calibration_error(labels: Labels, probabilities: Probabilities, counts: Cou
     return np.abs(counts @ signed).sum(1) / counts.sum(1)
 
 
-def _nll(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
+def _nll(labels: Labels, probabilities: Scores, counts: Counts) -> _Values:
     """Return the mean negative log-likelihood, in nats."""
     own = probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return _mean(-np.log(np.maximum(own, FLOOR)), counts)
 
 
-def _brier(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
+def _brier(labels: Labels, probabilities: Scores, counts: Counts) -> _Values:
     """Return the mean squared distance from the true class's unit vector, 0 to 2 (Brier 1950)."""
     errors = probabilities.astype(np.float64)
     errors[np.arange(len(labels)), labels] -= 1
@@ -190,14 +208,14 @@ def _nan_mean(values: _Values) -> _Values:
         return np.where(numbers, values, 0).sum(1) / numbers.sum(1)
 
 
-def calibration_bins(labels: Labels, probabilities: Probabilities) -> tuple[_Values, ...]:
+def calibration_bins(labels: Labels, probabilities: Scores) -> tuple[_Values, ...]:
     """Return three float64 [CALIBRATION_BINS]: images, correct ones, and the sum of confidences of each bin."""
     confidence, correct, bins = _by_confidence(labels, probabilities)
     columns = (np.ones_like(confidence), correct, confidence)
     return tuple(np.bincount(bins, column, CALIBRATION_BINS).astype(np.float64) for column in columns)
 
 
-def _by_confidence(labels: Labels, probabilities: Probabilities) -> tuple[_Values, _Values, Labels]:
+def _by_confidence(labels: Labels, probabilities: Scores) -> tuple[_Values, _Values, Labels]:
     """Return confidence, 1 where correct, and the number of the bin of each image."""
     confidence = probabilities.max(1).astype(np.float64)
     bins = np.minimum((confidence * CALIBRATION_BINS).astype(np.int64), CALIBRATION_BINS - 1)
@@ -229,19 +247,19 @@ def roc_curve(positive: NDArray[np.bool_], scores: NDArray[np.float32], most: in
     return alarms, hits
 
 
-def confusion_matrix(labels: Labels, probabilities: Probabilities) -> NDArray[np.int64]:
-    """Return int64 [C, C]: rows are true classes, columns predicted ones."""
-    classes = probabilities.shape[1]
-    cells = labels * classes + probabilities.argmax(1)
+def confusion_matrix(labels: Labels, scores: Scores) -> NDArray[np.int64]:
+    """Return int64 [C, C]: rows are true classes, columns decided ones."""
+    classes = scores.shape[1]
+    cells = labels * classes + scores.argmax(1)
     return np.bincount(cells, minlength=classes * classes).reshape(classes, classes)
 
 
-def _class_scores(labels: Labels, probabilities: Probabilities, counts: Counts) -> _Values:
+def _class_scores(labels: Labels, scores: Scores, counts: Counts) -> _Values:
     """Return [R, 3, C]: precision, recall and F1.
 
     NaN for a class without images; precision is NaN for a class that is never predicted.
     """
-    classes, predicted = probabilities.shape[1], probabilities.argmax(1)
+    classes, predicted = scores.shape[1], scores.argmax(1)
     right = predicted == labels
     actual, said = _sums_by(labels, classes, counts), _sums_by(predicted, classes, counts)
     hits = _sums_by(labels[right], classes, counts[:, right])

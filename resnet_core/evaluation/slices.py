@@ -2,6 +2,7 @@
 
 A column of numbers is cut at its quantiles, a column of text by its values. A slice is compared with all other
 images: by Fisher's exact test, or, for images in groups, by the spread of the difference over resampled groups.
+With fewer than SIDE_GROUPS groups in the slice or in the rest, it cannot be told.
 Among many slices some are worse by chance alone. Their p-values are therefore corrected (Holm 1979, A simple
 sequentially rejective multiple test procedure).
 """
@@ -17,9 +18,10 @@ from numpy.typing import NDArray
 from scipy.stats import fisher_exact
 from scipy.stats import t as student
 
-from resnet_core.evaluation.bootstrap import Counts, Groups, Interval, ends, spread
+from resnet_core.evaluation.bootstrap import Counts, Groups, Interval, ends, spread, trials
 
 _SIGNIFICANT = 0.05
+SIDE_GROUPS = 3
 SMALLEST = 10  # images; fewer show nothing
 MOST_VALUES = 50
 _FEW_NUMBERS = 10  # as many different numbers or fewer are values, like text
@@ -33,7 +35,7 @@ _Correct = NDArray[np.bool_]  # [N]
 class Slice:
     """Accuracy on the `images` held-out images with this value; `rest` is the accuracy on the others.
 
-    `p`: the probability of such a gap by chance, corrected for the number of slices.
+    `p`: the probability of such a gap by chance, corrected for the number of slices that can be told; NaN for others.
     """
 
     column: str
@@ -47,6 +49,11 @@ class Slice:
     @property
     def name(self) -> str:
         return f"{self.column} {self.value}"
+
+    @property
+    def told(self) -> bool:
+        """True if the slice and the rest have groups enough to tell."""
+        return not np.isnan(self.p)
 
 
 def find_slices(
@@ -74,9 +81,8 @@ def find_slices(
     for k, (column, name, rows) in enumerate(cuts):
         gap, gaps = value[0, k] - value[1, k], again[:, 0, k] - again[:, 1, k]
         p = _chance(correct, rows) if groups is None else _chance_by_groups(float(gap), gaps, rows, groups)
-        slices.append(
-            Slice(column, name, int(rows.sum()), ends(value[0, k], again[:, 0, k]), float(value[1, k]), False, p)
-        )
+        within = ends(value[0, k], again[:, 0, k], trials(rows, groups))
+        slices.append(Slice(column, name, int(rows.sum()), within, float(value[1, k]), False, p))
     corrected = holm([part.p for part in slices])
     return [replace(part, p=p, worse=p < _SIGNIFICANT) for part, p in zip(slices, corrected, strict=True)]
 
@@ -91,22 +97,35 @@ def _chance(correct: _Correct, rows: _Correct) -> float:
 def _chance_by_groups(gap: float, gaps: NDArray[np.float64], rows: _Correct, groups: Groups) -> float:
     """Return the same p from resampled gaps [R], by Student's distribution over the groups of the smaller side.
 
-    1 if that side has one group only, or nothing varies.
+    NaN if that side has too few groups; 1 if nothing varies.
     """
     fewest = min(len(np.unique(groups[rows])), len(np.unique(groups[~rows])))
     count = len(np.unique(groups))
     deviation = float(np.nanstd(gaps)) * (count / max(count - 1, 1)) ** 0.5
-    return float(student.cdf(gap / deviation, fewest - 1)) if deviation > 0 and fewest > 1 else 1.0
+    if fewest < SIDE_GROUPS:
+        return float("nan")
+    return float(student.cdf(gap / deviation, fewest - 1)) if deviation > 0 else 1.0
 
 
 def holm(chances: Sequence[float]) -> list[float]:
-    """Correct p-values for their number, so that the smallest may be taken at its word."""
-    order = np.argsort(chances, kind="stable")
-    corrected, largest = [0.0] * len(order), 0.0
-    for rank, k in enumerate(order):
-        largest = max(largest, min(1.0, chances[k] * (len(order) - rank)))
+    """Correct p-values for their number, so that the smallest may be taken at its word. NaN is not counted."""
+    order = np.argsort(chances, kind="stable")  # NaN last
+    known = int(np.sum(~np.isnan(chances)))
+    corrected, largest = [float("nan")] * len(order), 0.0
+    for rank, k in enumerate(order[:known]):
+        largest = max(largest, min(1.0, chances[k] * (known - rank)))
         corrected[k] = largest
     return corrected
+
+
+def in_words(names: Sequence[str], told: int, untold: int) -> str:
+    """Return a sentence on the slices that are significantly worse, of `told` ones; `untold` ones cannot be told."""
+    few = f"{untold:,} cannot be told: fewer than {SIDE_GROUPS} groups on a side"
+    if names:
+        return f"Significantly worse than the rest: {', '.join(names)}" + (f"; {few}." if untold else ".")
+    if untold:
+        return f"{few[0].upper()}{few[1:]}" + (f"; none of the other {told:,} is significantly worse." if told else ".")
+    return "No slice is significantly worse than the rest."
 
 
 def cut(values: Sequence[Any]) -> list[tuple[str, _Correct]]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 CALIBRATION = "calibration.json"
 FLOOR = 1e-30  # the least probability of which a logarithm is taken
+FEWEST = 200  # images that a temperature is fitted on
 SAME = 1e-7  # probabilities that differ by less are the same: float32 has no more digits
 
 
@@ -44,11 +45,13 @@ class Calibration:
         shares = np.exp(logits - logits.max(1, keepdims=True))
         return (shares / shares.sum(1, keepdims=True)).astype(np.float32)
 
+    def weighted(self, probabilities: NDArray[np.float32]) -> NDArray[np.floating]:
+        """Return calibrated float32 [N, C] times the weights of the classes: the largest is decided on."""
+        return probabilities.astype(np.float64) * np.array(self.weights) if self.weights else probabilities
+
     def decided(self, probabilities: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the class with the largest weighted probability, int64 [N], of calibrated float32 [N, C]."""
-        if not self.weights:
-            return probabilities.argmax(1)
-        return (probabilities.astype(np.float64) * np.array(self.weights)).argmax(1)
+        return self.weighted(probabilities).argmax(1)
 
     def sets(self, probabilities: NDArray[np.float32]) -> NDArray[np.bool_] | None:
         """Return the prediction sets, bool [N, C], of calibrated float32 [N, C]; None without a threshold.
@@ -67,6 +70,17 @@ class Calibration:
 
     def save(self, folder: Path) -> None:
         (folder / CALIBRATION).write_text(json.dumps(self.described(), indent=2) + "\n", encoding="utf-8")
+
+
+def in_words(temperature: float, images: int) -> str:
+    """Say whether a temperature is used, and why not: `calibrate.find_temperature` decides."""
+    if temperature != 1:
+        return f"temperature {temperature:.2f}"
+    return "no temperature: " + (
+        f"{images:,} images are too few to find one ({FEWEST})"
+        if images < FEWEST
+        else "it does not help on the other half of the images"
+    )
 
 
 def load_calibration(folder: Path) -> Calibration:

@@ -38,6 +38,7 @@ class Job:
     state: the checkpoint; an interrupted training goes on from it.
     start: the folder of a saved classifier whose weights the training begins with.
     held_out: bool [train], training images to validate on instead of the validation images.
+    judge: the metric to validate by, of labels [N] and probabilities [N, C]; by default the accuracy.
     resident_bytes: pixels up to this size are kept on the device, more are streamed.
     """
 
@@ -51,6 +52,7 @@ class Job:
     state: UPath | None = None
     start: UPath | None = None
     held_out: NDArray[np.bool_] | None = None
+    judge: Callable[[NDArray[np.int64], NDArray[np.float32]], float] | None = None
     resident_bytes: int = 2 * 1024**3
     keys: Keys | None = None
 
@@ -119,16 +121,16 @@ def _training_batches(job: Job, device: torch.device) -> Batches:
 
 
 def _validator(job: Job, classifier: Callable[[nn.Module], Classifier]) -> Callable[[nn.Module], float] | None:
-    """Return a function for the accuracy on the images of `kept_aside`; None without such images."""
+    """Return a function that judges by the images of `kept_aside`; None without such images."""
     if job.held_out is None and not job.validation:
         return None
 
     def validate(model: nn.Module) -> float:
-        correct = count = 0
-        for images in kept_aside(job):
-            correct += int((classifier(model).probabilities(images.pixels).argmax(1) == images.labels).sum())
-            count += len(images)
-        return correct / count
+        pairs = [(images.labels, classifier(model).probabilities(images.pixels)) for images in kept_aside(job)]
+        labels, probabilities = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        if job.judge:
+            return job.judge(labels, probabilities)
+        return float((probabilities.argmax(1) == labels).mean())
 
     return validate
 

@@ -47,7 +47,10 @@ class TrainingSet(NamedTuple):
 
 @dataclass(frozen=True)
 class Epoch:
-    """The result of an epoch; `loss` and `accuracy` are means over its training images."""
+    """The result of an epoch; `loss` and `accuracy` are means over its training images.
+
+    validation_accuracy: what `Hooks.validate` returned, the accuracy by default.
+    """
 
     epoch: int
     loss: float

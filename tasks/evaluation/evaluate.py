@@ -4,9 +4,11 @@ import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from prefect import task
 from prefect.artifacts import create_markdown_artifact
+from upath import UPath
 
 import resnet_core.device
 import resnet_core.drift
@@ -19,8 +21,10 @@ from resnet_core.evaluation import input_sizes as by_size
 from resnet_core.evaluation.assess import Assessment, HeldOut
 from resnet_core.evaluation.calibrate import Requirements
 from resnet_core.evaluation.decide import class_costs, class_recalls
+from resnet_core.evaluation.evidence import Baseline, Evidence
 from resnet_core.evaluation.input_sizes import AtSize, sample, sides
 from resnet_core.evaluation.metrics import Interval, Labels
+from resnet_core.model.calibration import in_words
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
@@ -28,8 +32,8 @@ from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import as_local, write_folder
 from tasks.dataset import Dataset
 from tasks.evaluation.files import described, write_metrics, write_plots, write_predictions, write_slices
-from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, score_split
-from tasks.evaluation.page import markdown
+from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, look_alikes_of, score_split
+from tasks.evaluation.page import counted, markdown
 from tasks.evaluation.reference import make_reference
 from tasks.progress import Advance, progress
 from tasks.registry import runs as tracking
@@ -70,25 +74,25 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
         validation = score_split(classifier, shard_set, "validation", here.keys, advance)[1:]
         sizes = _measure_sizes(classifier, shard_set, labels, here.keys, advance)
     rows = in_order(known, image_ids)
-    images = HeldOut(labels, raw, groups_of(rows), dict(columns_of(rows, config.slices)))
+    slices = dict(columns_of(rows, config.slices))
+    images = HeldOut(labels, raw, groups_of(rows), slices, look_alikes_of(rows))
     wanted = Requirements(
         class_costs(config.costs, shard_set.classes), class_recalls(config.recall, shard_set.classes), config.coverage
     )
     assessed = assess.assess(images, validation if len(validation[0]) else None, wanted, shard_set.classes)
-    groups = None if images.groups is None else int(images.groups.max()) + 1
+    content = described(assessed, sizes, shard_set.classes, key)
     with write_folder(checkpoint.folder / EVALUATION) as draft:
-        write_metrics(draft, described(assessed, sizes, shard_set.classes, key, groups))
+        write_metrics(draft, content)
         assessed.calibration.save(draft)
         make_reference(classifier, assessed.outputs, night, dataset.drift, here.keys).save(draft)
-        write_predictions(draft, image_ids, rows["uri"], labels, assessed, shard_set.classes)
+        write_predictions(draft, rows, images, assessed, shard_set.classes)
         write_slices(draft, assessed.slices)
         write_plots(draft, checkpoint.folder, assessed, sizes, images, shard_set.classes)
         _log_to_mlflow(here.tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
-    page = markdown(assessed, sizes, checkpoint, groups)
+    page = markdown(assessed, sizes, checkpoint)
     create_markdown_artifact(page, key="evaluation", description="Held-out metrics")
     say(assessed)
-    worse = tuple(each.name for each in assessed.slices if each.worse)
-    return Evaluation(checkpoint.folder / EVALUATION, assessed.metrics.overall, assessed.metrics.count, worse)
+    return _evaluation_of(checkpoint.folder / EVALUATION, content)
 
 
 def _read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation | None:
@@ -97,13 +101,36 @@ def _read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation 
     found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     if {name: found.get(name) for name in key} != key:
         return None
+    return _evaluation_of(checkpoint.folder / EVALUATION, found)
+
+
+def _evaluation_of(folder: UPath, found: dict[str, Any]) -> Evaluation:
+    """Return the evaluation whose metrics.json this is."""
+    strict = found["without_look_alikes"]
+    return Evaluation(
+        folder=folder,
+        metrics=_intervals_of(found["metrics"]),
+        count=found["images"],
+        evidence=_evidence_of(found["evidence"]),
+        look_alikes=found["look_alikes"],
+        unlike=_evidence_of(strict) if strict else None,
+        worse=tuple(f"{each['column']} {each['value']}" for each in found["slices"] if each["worse"]),
+        missed=tuple(found["missed"]),
+    )
+
+
+def _intervals_of(found: dict[str, dict[str, float | None]]) -> dict[str, Interval]:
+    """JSON has null for NaN."""
     nan = float("nan")
-    intervals = {
-        name: Interval(*(nan if value is None else value for value in ends.values()))
-        for name, ends in found["metrics"].items()
+    return {
+        name: Interval(**{end: nan if value is None else value for end, value in ends.items()})
+        for name, ends in found.items()
     }
-    worse = tuple(f"{each['column']} {each['value']}" for each in found["slices"] if each["worse"])
-    return Evaluation(checkpoint.folder / EVALUATION, intervals, found["images"], worse)
+
+
+def _evidence_of(found: dict[str, Any]) -> Evidence:
+    shares = {name: _intervals_of(found[name]) for name in ("metrics", "recalls")}
+    return Evidence(**found | shares | {"baseline": Baseline(**found["baseline"])})
 
 
 def _measure_sizes(
@@ -134,23 +161,30 @@ def _log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessme
         }
     if found.decisions and found.decisions.cost:
         values["test_cost"] = found.decisions.cost.value
+    if found.unlike:
+        values |= {
+            f"test_{name}_without_look_alikes": interval.value for name, interval in found.unlike.metrics.items()
+        }
+        values["test_images_without_look_alikes"] = found.unlike.images
     tracking.log_metrics(tracking_uri, run_id, values)
     worse = ", ".join(each.name for each in found.slices if each.worse)
-    mlflow.set_tag(run_id, _WORSE_SLICES, worse or "none")
+    told = all(each.told for each in found.slices)
+    mlflow.set_tag(run_id, _WORSE_SLICES, worse or ("none" if told else "none of those that can be told"))
     mlflow.log_artifacts(run_id, str(folder), EVALUATION)
 
 
 def say(found: Assessment) -> None:
     """Log a line, and a warning for every finding that needs a person."""
     overall, before = found.metrics.overall, found.uncalibrated["calibration_error"].value
+    fit = found.calibration
+    was = f", {before:.3f} before" * (fit.temperature != 1)
     log.info(
-        "evaluate    accuracy %s on %s held-out images; calibration error %.3f, %.3f before temperature %.2f",
-        overall["accuracy"], f"{found.metrics.count:,}", overall["calibration_error"].value, before,
-        found.calibration.temperature,
+        "evaluate    %s; calibration error %.3f%s, %s",
+        counted(found, "accuracy"), overall["calibration_error"].value, was,
+        in_words(fit.temperature, fit.images),
     )  # fmt: skip
     if worse := [each for each in found.slices if each.worse]:
         shown = "; ".join(f"{each.name}, {each.accuracy.value:.3f} against {each.rest:.3f}" for each in worse)
         log.warning("evaluate    significantly worse than the rest: %s", shown)
-    for name, each in found.decisions.classes.items() if found.decisions else ():
-        if each.wanted is not None and each.recall.high < each.wanted:
-            log.warning("evaluate    recall of %s is %s, not the %.3f wanted", name, each.recall, each.wanted)
+    for text in found.missed:
+        log.warning("evaluate    %s", text)

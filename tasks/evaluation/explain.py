@@ -102,11 +102,10 @@ def _read_gallery(folder: UPath) -> dict[str, Any]:
 
 def _read_predictions(path: UPath, classes: Sequence[str]) -> _Predictions:
     with path.open("rb") as file:
-        table = pq.read_table(file, columns=["image_id", "label", "predicted", "confidence"])
+        table = pq.read_table(file, columns=["image_id", "label", "decided", "confidence"])
     place = {name: k for k, name in enumerate(classes)}
     labels, predicted = (
-        np.array([place[name] for name in table[column].to_pylist()], dtype=np.int64)
-        for column in ("label", "predicted")
+        np.array([place[name] for name in table[column].to_pylist()], dtype=np.int64) for column in ("label", "decided")
     )
     return _Predictions(table["image_id"].to_pylist(), labels, predicted, table["confidence"].to_numpy())
 

@@ -14,7 +14,7 @@ from upath import UPath
 
 from resnet_core.evaluation.assess import Assessment, Decisions, HeldOut
 from resnet_core.evaluation.input_sizes import MEASURED, AtSize
-from resnet_core.evaluation.metrics import Labels, calibration_bins, roc_curves
+from resnet_core.evaluation.metrics import calibration_bins, roc_curves
 from resnet_core.evaluation.slices import Slice
 from resnet_core.plotting import plots
 from resnet_core.plotting.plots import png
@@ -24,14 +24,14 @@ from tasks.store import EPOCHS, METRICS_FILE, PREDICTIONS, SLICES
 
 
 def described(
-    found: Assessment, sizes: Sequence[AtSize], classes: Sequence[str], key: Mapping[str, str], groups: int | None
+    found: Assessment, sizes: Sequence[AtSize], classes: Sequence[str], key: Mapping[str, str]
 ) -> dict[str, Any]:
     """Return the content of metrics.json. key: the digests that name the work."""
     metrics = found.metrics
     text = {
         **key,
         "images": metrics.count,
-        "groups": groups,
+        "groups": found.evidence.groups,
         "metrics": {name: asdict(interval) for name, interval in metrics.overall.items()},
         "uncalibrated": {name: asdict(interval) for name, interval in found.uncalibrated.items()},
         "classes": {name: asdict(values) for name, values in metrics.per_class.items()},
@@ -40,8 +40,12 @@ def described(
         "coverage": asdict(found.coverage) if found.coverage else None,
         "coverage_curve": [dict(zip(("wanted", "found", "mean_size"), point, strict=True)) for point in found.curve],
         "decisions": decisions(found.decisions) if found.decisions else None,
-        "slices": [asdict(each) for each in found.slices],
+        "missed": found.missed,
+        "slices": [asdict(each) | {"told": each.told} for each in found.slices],
         "sizes": [asdict(size) for size in sizes],
+        "evidence": asdict(found.evidence),
+        "look_alikes": found.look_alikes,
+        "without_look_alikes": asdict(found.unlike) if found.unlike else None,
     }
     no_nan: dict[str, Any] = _no_nan(text)
     return no_nan
@@ -71,24 +75,23 @@ def write_metrics(folder: Path, content: dict[str, Any]) -> None:
     (folder / METRICS_FILE).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def write_predictions(
-    folder: Path, image_ids: list[str], uris: pa.ChunkedArray, labels: Labels, found: Assessment, classes: Sequence[str]
-) -> None:
-    """Write a row per image, with the decision of scoring."""
-    names, judged = np.array(classes, dtype=object), found.outputs
+def write_predictions(folder: Path, rows: pa.Table, images: HeldOut, found: Assessment, classes: Sequence[str]) -> None:
+    """Write a row per image, with the decision of scoring. rows: the images in the catalog, in the same order."""
+    names, judged, labels = np.array(classes, dtype=object), found.outputs, images.labels
     shares, sets = judged.probabilities, judged.sets
     table = {
-        "image_id": pa.array(image_ids, pa.string()),
-        "uri": uris.cast(pa.string()),
+        "image_id": rows["image_id"].cast(pa.string()),
+        "uri": rows["uri"].cast(pa.string()),
         "label": pa.array(names[labels], pa.string()),
         "predicted": pa.array(names[shares.argmax(1)], pa.string()),
-        "confidence": pa.array(shares.max(1), pa.float32()),
+        "confidence": pa.array(shares[np.arange(len(labels)), judged.decided], pa.float32()),
         "probabilities": pa.array(list(shares), pa.list_(pa.float32())),
         "decided": pa.array(names[judged.decided], pa.string()),
         "prediction_set": pa.array(
             [None] * len(labels) if sets is None else [names[row].tolist() for row in sets], pa.list_(pa.string())
         ),
         "needs_review": pa.array([None] * len(labels) if sets is None else sets.sum(1) != 1, pa.bool_()),
+        "look_alike": pa.array([None] * len(labels) if images.look_alike is None else images.look_alike, pa.bool_()),
     }
     metadata = {shards.METADATA_KEY: json.dumps({"classes": list(classes)})}
     pq.write_table(pa.table(table).replace_schema_metadata(metadata), folder / PREDICTIONS)

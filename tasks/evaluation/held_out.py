@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from resnet_core.catalog.build import SLICED
 from resnet_core.catalog.queries import good_images
@@ -17,6 +19,8 @@ from resnet_core.shards.encryption import Keys
 from resnet_core.shards.format import Split
 from resnet_core.sources.manifest import attribute_of
 from tasks.values import Catalog, ShardSet
+
+LOOK_ALIKE = "look_alike"  # column of the catalog: the training image that a held-out image looks like
 
 
 def score_split(
@@ -34,10 +38,15 @@ def score_split(
 
 
 def facts(catalog: Catalog | None) -> pa.Table:
-    """Return image_id, uri, the columns of SLICED and attributes of the catalog's good test images."""
+    """Return image_id, uri, the columns of SLICED and attributes of the catalog's good test images.
+
+    And `look_alike`, if the catalog has it: older ones do not.
+    """
     columns = ["image_id", "uri", *SLICED, "attributes"]
     if catalog is None:
         return pa.table({name: pa.array([], pa.string()) for name in columns})
+    with catalog.path.open("rb") as file:
+        columns += [LOOK_ALIKE] * (LOOK_ALIKE in pq.read_schema(file).names)
     return good_images(catalog.path, columns, pc.field("split") == "test")
 
 
@@ -54,6 +63,14 @@ def columns_of(table: pa.Table, names: Sequence[str]) -> Iterator[tuple[str, lis
             yield name, table[name].to_pylist()
         else:
             yield name, list(attribute_of(table["attributes"].to_pylist(), name))
+
+
+def look_alikes_of(table: pa.Table) -> NDArray[np.bool_] | None:
+    """Return which images look like a training image of their label, bool [N]; None if the catalog does not know."""
+    if LOOK_ALIKE not in table.column_names:
+        return None
+    found: NDArray[np.bool_] = pc.is_valid(table[LOOK_ALIKE]).to_numpy()
+    return found
 
 
 def groups_of(table: pa.Table) -> Groups | None:

@@ -17,6 +17,7 @@ from resnet_core.catalog.near_duplicates import copy_of, look_alike
 from resnet_core.catalog.placement import Placement, placement
 from resnet_core.catalog.ties import CLOSE, NO_PAIRS, Pairs
 from resnet_core.errors import UserError, plural
+from resnet_core.evaluation.decide import class_recalls
 from resnet_core.reading.pool import end_idle
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage import database
@@ -209,6 +210,7 @@ def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, names: tuple[str
         columns += queries.attributes(db)
     try:
         dataset.evaluate.check(names, columns)
+        class_recalls(dataset.gate.recall, names, "gate.recall")
     except UserError as error:
         waiting = ", ".join(repr(each.label) for each in placed.classes if each.waiting)
         more = f" These classes wait for more images (`minimum_images`): {waiting}." if waiting else ""

@@ -85,8 +85,11 @@ def experiment_id(mlflow: MlflowClient, store: UPath, name: str) -> str:
     return str(mlflow.create_experiment(name, artifact_location=location))
 
 
-def log_epochs(tracking_uri: str, run_id: str, epochs: Iterable[Epoch]) -> None:
-    """Log the epochs that the run does not have yet; the epoch's number is the step."""
+def log_epochs(tracking_uri: str, run_id: str, epochs: Iterable[Epoch], judge: str = "accuracy") -> None:
+    """Log the epochs that the run does not have yet; the epoch's number is the step.
+
+    judge: the metric of the validation.
+    """
     mlflow = client(tracking_uri)
     logged = {metric.step for metric in mlflow.get_metric_history(run_id, "train_loss")}
     now = int(time.time() * 1000)
@@ -97,7 +100,7 @@ def log_epochs(tracking_uri: str, run_id: str, epochs: Iterable[Epoch]) -> None:
         for name, value in (
             ("train_loss", epoch.loss),
             ("train_accuracy", epoch.accuracy),
-            ("validation_accuracy", epoch.validation_accuracy),
+            (f"validation_{judge}", epoch.validation_accuracy),
             ("lr", epoch.lr),
             ("images_per_second", epoch.images_per_second),
         )

@@ -12,9 +12,11 @@ from upath import UPath
 
 from resnet_core.catalog.queries import good_images
 from resnet_core.errors import plural
+from resnet_core.evaluation.bootstrap import Interval
 from resnet_core.images.decision import in_words
 from tasks.artifacts import Markdown, checks_table, code, markdown_table
 from tasks.dataset import CardConfig
+from tasks.evaluation.page import counted
 from tasks.registry.runs import client
 from tasks.store import METRICS_FILE
 from tasks.training.lineage import machine_of
@@ -93,7 +95,7 @@ def _count_images(path: UPath) -> dict[tuple[str, str], int]:
 def quality(made: Made) -> str:
     """Return the metrics on the held-out images, overall and by class."""
     rows = ((name.replace("_", " "), interval) for name, interval in made.evaluation.metrics.items())
-    text = f"On {plural(made.evaluation.count, 'held-out image')}, which training has not seen:\n\n" + markdown_table(
+    text = f"On images that training has not seen: {counted(made.evaluation, 'accuracy')}.\n\n" + markdown_table(
         ("metric", "value (95% interval)"), rows
     )
     path = made.evaluation.folder / METRICS_FILE
@@ -109,8 +111,7 @@ def quality(made: Made) -> str:
 
 def ends(interval: dict[str, float | None]) -> str:
     """Return `0.848 (0.819 to 0.874)`. JSON has null where a metric is undefined."""
-    value, low, high = (math.nan if interval[key] is None else interval[key] for key in ("value", "low", "high"))
-    return f"{value:.3f} ({low:.3f} to {high:.3f})"
+    return str(Interval(**{key: math.nan if end is None else end for key, end in interval.items()}))
 
 
 def training(made: Made) -> str:

@@ -11,7 +11,7 @@ from upath import UPath
 from resnet_core.errors import UserError, nearest, plural
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.comparison import aligned, numbered
-from resnet_core.evaluation.metrics import Labels, Probabilities
+from resnet_core.evaluation.metrics import Labels, Scores
 from resnet_core.images.limits import Limits
 from resnet_core.model.classifier import Classifier
 from resnet_core.reading.pool import end_idle, iterate_files
@@ -27,7 +27,7 @@ LEAST = 20  # images: of fewer, nothing can be said
 
 @dataclass(frozen=True)
 class Answers:
-    """The `probabilities` of each classifier [N, C], in the order of `classes`, for N images.
+    """The `scores` of each classifier [N, C], in the order of `classes`, for N images.
 
     `left_out` counts the other images by reason.
     """
@@ -35,7 +35,7 @@ class Answers:
     classes: tuple[str, ...]
     labels: Labels
     groups: Groups | None
-    probabilities: tuple[Probabilities, ...]
+    scores: tuple[Scores, ...]
     left_out: dict[str, int]
 
 
@@ -113,8 +113,8 @@ def in_words(left_out: dict[str, int]) -> str:
 
 def score_files(
     files: pa.Table, classifiers: Sequence[Classifier], learned: set[str], limits: Limits
-) -> tuple[list[str | None], list[Probabilities]]:
-    """Return the ids of the images and each classifier's probabilities, columns in the order of the first one's
+) -> tuple[list[str | None], list[Scores]]:
+    """Return the ids of the images and each classifier's scores, columns in the order of the first one's
     classes.
 
     An id is None if the image cannot be read; such rows, and those of learned images, are zeros. Files are read
@@ -122,7 +122,7 @@ def score_files(
     """
     classes = classifiers[0].classes
     settings = list(dict.fromkeys(each.preprocessing for each in classifiers))
-    found = [np.zeros((len(files), len(classes)), np.float32) for _ in classifiers]
+    found: list[Scores] = [np.zeros((len(files), len(classes))) for _ in classifiers]
     image_ids: list[str | None] = [""] * len(files)
     with progress("monitor", len(files) * len(settings)) as advance:
         for wanted in settings:

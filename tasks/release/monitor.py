@@ -91,7 +91,7 @@ def judge(
     answers: Answers, version: ModelVersion, predecessor: ModelVersion | None, gate: Gate | None, tracking_uri: str
 ) -> Verdict:
     name = gate.metric if gate else Gate().metric
-    labels, own, groups = answers.labels, answers.probabilities[0], answers.groups
+    labels, own, groups = answers.labels, answers.scores[0], answers.groups
     found = intervals([name], labels, own, groups)[name]
     checks = []
     if gate:
@@ -104,7 +104,7 @@ def judge(
         checks.append(Check("evaluation", wanted, said(found, p), passed=alike(p)))
     remedy = False
     if predecessor:
-        others = answers.probabilities[1]
+        others = answers.scores[1]
         gap = compare(METRICS[name], Pair(labels, others, own, groups), _CONFIDENCE)
         wanted = f"not below version {predecessor.version}'s"
         text = f"{0 - gap.value:+.3f} ({in_words(gap.p)}; {plural(gap.lost, 'image')} gained, {gap.gained:,} lost)"

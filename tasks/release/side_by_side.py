@@ -9,15 +9,13 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from resnet_core.evaluation.bootstrap import Groups
-from resnet_core.evaluation.comparison import Rows, aligned, numbered
-from resnet_core.evaluation.metrics import Labels, Probabilities
+from resnet_core.evaluation.comparison import Pair, Rows, aligned, numbered
 from resnet_core.evaluation.slices import cut
 from resnet_core.model.classifier import Classifier
 from resnet_core.reading.pool import read_file
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from tasks.evaluation.held_out import columns_of, facts, in_order
+from tasks.evaluation.held_out import columns_of, facts, in_order, look_alikes_of
 from tasks.progress import progress
 from tasks.values import Night, ShardSet, have
 
@@ -27,22 +25,21 @@ FIRST, _SECONDS = 32, 0.3  # images of the turns that warm up, and how long the 
 
 @dataclass(frozen=True)
 class SideBySide:
-    """Both versions' probabilities [N, C], in today's order of classes, for held-out images that are new to both.
+    """Both versions' scores [N, C], in today's order of classes, for held-out images that are new to both.
 
-    `learned` images are left out because the champion has seen them; None if that is not known any more. `gone`
-    images are left out because the champion needs other pixels and their files cannot be read again.
+    `unlike`: which of them look like no training image, bool [N]; None if that is not known. `learned` images are left
+    out because the champion has seen them; None if that is not known any more. `gone` images are left out because the
+    champion needs other pixels and their files cannot be read again.
     """
 
-    labels: Labels
-    new: Probabilities
-    old: Probabilities
+    pair: Pair
     learned: int | None
     gone: int
-    groups: Groups | None = None
+    unlike: Rows | None = None
     slices: dict[str, Rows] = field(default_factory=dict)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.pair.labels)
 
 
 def score_both(
@@ -76,13 +73,13 @@ def score_both(
     fresh = np.array([each not in (learned or ()) for each in image_ids])
     rows = fresh & np.concatenate(there)
     table = in_order(known, image_ids)
+    groups = numbered(table["group"].filter(pa.array(rows)).to_pylist())
+    alike = look_alikes_of(table)
     return SideBySide(
-        labels=np.concatenate(labels)[rows],
-        new=np.concatenate(found)[rows],
-        old=np.concatenate(champions)[rows],
+        pair=Pair(np.concatenate(labels)[rows], np.concatenate(found)[rows], np.concatenate(champions)[rows], groups),
         learned=None if learned is None else int((~fresh).sum()),
         gone=int((fresh & ~rows).sum()),
-        groups=numbered(table["group"].filter(pa.array(rows)).to_pylist()),
+        unlike=None if alike is None else ~alike[rows],
         slices={name: inside[rows] for name, inside in _cut_by(table, slices)},
     )
 

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from resnet_core.errors import plural
 from resnet_core.evaluation.metrics import METRICS, OF_CALIBRATION, Labels, calibration_bins, roc_curves
+from resnet_core.model.calibration import in_words
 from resnet_core.plotting import plots
 from resnet_core.plotting.svg import inline_svg
 from tasks.report.parts import Parts
@@ -91,7 +92,8 @@ def calibration(parts: Parts) -> Section | None:
         return None
     lead = f"Confidence is off by {100 * error:.1f} points on average"
     if raw is not None and temperature is not None:
-        lead += f"; it was {100 * raw:.1f} before the temperature of {temperature:.2f}"
+        was = f"; it was {100 * raw:.1f} before the temperature of {temperature:.2f}"
+        lead += was if temperature != 1 else f"; {in_words(temperature, about.get('images', 0))}"
     rows = [
         {
             "name": METRICS[name].title,
@@ -117,6 +119,7 @@ def _reliability(parts: Parts, temperature: float | None) -> str:
     if predictions is None:
         return ""
     labels, after = predictions
+    temperature = None if temperature == 1 else temperature
     bins = {"after" if temperature else "predictions": calibration_bins(labels, after)}
     if temperature:
         before = uncalibrated(after.astype(np.float64), temperature).astype(np.float32)

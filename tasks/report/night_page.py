@@ -9,6 +9,7 @@ from resnet_core.catalog.history import versions
 from resnet_core.errors import plural
 from resnet_core.evaluation.metrics import Interval
 from tasks.artifacts import checks_table, markdown_table, plain
+from tasks.evaluation.page import counted as held_out
 from tasks.ingest import placement
 from tasks.registry.runs import client
 from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version
@@ -63,10 +64,11 @@ def story(night: Night, before: Before | None, changes: str) -> list[str]:
         result += f"; version {before.version} stays the champion" if failed and before else ""
         lines.append(f"{result}: {plain(night.decision.reason)}")
     if night.evaluation:
-        accuracy, images = night.evaluation.metrics["accuracy"], night.evaluation.count
-        lines.append(f"accuracy {accuracy} on {plural(images, 'held-out image')}{_against(accuracy, before)}")
+        accuracy = night.evaluation.metrics["accuracy"]
+        lines.append(held_out(night.evaluation, "accuracy") + _against(accuracy, before))
         if night.evaluation.worse:
             lines.append(f"**significantly worse than the rest**: {plain(', '.join(night.evaluation.worse))}")
+        lines += [f"**missed**: {plain(text)}" for text in night.evaluation.missed]
     count = night.catalog.read
     read = f"{plural(count, 'image was', 'images were')} read" if count else "no image was new"
     lines.append("; ".join(filter(None, [read, changes, f"{night.catalog.ok:,} are good"])))
@@ -187,10 +189,8 @@ def summary(night: Night) -> list[tuple[str, str]]:
         )
         rows.append(("train", f"{plural(made.epochs, 'epoch')}, training accuracy {made.train_accuracy:.3f}; {how}"))
     if night.evaluation:
-        metrics = night.evaluation.metrics
-        shown = ", ".join(f"{name.replace('_', ' ')} {metrics[name]}" for name in _SHOWN)
         worse = f"; worse: {', '.join(night.evaluation.worse)}" if night.evaluation.worse else ""
-        rows.append(("evaluate", f"{shown} on {plural(night.evaluation.count, 'held-out image')}{worse}"))
+        rows.append(("evaluate", held_out(night.evaluation, *_SHOWN) + worse))
     if night.version:
         rows.append(("register", str(night.version)))
     if night.decision:

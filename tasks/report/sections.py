@@ -10,8 +10,10 @@ import numpy as np
 
 from resnet_core.errors import plural
 from resnet_core.evaluation.metrics import GATE_METRICS, METRICS
+from resnet_core.evaluation.slices import in_words
 from resnet_core.plotting import plots
 from resnet_core.plotting.svg import Scale, inline_svg, interval_mark
+from tasks.evaluation.page import too_few
 from tasks.registry.versions import CALIBRATION, GATE, GATE_CHECKS
 from tasks.report.parts import Parts
 from tasks.report.words import between, listed, lowest, number, percent, title, value_of
@@ -42,11 +44,12 @@ def metrics(parts: Parts) -> Section | None:
     rows = [{"name": title(name), "about": METRICS[name].about, **cell(name, measured[name], scale)} for name in ranked]
     images, groups = parts.metrics["images"], parts.metrics.get("groups")
     drawn = f"{plural(groups, 'group')} of images" if groups else plural(images, "image")
+    few = too_few(groups)
     own = parts.tags.get(CALIBRATION, "none")
     again = " They are newer than this version: its training was measured again, with another calibration."
     return {
-        "lead": f"Measured on {plural(images, 'image')} that training has never seen.",
-        "note": f"Intervals hold 95% of 1,000 bootstrap samples, drawn over {drawn}."
+        "lead": f"Measured on {plural(images, 'image')} that training has never seen.{_unlike(parts)}",
+        "note": (f"{few}." if few else f"Intervals hold 95% of 1,000 bootstrap samples, drawn over {drawn}.")
         + again * (own not in ("none", parts.calibration)),
         "rows": rows,
         "scale": (percent(scale.low, 0), "100%"),
@@ -54,20 +57,39 @@ def metrics(parts: Parts) -> Section | None:
     }
 
 
+def _unlike(parts: Parts) -> str:
+    """Return the accuracy of the images that look like no training image, as a sentence; empty if that is not known."""
+    alike, strict = parts.metrics.get("look_alikes"), parts.metrics.get("without_look_alikes")
+    if not alike:
+        return ""
+    if not strict:
+        return " Each of them looks like a training image."
+    accuracy = percent(value_of(strict["metrics"]["accuracy"]))
+    return f" {accuracy} of the {strict['images']:,} that look like no training image are right."
+
+
 def _by_class(parts: Parts) -> Section:
     by_class = parts.metrics.get("classes") or {}
+    wanted = (parts.metrics.get("decisions") or {}).get("recall") or {}
     scale = Scale(lowest(*(values["recall"] for values in by_class.values())), 1.0)
     rows = [
         {
             "name": name,
             "images": values["support"],
             "recall": cell("recall", values["recall"], scale),
+            "missed": _missed((wanted.get(name) or {}).get("wanted"), values["recall"]),
             "precision": cell("precision", values["precision"], None),
             "f1": cell("f1", values["f1"], None),
         }
         for name, values in by_class.items()
     ]
     return {"classes": rows, "class_scale": (percent(scale.low, 0), "100%")}
+
+
+def _missed(wanted: float | None, found: Mapping[str, float | None]) -> bool:
+    """Return whether the held-out images show that less than the wanted share was reached."""
+    high = found.get("high")
+    return wanted is not None and high is not None and high < wanted
 
 
 def baseline(parts: Parts) -> float | None:
@@ -120,27 +142,23 @@ def review(parts: Parts) -> Section | None:
         sent = f"{share} of images go" if coverage["review_share"] else "No image goes"
         lead = f"{sent} to a person. {held} of the sets hold the true class; {wanted} should."
         facts += [
-            ("Sets that hold the true class", held, between("coverage", reached)),
-            ("Sent to a person", share, "their set has not exactly one class"),
-            ("Classes in a set, on average", f"{coverage['mean_size']:.2f}", ""),
+            ("Sets that hold the true class", held, between("coverage", reached), _missed(coverage["wanted"], reached)),
+            ("Sent to a person", share, "their set has not exactly one class", False),
+            ("Classes in a set, on average", f"{coverage['mean_size']:.2f}", "", False),
         ]
     return {"lead": lead, "facts": facts + _decided(decisions), "chart": _coverage_chart(parts)}
 
 
-def _decided(decisions: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Return (name, value, interval) of decisions by cost or by a required recall."""
+def _decided(decisions: Mapping[str, Any]) -> list[tuple[str, str, str, bool]]:
+    """Return (name, value, interval, missed) of decisions by cost or by a required recall."""
     facts = []
-    names = {
-        "cost": "Cost per image",
-        "default_cost": "Cost of the most probable class",
-        "accuracy": "Accuracy of the decisions",
-    }
-    for key, name in names.items():
+    for key, name in {"cost": "Cost per image", "default_cost": "Cost of the most probable class"}.items():
         if decisions.get(key):
-            facts.append((name, number(key, decisions[key]["value"]), between(key, decisions[key])))
+            facts.append((name, number(key, decisions[key]["value"]), between(key, decisions[key]), False))
     for name, recall in (decisions.get("recall") or {}).items():
         wanted = f", at least {percent(recall['wanted'], 0)} wanted" if recall.get("wanted") is not None else ""
-        facts.append((f"Recall of {name}", percent(recall["value"]), between("recall", recall) + wanted))
+        missed = _missed(recall.get("wanted"), recall)
+        facts.append((f"Recall of {name}", percent(recall["value"]), between("recall", recall) + wanted, missed))
     return facts
 
 
@@ -165,13 +183,9 @@ def slices(parts: Parts) -> Section | None:
         {"column": title(column), "rows": [_slice_row(row, scale, overall) for row in rows]}
         for column, rows in groupby(measured, key=lambda row: row["column"])
     ]
-    lead = (
-        f"Significantly worse than the rest: {listed(worse)}."
-        if worse
-        else "No slice is significantly worse than the rest."
-    )
+    told = sum(row.get("told", True) for row in measured)
     return {
-        "lead": lead,
+        "lead": in_words(worse, told, len(measured) - told),
         "worse": worse,
         "groups": groups,
         "scale": (percent(scale.low, 0), "100%"),
@@ -184,7 +198,7 @@ def _slice_row(row: Mapping[str, Any], scale: Scale, overall: float | None) -> S
     return {
         **row,
         "rest": percent(row.get("rest")),
-        "p": "" if row.get("p") is None else f"{row['p']:.2g}",
+        "p": ("" if row.get("told", True) else "cannot be told") if row.get("p") is None else f"{row['p']:.2g}",
         "accuracy": cell("accuracy", row["accuracy"], scale, overall),
     }
 

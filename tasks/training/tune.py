@@ -1,10 +1,11 @@
 """Tune: an Optuna study over a data set's settings.
 
-A trial is a training, judged by its accuracy on images that are kept aside from the training images. Test images
+A trial is a training, judged by the gate's metric on images that are kept aside from the training images. Test images
 are never used.
 """
 
 import logging
+import math
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -20,7 +21,8 @@ from prefect import task
 from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
-from resnet_core.errors import JobError, TrainingError, UserError, plural
+from resnet_core.errors import JobError, TrainingError, UserError, nearest, plural
+from resnet_core.evaluation.metrics import GATE_METRICS, METRICS
 from resnet_core.storage.digest import digest_of, table_digest
 from resnet_core.storage.files import write_whole
 from resnet_core.training import loop as fit
@@ -43,7 +45,7 @@ from tasks.workspace import Workspace
 
 @dataclass(frozen=True)
 class _StudyPlan:
-    """An Optuna study `name` of `trials` trials, new or to be continued, in Optuna's `storage`.
+    """An Optuna study `name` of `trials` trials by `metric`, new or to be continued, in Optuna's `storage`.
 
     `folder` holds the trials' checkpoints; the trials' runs are nested in `mlflow_run_id`.
     """
@@ -51,6 +53,7 @@ class _StudyPlan:
     dataset: str
     name: str
     storage: str
+    metric: str
     folder: UPath
     trials: int
     epochs: int
@@ -61,17 +64,17 @@ class _StudyPlan:
 class Tuning:
     """A finished study: `trials` in all, `pruned` of them ended early.
 
-    `values` are those of the trial `number` with the best validation accuracy; `own_accuracy` is the data set
-    file's own. `importance` is each setting's share in the differences between trials.
+    `values` are those of the trial `number` with the best validation `value`; `own_value` is the data set file's
+    own. `importance` is each setting's share in the differences between trials.
     """
 
     plan: _StudyPlan
     trials: int
     pruned: int
     number: int
-    accuracy: float
+    value: float
     values: dict[str, Value]
-    own_accuracy: float | None
+    own_value: float | None
     importance: dict[str, float]
 
 
@@ -98,6 +101,16 @@ def check_numbers(trials: int, epochs: int | None) -> None:
             raise UserError(f"{option}: {number} is too few. Write 1 or more.")
 
 
+def judged_by(dataset: Dataset, metric: str | None) -> Dataset:
+    """Return the data set with another metric of the gate, if one is given. Raises UserError for an unknown one."""
+    if metric is None:
+        return dataset
+    if metric not in GATE_METRICS:
+        hint = nearest(metric, list(GATE_METRICS))
+        raise UserError(f"--metric: unknown metric {metric!r}.{hint} Known: {', '.join(GATE_METRICS)}.")
+    return dataset.model_copy(update={"gate": dataset.gate.model_copy(update={"metric": metric})})
+
+
 @task
 def plan_study(
     night: Night, dataset: Dataset, storage: str, trials: int, epochs: int | None, here: Workspace
@@ -109,7 +122,9 @@ def plan_study(
     settings = _settings_of(dataset, epochs)
     aside = table_digest([images]) if images else None
     made_of = learning_digest(shard_set, settings.model, settings.train)
-    digest = digest_of("tune", aside, made_of, _space_of(settings))
+    metric = dataset.gate.metric
+    judged = () if metric == "accuracy" else (metric,)  # as studies were named before there was a choice
+    digest = digest_of("tune", aside, made_of, _space_of(settings), *judged)
     folder = here.store.tune(dataset.name) / digest
     if images:
         with write_whole(folder / KEPT_ASIDE) as draft:
@@ -118,7 +133,7 @@ def plan_study(
     run_id = tracking.open_run(tracking_uri, here.store.root, dataset.name, digest, name=f"{dataset.name}-tune")
     tracking.log_params(tracking_uri, run_id, settings.model_dump(exclude={"tune"}))
     name = f"{dataset.name}-{digest}"
-    return _StudyPlan(dataset.name, name, storage, folder, trials, settings.train.epochs, run_id)
+    return _StudyPlan(dataset.name, name, storage, metric, folder, trials, settings.train.epochs, run_id)
 
 
 def _settings_of(dataset: Dataset, epochs: int | None) -> Dataset:
@@ -137,7 +152,7 @@ def _space_of(dataset: Dataset) -> Space:
 def run_trials(plan: _StudyPlan, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> int:
     """Bring the study to as many trials as planned. Returns their number before."""
     settings = _settings_of(dataset, plan.epochs)
-    job = job_of(shard_set, settings, here)
+    job = replace(job_of(shard_set, settings, here), judge=METRICS[plan.metric])
     if not shard_set.validation:
         with (plan.folder / KEPT_ASIDE).open("rb") as file:
             job = replace(job, held_out=pq.read_table(file, columns=["fold"])["fold"].to_numpy() == 0)
@@ -169,7 +184,7 @@ def run_trials(plan: _StudyPlan, shard_set: ShardSet, dataset: Dataset, here: Wo
 
 
 def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) -> float:
-    """Return the validation accuracy of a training with the trial's values.
+    """Return the validation metric of a training with the trial's values.
 
     Raises TrialPruned for a trial that is ended early or cannot be trained.
     """
@@ -184,11 +199,11 @@ def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) ->
     tracking.log_params(tracking_uri, run_id, search_space.fragment(values))
     model, config = search_space.apply(shared.job.model, shared.job.config, values)
     job = replace(shared.job, model=model, config=config, state=plan.folder / f"{number}.safetensors")
-    accuracy = None
+    value = None
     with tracking.running(tracking_uri, run_id):
         try:
-            accuracy = train(trial, study, job, shared, run_id, advance)
-            outcome = f"{accuracy:.4f}"
+            value = train(trial, study, job, shared, run_id, advance)
+            outcome = f"{value:.4f}"
         except LostProcessError:
             raise
         except (TrainingError, torch.OutOfMemoryError, optuna.TrialPruned) as error:
@@ -197,32 +212,34 @@ def _run_trial(trial: Trial, study: Study, shared: _Trials, advance: Advance) ->
         tracking.client(tracking_uri).set_tag(run_id, _OUTCOME, outcome)
     log.info("tune        trial %d: %s with %s", trial.number, outcome, _text_of(values))
     plan.folder.joinpath(f"{number}.safetensors").unlink(missing_ok=True)
-    if accuracy is None:
+    if value is None:
         raise optuna.TrialPruned(outcome)
-    return accuracy
+    return value
 
 
 def train(trial: Trial, study: Study, job: Job, shared: _Trials, run_id: str, advance: Advance) -> float:
-    """Train, and return the validation accuracy of the classifier."""
-    last, leader = job.config.epochs, studies.leader(study)
+    """Train, and return the validation metric of the classifier."""
+    last, leader, metric = job.config.epochs, studies.leader(study), shared.plan.metric
 
-    def note(at: Epoch | Step, accuracy: float) -> str:
-        return f"trial {trial.number}  epoch {at.epoch}/{last}  accuracy {accuracy:.3f}  {leader}"
+    def note(at: Epoch | Step, name: str, value: float) -> str:
+        return f"trial {trial.number}  epoch {at.epoch}/{last}  {name} {value:.3f}  {leader}"
 
     def on_step(step: Step) -> None:
-        advance(0, note(step, step.accuracy))
+        advance(0, note(step, "accuracy", step.accuracy))
 
     def on_epoch(epoch: Epoch) -> None:
-        accuracy = epoch.validation_accuracy
-        assert accuracy is not None
-        tracking.log_epochs(shared.here.tracking_uri, run_id, [epoch])
-        trial.report(accuracy, epoch.epoch)
-        advance(0, note(epoch, accuracy))
+        value = epoch.validation_accuracy
+        assert value is not None
+        if math.isnan(value):
+            raise UserError(f"tune: the images kept aside cannot tell {metric}: they are of one class. Add images.")
+        tracking.log_epochs(shared.here.tracking_uri, run_id, [epoch], metric)
+        trial.report(value, epoch.epoch)
+        advance(0, note(epoch, metric, value))
         if epoch.epoch < last and trial.should_prune():
-            raise optuna.TrialPruned(f"at {accuracy:.4f} after {epoch.epoch} of {last} epochs")
+            raise optuna.TrialPruned(f"at {value:.4f} after {epoch.epoch} of {last} epochs")
 
     _, epochs = run_job(job, shared.here, on_step, on_epoch)
-    tracking.log_epochs(shared.here.tracking_uri, run_id, epochs)
+    tracking.log_epochs(shared.here.tracking_uri, run_id, epochs, metric)
     # A killed process may have written the checkpoint of an epoch that it had not reported.
     reported = study.trials[trial.number].intermediate_values
     for epoch in epochs:
@@ -258,13 +275,13 @@ def finish_study(plan: _StudyPlan, here: Workspace) -> Tuning:
         trials=len(ended),
         pruned=len(ended) - len(complete),
         number=best.number,
-        accuracy=float(study.best_value),
+        value=float(study.best_value),
         values=values,
-        own_accuracy=own[0] if own else None,
+        own_value=own[0] if own else None,
         importance=studies.importance(study),
     )
     with tracking.running(tracking_uri, plan.mlflow_run_id), tempfile.TemporaryDirectory() as folder:
-        tracking.log_metrics(tracking_uri, plan.mlflow_run_id, {"best_validation_accuracy": found.accuracy})
+        tracking.log_metrics(tracking_uri, plan.mlflow_run_id, {f"best_validation_{plan.metric}": found.value})
         Path(folder, "best.yaml").write_text(_fragment_text(values), encoding="utf-8")
         studies.draw(study, Path(folder))
         tracking.client(tracking_uri).log_artifacts(plan.mlflow_run_id, folder, "tune")
@@ -280,7 +297,7 @@ def _fragment_text(values: Mapping[str, Value]) -> str:
 def markdown(found: Tuning) -> str:
     rows = ((key, value, f"{found.importance.get(key, float('nan')):.2f}") for key, value in found.values.items())
     return (
-        f"# {found.plan.dataset}: validation accuracy {found.accuracy:.4f}, the best of "
+        f"# {found.plan.dataset}: validation {found.plan.metric} {found.value:.4f}, the best of "
         f"{plural(found.trials, 'trial')}\n\n"
         f"```yaml\n{_fragment_text(found.values)}```\n\n{markdown_table(('key', 'best', 'importance'), rows)}\n"
     )

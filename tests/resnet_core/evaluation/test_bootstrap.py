@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from resnet_core.evaluation.bootstrap import RESAMPLES, draw, ends, means, ratios
-from resnet_core.evaluation.metrics import METRICS, measure
+from resnet_core.evaluation.bootstrap import RESAMPLES, Interval, draw, ends, means, ratios
+from resnet_core.evaluation.metrics import GATE_METRICS, METRICS, measure
 from tests.resnet_core.evaluation.test_metrics import predictions
 
 
@@ -68,3 +68,36 @@ def test_a_ratio_is_of_sums_and_unknown_where_there_is_nothing_below() -> None:
     assert first.value == pytest.approx(2 / 3)
     assert np.isnan([second.value, second.low, second.high]).all()
     assert np.isnan(ends(float("nan"), np.ones(3)).low)
+
+
+def test_ten_images_that_are_all_right_are_not_certainty() -> None:
+    """Clopper and Pearson: 0.025 to the power 1/10 is 0.692; to the power 1/5, of five images of a class, 0.478."""
+    labels = np.repeat([0, 1], 5)
+    found = measure(labels, np.eye(2, dtype=np.float32)[labels], "ab")
+    low = {name: found.overall[name].low for name in GATE_METRICS}
+    assert low == pytest.approx(dict.fromkeys(GATE_METRICS, 0.692) | {"roc_auc": 0.478}, abs=1e-3)
+    assert found.per_class["a"].recall.low == pytest.approx(0.478, abs=1e-3)
+    assert {interval.high for name, interval in found.overall.items() if name in GATE_METRICS} == {1.0}
+    wrong = measure(labels, np.eye(2, dtype=np.float32)[1 - labels], "ab").overall["accuracy"]
+    assert (wrong.low, wrong.high) == pytest.approx((0, 0.308), abs=1e-3)
+    rare = np.array([0] * 38 + [1] * 2)  # means over classes are no surer than the smallest class
+    found = measure(rare, np.eye(2, dtype=np.float32)[rare], "ab")
+    assert found.overall["accuracy"].low == pytest.approx(0.912, abs=1e-3)
+    assert found.overall["macro_f1"].low == pytest.approx(0.025 ** (1 / 4), abs=1e-3)
+
+
+def test_groups_stand_for_their_images_where_nothing_is_wrong_and_four_make_no_interval() -> None:
+    labels = np.tile([0, 1], 300)
+    shares = np.eye(2, dtype=np.float32)[labels]
+    assert measure(labels, shares, "ab", np.arange(600) // 100).overall["accuracy"].low == pytest.approx(
+        0.541, abs=1e-3
+    )
+    for count in (1, 4):
+        few = measure(labels, shares, "ab", np.arange(600) % count)
+        intervals = [*few.overall.values(), few.per_class["a"].recall]
+        assert all(np.isnan([each.low, each.high]).all() for each in intervals)
+        assert str(few.overall["accuracy"]) == "1.000"
+    pure = measure(labels, shares, "ab", np.where(labels, np.arange(600) % 40, 40))  # one group has all of a
+    assert np.isnan(pure.per_class["a"].recall.low)
+    assert not np.isnan(pure.per_class["b"].recall.low)
+    assert str(Interval(0.5, 0.4, 0.6)) == "0.500 (0.400 to 0.600)"

@@ -15,10 +15,11 @@ from resnet_core.evaluation.calibrate import (
     find_temperature,
     fit,
     halves,
+    helps,
 )
 from resnet_core.evaluation.decide import class_costs, class_recalls, find_weights, paid, smallest_that_holds, threshold
 from resnet_core.evaluation.metrics import METRICS, Labels, Probabilities, nll
-from resnet_core.model.calibration import Calibration, load_calibration
+from resnet_core.model.calibration import Calibration, in_words, load_calibration
 
 
 def true_and_said(
@@ -209,23 +210,24 @@ def test_no_image_is_judged_by_what_it_has_taught() -> None:
         taught = np.flatnonzero(~part.rows)
         assert not set(groups[part.rows]) & set(groups[taught])
         np.testing.assert_array_equal(part.labels, labels[taught])
-        assert part.calibration == fit(labels[taught], said[taught], wanted, CROSSWISE)
+        heated = helps(labels, said, groups)
+        assert part.calibration == fit(labels[taught], said[taught], wanted, CROSSWISE, heated)
     kept, (only,) = find_calibrations(labels, said, true_and_said(300, seed=9), wanted, groups)
     assert only.rows.all()
     assert (only.calibration, kept.fitted_on, kept.images) == (kept, "validation", 300)
 
 
 def test_what_is_reported_is_of_calibrations_that_have_not_seen_the_image() -> None:
-    labels, said = true_and_said(120, classes=4, temperature=0.4)
+    labels, said = true_and_said(400, classes=4, temperature=0.4)
     wanted = Requirements(np.array([1.0, 5.0, 1.0, 1.0]), {0: 0.8}, 0.8)
     found = assess(HeldOut(labels, said, None, {}), None, wanted, "abcd")
     assert found.coverage is not None
     assert found.decisions is not None
     assert found.unseen.sets is not None
     assert found.outputs.sets is not None
-    held = found.unseen.sets[np.arange(120), labels].mean()
+    held = found.unseen.sets[np.arange(400), labels].mean()
     assert found.coverage.found.value == pytest.approx(held)
-    assert held != found.outputs.sets[np.arange(120), labels].mean()
+    assert held != found.outputs.sets[np.arange(400), labels].mean()
     assert found.metrics.overall["nll"].value == pytest.approx(nll(labels, found.unseen.probabilities))
     assert found.metrics.overall["nll"].value > nll(labels, found.outputs.probabilities)
     assert found.decisions.accuracy.value == pytest.approx((found.unseen.decided == labels).mean())
@@ -250,3 +252,56 @@ def test_what_is_saved_is_what_is_loaded(tmp_path: Path) -> None:
     found.save(tmp_path)
     assert load_calibration(tmp_path) == found
     assert load_calibration(tmp_path / "none") == Calibration()
+
+
+def test_a_temperature_that_does_not_help_on_the_other_half_is_not_used() -> None:
+    """Right as it is, a network gains nothing by a temperature; of fewer than 200 images none is found."""
+    used = {"right": 0, "too sure": 0}
+    for seed in range(12):
+        for name, temperature in (("right", 1.0), ("too sure", 0.4)):
+            labels, said = true_and_said(400, temperature=temperature, seed=seed)
+            kept, parts = find_calibrations(labels, said, None, Requirements())
+            assert (kept.temperature == 1) == all(part.calibration.temperature == 1 for part in parts)
+            used[name] += kept.temperature != 1
+    assert used["too sure"] == 12
+    assert used["right"] <= 8
+    labels, said = true_and_said(199, temperature=0.4)
+    assert find_calibrations(labels, said, None, Requirements())[0].temperature == 1
+    assert find_calibrations(labels, said, (labels, said), Requirements())[0].temperature == 1
+    assert in_words(1.0, 199) == "no temperature: 199 images are too few to find one (200)"
+    assert in_words(1.0, 400) == "no temperature: it does not help on the other half of the images"
+    assert in_words(1.234, 400) == "temperature 1.23"
+
+
+def test_what_is_measured_is_what_a_batch_decides() -> None:
+    labels, said = true_and_said(600, temperature=0.6)
+    found = assess(HeldOut(labels, said, None, {"half": (np.arange(600) % 2).tolist()}), None,
+                   Requirements(recalls={0: 0.97}), "abc")  # fmt: skip
+    decided = found.unseen.decided
+    assert (decided != found.unseen.probabilities.argmax(1)).any()
+    assert found.metrics.overall["accuracy"].value == pytest.approx((decided == labels).mean())
+    assert found.metrics.confusion[0].tolist() == np.bincount(decided[labels == 0], minlength=3).tolist()
+    assert found.metrics.per_class["a"].recall.value > 0.9
+    assert found.evidence.recalls["a"] == found.metrics.per_class["a"].recall
+    assert found.decisions is not None
+    assert found.decisions.classes["a"].recall == found.metrics.per_class["a"].recall
+    assert [each.accuracy.value for each in found.slices] == pytest.approx(
+        [(decided == labels)[half::2].mean() for half in (0, 1)]
+    )
+
+
+def test_the_leak_is_measured() -> None:
+    """Images that look like a training image are right; of the others, half are."""
+    labels, alike = np.arange(200) % 2, np.arange(200) < 80
+    said = np.where(alike | (np.arange(200) % 4 < 2), labels, 1 - labels)
+    shares = np.eye(2, dtype=np.float32)[said] * 0.8 + 0.1
+    found = assess(HeldOut(labels, shares, None, {}, alike), None, Requirements(), "ab")
+    assert found.unlike is not None
+    assert (found.look_alikes, found.unlike.images) == (80, 120)
+    assert found.unlike.metrics["accuracy"].value == pytest.approx(0.5)
+    assert found.evidence.metrics["accuracy"].value == pytest.approx(0.7)
+    assert found.unlike.supports == {"a": 60, "b": 60}
+    every = assess(HeldOut(labels, shares, None, {}, np.ones(200, bool)), None, Requirements(), "ab")
+    assert (every.look_alikes, every.unlike) == (200, None)
+    unknown = assess(HeldOut(labels, shares, None, {}), None, Requirements(), "ab")
+    assert (unknown.look_alikes, unknown.unlike) == (None, None)

@@ -13,6 +13,7 @@ from resnet_core.evaluation.metrics import (
     roc_curve,
     roc_curves,
 )
+from resnet_core.model.calibration import Calibration
 from tests.versions import Digits, predicted
 
 
@@ -95,3 +96,16 @@ def test_a_class_without_images_has_no_roc_curve() -> None:
     assert list(roc_curves(np.where(labels == 3, 0, labels), shares, "abcd")) == ["a", "b", "c"]
     assert list(roc_curves(*predictions(2), "ab")) == ["b"]
     assert roc_curves(np.zeros(9, np.int64), shares[:9, :2], "ab") == {}
+
+
+def test_weights_decide_and_change_no_order() -> None:
+    """Metrics of weighted scores are those of what a batch decides; ROC AUC is that of the probabilities."""
+    for classes, weights in ((2, (0.2, 1.0)), (3, (1.0, 0.1, 0.6))):
+        labels, shares = predictions(classes)
+        scores = Calibration(weights=weights).weighted(shares)
+        decided = Calibration(weights=weights).decided(shares)
+        assert (decided != shares.argmax(1)).any()
+        assert accuracy(labels, scores) == pytest.approx((decided == labels).mean())
+        assert METRICS["macro_f1"](labels, scores) == pytest.approx(peer.f1_score(labels, decided, average="macro"))
+        assert np.array_equal(confusion_matrix(labels, scores), peer.confusion_matrix(labels, decided))
+        assert METRICS["roc_auc"](labels, scores) == pytest.approx(METRICS["roc_auc"](labels, shares))

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from resnet_core.evaluation.slices import MOST_VALUES, NOTHING, OTHERS, cut, find_slices, holm
+from resnet_core.evaluation.slices import MOST_VALUES, NOTHING, OTHERS, cut, find_slices, holm, in_words
 
 
 def some(count: int, accuracy: float, seed: int = 0) -> np.ndarray:
@@ -110,3 +110,25 @@ def test_few_images_make_no_slice() -> None:
     assert cut(["a"] * 95 + ["b"] * 5) == []
     assert find_slices(some(100, 0.9), {"c": ["a"] * 95 + ["b"] * 5}) == []
     assert find_slices(some(100, 0.9), {}) == []
+
+
+def test_two_groups_on_a_side_cannot_tell_and_nobody_says_that_nothing_is_worse() -> None:
+    groups = np.repeat(np.arange(10), 20)
+    camera = np.where(groups < 2, "new", "old")
+    correct = np.where(camera == "new", some(200, 0.3), some(200, 0.95, 1))
+    found = {each.value: each for each in find_slices(correct, {"camera": camera.tolist()}, groups)}
+    assert [(each.told, each.worse) for each in found.values()] == [(False, False)] * 2
+    three = find_slices(correct, {"camera": np.where(groups < 3, "new", "old").tolist()}, groups)
+    assert all(each.told for each in three)
+    assert all(each.told for each in find_slices(correct, {"camera": camera.tolist()}))
+    assert in_words([], 0, 2) == "2 cannot be told: fewer than 3 groups on a side."
+    assert "No slice" not in in_words([], 3, 2)
+    assert in_words(["camera new"], 3, 2).startswith("Significantly worse than the rest: camera new; 2 cannot")
+    assert in_words([], 5, 0) == "No slice is significantly worse than the rest."
+
+
+def test_slices_that_cannot_be_told_do_not_weaken_the_others() -> None:
+    corrected = holm([0.01, float("nan"), 0.04, float("nan")])
+    assert corrected[0] == pytest.approx(0.02)
+    assert corrected[2] == pytest.approx(0.04)
+    assert np.isnan([corrected[1], corrected[3]]).all()

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,14 +15,16 @@ from mlflow.tracking import MlflowClient
 
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.drift.checks import Finding
+from resnet_core.evaluation.evidence import Evidence, gather
+from resnet_core.evaluation.metrics import measure
 from tasks.dataset import Dataset, EvaluateConfig, Gate
 from tasks.ingest.again import begin_again
 from tasks.registry.champion import make_champion
 from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, SHARDS
-from tasks.release.gate import judge
+from tasks.release.gate import _check_floor, _check_recall, _weak_evidence, judge
 from tasks.settings import Settings
 from tasks.store import Store
-from tasks.values import Check, DataReport, Decision, Night
+from tasks.values import Check, DataReport, Decision, Evaluation, Night
 from tests.conftest import write_folder, write_labels
 from tests.places import a_workspace
 
@@ -86,13 +89,14 @@ def report(action: str) -> DataReport:
 
 def test_only_checks_that_are_on_are_listed_and_all_are_recorded(nights: dict[str, Night]) -> None:
     decision = decide(nights["as good"], Gate(margin=0.05, slice_margin=None))
-    assert list(named(decision)) == ["floor", "history", "same images", "champion (version 1)"]
+    always = ["floor", "held out", "baseline", "history"]
+    assert list(named(decision)) == [*always, "same images", "champion (version 1)"]
     assert decision.promoted
 
-    every = Gate(margin=0.05, calibration=0.5, speed=0.01, data_checks=True, slice_margin=0.3)
+    every = Gate(margin=0.05, recall={"0": 0.1}, calibration=0.5, speed=0.01, data_checks=True, slice_margin=0.3)
     decision = decide(nights["as good"], every, data=report("ok"), slices=["brightness", "label"])
     assert list(named(decision)) == [
-        "floor", "history", "data checks", "calibration", "same images", "champion (version 1)", "slices", "speed",
+        *always, "recall of 0", "data checks", "calibration", "same images", "champion (version 1)", "slices", "speed",
     ]  # fmt: skip
     assert decision.promoted, decision
     tags = registry().get_model_version("few", "3").tags
@@ -145,7 +149,7 @@ def test_the_difference_is_that_of_the_two_evaluations(nights: dict[str, Night])
     assert not found.passed
     assert found.wanted == "accuracy at most 0.010 lower, 70% sure"
     assert found.found.startswith(f"{gap} (at least -0.")
-    assert found.found.endswith(f"{gained} images gained, {lost} lost)")
+    assert f"{gained} images gained, {lost} lost); with {len(right['bad'])} images, differences under " in found.found
 
 
 def test_a_slice_that_got_worse_is_named(nights: dict[str, Night], caplog: pytest.LogCaptureFixture) -> None:
@@ -226,3 +230,90 @@ def test_after_a_split_begun_anew_the_champions_images_are_left_out(nights: dict
     moment = {"shard_set": later.shard_set, "catalog": later.catalog}
     found = named(decide(nights["as good"], Gate(margin=0.05), **moment))["same images"]
     assert found.found.startswith(f"{len(test) - seen} images, without {seen} that version 1 learned from")
+
+
+def evidence(labels: np.ndarray, decided: np.ndarray, groups: np.ndarray | None = None) -> Evidence:
+    """What two classes of held-out images show, `a` and `b`."""
+    scores = np.eye(2, dtype=np.float32)[decided]
+    return gather(labels, scores, measure(labels, scores, "ab", groups), groups)
+
+
+def evaluation(every: Evidence, unlike: Evidence | None = None) -> Evaluation:
+    alike = every.images - unlike.images if unlike else None
+    return Evaluation(None, every.metrics, every.images, every, alike, unlike)  # type: ignore[arg-type]
+
+
+EVEN = np.arange(60) % 2
+
+
+@pytest.mark.parametrize(
+    ("labels", "decided", "groups", "failed", "found"),
+    [
+        (EVEN, EVEN, None, [], "60 images of 2 classes; with 60 images, differences under 7 points cannot be told"),
+        (EVEN[:19], EVEN[:19], None, ["held out"], "19 held-out images: add images, hold more out"),
+        (EVEN[:20], EVEN[:20], None, [], "20 images of 2 classes"),
+        (0 * EVEN, 0 * EVEN, None, ["held out", "baseline"], "no held-out image of b: hold more out with `split:"),
+        (EVEN, EVEN, 0 * EVEN, ["held out", "baseline"], "1 held-out group: add groups"),
+        (EVEN, EVEN, np.arange(60) // 2 % 4, ["held out", "baseline"], "4 held-out groups: add groups"),
+        (EVEN, EVEN, np.arange(60) // 2 % 5, [], "60 images of 2 classes in 5 groups"),
+        ((np.arange(100) < 5).astype(int), np.zeros(100, int), None, ["baseline"], "100 images of 2 classes"),
+        (EVEN, np.random.default_rng(1).integers(0, 2, 60), None, ["baseline"], "60 images of 2 classes"),
+    ],
+)
+def test_a_verdict_needs_evidence(
+    labels: np.ndarray, decided: np.ndarray, groups: np.ndarray | None, failed: list[str], found: str
+) -> None:
+    known = evaluation(evidence(labels, decided, groups))
+    checks = {check.name: check for check in _weak_evidence(known, Gate(), first=True)}
+    assert [name for name, check in checks.items() if not check.passed] == failed
+    assert found in checks["held out"].found
+    refuses = {"held out": Gate(minimum=0, held_out=20), "baseline": Gate(minimum=0, baseline=True)}
+    warned = {check.name: check for check in _weak_evidence(known, Gate(minimum=0), first=True)}
+    for name in failed:
+        assert warned[name].passed
+        assert warned[name].found == f"warning: {checks[name].found}"
+        still = [check.name for check in _weak_evidence(known, refuses[name], first=True) if not check.passed]
+        assert still == [name]
+    off = Gate(held_out=None, baseline=False)
+    assert not _weak_evidence(known, off, first=True)
+
+
+def test_the_stricter_of_both_decides_where_enough_images_look_like_no_training_image() -> None:
+    labels = np.arange(200) % 2
+    good, poor = evidence(labels, labels), evidence(labels[:60], (1 - labels)[:60])
+    floor = _check_floor(evaluation(good, poor), Gate())
+    assert not floor.passed
+    assert floor.found.startswith("0.000 (0.000 to 0.060) on 60 images that look like no training image; 1.000 (0.98")
+    _, baseline = _weak_evidence(evaluation(good, poor), Gate(), first=True)
+    assert not baseline.passed
+    assert "on 60 images that look like no training image" in baseline.found
+    few = evaluation(good, evidence(labels[:19], (1 - labels)[:19]))
+    assert _check_floor(few, Gate()).passed
+    assert _check_floor(evaluation(evidence(labels[:60], labels[:60]), None), Gate()).passed
+    recall = _check_recall(evaluation(good, poor), Gate(recall={"b": 0.5}), "b")
+    assert (recall.passed, recall.name) == (False, "recall of b")
+    assert "of 30 images that look like no training image" in recall.found
+
+
+def test_a_recall_that_few_images_cannot_show_says_so() -> None:
+    passed = _check_recall(evaluation(evidence(EVEN, EVEN)), Gate(recall={"b": 0.95}), "b")
+    assert passed.passed
+    assert passed.found == "1.000 (0.884 to 1.000) of 30 images; these images do not show it with 95%"
+    many = _check_recall(evaluation(evidence(np.arange(400) % 2, np.arange(400) % 2)), Gate(recall={"b": 0.95}), "b")
+    assert many.found == "1.000 (0.982 to 1.000) of 200 images"
+
+
+def test_a_champion_does_not_make_evidence_superfluous(
+    nights: dict[str, Night], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tonight's test images have lost a class: the champion stays, unless anything may be promoted."""
+    night = nights["as good"]
+    assert night.evaluation
+    known = night.evaluation.evidence
+    lost = replace(night.evaluation, evidence=replace(known, supports=known.supports | {"2": 0}))
+    decision = decide(night, Gate(margin=0.05), evaluation=lost)
+    assert not decision.promoted
+    assert decision.reason.startswith("held out: no held-out image of 2: hold more out")
+    with caplog.at_level("WARNING", logger="grayline"):
+        assert decide(night, Gate(margin=0.05, minimum=0), evaluation=lost).promoted
+    assert "warning: promoted without evidence: held out: no held-out image of 2" in caplog.text

@@ -10,6 +10,7 @@ from upath import UPath
 
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.drift.checks import Finding
+from resnet_core.evaluation.evidence import Baseline, Evidence
 from resnet_core.evaluation.metrics import Interval
 from resnet_core.images.preprocessing import Preprocessing
 from tasks.registry.versions import BEFORE, CHAMPION
@@ -27,13 +28,14 @@ def night(*checks: Check, promoted: bool, version: str = "7", read: int = 40) ->
     made = ModelVersion("cells", version, "run")
     found = Interval(0.848, 0.819, 0.874)
     metrics = dict.fromkeys(("accuracy", "macro_f1", "roc_auc"), found)
+    evidence = Evidence(650, None, {"a": 325, "b": 325}, metrics, {}, Baseline(0.84, 0.5, 0.0005, passed=True))
     reason = "; ".join(f"{check.name}: {check.found}" for check in checks if not check.passed) or "better"
     return Night(
         Catalog("cells", Preprocessing(), UPath("c"), "d" * 16, 12, ("a", "b"), 2600, 20, 4, 100, read),
         DataReport(UPath("checks"), (Finding("brightness", "0.2 apart", "at most 0.1", "warn"),)),
         ShardSet("cells", UPath("s"), (UPath("s"),), "e" * 16, ("a", "b"), Preprocessing(96), 1900, 0, 650, 40),
         Checkpoint("cells", UPath("r"), "f" * 16, 30, 0.9, 200.0, "cpu", False, "run"),
-        Evaluation(UPath("r"), metrics, 650, ("type poly",)),
+        Evaluation(UPath("r"), metrics, 650, evidence, worse=("type poly",)),
         made,
         Decision(made, checks, promoted, reason),
     )

@@ -65,14 +65,14 @@ def trials_of(found: Tuning) -> list[tuple[dict[str, object], float | None]]:
 def test_the_best_is_not_worse_than_ones_own_and_can_be_pasted(dataset: Path, store: Path) -> None:
     found = tune(str(dataset), 6)
     assert (found.trials, found.plan.epochs) == (6, 3)
-    assert found.own_accuracy is not None
-    assert found.accuracy >= found.own_accuracy
+    assert found.own_value is not None
+    assert found.value >= found.own_value
     assert trials_of(found)[0][0] == {"lr": 0.001, "optimizer": "sgd", "mixup": 0.0}
 
     client = MlflowClient(Settings().tracking_uri)
     run = client.get_run(found.plan.mlflow_run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.metrics["best_validation_accuracy"] == found.accuracy
+    assert run.data.metrics["best_validation_accuracy"] == found.value
     nested = client.search_runs([run.info.experiment_id], f"tags.`mlflow.parentRunId` = '{run.info.run_id}'")
     assert len(nested) == 6
     assert {child.info.status for child in nested} == {"FINISHED"}
