@@ -141,8 +141,8 @@ def _check_held_out(of: Evidence, least: int, first: bool) -> Check:
         )
     if of.images < least:
         faults.append(
-            f"{plural(of.images, 'held-out image')}: add images, hold more out with `split: {{test: ...}}`, or accept fewer "
-            "with `gate: {held_out: ...}`"
+            f"{plural(of.images, 'held-out image')}: add images, hold more out with `split: {{test: ...}}`, or accept "
+            "fewer with `gate: {held_out: ...}`"
         )
     if too_few(of.groups):
         faults.append(
