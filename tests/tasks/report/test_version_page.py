@@ -236,7 +236,7 @@ def test_what_the_stages_leave_is_what_the_page_shows(store: Path, digit_folder:
     for missing in ("metrics.json", "explanation/", "slices", "input size", "no temperature", "description", "curves"):
         assert missing not in left_out
     assert f"{100 * night.evaluation.metrics['accuracy'].value:.1f}%" in said
-    assert "before the temperature of" in said
+    assert "are too few to find one (200)" in said
     assert "Nearest in training" in said
     assert "2 epochs of training" in said
     assert night.catalog.digest in said
