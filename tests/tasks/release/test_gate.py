@@ -127,7 +127,7 @@ def test_each_check_refuses_by_itself(
 
 def test_the_floor_is_of_the_evaluation(nights: dict[str, Night]) -> None:
     decision = decide(nights["as good"], Gate(margin=0.05, minimum=0.9), evaluation=nights["bad"].evaluation)
-    assert [check.name for check in decision.checks if not check.passed] == ["floor"]
+    assert [check.name for check in decision.checks if not check.passed] == ["floor", "baseline"]
     assert nights["bad"].evaluation
     assert named(decision)["floor"].found == str(nights["bad"].evaluation.metrics["accuracy"])
     assert decide(nights["as good"], Gate(margin=0.05, minimum=0.9)).promoted
