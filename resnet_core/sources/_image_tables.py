@@ -8,7 +8,6 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -71,23 +70,22 @@ def list_table(place: str, path: str, label_column: str | None = None) -> Iterat
             own = {"size": UNKNOWN_SIZE, "modified": modified, "label": labels, "kind": "parquet"}
             rows = numbered_rows(place, path, numbers, columns | own | {"offset": list(numbers)})
             if linked.null_count < len(linked):
-                yield _linked_rows(place, linked.drop_null(), columns | {"label": labels.filter(linked.is_valid())})
+                yield _linked_rows(rows.filter(linked.is_valid()), place, linked.drop_null())
                 rows = rows.filter(linked.is_null())
             if len(rows):
                 yield rows
 
 
-def _linked_rows(place: str, paths: pa.Array, columns: dict[str, Any]) -> pa.RecordBatch:
-    """Return the rows of files that a table names. A missing file is a row, too: reading it gives the reason."""
+def _linked_rows(rows: pa.RecordBatch, place: str, paths: pa.Array) -> pa.RecordBatch:
+    """Return the rows as the files that they name. A missing file is a row, too: reading it gives the reason."""
     files = find_files(place.rpartition("/")[0], paths.to_pylist())
     file = {
         "uri": [printable(uri) for uri, _, _ in files],
-        "path": paths,
         "size": [UNKNOWN_SIZE if size is None else size for _, size, _ in files],
         "modified": [tag or "" for _, _, tag in files],
         "ignored": False,
     }
-    return record_batch(len(files), columns | file)
+    return record_batch(len(files), {name: rows[name] for name in ("path", "label", "split")} | file)
 
 
 def _labels_and_paths(

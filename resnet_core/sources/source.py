@@ -200,7 +200,7 @@ def _table_kind(path: str) -> Literal["parquet", "idx"] | None:
 
 def _may_be_image(path: str) -> bool:
     _, dot, suffix = path.rpartition("/")[2].rpartition(".")
-    return not dot or _IMAGES.fullmatch(suffix) is not None
+    return not dot or suffix.isdecimal() or _IMAGES.fullmatch(suffix) is not None
 
 
 def _list_containers(

@@ -21,6 +21,7 @@ log = logging.getLogger("grayline")
 
 _SEPARATORS = ",;\t|"
 _HEAD = 64 * 1024  # bytes that are looked at to tell encodings, characters to find the header
+_SHOWN = 40  # columns in a message, and characters of each
 _ABOVE = re.compile(r'[\r\n]*("?sep=(.)"?[ \t]*[\r\n]+)?')  # empty lines, and Excel's own
 # UTF-32 before UTF-16, whose mark it begins with.
 _MARKS = {
@@ -64,7 +65,8 @@ def check_columns(columns: Sequence[str], required: str, name: str) -> None:
     """Raise UserError if the required column is missing, or two have the same name."""
     if required not in columns:
         hint = nearest(required, list(columns))
-        raise UserError(f"{name}: has no column {required!r}.{hint} Its columns: {', '.join(columns)}.")
+        shown = [column if len(column) <= _SHOWN else f"{column[:_SHOWN]}..." for column in columns[:_SHOWN]]
+        raise UserError(f"{name}: has no column {required!r}.{hint} Its columns: {', '.join(shown)}. Name one so.")
     for column in columns:
         if column and columns.count(column) > 1:
             raise UserError(f"{name}: two columns are named {column!r}. Rename or remove one.")

@@ -228,8 +228,8 @@ def test_rows_without_bytes_are_the_files_that_they_name(tmp_path: Path, digits:
     assert [row["label"] for row in found] == ["zero", "one", "two", None]
     assert [row["size"] for row in found] == [*(len(data) for data in images), -1]
     found = contents(path)
-    assert [found[name] for name in names[:3]] == images
-    assert "No such file" in str(found["files/3.png"])
+    assert [found[f"x.parquet#row={row}"] for row in range(3)] == images
+    assert "No such file" in str(found["x.parquet#row=3"])
 
 
 def test_a_row_has_bytes_or_a_path(tmp_path: Path, digits: Digits) -> None:
@@ -238,10 +238,10 @@ def test_a_row_has_bytes_or_a_path(tmp_path: Path, digits: Digits) -> None:
     cells = [{"bytes": images[0], "path": "0.png"}, {"bytes": None, "path": "1.png"}, {"bytes": images[2]}, None]
     path = write_linked(tmp_path / "x.parquet", cells, [0, 1, 2, 3])
     assert contents(path) == {
-        "x.parquet#row=0": images[0], "1.png": images[1], "x.parquet#row=2": images[2],
+        "x.parquet#row=0": images[0], "x.parquet#row=1": images[1], "x.parquet#row=2": images[2],
         "x.parquet#row=3": "holds no bytes",
     }  # fmt: skip
-    assert {row["path"]: row["label"] for row in rows(path)}["1.png"] == "one"
+    assert {row["uri"]: row["label"] for row in rows(path)}[f"{tmp_path}/1.png"] == "one"
 
 
 @pytest.mark.parametrize("name", ["image", "file_name"])

@@ -65,6 +65,21 @@ def test_a_row_a_file_and_bad_files_are_rows_with_a_reason(digit_folder: Path, t
     assert sum(manifest["parts"].values()) == 205
 
 
+@pytest.mark.parametrize(("name", "text"), [("l.csv", "path;class;target\n{}"), ("l.tsv", "path\n{}"), ("l.txt", "{}")])
+def test_a_list_of_paths_is_scored_and_a_path_to_nothing_is_a_row(
+    digit_folder: Path, tmp_path: Path, name: str, text: str
+) -> None:
+    files = sorted(path for path in digit_folder.rglob("*") if path.is_file())[:3]
+    paths = [os.path.relpath(files[0], tmp_path), str(files[1]), os.path.relpath(files[2], tmp_path), "none.png", "."]
+    (tmp_path / name).write_text(text.format("\n".join(paths)))
+    scores = classify(tmp_path / name, tmp_path / "out")
+    assert (scores.files, scores.scored, scores.failed) == (5, 3, 2)
+    rows = pd.read_parquet(tmp_path / "out").set_index("uri")
+    assert set(rows.index) == {*map(str, files), f"{tmp_path}/none.png", str(tmp_path)}
+    assert set(rows.query("status == 'failed'")["reason_code"]) == {"unreachable"}
+    assert "No such file" in rows.loc[f"{tmp_path}/none.png", "reason"]
+
+
 def test_every_row_has_the_prediction_of_its_own_file(
     digit_folder: Path, tmp_path: Path, classifier: Classifier
 ) -> None:
