@@ -29,7 +29,7 @@ log = logging.getLogger("grayline")
 # row before which the target lies.
 _LINK = (("target", pa.string()), ("before", pa.int64()))
 _MEMBERS = pa.schema([("number", pa.int64()), *LISTING, ("written", pa.string()), *_LINK])
-_Row = tuple[Any, ...]  # a row of _MEMBERS without its number
+_Row = tuple[Any, ...]  # a row of _MEMBERS
 
 _RESOLVE_LINKS = """
 update members set
@@ -150,17 +150,17 @@ def _tar_rows(members: Iterable[_tar.Member], names: _Names, times: set[str]) ->
         elif links:
             links.pop(path, None)
         yield (
-            uri, path, member.size, f"{member.modified}-{member.offset}",
+            number, uri, path, member.size, f"{member.modified}-{member.offset}",
             top_folder(path), None, names.place, "tar" if member.sparse else "raw", member.offset, member.length,
             (member.type != b"0" and target is None) or is_ignored(path), written, target, before,
         )  # fmt: skip
 
 
 def _zip_rows(members: Iterable[_zip.Member], names: _Names) -> Iterator[_Row]:
-    for member in members:
+    for number, member in enumerate(members):
         uri, path, written = names.read(member.name, member.guessed)
         yield (
-            uri, path, member.size, f"{member.crc:08x}",
+            number, uri, path, member.size, f"{member.crc:08x}",
             top_folder(path), None, names.place, "zip", member.offset, member.length,
             member.symbolic_link or is_ignored(path), written, None, None,
         )  # fmt: skip
@@ -179,7 +179,7 @@ def member_path(name: str) -> str:
 def _settled(rows: Iterable[_Row], names: _Names, mark: Callable[[], str]) -> Iterator[pa.RecordBatch]:
     """Yield all rows as LISTING. `mark` is called once the last row is there, and goes behind every `modified`."""
     with database() as db:
-        create(db, "members", _MEMBERS, batches(((number, *row) for number, row in enumerate(rows)), _MEMBERS))
+        create(db, "members", _MEMBERS, batches(rows, _MEMBERS))
         db.execute("create table archive as select $1 as mark", [mark()])
         if count(db, "select count(target) from members"):
             db.execute(_RESOLVE_LINKS)

@@ -122,14 +122,14 @@ def _plain(header: bytes, extra: dict[bytes, bytes], at: int, archive: str) -> t
     if size < 0:
         raise _damaged(archive, at)
     data = at + BLOCK
-    text, guessed = _decode_name(name)
+    text, guessed = (name.decode("ascii"), False) if name.isascii() else _decode_name(name)
     if extra and extra.get(b"mtime"):
         time = extra[b"mtime"].decode("ascii", "replace")
     else:
         time = str(_number(header[136:148], archive, at))
     if kind in _FILES:
         folder = text.endswith("/") and (kind == b"\0" or not size)
-        member = None if folder else Member(text, b"0", size, time, data, size, guessed=guessed)
+        member = None if folder else Member(text, b"0", size, time, data, size, None, False, guessed)
         return member, data + _padded(size)
     if kind in (HARD_LINK, _SYMBOLIC_LINK):
         target = extra.get(b"linkpath") or header[157:257].partition(b"\0")[0]
