@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +56,6 @@ def list_table(place: str, path: str, label_column: str | None = None) -> Iterat
 
     A row without bytes whose path names a file, relative to the table, is that file. Raises UserError without images.
     """
-    columns: dict[str, Any] = {}
     with open_table(place) as table:
         schema, modified = table.schema_arrow, facts(place)["modified"]
         image, paths = _image_column(schema, place), _path_leaf(schema, place)
@@ -67,8 +67,8 @@ def list_table(place: str, path: str, label_column: str | None = None) -> Iterat
         for labels, linked in _labels_and_paths(table, label, image, paths):
             numbers = range(start, start + len(labels))
             start += len(labels)
-            own = {"size": UNKNOWN_SIZE, "modified": modified, "label": labels, "kind": "parquet"}
-            rows = numbered_rows(place, path, numbers, columns | own | {"offset": list(numbers)})
+            own: dict[str, Any] = {"size": UNKNOWN_SIZE, "modified": modified, "label": labels, "kind": "parquet"}
+            rows = numbered_rows(place, path, numbers, own | {"offset": list(numbers)})
             if linked.null_count < len(linked):
                 yield _linked_rows(rows.filter(linked.is_valid()), place, linked.drop_null())
                 rows = rows.filter(linked.is_null())
