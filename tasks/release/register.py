@@ -234,9 +234,12 @@ def _model_files(made: Made, keys: Keys | None) -> Iterator[dict[str, str]]:
 
 
 def _keep_answers(folder: Path, made: Made, keys: Keys | None) -> None:
-    """Write the evaluation's probabilities for some held-out images, with their pixels."""
+    """Write the evaluation's probabilities for some held-out images, with their pixels.
+
+    An evaluation without predictions leaves none: engines are then held to float32 on their machine.
+    """
     shard_set, path = made.shard_set, made.evaluation.folder / PREDICTIONS
-    if not shard_set.test:
+    if not shard_set.test or not path.exists():
         return
     places = evenly(shard_set.test, how_many(shard_set.preprocessing.size))
     images = list(shards.iterate(shard_set.files, "test", shard_set.classes, keys, places))

@@ -182,10 +182,11 @@ def test_the_gate_lets_no_worse_model_in_and_a_person_can(dataset: Path, store: 
     assert not night.decision.promoted
     failed = [check.name for check in night.decision.checks if not check.passed]
     assert failed[:2] == ["baseline", "champion (version 1)"]
-    assert set(failed) <= {"champion (version 1)", "slices"}
+    assert set(failed) <= {"baseline", "champion (version 1)", "slices"}
     assert champion() == "1"
     refused = registry().get_model_version("few", "2")
-    assert refused.tags["grayline.gate"].startswith("refused: champion (version 1)")
+    assert refused.tags["grayline.gate"].startswith("refused: baseline: ")
+    assert "; champion (version 1): " in refused.tags["grayline.gate"]
     assert resolve(Settings().tracking_uri, "few@challenger").version == "2"
 
     promote("few", None, "I know better")
@@ -204,7 +205,8 @@ def test_the_gate_lets_no_worse_model_in_and_a_person_can(dataset: Path, store: 
 def test_the_floor_holds_from_the_first_night(dataset: Path, store: Path, tmp_path: Path) -> None:
     night = nightly_retrain(str(write(dataset, tmp_path / "raw", train={"epochs": 1, "lr": 1e-5})))
     assert night.decision is not None
-    assert [check.passed for check in night.decision.checks] == [False, True]
+    passed = {check.name: check.passed for check in night.decision.checks}
+    assert passed == {"floor": False, "history": True, "baseline": False, "held out": True}
     with pytest.raises(UserError, match="model 'few' has no alias 'champion'"):
         classify_batch(str(tmp_path / "raw"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -308,7 +308,7 @@ def test_too_few_images_are_not_measured_and_leave_no_old_plot(home: Home) -> No
     scores = home.batch("small", count=60)
     (scores.output / "_drift.png").write_bytes(b"of an earlier run")
     report = checked(scores)
-    assert report.in_words() == "not measured: 60 images are too few to tell, it takes 100"
+    assert report.in_words() == "not measured: 60 images cannot tell, it takes 100"
     assert not (scores.output / "_drift.png").exists()
     assert written(scores)["not_measured"].startswith("60 images")
     run = record_batch.fn(scores, report, a_workspace(Settings().root, home.uri))

@@ -397,7 +397,10 @@ def test_the_command(store: Path, digits: Digits, tmp_path: Path) -> None:
     assert "new: 10 of 30 files" in done.stdout
     assert (tmp_path / "a" / "g.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     for command, message in (
-        (["now"], r"BATCH: there is no folder now. Did you mean 'new'\?"),
+        (
+            ["now"],
+            r"BATCH: there is no folder now, and no such batch in \S+/scores\. Did you mean 'new'\? Known: new\.",
+        ),
         ([str(tmp_path)], "does not hold a finished batch"),
         ([str(scores), "--limit", "0"], "--limit: 0 is not from 1 to 5,000"),
         ([str(scores), "--label", "33"], r"--label: '33' is not a class of digits version 1. Did you mean '3'\?"),
