@@ -2,6 +2,7 @@
 
 import csv
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from PIL import Image
 SESSION = Path(tempfile.mkdtemp(prefix="grayline-tests-"))
 for name in [name for name in os.environ if name.startswith(("GRAYLINE_", "PREFECT_", "MLFLOW_"))]:
     del os.environ[name]
+# Code is compiled beside its source, as on a user's machine: a version must do with that.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["GRAYLINE_STORE"] = str(SESSION / "store")
 
 from tasks.settings import Settings, check_store, prepare_environment  # noqa: E402

@@ -50,7 +50,8 @@ def remove_bytecode(folder: Path) -> None:
 
 
 def write_digests(folder: Path) -> str:
-    """List the folder's files in DIGESTS. Return the digest of the list."""
+    """List the folder's files in DIGESTS, without compiled code. Return the digest of the list."""
+    remove_bytecode(folder)  # of a file that was run where it lies, as MLflow does with a model's code
     (folder / DIGESTS).write_text(json.dumps(digests_of(folder), indent=2) + "\n", encoding="utf-8")
     return file_digest(folder / DIGESTS)
 

@@ -36,6 +36,15 @@ def test_the_listed_files_pass_and_the_list_names_each_by_sha256(folder: Path) -
     assert digests_of(folder)["MLmodel"] == "16c3c6d78678d53d39ab2c7a5a7bc4596567b46a1a57000a2d707334f779b824"
 
 
+def test_code_that_ran_before_the_list_was_made_is_not_in_it(folder: Path) -> None:
+    compiled = folder / "code" / "__pycache__" / "a.cpython-311.pyc"
+    compiled.parent.mkdir()
+    compiled.write_bytes(b"compiled")
+    listed = write_digests(folder)
+    assert list(json.loads((folder / DIGESTS).read_text())) == ["MLmodel", "code/a.py", "model/weights"]
+    check_digests(folder, listed)
+
+
 def test_the_note_that_mlflow_leaves_is_no_extra_file(folder: Path) -> None:
     listed = write_digests(folder)
     (folder / MLFLOW_NOTE).write_text("model_name: a\n")
