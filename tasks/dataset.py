@@ -1,6 +1,7 @@
 """The data set file: one pydantic model over the domain's own settings, read from YAML."""
 
 import dataclasses
+import math
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -237,6 +238,8 @@ class Dataset(BaseModel):
             raise ValueError("image.decided: unknown key. Set `image.levels`")
         levels = self.image.levels
         span = levels.percentiles if isinstance(levels, Percentiles) else levels
+        if isinstance(span, tuple) and not all(map(math.isfinite, span)):
+            raise ValueError("image.levels: black and white are finite numbers, as in [0, 4095]")
         if isinstance(span, tuple) and span[0] >= span[1]:
             raise ValueError(f"image.levels: black comes first and is lower, as in [{span[1]:g}, {span[0]:g}]")
         return self

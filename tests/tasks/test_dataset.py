@@ -54,6 +54,8 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
         ("name: a", "source: is missing. Add `source: ...`."),
         ("name: a\nsource: b\nimage: {levels: 9}", "image.levels: must be one of 8, 10, 12, 14, 16 or"),
         ("name: a\nsource: b\nimage: {levels: [5, 3]}", "image.levels: black comes first and is lower, as in [3, 5]."),
+        ("name: a\nsource: b\nimage: {levels: [0, .inf]}", "image.levels: black and white are finite numbers"),
+        ("name: a\nsource: b\nimage: {levels: [.nan, 1]}", "image.levels: black and white are finite numbers"),
         ("name: a\nsource: b\nimage: {decided: {claims: true}}", "image.decided: unknown key. Set `image.levels`."),
         ("name: a\nsource: b\nimage: {size: 3}", "image.size: must be 8 or more, not 3."),
         ("name: a\nsource: b\nmodel: {arch: vgg}", "model.arch: must be one of resnet10, resnet14"),
