@@ -84,10 +84,9 @@ def read_yaml(text: str) -> Any:
     except yaml.MarkedYAMLError as error:
         problem, mark = str(error.problem), error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
-        tab = mark is not None and "\t" in text.splitlines()[mark.line : mark.line + 1][:1]
         default = "Close brackets and quotes, and correct the indentation."
         remedy = next((remedy for words, remedy in _REMEDIES.items() if words in problem), default)
-        raise UserError(f"{where}is no YAML: {problem}. {_REMEDIES[repr(chr(9))] if tab else remedy}") from None
+        raise UserError(f"{where}cannot be read as YAML: {problem}. {remedy}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         raise UserError(f"line {line}: holds a control character. Remove it.") from None

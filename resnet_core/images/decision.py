@@ -21,10 +21,7 @@ def decide(found: Sequence[Found], rule: Rule) -> Decided:
     ranged = rule.setting == "data" or isinstance(rule.setting, Percentiles)
     claimed = [image for image in found if image.claimed]
     if claimed and decided.claims is None and not ranged:
-        true = all(
-            image.claimed[0] <= image.low and image.high <= image.claimed[1] for image in claimed if image.claimed
-        )
-        decided = replace(decided, claims=true)
+        decided = replace(decided, claims=all(map(_is_true, claimed)))
     spans: dict[str, Any] = {}
     for kind in KINDS:
         some = [image for image in found if image.kind == kind and (ranged or not (image.claimed and decided.claims))]
