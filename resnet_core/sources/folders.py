@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, some_of
 from resnet_core.sources.listing import BATCH, record_batch, top_folder
 from resnet_core.storage.globs import Glob, State, matches
 from resnet_core.storage.ignored import OWN_MARKS, is_ignored
@@ -76,8 +76,7 @@ def _list_files(files: Iterator[_File], label_of: Callable[[str], str | None]) -
                     remarks[tag].append(path)
         yield record_batch(len(some), columns)
     for tag, left_out in remarks.items():
-        more = f" and {len(left_out) - 3:,} more" if len(left_out) > 3 else ""
-        log.warning("%s%s: %s", ", ".join(sorted(left_out)[:3]), more, _LEFT_OUT[tag])
+        log.warning("%s: %s", some_of(sorted(left_out), 3), _LEFT_OUT[tag])
 
 
 def _last(path: str) -> str:

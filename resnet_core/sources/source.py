@@ -18,7 +18,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, some_of
 from resnet_core.reasons import ReasonCode
 from resnet_core.sources import _idx, _image_tables, folders, shard_files
 from resnet_core.sources._archives import holds_files, list_tar, list_zip
@@ -153,12 +153,8 @@ def _with_remark(batches: Iterator[pa.RecordBatch], source: str) -> Iterator[pa.
     if nested:
         log.warning(
             "%s: archives and tables among its files are not opened: %s. Give each as a source of its own",
-            printable(source), _some(sorted(nested)),
+            printable(source), some_of(sorted(nested), 3),
         )  # fmt: skip
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names) if len(names) <= 4 else f"{', '.join(names[:3])} and {len(names) - 3:,} more"
 
 
 def suffix_kind(place: str) -> Kind | None:
@@ -235,6 +231,6 @@ def _list_containers(
         else:
             yield from list_file(uri, path)
     if others:
-        log.warning("%s: files beside the tables are left out: %s", printable(place), _some(sorted(others)))
+        log.warning("%s: files beside the tables are left out: %s", printable(place), some_of(sorted(others), 3))
     for copy, kept in copies.items():
         log.info("scan        %s holds the same images as %s: read once", copy, kept)

@@ -8,7 +8,7 @@ from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog import build, queries
 from resnet_core.catalog.queries import ClassSize
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, plural, some_of
 from resnet_core.shards.soft_labels import parse
 from tasks.dataset import Dataset
 
@@ -46,7 +46,7 @@ def set_aside(db: DuckDBPyConnection, dataset: Dataset) -> None:
         raise UserError(_too_few(sizes, dataset, least))
     waiting = [size for size in sizes if size not in taken]
     why = "the class has {} of `minimum_images: {}`, and waits for more"
-    build.wait(db, {size.label: why.format(_images(size.images), least) for size in waiting})
+    build.wait(db, {size.label: why.format(plural(size.images, "image"), least) for size in waiting})
     if waiting:
         log.warning(
             "classes     %d of %d wait for `minimum_images: %d`: %s. They come in by themselves",
@@ -68,7 +68,7 @@ def _set_aside_soft_labels(db: DuckDBPyConnection, waiting: set[str]) -> None:
     texts = [text for text in queries.soft_labels(db) if waiting & parse(text).keys()] if waiting else []
     if texts:
         count = build.wait_for(db, texts, "its soft label names a class that waits")
-        log.warning("classes     %s wait, too: their soft labels name a class that waits", _images(count))
+        log.warning("classes     %s wait, too: their soft labels name a class that waits", plural(count, "image"))
 
 
 def set_aside_unlearnable(db: DuckDBPyConnection, dataset: Dataset) -> None:
@@ -87,21 +87,20 @@ def set_aside_unlearnable(db: DuckDBPyConnection, dataset: Dataset) -> None:
 
 def _take_out(db: DuckDBPyConnection, dataset: Dataset, lost: Mapping[str, str]) -> None:
     texts = {label: f"no image of the class may be trained on: {why}" for label, why in lost.items()}
-    listed = "; ".join(f"{label!r}: {why}" for label, why in list(lost.items())[:_NAMED])
-    more = f"; and {len(lost) - _NAMED:,} more" if len(lost) > _NAMED else ""
+    listed = some_of([f"{label!r}: {why}" for label, why in lost.items()], _NAMED, "; ")
     if queries.placed_classes(db) - len(lost) < 2:
         raise UserError(
-            f"{dataset.source}: fewer than two classes have a training image ({listed}{more}). "
+            f"{dataset.source}: fewer than two classes have a training image ({listed}). "
             "Add images, of other groups where there are groups, or correct `split` in the labels."
         )
     build.take_out(db, texts)
-    log.warning("classes     %d wait for a training image: %s%s", len(lost), listed, more)
+    log.warning("classes     %d wait for a training image: %s", len(lost), listed)
 
 
 def _too_few(sizes: Sequence[ClassSize], dataset: Dataset, least: int) -> str:
     counts = sorted((size.images for size in sizes), reverse=True)
     by_size = sorted(Counter(counts).items(), reverse=True)
-    found = ", ".join(f"{count:,} of {_images(images)}" for images, count in by_size[:_NAMED])
+    found = ", ".join(f"{count:,} of {plural(images, 'image')}" for images, count in by_size[:_NAMED])
     more = ", and smaller ones" if len(by_size) > _NAMED else ""
     lower = f", or set `minimum_images: {counts[1]}` in the data set file" if counts[1] > 1 else ""
     return (
@@ -111,9 +110,4 @@ def _too_few(sizes: Sequence[ClassSize], dataset: Dataset, least: int) -> str:
 
 
 def _listed(sizes: Sequence[ClassSize]) -> str:
-    more = f", and {len(sizes) - _NAMED:,} more" if len(sizes) > _NAMED else ""
-    return ", ".join(f"{size.label!r} ({_images(size.images)})" for size in sizes[:_NAMED]) + more
-
-
-def _images(count: int) -> str:
-    return f"{count:,} image{'s' * (count != 1)}"
+    return some_of([f"{size.label!r} ({plural(size.images, 'image')})" for size in sizes], _NAMED)

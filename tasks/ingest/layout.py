@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog.splits import SplitConfig
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, some_of
 from resnet_core.sources.source import Kind
 from resnet_core.storage.database import count
 from resnet_core.storage.names import fold_label
@@ -250,9 +250,7 @@ def _label_below(depth: int, kind: Kind, labelled: bool) -> str:
 
 
 def _listed(names: Sequence[str] | Mapping[str, object]) -> str:
-    names = [name or "''" for name in names]
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
+    return some_of([name or "''" for name in names], _SHOWN)
 
 
 def _refusal(source: str, why: str) -> UserError:

@@ -1,9 +1,10 @@
 """Placement in words: lines for the terminal, a table for the page of the data checks, and the check of the split."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 from resnet_core.catalog.placement import ClassPlacement, Placement
 from resnet_core.drift.checks import Finding, SplitCheck, percent
+from resnet_core.errors import some_of
 from tasks.artifacts import markdown_table
 
 _NAMED = 8  # classes
@@ -56,7 +57,7 @@ def _ties(placed: Placement) -> Iterator[str]:
     scene = [each for each in placed.classes if placed.scene.get(each.label, 0) > _SCENE * max(1, each.placed)]
     if scene:
         alike = sum(placed.scene.values())
-        names = _named([repr(each.label) for each in scene])
+        names = some_of([repr(each.label) for each in scene], _NAMED)
         yield (
             f"a fixed scene: {alike:,} images look alike, of {names}, and are not tied. If some belong together, "
             "name them by `group` in the labels (part number, day, camera)"
@@ -69,12 +70,7 @@ def _by_class(placed: Placement) -> str:
     taken = [each for each in order if each.placed]
     texts = [f"{each.label!r} {each.train:,} + {each.test:,}" for each in taken]
     most = f"; {taken[0].label!r} is {percent(_share(taken[0].placed, placed.placed))}" if taken else ""
-    return f"{_named(texts)}{most}"
-
-
-def _named(texts: Sequence[str]) -> str:
-    more = f", and {len(texts) - _NAMED:,} more" if len(texts) > _NAMED else ""
-    return ", ".join(texts[:_NAMED]) + more
+    return f"{some_of(texts, _NAMED)}{most}"
 
 
 def _share(count: int, of: int) -> float:
@@ -119,8 +115,7 @@ def check(placed: Placement, name: str, config: SplitCheck) -> Finding | None:
         train, _, test, count = placed.groups
         if min(train, test) < config.groups:
             problems.append((f"{train:,} groups in train, {test:,} in test", *_why_groups(placed, count, config, name)))
-    found = "; ".join(problem for problem, _, _ in problems[:_NAMED])
-    found += f"; and {len(problems) - _NAMED:,} more" if len(problems) > _NAMED else ""
+    found = some_of([problem for problem, _, _ in problems], _NAMED, "; ")
     reasons = dict.fromkeys(f"{cause}: {remedy}" for _, cause, remedy in problems)
     ok = f"{percent(share)} in test, every class in train and test"
     return Finding("split", found or ok, wanted, config.action if problems else "ok", "; ".join(reasons))
