@@ -7,6 +7,7 @@ run (see `int8_file`).
 import json
 import logging
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from resnet_core.evaluation.metrics import METRICS
 from resnet_core.export import formats as export_formats
 from resnet_core.export import onnx_file
 from resnet_core.export.graph import describe, trace
+from resnet_core.model.calibration import Calibration
 from resnet_core.storage.digest import file_digest
 from tasks.dataset import Gate
 from tasks.evaluation.held_out import facts, groups_of, in_order, score_split
@@ -77,10 +79,14 @@ def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) ->
     image_ids, labels, own = score_split(classifier, shard_set, "test", here.keys, lambda done: None)
     new = np.concatenate([run(piece) for images in known.split("test") for piece in onnx_file.pieces(images.pixels)])
     groups = groups_of(in_order(facts(night.catalog), image_ids))
-    decided = classifier.calibration.decided
-    return compare(METRICS["accuracy"], Pair(labels, new, own, groups), gate.level), int(
-        (decided(new) != decided(own)).sum()
-    )
+    return compare_decisions(classifier.calibration, Pair(labels, new, own, groups), gate.level)
+
+
+def compare_decisions(calibration: Calibration, pair: Pair, level: float) -> tuple[Comparison, int]:
+    """Compare the accuracy of what a batch decides, and count the decisions that differ. pair: probabilities."""
+    weighted = replace(pair, new=calibration.weighted(pair.new), old=calibration.weighted(pair.old))
+    differing = int((weighted.new.argmax(1) != weighted.old.argmax(1)).sum())
+    return compare(METRICS["accuracy"], weighted, level), differing
 
 
 def outcome_of(found: Comparison, most: float, digest: str, differing: int) -> dict[str, Any]:
