@@ -26,7 +26,7 @@ def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ["promote", "parts"],
         ["rollback", "parts", "3"],
         ["reproduce", "parts"],
-        ["export", "parts", "--format", "onnx", "-o", "x.onnx"],
+        ["export", "parts", "--format", "torch", "-o", "x.pt2"],
         ["catalog", "log"],
         ["catalog", "diff", "1", "2", "--dataset", "parts"],
         ["gallery", "parts"],

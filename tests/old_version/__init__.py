@@ -59,7 +59,9 @@ def write_digits(to: Path) -> None:
 def unpack(to: Path) -> Path:
     """Lay out the store, its source and its data set file below `to`. Returns the data set file."""
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(to, filter="data")
+        # Python before 3.11.4, as in Debian 12, knows no filter and unpacks without one.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(to)
     relocate(to, MADE_IN, str(to))
     write_digits(to / "digits")
     return to / "digits.yaml"
