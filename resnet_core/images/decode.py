@@ -149,6 +149,7 @@ def _decode_png(data: bytes, rule: Rule, max_pixels: int) -> _Decoded:
     png = _png.read_png(data, max_pixels)
     if (gray := _png.decode_plain(png)) is not None:
         return _finish(Layers(Stored(gray)), png.orientation, rule)
+    _png.check_sums(png)
     if png.depth == 16:
         return _finish(_png.decode_deep(png), png.orientation, rule)
     with Image.open(io.BytesIO(png.data), formats=("PNG",)) as image:
