@@ -5,6 +5,7 @@ from typing import Literal
 
 from prefect import flow
 
+from resnet_core.storage.turns import OccupiedError, turn
 from tasks.dataset import Dataset, load_dataset
 from tasks.evaluation.evaluate import evaluate
 from tasks.evaluation.explain import explain
@@ -20,7 +21,7 @@ from tasks.release.gate import judge
 from tasks.release.promote import carry_out
 from tasks.release.register import register
 from tasks.report.night_page import report_night
-from tasks.runner import fan_out, task_runner
+from tasks.runner import fan_out, stand_back, task_runner
 from tasks.training.train import train
 from tasks.values import Catalog, Night, Scan, ShardSet, have
 from tasks.workspace import Workspace, workspace
@@ -32,7 +33,7 @@ _Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"
 def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
     """Ingest, preprocess, train, evaluate and register; then the gate decides on the promotion.
 
-    Work that an earlier night has done on the same inputs is reused.
+    Work that an earlier night has done on the same inputs is reused. A data set has one night at a time.
 
     Args:
         dataset: Path of the data set file, for example data/elpv.yaml.
@@ -40,10 +41,14 @@ def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
     """
     data = load_dataset(dataset)
     here = workspace(data)
-    night = ingest(data, here)
-    for stage in _until(until):
-        night = stage(night, data, here)
-    return report_night(night, here)
+    try:
+        with turn(here.store.turn(data.name)):
+            night = ingest(data, here)
+            for stage in _until(until):
+                night = stage(night, data, here)
+            return report_night(night, here)
+    except OccupiedError as error:
+        return stand_back(error)
 
 
 def ingest(data: Dataset, here: Workspace) -> Night:
@@ -75,13 +80,15 @@ def make_shards(catalog: Catalog, data: Dataset, here: Workspace) -> ShardSet:
 
 
 def shards_of(data: Dataset, here: Workspace) -> tuple[Night, ShardSet]:
-    """Run the night as far as the shards, for the flows that begin there."""
-    night = preprocess(ingest(data, here), data, here)
+    """Run the night as far as the shards, for the flows that begin there; wait for a night that is at work."""
+    with turn(here.store.turn(data.name), wait=True):
+        night = preprocess(ingest(data, here), data, here)
     return night, have(night.shard_set)
 
 
 def _train(night: Night, data: Dataset, here: Workspace) -> Night:
-    return night.with_(checkpoint=train(night, data, here))
+    with turn(here.store.machine_turn(), wait=True):  # the nights of several data sets share cores, or a GPU, in turn
+        return night.with_(checkpoint=train(night, data, here))
 
 
 def _evaluate(night: Night, data: Dataset, here: Workspace) -> Night:

@@ -21,7 +21,8 @@ class ReasonCode(StrEnum):
     DECODER_CRASHED = "decoder_crashed"
     LEVELS_UNKNOWN = "levels_unknown"
     BEYOND_LEVELS = "beyond_levels"
-    UNREACHABLE = "unreachable"  # the only one that the next run tries again
+    UNREACHABLE = "unreachable"
+    STILL_WRITTEN = "still_written"  # of a night alone: it waits
 
     TOO_SMALL = "too_small"
     BLANK = "blank"
@@ -37,6 +38,10 @@ class ReasonCode(StrEnum):
     def words(self) -> str:
         """The code as the beginning of a text."""
         return self.replace("_", " ")
+
+
+# The next run reads these files again, also if size and time are the same.
+TRIED_AGAIN = frozenset({ReasonCode.UNREACHABLE, ReasonCode.STILL_WRITTEN})
 
 
 class Reason(NamedTuple):

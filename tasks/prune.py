@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
+from resnet_core.storage.turns import holder_of
 from tasks.progress import progress
 from tasks.registry import runs
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
@@ -70,8 +71,8 @@ def leftovers(here: Workspace, before: datetime) -> list[Leftover]:
     for name in sorted(
         {path.name for place in (store.pixels, *places.values()) for path in folders(place("any").parent)}
     ):
-        if store.at_work(name):
-            log.warning("prune       %s: a night is at work, or was killed this week: left as it is", name)
+        if holder := holder_of(store.turn(name)):
+            log.warning("prune       %s: %s is at work: left as it is", name, holder)
             continue
         found += _unread_pixels(store, name, before)
         versions = versions_of(tracking_uri, name).values()

@@ -4,6 +4,7 @@
 Processes and Ray pass tasks as pickles between processes of this project, never in files.
 """
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -13,12 +14,17 @@ from typing import Any, TypeVar
 
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
+from prefect.runtime import deployment
 from prefect.settings import PREFECT_API_URL, temporary_settings
+from prefect.states import Cancelled
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from resnet_core.storage.turns import OccupiedError
 from tasks.cluster import cluster_cores, ray_runner
 from tasks.progress import progress
 from tasks.settings import Settings
+
+log = logging.getLogger("grayline")
 
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
@@ -35,6 +41,14 @@ def task_runner() -> TaskRunner[PrefectFuture[Any]]:
         return ProcessPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
     # Decoders and the network release the interpreter's lock. Threads share one loaded model.
     return ThreadPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
+
+
+def stand_back(error: OccupiedError) -> Any:
+    """Return the state Cancelled for a deployment's run, whose schedule comes again; raise the error for a person."""
+    if deployment.id is None:
+        raise error
+    log.warning("turn        %s", error)
+    return Cancelled(message=str(error))
 
 
 def workers() -> int:

@@ -4,8 +4,9 @@
 A folder named by a digest is its own cache: it is complete once the file that its stage writes last is there.
 """
 
+import socket
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from uuid import uuid4
 
 from upath import UPath
@@ -43,7 +44,6 @@ ARTIFACTS = "mlartifacts"  # MLflow's, beside its database
 REGISTERED = "registered.json"  # of a training: the MLflow runs by which versions were made of it
 LINEAGE = "lineage.json"  # of a training, and of every version made of it
 
-_LONGEST_NIGHT = timedelta(days=7)
 _WHEN = "%Y-%m-%dT%H%M%S"
 
 
@@ -66,6 +66,7 @@ LAYOUT = (
     Place(
         "work/<dataset>/<start>/", "files that the stages of a running night hand on; removed by the night", "ingest"
     ),
+    Place("turns/<dataset>.json", "the process that is at work on the data set, or on a machine", "every night"),
     Place("shards/<dataset>/<digest>/*.parquet", "one row per training image, and `_manifest.json`", "preprocess"),
     Place("runs/<dataset>/<digest>/", "a training: `model/`, `epochs.json`, `evaluation/`, `explanation/`", "train"),
     Place("tune/<dataset>/<digest>/", "checkpoints of a search; `study.db` beside them is Optuna's", "tune"),
@@ -109,6 +110,14 @@ class Store:
     def work(self, dataset: str) -> UPath:
         """Return the folder of running nights."""
         return self.root / "work" / dataset
+
+    def turn(self, name: str) -> UPath:
+        """Return the file that says who is at work on a data set."""
+        return self.root / "turns" / f"{name}.json"
+
+    def machine_turn(self) -> UPath:
+        """Return the file that says whose training this machine runs; no data set can have its name."""
+        return self.turn(f"@{socket.gethostname()}")
 
     def shards(self, dataset: str) -> UPath:
         """Return the folder of shard sets."""
@@ -182,17 +191,12 @@ class Store:
     def begin_work(self, dataset: str) -> UPath:
         """Return a new folder for this night, which its last stage removes.
 
-        Folders that killed nights have left are removed once no night can be using them.
+        Folders that killed nights have left are removed: whoever begins holds the data set's turn.
         """
         folder = self.work(dataset)
         for path in own_files(folder):
-            if _is_old(path):
-                path.fs.rm(path.path, recursive=True)
+            path.fs.rm(path.path, recursive=True)
         return folder / f"{datetime.now(UTC):{_WHEN}}-{uuid4().hex[:8]}"
-
-    def at_work(self, dataset: str) -> bool:
-        """Return whether a night may be between its scan and its catalog. A killed night looks the same for a week."""
-        return not all(_is_old(path) for path in own_files(self.work(dataset)))
 
 
 def own_files(folder: UPath, pattern: str = "*") -> list[UPath]:
@@ -209,7 +213,3 @@ def sqlite_address(path: str) -> str:
     MLflow makes the folders of the address as it is: for such a name an empty one more, beside the store.
     """
     return "sqlite:///" + path.replace("%", "%25").replace("?", "%3F")
-
-
-def _is_old(path: UPath) -> bool:
-    return path.name < f"{datetime.now(UTC) - _LONGEST_NIGHT:{_WHEN}}"

@@ -115,6 +115,7 @@ same as (
 )
 select read.*,
     case when read.code = '{ReasonCode.LABEL_MISSING}' then 'unlabelled'
+        when read.code = '{ReasonCode.STILL_WRITTEN}' then 'waiting'
         when same.other is not null or read.code is not null then 'quarantined'
         when ranked.place > 1 then 'duplicate' else 'ok' end as status,
     coalesce(read.code, case when same.other is not null then '{ReasonCode.LABEL_CONFLICT}'

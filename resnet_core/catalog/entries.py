@@ -12,7 +12,7 @@ from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog.build import CATALOG, ENTRIES
 from resnet_core.errors import UserError, plural
-from resnet_core.reasons import Reason, ReasonCode, with_reason_codes
+from resnet_core.reasons import TRIED_AGAIN, Reason, ReasonCode, with_reason_codes
 from resnet_core.storage import database
 from resnet_core.storage.matching import Places, difference, match
 from resnet_core.storage.names import fold_label, fold_path
@@ -31,7 +31,7 @@ select coalesce(f.uri, case when regexp_matches(l.path, '^(/|[A-Za-z][A-Za-z0-9+
 from (select * from listed where not ignored) f full join labels l on f.path = l.path
 """
 _UNMATCHED = "select path from labels where path not in (select path from listed where not ignored) order by path"
-# Files that could not be opened are tried again: permissions and networks recover without a change of size or time.
+# Permissions and networks recover without a change of size or time.
 _ENTRIES = f"""
 create or replace table entries as
 with entry as (
@@ -44,7 +44,7 @@ with entry as (
 known as (
     select uri, size, modified, min(part) as part from previous
     where part in (select unnest($parts::varchar[]))
-        and reason_code is distinct from '{ReasonCode.UNREACHABLE}'
+        and coalesce(reason_code, '') not in {tuple(map(str, sorted(TRIED_AGAIN)))}
     group by all
 )
 select entry.*, case when entry.reason_code is null then known.part end as part

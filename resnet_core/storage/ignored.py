@@ -52,7 +52,7 @@ IGNORED = (
     Ignored("programs", suffixes=_split(".py .pyc .ipynb .sh .bat .ps1")),
     Ignored("databases and checksums", suffixes=_split(".db .sqlite .sqlite3 .md5 .sha1 .sha256 .sfv")),
     Ignored("shortcuts", suffixes=_split(".lnk .url .webloc .desktop")),
-    Ignored("unfinished downloads", suffixes=_split(".part .partial .crdownload .filepart .aria2")),
+    Ignored("unfinished downloads", suffixes=_split(".part .partial .tmp .crdownload .download .filepart .aria2")),
 )
 # Also with a suffix of a document, or with words behind a hyphen: README.pdf, LICENSE-MIT.
 DOCUMENTS = ("README", "LICENSE", "LICENCE", "COPYING", "NOTICE", "CHANGELOG", "CITATION", "AUTHORS", "CONTRIBUTING")

@@ -20,12 +20,13 @@ from resnet_core.catalog.build import FACTS
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading.pool import read_files
-from resnet_core.reasons import ReasonCode
+from resnet_core.reasons import TRIED_AGAIN
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import write_whole
 from tasks.dataset import Dataset
+from tasks.ingest.arrivals import set_aside
 from tasks.parts import Part
 from tasks.workspace import Workspace
 
@@ -35,7 +36,7 @@ def read_part(part: Part, settings: Preprocessing, limits: Limits, keys: Keys | 
     """Read every file of the part and write its facts and pixels. Returns the number of files."""
     if not _is_complete(part, keys):
         files = part.files()
-        _write_part(part, files, read_files(files, settings, limits), keys)
+        _write_part(part, files, set_aside(files, read_files(files, settings, limits)), keys)
     return part.count
 
 
@@ -64,12 +65,12 @@ def _write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None
 def _is_complete(part: Part, keys: Keys | None) -> bool:
     """Return whether an interrupted run has read this part.
 
-    A file that could not be opened is tried again: permissions and networks recover.
+    A file that could not be opened, or was still being written, is tried again.
     """
     if not part.path.exists():
         return False
     codes = shards.open_file(part.path, keys).read(columns=["reason_code"])["reason_code"]
-    return ReasonCode.UNREACHABLE not in codes.to_pylist()
+    return TRIED_AGAIN.isdisjoint(codes.to_pylist())
 
 
 def read_facts(path: UPath, keys: Keys | None) -> pa.RecordBatch:

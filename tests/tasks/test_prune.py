@@ -13,6 +13,7 @@ from upath import UPath
 
 from flows.nightly_retrain import nightly_retrain
 from flows.reproduce import reproduce
+from resnet_core.storage.turns import turn
 from tasks.prune import Leftover, delete, leftovers
 from tasks.settings import Settings
 from tasks.store import Store
@@ -85,10 +86,8 @@ def test_what_goes_is_what_neither_the_next_night_nor_a_version_needs(
     assert all(one.bytes > 0 for one in some)
 
     assert found(days=1) == []
-    work = Store(Settings().root).begin_work("few")
-    work.mkdir(parents=True)
-    assert found() == []  # a night is at work
-    work.rmdir()
+    with turn(Store(Settings().root).turn("few")):
+        assert found() == []  # a night is at work
 
     delete(some)
     assert found() == []

@@ -19,6 +19,7 @@ from resnet_core.errors import DataCheckError, UserError
 from resnet_core.images.limits import Limits
 from resnet_core.shards import format as shards
 from resnet_core.storage.files import write_text
+from resnet_core.storage.turns import holder_of
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import write_catalog
 from tasks.ingest.checks import last_accepted
@@ -385,15 +386,14 @@ def test_a_killed_ingest_goes_on_with_the_parts_it_has(digit_folder: Path, tmp_p
     assert catalog.ok == 200
 
 
-def test_what_a_killed_night_has_left_goes_a_week_later(digit_folder: Path, tmp_path: Path) -> None:
+def test_what_killed_nights_have_left_goes(digit_folder: Path, tmp_path: Path) -> None:
     for store in stores(tmp_path):
-        old, young = (store / "work" / "d" / f"{day}T010203-0123abcd" for day in ("2024-02-29", "2999-02-28"))
-        for left in (old, young):
-            left.mkdir(parents=True)
-            (left / "entries.parquet").write_bytes(b"left")
+        left = [store / "work" / "d" / f"{day}T010203-0123abcd" for day in ("2024-02-29", "2999-02-28")]
+        for folder in left:
+            folder.mkdir(parents=True)
+            (folder / "entries.parquet").write_bytes(b"left")
         _, found = ingested(dataset_of(digit_folder), store)
-        assert not found.entries.parent.exists()
-        assert (old.exists(), young.exists()) == (False, True)
+        assert not any(folder.exists() for folder in (*left, found.entries.parent))
 
 
 def test_a_store_within_the_source_is_left_out(digit_folder: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -447,7 +447,7 @@ def test_what_a_nas_puts_into_the_store_changes_nothing(digit_folder: Path, tmp_
     accepted = last_accepted(store.checks("d"), 3)
     assert accepted is not None
     assert accepted[0] == "000002"
-    assert (store.find_catalog(None), store.at_work("d")) == ("d", False)
+    assert (store.find_catalog(None), holder_of(store.turn("d"))) == ("d", None)
     Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(digit_folder / "3" / "new.png")
     assert ingested(dataset, store.root)[0].ok == 201
     plans = plan_shards.fn(ingested(dataset, store.root)[0], dataset, here)
