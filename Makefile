@@ -30,8 +30,8 @@ check: $(INSTALLED) ## Check lint, format, types, layers and words, in seconds.
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tests.words
 
-up: $(INSTALLED) ## Start Prefect, MLflow, a worker and all deployments on this machine.
-	@$(BIN)/python -m flows.stack up
+up: $(INSTALLED) ## Start Prefect, MLflow, a worker and all deployments on this machine; PUBLIC=1 behind a TLS proxy.
+	@$(BIN)/python -m flows.stack up $(if $(PUBLIC),--public)
 
 down: ## Stop the processes that `make up` started.
 	@$(BIN)/python -m flows.stack down

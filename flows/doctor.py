@@ -1,9 +1,11 @@
 """Check the installation: versions, device, store, disk space and servers. A failure names its remedy."""
 
+import base64
 import importlib.metadata
 import shutil
 import socket
 import sys
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
@@ -66,7 +68,19 @@ def check_prefect() -> str:
     url = get_current_settings().api.url
     if not url:
         return "no server is set: each command starts a temporary one"
-    return _answers(f"{url}/health", "Prefect", "`make up`; or do without it: `make down`, or correct PREFECT_API_URL")
+    found = _answers(f"{url}/health", "Prefect", "`make up`; or do without it: `make down`, or correct PREFECT_API_URL")
+    auth = get_current_settings().api.auth_string
+    head = {"Content-Type": "application/json"}
+    if auth and auth.get_secret_value():
+        head["Authorization"] = f"Basic {base64.b64encode(auth.get_secret_value().encode()).decode()}"
+    try:
+        urllib.request.urlopen(urllib.request.Request(f"{url}/flows/count", b"{}", head), timeout=_PATIENCE).close()
+    except urllib.error.HTTPError as error:
+        if error.code == 401 and not get_current_settings().api.key:
+            raise UserError(_no_entry("Prefect", url, "PREFECT_API_AUTH_STRING (USER:PASSWORD)")) from None
+    except OSError:
+        pass  # the flow says more
+    return found
 
 
 def check_mlflow() -> str:
@@ -75,7 +89,9 @@ def check_mlflow() -> str:
     address = urlsplit(uri)
     kind = address.scheme.partition("+")[0]
     if kind in ("http", "https"):
-        return _answers(f"{uri.rstrip('/')}/health", "MLflow", "`make up`, or correct MLFLOW_TRACKING_URI")
+        found = _answers(f"{uri.rstrip('/')}/health", "MLflow", "`make up`, or correct MLFLOW_TRACKING_URI")
+        _check_entry(uri)
+        return found
     if kind in _DATABASE_PORTS:
         _check_connection(address.hostname or "localhost", address.port or _DATABASE_PORTS[kind])
     elif kind not in ("sqlite", "databricks", "databricks-uc", "uc"):
@@ -84,6 +100,32 @@ def check_mlflow() -> str:
             "(sqlite:////FOLDER/mlflow.db); `mlflow migrate-filestore` copies old runs into one."
         )
     return uri
+
+
+def _check_entry(uri: str) -> None:
+    """Raise UserError if MLflow refuses the password that its client would send."""
+    from mlflow.utils.credentials import get_default_host_creds  # MLflow takes its time to import
+    from mlflow.utils.rest_utils import http_request
+
+    try:
+        answer = http_request(  # type: ignore[no-untyped-call]
+            get_default_host_creds(uri),  # type: ignore[no-untyped-call]
+            "/api/2.0/mlflow/experiments/search?max_results=1",
+            "GET",
+            max_retries=0,
+            timeout=_PATIENCE,
+        )
+    except Exception:  # noqa: BLE001 - the command's own request says more
+        return
+    if answer.status_code == 401:
+        raise UserError(_no_entry("MLflow", uri, "MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"))
+
+
+def _no_entry(server: str, address: str, variables: str) -> str:
+    return (
+        f"{server} at {address} asks for a password, and the one given here is not right, or missing. "
+        f"Set {variables}. For a server of `make up`, set GRAYLINE_STORE to its store: its password file is then read."
+    )
 
 
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}

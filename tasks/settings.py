@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote
 
@@ -15,6 +16,7 @@ from upath import UPath
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.storage.files import absolute, is_local, write_text
+from tasks.access.passwords import let_in
 from tasks.store import STORE_MARK, Store, sqlite_address
 from tasks.validation import invalid
 
@@ -43,13 +45,23 @@ class Settings(BaseSettings):
     )
     prefect_port: int = Field(4200, description="Port of the local stack's Prefect server.")
     mlflow_port: int = Field(5000, description="Port of the local stack's MLflow server.")
+    prefect_public: str | None = Field(
+        None, description="`up --public`: the https address by which a TLS proxy in front serves Prefect."
+    )
+    mlflow_public: str | None = Field(
+        None, description="`up --public`: the https address by which a TLS proxy in front serves MLflow."
+    )
     mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
+    mlflow_tracking_username: str | None = Field(None, validation_alias="MLFLOW_TRACKING_USERNAME")
+    mlflow_tracking_password: SecretStr | None = Field(None, validation_alias="MLFLOW_TRACKING_PASSWORD")
     tune_storage: str | None = Field(
         None, description="Where tunings are kept, an SQLAlchemy URL; by default SQLite in the store."
     )
     signing_key: str | None = Field(None, description="Private key (PEM) that signs each version that is registered.")
     verify_key: str | None = Field(None, description="Public key (PEM): a version that it does not verify is refused.")
     prefect_api_url: str | None = Field(None, validation_alias="PREFECT_API_URL")
+    prefect_api_auth_string: SecretStr | None = Field(None, validation_alias="PREFECT_API_AUTH_STRING")
+    prefect_server_api_auth_string: SecretStr | None = Field(None, validation_alias="PREFECT_SERVER_API_AUTH_STRING")
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
     @property
@@ -149,6 +161,8 @@ def prepare_environment() -> None:
             defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
+    if is_local(store):
+        let_in(Path(Store(store).stack().path), os.environ)
     # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
     # Pillow's warnings about a bad file are in the file's row.

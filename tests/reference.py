@@ -28,6 +28,10 @@ _NOTICE = "<!-- Written by `python -m tests.reference`. Edit the help texts in t
 _HIDDEN = (".git", ".DS_Store", "._1.png", ".thumbnails")
 _FOREIGN = {
     "mlflow_tracking_uri": "MLflow's server, its own variable; by default SQLite in the store.",
+    "mlflow_tracking_username": "The user at MLflow's server, its own variable; `make up` takes it for its server.",
+    "mlflow_tracking_password": "The password at that server, its own variable; `make up` takes it for its server.",
+    "prefect_api_auth_string": "USER:PASSWORD at Prefect's server, its own variable.",
+    "prefect_server_api_auth_string": "USER:PASSWORD that `make up` takes for Prefect's server; else it makes one.",
     "prefect_api_url": "Prefect's server, its own variable; by default a temporary one per command.",
     "ray_address": "The Ray cluster, its own variable; by default the cluster that this machine is in.",
 }
@@ -92,7 +96,7 @@ def settings_page() -> str:
         "These environment variables are read by every command. The keys of a data set file are in\n"
         "[dataset-file.md](dataset-file.md).\n\n"
         f"| variable | default | meaning |\n| --- | --- | --- |\n{rows}\n\n"
-        "`make up` sets `GRAYLINE_HOME`, the working folder of the deployments in `prefect.yaml`.\n"
+        "`make up` runs its deployments in the folder that it was started in.\n"
     )
 
 

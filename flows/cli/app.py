@@ -75,7 +75,7 @@ def run(
     watch: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
 ) -> None:
     """Run a deployment on the Prefect server: `prefect deployment run NAME/NAME`."""
-    from flows.stack import run_deployment
+    from flows.stack.deployments import run_deployment
 
     sys.exit(run_deployment(name, param or [], watch))
 

@@ -1,5 +1,6 @@
 """The real commands, each in a process of its own: what a person types, and what they get."""
 
+import base64
 import json
 import os
 import socket
@@ -127,9 +128,12 @@ def test_a_deployment_runs_through_the_server_and_the_worker(
     assert failed.returncode == 1
 
 
-def test_mlflows_rest_interface_has_the_version_and_its_alias(stack: dict[str, str]) -> None:
+def test_mlflows_rest_interface_has_the_version_and_its_alias(demo: Demo, stack: dict[str, str]) -> None:
     base = f"http://127.0.0.1:{stack['GRAYLINE_MLFLOW_PORT']}/api/2.0/mlflow"
-    with urllib.request.urlopen(f"{base}/registered-models/alias?name=digits&alias=champion", timeout=10) as answer:
+    password = next(demo[0].rglob("stack/password")).read_text()
+    request = urllib.request.Request(f"{base}/registered-models/alias?name=digits&alias=champion")
+    request.add_header("Authorization", f"Basic {base64.b64encode(f'grayline:{password}'.encode()).decode()}")
+    with urllib.request.urlopen(request, timeout=10) as answer:
         version = json.load(answer)["model_version"]
     assert (version["name"], version["version"], version["status"]) == ("digits", "1", "READY")
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}

@@ -1,12 +1,16 @@
 """Deployments: each one imports, is named like its flow, and documents its parameters."""
 
+import json
+import re
+from pathlib import Path
+
 import pytest
 import yaml
 from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
-from flows.stack import PREFECT_YAML, deployment_names, run_deployment
+from flows.stack.deployments import PREFECT_YAML, deployment_names, pool_template, run_deployment
 from resnet_core.errors import UserError
 
 DEPLOYMENTS = yaml.safe_load(PREFECT_YAML.read_text())["deployments"]
@@ -35,6 +39,15 @@ def test_every_flow_is_deployed_and_the_nightly_one_runs_alone_at_two() -> None:
     nightly = next(d for d in DEPLOYMENTS if d["name"] == "nightly-retrain")
     assert nightly["schedules"][0]["cron"] == "0 2 * * *"
     assert nightly["concurrency_limit"] == {"limit": 1, "collision_strategy": "CANCEL_NEW"}
+
+
+def test_a_run_cannot_set_command_environment_or_folder() -> None:
+    template = pool_template(Path("/srv/parts"))
+    placeholders = re.findall(r"{{ *(.+?) *}}", json.dumps(template["job_configuration"]))
+    assert placeholders == list(template["variables"]["properties"]) == ["name"]
+    assert template["variables"]["additionalProperties"] is False
+    for deployment in DEPLOYMENTS:  # Prefect refuses a run or a deployment with other variables
+        assert deployment["work_pool"] == {"name": "grayline"}
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,175 @@
+"""Start and end the local stack: the servers first, then the deployments, then the worker.
+
+`up` starts the missing processes and waits until they answer. `down` ends only the processes that `up` started. Their
+pids, logs and the password lie under the store, in `stack/`. While the stack is up, `prefect.toml` in the working
+folder tells Prefect's own commands its address and the password.
+"""
+
+import base64
+import json
+import os
+import socket
+import ssl
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from flows.stack.deployments import POOL, deploy
+from flows.stack.environments import for_mlflow, for_prefect, for_runs, server_commands
+from flows.stack.guard import own_origins
+from flows.stack.processes import running, say, start, stop, wait_for
+from resnet_core.errors import UserError
+from resnet_core.storage.files import is_local
+from tasks.access.passwords import OURS, PREFECT_TOML, Access, access_of, note_addresses, own_toml
+from tasks.settings import Settings, check_store
+from tasks.store import Store
+
+_HOST = "127.0.0.1"
+_PATIENCE = 5  # seconds that a server has to answer in
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy is shown the password
+
+
+def up(public: bool = False) -> None:
+    """Start the servers, then the deployments, then the worker."""
+    settings = Settings()
+    check_store(settings.root)
+    if not is_local(settings.root):
+        raise UserError(f"GRAYLINE_STORE: the local stack needs a local store, not {settings.store}.")
+    if public:
+        _check_public(settings)
+    folder = Path(Store(settings.root).stack().path)
+    folder.mkdir(exist_ok=True, mode=0o700)
+    access = _access(folder, settings)
+    for name, port in (("prefect", settings.prefect_port), ("mlflow", settings.mlflow_port)):
+        if not running(folder, name):
+            _check_port(port, f"GRAYLINE_{name.upper()}_PORT")
+    own = {
+        "prefect": own_origins(settings.prefect_port, settings.prefect_public if public else None),
+        "mlflow": own_origins(settings.mlflow_port, settings.mlflow_public if public else None),
+    }
+    prefect, mlflow = (origins[0] for origins in own.values())
+    commands = server_commands(settings)
+    start(folder, "prefect", commands["prefect"], for_prefect(settings, access, public))
+    start(folder, "mlflow", commands["mlflow"], for_mlflow(settings, access, folder, public))
+    wait_for("prefect", folder, lambda: _answers(f"{prefect}/api/health"))
+    _check_password(f"{prefect}/api/admin/version", access.prefect, "Prefect")
+    note_addresses(folder, own)
+    _write_prefect_toml(prefect, access)
+    env = for_runs(settings, access)
+    deploy(folder, env)
+    start(folder, "worker", ["prefect", "worker", "start", "--pool", POOL, "--type", "process"], env)
+    wait_for("mlflow", folder, lambda: _answers(f"{mlflow}/health"))
+    _check_password(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1", access.mlflow, "MLflow")
+    wait_for("worker", folder, lambda: _worker_is_online(prefect, access))
+    say(f"Prefect  {own['prefect'][-1] if public else prefect}   flows, runs, schedules")
+    say(f"MLflow   {own['mlflow'][-1] if public else mlflow}   runs, models, versions")
+    _say_how_to_get_in(folder, access)
+
+
+def down() -> None:
+    """End the worker first: it tells the server what became of its runs."""
+    folder = Path(Store(Settings().root).stack().path)
+    for name in ("worker", "prefect", "mlflow"):
+        stop(folder, name)
+    (folder / "addresses.json").unlink(missing_ok=True)
+    if own_toml():
+        PREFECT_TOML.unlink()
+
+
+def _access(folder: Path, settings: Settings) -> Access:
+    """Return the passwords: those of the environment, or the stack's own. Raises UserError."""
+    server, client = (
+        secret.get_secret_value() if secret else None
+        for secret in (settings.prefect_server_api_auth_string, settings.prefect_api_auth_string)
+    )
+    if server and client and server != client:
+        raise UserError("PREFECT_API_AUTH_STRING: it differs from PREFECT_SERVER_API_AUTH_STRING. Unset one of them.")
+    password = settings.mlflow_tracking_password
+    mlflow = (settings.mlflow_tracking_username, password.get_secret_value() if password else None)
+    return access_of(folder, server if server is not None else client or None, mlflow)
+
+
+def _check_public(settings: Settings) -> None:
+    """Raise UserError unless TLS with a valid certificate is in front of both servers."""
+    for name, address in (("PREFECT", settings.prefect_public), ("MLFLOW", settings.mlflow_public)):
+        parts = urlsplit(address or "")
+        if parts.scheme != "https" or not parts.hostname or parts.path.strip("/"):
+            raise UserError(
+                f"--public: a TLS proxy must be in front of the servers. Set GRAYLINE_{name}_PUBLIC to the address "
+                f"that it serves, such as https://{name.lower()}.example.com; docs/security.md has an example."
+            )
+        try:
+            with socket.create_connection((parts.hostname, parts.port or 443), _PATIENCE) as connection:
+                ssl.create_default_context().wrap_socket(connection, server_hostname=parts.hostname).close()
+        except OSError as error:
+            raise UserError(
+                f"--public: no TLS with a valid certificate answers at {address} ({error}). Start the proxy in front, "
+                f"or correct GRAYLINE_{name}_PUBLIC."
+            ) from None
+
+
+def _write_prefect_toml(prefect: str, access: Access) -> None:
+    if PREFECT_TOML.exists() and not own_toml():
+        say(f"{PREFECT_TOML} is your own and stays; for Prefect's commands: export PREFECT_API_URL={prefect}/api")
+        return
+    lines = [OURS, "[api]", f'url = "{prefect}/api"']
+    if not access.prefect_given:
+        lines.append(f"auth_string = {json.dumps(access.prefect)}")
+    PREFECT_TOML.unlink(missing_ok=True)
+    with os.fdopen(os.open(PREFECT_TOML, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        file.write("\n".join(lines) + "\n")
+
+
+def _say_how_to_get_in(folder: Path, access: Access) -> None:
+    """Print where the password is, never the password: terminals and logs are kept."""
+    file = folder / "password"
+    prefect = access.prefect.partition(":")[0]
+    own = "the password of PREFECT_SERVER_API_AUTH_STRING" if access.prefect_given else f"the password in {file}"
+    say(f"Prefect's page asks for USER:PASSWORD: {prefect}, a colon, and {own}.")
+    own = "the password of MLFLOW_TRACKING_PASSWORD" if access.mlflow_given else f"the password in {file}"
+    say(f"MLflow's page asks for user and password: {access.mlflow.partition(':')[0]}, and {own}.")
+
+
+def _check_port(port: int, setting: str) -> None:
+    try:
+        socket.create_server((_HOST, port)).close()
+    except OSError as error:
+        raise UserError(
+            f"port {port} on {_HOST} is occupied ({error.strerror}). End what uses it, or set {setting}."
+        ) from None
+
+
+def _ask(url: str, password: str | None = None, body: bytes | None = None) -> Any:
+    """Return the answer to a request. Raises OSError."""
+    head = {"Content-Type": "application/json"}
+    if password is not None:
+        head["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
+    with _DIRECT.open(urllib.request.Request(url, body, head), timeout=_PATIENCE) as answer:
+        return answer.read()
+
+
+def _answers(url: str) -> bool:
+    try:
+        _ask(url)
+    except OSError:
+        return False
+    return True
+
+
+def _check_password(url: str, password: str, server: str) -> None:
+    """Raise UserError if the server that answers takes another password."""
+    try:
+        _ask(url, password)
+    except urllib.error.HTTPError as error:
+        if error.code == 401:
+            raise UserError(
+                f"{server} runs with another password. Set the one that it was started with, or run `make down` first."
+            ) from None
+        raise
+
+
+def _worker_is_online(prefect: str, access: Access) -> bool:
+    answer = _ask(f"{prefect}/api/work_pools/{POOL}/workers/filter", access.prefect, b"{}")
+    return any(worker["status"] == "ONLINE" for worker in json.loads(answer))

@@ -1,0 +1,79 @@
+"""Processes that outlive the command that started them. Pids, start times and logs lie in the stack's folder."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import psutil
+
+PATIENCE = 120.0  # seconds that a server may take to answer
+
+
+def start(folder: Path, name: str, command: list[str], env: Mapping[str, str]) -> None:
+    """Start `python -m COMMAND`, unless it runs; it outlives this process. Write its pid and start time to a file."""
+    if running(folder, name):
+        say(f"{name} is running already")
+        return
+    with (folder / f"{name}.log").open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command],
+            env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+    note = {"pid": process.pid, "began": psutil.Process(process.pid).create_time()}
+    (folder / f"{name}.json").write_text(json.dumps(note), encoding="utf-8")
+
+
+def running(folder: Path, name: str) -> psutil.Process | None:
+    """Return the process that `start` started under this name, if it lives.
+
+    The start time is compared too, because another process may have got the pid since.
+    """
+    try:
+        note = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+        process = psutil.Process(note["pid"])
+        alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+        return process if alive and abs(process.create_time() - note["began"]) < 1 else None
+    except (FileNotFoundError, psutil.NoSuchProcess):
+        return None
+
+
+def stop(folder: Path, name: str) -> None:
+    """End a process and its children, and remove its note."""
+    process = running(folder, name)
+    if process:
+        family = [process, *process.children(recursive=True)]
+        process.send_signal(signal.SIGTERM)
+        _, left = psutil.wait_procs(family, timeout=15)
+        for survivor in left:
+            survivor.kill()
+        say(f"{name} stopped")
+    (folder / f"{name}.json").unlink(missing_ok=True)
+
+
+def call(folder: Path, name: str, words: list[str], env: Mapping[str, str]) -> None:
+    """Run a command of Prefect's. Raises RuntimeError if it fails."""
+    command = [sys.executable, "-m", "prefect", "--no-prompt", *words]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    (folder / f"{name}.log").write_text(done.stdout + done.stderr, encoding="utf-8")
+    if done.returncode:
+        raise RuntimeError(f"`{' '.join(command[1:])}` failed; see {folder / f'{name}.log'}")
+
+
+def wait_for(name: str, folder: Path, ready: Callable[[], bool]) -> None:
+    """Wait until it is ready. Raises RuntimeError if it dies or takes longer than PATIENCE."""
+    deadline = time.monotonic() + PATIENCE
+    while not ready():
+        if not running(folder, name):
+            raise RuntimeError(f"{name} has ended; see {folder / f'{name}.log'}")
+        if time.monotonic() > deadline:
+            raise RuntimeError(f"{name} does not answer after {PATIENCE:.0f} s; see {folder / f'{name}.log'}")
+        time.sleep(0.5)
+
+
+def say(text: str) -> None:
+    """Print a line at once."""
+    print(text, flush=True)  # noqa: T201
