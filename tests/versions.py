@@ -130,7 +130,12 @@ def write_explanation(folder: Path, digits: Digits, classes: Sequence[str]) -> N
     items = [item("confident error", int(k), range(5)) for k in wrong]
     items += [item("most uncertain", int(k)) for k in np.argsort(shares.max(1))[:3]]
     items += [item("sample", int(k)) for name in range(10) for k in np.flatnonzero(labels == name)[:2]]
-    (folder / "gallery.json").write_text(json.dumps({"layer": "layer4", "items": items}), encoding="utf-8")
+    pair = {
+        "image_id": "", "uri": "/held/<out>.png", "label": classes[0], "residual": 0.013, "image": picture(0),
+        "train": {"image_id": "", "uri": "/trained & on.png", "image": picture(10)},
+    }  # fmt: skip
+    gallery = {"layer": "layer4", "items": items, "look_alikes": [pair]}
+    (folder / "gallery.json").write_text(json.dumps(gallery), encoding="utf-8")
 
 
 def register_version(tracking_uri: str, name: str = "digits") -> tuple[ModelVersion, MlflowClient]:

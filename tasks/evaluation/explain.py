@@ -1,7 +1,7 @@
 """Explain: a gallery of held-out images that a person should see.
 
-It has the heat map of every image, and for errors the training images that are most like them. No gallery is made
-of an encrypted data set, for all of it shows images.
+It has the heat map of every image, and for errors the training images that are most like them. Beside it stand the
+held-out images that look like a training image. An encrypted data set has no gallery, for all of it shows images.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,8 @@ from resnet_core.shards import format as shards
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import as_local, write_folder
 from tasks import artifacts
+from tasks.evaluation.held_out import LOOK_ALIKE
+from tasks.evaluation.look_alikes import closest, described
 from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.store import EXPLANATION, GALLERY, GALLERY_SHEET, MODEL, PREDICTIONS
@@ -76,17 +79,20 @@ def explain(night: Night, here: Workspace) -> Explanation:
         log.info("explain     %s is encrypted: no pictures are made of it", checkpoint.dataset)
         return Explanation(None, "", 0, 0)
     predictions = have(night.evaluation).folder / PREDICTIONS
-    made_of = digest_of(hashlib.sha256(predictions.read_bytes()).hexdigest(), source_digest(*_MADE_BY))
+    pairs = closest(night.catalog)
+    made_of = digest_of(hashlib.sha256(predictions.read_bytes()).hexdigest(), source_digest(*_MADE_BY), pairs)
     folder = checkpoint.folder / EXPLANATION
     known = _read_gallery(folder)
     if known.get("made_of") != made_of:
         with as_local(checkpoint.folder / MODEL) as model:
             classifier = Classifier.load(model, here.device)
         layer, items = _look(classifier, _read_predictions(predictions, shard_set.classes), shard_set)
-        uris = _read_uris(night.catalog, [one for item in items for one in _ids_of(item)])
+        named = [pair[LOOK_ALIKE] for pair in pairs]
+        uris = _read_uris(night.catalog, [*named, *(one for item in items for one in _ids_of(item))])
         with write_folder(folder) as draft:
             known = {"made_of": made_of, "layer": layer, "looked_at": min(shard_set.train, MOST_IMAGES)}
             known["items"] = [_write_item(draft, item, shard_set.classes, uris) for item in items]
+            known["look_alikes"] = described(pairs, shard_set, uris, partial(_write_picture, draft))
             (draft / GALLERY_SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
             (draft / GALLERY).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             tracking.client(here.tracking_uri).log_artifacts(checkpoint.mlflow_run_id, str(draft), EXPLANATION)

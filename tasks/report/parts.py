@@ -152,6 +152,8 @@ def _read_pictures(folder: Path | None, gallery: Mapping[str, Any]) -> dict[str,
     for item in gallery.get("items", []):
         names |= {item.get("image"), item.get("heat")}
         names |= {neighbour.get("image") for neighbour in item.get("neighbours", [])}
+    for pair in gallery.get("look_alikes", []):
+        names |= {pair.get("image"), pair.get("train", {}).get("image")}
     root, pictures = folder.resolve(), {}
     for name in sorted(name for name in names if name):
         path = (root / name).resolve()

@@ -74,7 +74,7 @@ def in_short(parts: Parts, sections: Mapping[str, Section | None]) -> list[tuple
         findings.append(
             ("metrics", said + (f"; always saying the largest class: {percent(chance)}." if chance else "."))
         )
-    for name in ("gate", "slices", "confusion", "calibration", "review"):
+    for name in ("gate", "slices", "look_alikes", "confusion", "calibration", "review"):
         section = sections.get(name)
         if section:
             findings.append((name, section["lead"]))
@@ -152,6 +152,7 @@ def left_out(parts: Parts, sections: Mapping[str, Any]) -> list[tuple[str, str]]
         "curves": "the run has neither training metrics nor predictions",
         "review": "the data set file states neither coverage nor costs",
         "gallery": "the run has no explanation/, like all runs of encrypted data sets",
+        "look_alikes": "no held-out image is known to look like a training image",
         "history": "the registry has no history of this model",
         "card": "the version's description has no card",
     }

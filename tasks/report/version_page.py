@@ -51,6 +51,7 @@ def render(parts: Parts, made: datetime | None = None) -> str:
         "slices": sections.slices(parts),
         "sizes": sections.sizes(parts),
         "gallery": gallery(parts),
+        "look_alikes": _look_alikes(parts),
         "curves": charts.curves(parts),
         "card": card(parts),
         "lineage": story.lineage(parts),
@@ -162,6 +163,29 @@ def _neighbour(entry: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dict[
     alt = f"Training image {file_name(entry['uri'])}, labelled {entry['label']}"
     embedded = _embed(pictures[entry["image"]], alt)
     return {"label": entry["label"], "similarity": f"{entry['similarity']:.3f}", "image": embedded}
+
+
+def _look_alikes(parts: Parts) -> dict[str, Any] | None:
+    """Return the held-out images that look most like a training image, each beside it; None without any."""
+
+    def side(where: str, of: Mapping[str, Any]) -> dict[str, Any]:
+        name = file_name(of["uri"])
+        return {"uri": of["uri"], "file": name, "image": _embed(parts.pictures[of["image"]], f"{where} {name}")}
+
+    pairs = [
+        {
+            "label": pair["label"],
+            "residual": f"{100 * pair['residual']:.2g}%",
+            "images": [side("Test image", pair), side("Training image", pair["train"])],
+        }
+        for pair in parts.gallery.get("look_alikes", [])
+        if {pair["image"], pair["train"]["image"]} <= parts.pictures.keys()
+    ]
+    if not pairs:
+        return None
+    count, images = parts.metrics.get("look_alikes") or len(pairs), parts.metrics.get("images", len(pairs))
+    lead = f"{count:,} of {plural(images, 'held-out image')} look like a training image of their class."
+    return {"lead": lead + f" The {len(pairs)} closest:" * (count > len(pairs)), "pairs": pairs}
 
 
 def _embed(content: bytes | None, alt: str) -> dict[str, Any] | None:

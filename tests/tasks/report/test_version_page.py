@@ -62,6 +62,18 @@ def text(html: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", re.sub(r"<svg.*?</svg>", " ", body, flags=re.DOTALL)).split())
 
 
+def test_held_out_images_stand_beside_the_training_images_they_look_like(parts: Parts) -> None:
+    html = render(parts)
+    section = html[html.index('<section id="look_alikes"') :].split("</section>")[0]
+    assert section.count("<img") == 2
+    assert 'alt="Test image &lt;out&gt;.png"' in section
+    assert 'title="/trained &amp; on.png"' in section
+    assert "1.3%" in text(f"<body>{section}")
+    assert f"1 of {parts.metrics['images']} held-out images look like a training image of their class." in text(html)
+    without = replace(parts, gallery={**parts.gallery, "look_alikes": []})
+    assert "no held-out image is known to look like a training image" in text(render(without))
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 768, 1280])
 def test_it_fits_every_screen_and_can_be_read_in_light_and_dark(
@@ -129,6 +141,7 @@ def test_everything_that_the_version_has_is_on_the_page(parts: Parts) -> None:
     assert "Left out" not in said
     items = (parts.gallery or {})["items"]
     pictures = sum(2 + len(item["neighbours"]) for item in items) + len(parts.classes)  # with one of each class
+    pictures += 2 * len(parts.gallery["look_alikes"])
     assert html.count("data:image/webp;base64,") == pictures
     counts = metrics["confusion"]["counts"]
     shown = [int(cell) for cell in re.findall(r'style="--share:[\d.]+" title="[^"]*">(\d+)</td>', html)]
@@ -161,7 +174,7 @@ def test_pictures_that_are_gone_or_lie_elsewhere_are_left_out(
     client(tracking_uri).log_artifact(version.run_id, str(tmp_path / "gallery.json"), "explanation")
     found = read_parts(tracking_uri, version)
     assert all(name.startswith("images/") for name in found.pictures)
-    assert render(found).count('<li class="card">') == len(gallery["items"]) - 2
+    assert render(found).count('<li class="card">') == len(gallery["items"]) - 2 + len(gallery["look_alikes"])
 
 
 def test_figures_of_another_calibration_than_the_versions_own_are_said_to_be(parts: Parts) -> None:
