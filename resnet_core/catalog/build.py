@@ -49,6 +49,7 @@ CATALOG = pa.schema(
         ("near", pa.string()),  # image_id of the same picture
         ("look_alike", pa.string()),  # of a held-out image: image_id of the training image of its label most like it
         ("residual", pa.float32()),  # how far these two differ, as a share of variance
+        ("crowded", pa.bool_()),  # looks like others of its label, but like too many to be tied to any
         ("brightness", pa.float32()),  # of the resized pixels, in gray levels
         ("contrast", pa.float32()),
         ("sharpness", pa.float32()),
@@ -140,7 +141,8 @@ create or replace table images as
 select row_number() over (order by now.image_id) - 1 as place, now.* exclude (added, sides),
     case when len(sides) > 1 and list_contains(sides, before) then before
         when len(sides) > 0 then list_min(sides) when added and before is null then 'train' end as fixed,
-    len(sides) > 1 as contradiction, before, near, look_alike, residual, coalesce(elder, false) as elder
+    len(sides) > 1 as contradiction, before, near, look_alike, residual, coalesce(crowded, false) as crowded,
+    coalesce(elder, false) as elder
 from (
     select image_id, any_value(label) as label, list(distinct fixed) filter (fixed is not null) as sides,
         coalesce(any_value("group") filter (status = 'ok'), min("group")) as "group",
@@ -151,6 +153,7 @@ from (
     select image_id, min(split) filter (not $again) as before, min(near) filter (present and not $search) as near,
         min(look_alike) filter (present and not $search) as look_alike,
         min(residual) filter (present and not $search) as residual,
+        bool_or(crowded) filter (present and not $search) as crowded,
         bool_or(status in ('ok', 'duplicate') and present and not $search) as elder
     from previous group by image_id
 ) earlier on now.image_id = earlier.image_id
@@ -168,7 +171,8 @@ where place in (select unnest($places::bigint[])) order by place
 _FINISHED = f"""
 create or replace table finished as
 with decided as (
-    select p.image_id, p.split, coalesce(d.near, i.near) as near, a.look_alike, a.residual
+    select p.image_id, p.split, coalesce(d.near, i.near) as near, a.look_alike, a.residual,
+        coalesce(d.crowded, i.crowded) as crowded
     from placed p join images i on p.image_id = i.image_id left join decisions d on p.image_id = d.image_id
         left join look_alikes a on p.image_id = a.image_id
 ),
@@ -180,7 +184,7 @@ select r.image_id, r.uri, r.label, coalesce(d.split, case when r.status <> 'quar
     case when r.status = 'ok' and w.label is not null then '{ReasonCode.CLASS_TOO_SMALL}' else r.why_code end
         as reason_code,
     case when r.status = 'ok' and w.label is not null then w.why else r.why end as reason,
-    d.near, d.look_alike, d.residual,
+    d.near, d.look_alike, d.residual, d.crowded,
     r.brightness, r.contrast, r.sharpness, r.size, r.modified, true as present, r.part
 from rows r left join waiting w on r.label = w.label
     left join decided d on r.status <> 'quarantined' and r.image_id = d.image_id

@@ -49,7 +49,7 @@ _SMALLEST_WEIGHT = 1e-9  # smaller ones may be denormal in float32, which is ten
 
 
 @dataclass(frozen=True)
-class _Pairs:
+class Candidates:
     """Rows of the elder images, `left`, and of the younger ones, `right`, int64 [M].
 
     `distance`, uint8 [M], is the number of bits in which their hashes differ. Sorted by right, distance, left.
@@ -62,7 +62,7 @@ class _Pairs:
 
 def candidates(
     hashes: NDArray[np.uint8], new: NDArray[np.bool_], nearest: int = NEAREST, max_distance: int = _MAX_DISTANCE
-) -> _Pairs:
+) -> Candidates:
     """Pair every new image with its `nearest` elders by hash, among those found within `max_distance` bits.
 
     hashes: uint8 [N, HASH_BYTES]. new: bool [N]. An image's elders are all images that are not new, and new ones
@@ -94,7 +94,7 @@ def candidates(
     held = _keep_nearest(np.concatenate([held, *waiting]), nearest)
     left = by_age[(held & np.uint64(_MAX_IMAGES - 1)).view(np.int64)]
     right = by_age[(held >> _YOUNGER).view(np.int64)]
-    return _Pairs(left, right, (held >> _DISTANCE & np.uint64(255)).astype(np.uint8))
+    return Candidates(left, right, (held >> _DISTANCE & np.uint64(255)).astype(np.uint8))
 
 
 def _neighbours(

@@ -25,6 +25,7 @@ select count(*), count(distinct a.near) from finished a join finished b on a.nea
 where a.present and a.status = 'ok' and b.present and b.status = 'ok' and a.label = b.label
     and a."group" is null and b."group" is null
 """
+_SCENE = "select label, count(*) from finished where present and status = 'ok' and crowded group by label"
 _LEAKS = """
 select count(look_alike) from finished where present and status = 'ok' and split = 'test'
 """
@@ -99,8 +100,8 @@ class Placement:
         return self.train + self.validation + self.test
 
 
-def placement(db: DuckDBPyConnection, scene: Mapping[str, int], asked: float, copy: float | None) -> Placement:
-    """Sum up `placed`, `finished` and `look_alikes`. scene, asked: as in `Placement`.
+def placement(db: DuckDBPyConnection, asked: float, copy: float | None) -> Placement:
+    """Sum up `placed`, `finished` and `look_alikes`. asked: as in `Placement`.
 
     copy: the largest residual of a copy; None if nobody looked.
     """
@@ -113,7 +114,7 @@ def placement(db: DuckDBPyConnection, scene: Mapping[str, int], asked: float, co
         groups[0] if groups else None,
         largest[0] if largest else None,
         db.sql(_TIED).fetchall()[0],
-        scene,
+        dict(db.sql(_SCENE).fetchall()),
         None if copy is None else int(db.sql(_LEAKS).fetchall()[0][0]),
         0 if copy is None else int(db.execute(_COPIES, {"most": copy}).fetchall()[0][0]),
         int(db.sql(_TWICE).fetchall()[0][0]),

@@ -7,8 +7,6 @@ look_alikes  a held-out image that looks like a          measure          build.
              training image of the same label
 """
 
-from collections import Counter
-
 import numpy as np
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
@@ -19,7 +17,7 @@ from resnet_core.catalog.splits import SplitConfig
 from resnet_core.catalog.ties import Pairs
 
 _ENTANGLED = """
-select place, image_id, uri, label, "group", fixed, before, near from images
+select place, image_id, uri, label, "group", fixed, before, near, crowded from images
 where place in (select unnest($places::bigint[])) or "group" is not null or near is not null
     or image_id in (select near from images)
 order by place
@@ -61,21 +59,24 @@ select image_id, best.image as look_alike, best.residual from (
 """
 
 
-def place(db: DuckDBPyConnection, config: SplitConfig, seed: str, pairs: Pairs, most: float) -> dict[str, int]:
+def place(
+    db: DuckDBPyConnection, config: SplitConfig, seed: str, pairs: Pairs, most: float, around: Pairs | None = None
+) -> None:
     """Make `decisions` and `placed`. pairs: of places in `images`; most: the largest residual of look-alikes.
 
-    Returns by label the number of images that look like others but are not tied. Raises UserError if the labels put
-    one group into two splits.
+    around: as in `ties.find`. Raises UserError if the labels put one group into two splits.
     """
-    places = np.unique(np.r_[pairs.left, pairs.right])
+    around = around or pairs
+    places = np.unique(np.r_[around.left, around.right])
     images = db.sql(_ENTANGLED, params={"places": places.tolist()}).to_arrow_table()
     row = images["place"].to_numpy()
-    pairs = Pairs(np.searchsorted(row, pairs.left), np.searchsorted(row, pairs.right), pairs.residual)
-    found = ties.find(images, pairs, most)
-    _create(db, "decisions", splits.decide(images, found))
+
+    def by_row(of: Pairs) -> Pairs:
+        return Pairs(np.searchsorted(row, of.left), np.searchsorted(row, of.right), of.residual)
+
+    _create(db, "decisions", splits.decide(images, ties.find(images, by_row(pairs), most, by_row(around))))
     db.execute(_PLACED, {"seed": seed, "test": config.test, "validation": config.validation})
     repair(db, config)
-    return dict(Counter(images["label"].filter(pa.array(found.dissolved)).to_pylist()))
 
 
 def measure(db: DuckDBPyConnection, pairs: Pairs, most: float) -> None:

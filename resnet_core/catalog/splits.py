@@ -70,8 +70,8 @@ def decide(images: pa.Table, ties: Ties) -> pa.Table:
     images: image_id, ascending; uri, label, group; `fixed`, the labels' split; `before` and `near` of the last night.
     ties: of rows of `images`.
 
-    Returns image_id, the `key` of its unit, split (null: the hash of the key decides), `free`, and `near`, the image
-    that stands for a cluster of ties. Raises UserError if labels fix a group to two splits.
+    Returns image_id, the `key` of its unit, split (null: the hash of the key decides), `free`, `near`, the image
+    that stands for a cluster of ties, and `crowded`. Raises UserError if labels fix a group to two splits.
     """
     fixed, before = _codes(images["fixed"]), _codes(images["before"])
     grouped = np.asarray(pc.is_valid(images["group"]))
@@ -91,6 +91,7 @@ def decide(images: pa.Table, ties: Ties) -> pa.Table:
             "split": pa.array([NAMES[code] for code in split.tolist()], pa.string()),
             "free": pa.array(voted == 0),
             "near": _near(images, ties, before),
+            "crowded": pa.array(ties.crowded),
         }
     )
 

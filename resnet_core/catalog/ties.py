@@ -30,6 +30,12 @@ class Pairs:
     right: _Numbers
     residual: NDArray[np.float32]
 
+    def joined(self, more: "Pairs") -> "Pairs":
+        """Return these pairs and those of `more` that are not among them, in either order."""
+        ends = np.sort(np.r_[np.c_[self.left, self.right], np.c_[more.left, more.right]], axis=1)
+        rows = np.sort(np.unique(ends, axis=0, return_index=True)[1])
+        return Pairs(ends[rows, 0], ends[rows, 1], np.r_[self.residual, more.residual][rows])
+
     def where(self, rows: _Flags) -> "Pairs":
         return Pairs(self.left[rows], self.right[rows], self.residual[rows])
 
@@ -44,24 +50,31 @@ NO_PAIRS = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.fl
 class Ties:
     """`cluster`: the least row that ties connect an image with, int64 [N].
 
-    `conflicts`: rows of the same picture under two labels, int64 [C, 2]. `dissolved`: images that look like others
-    but are not tied to any, bool [N].
+    `conflicts`: rows of the same picture under two labels, int64 [C, 2]. `crowded`: images that look like others
+    of their label, tonight or earlier, but like too many to be tied to any, bool [N].
     """
 
     cluster: _Numbers
     conflicts: _Numbers
-    dissolved: _Flags
+    crowded: _Flags
 
 
-def find(images: pa.Table, pairs: Pairs, most: float) -> Ties:
+def suspects(pairs: Pairs, most: float) -> _Numbers:
+    """Return the images that these pairs would tie, sorted. Only a search around them tells who else is as close."""
+    found = pairs.where((pairs.residual <= most) & _isolated(pairs, pairs))
+    return np.unique(np.r_[found.left, found.right])
+
+
+def find(images: pa.Table, pairs: Pairs, most: float, around: Pairs | None = None) -> Ties:
     """Find the ties among pairs of rows of `images`. Pairs beyond `most` only count as neighbours.
 
-    images: image_id, label, group and `near`, which holds the ties of earlier nights.
+    images: image_id, label, group; `near`, which holds the ties of earlier nights; and `crowded`, of earlier nights.
+    around: the pairs and further ones, which only count as neighbours.
     """
     labels = images["label"].combine_chunks().dictionary_encode().indices
     label, alone = labels.to_numpy(), np.asarray(pc.is_null(images["group"]))
     elder = _known(images)
-    close, isolated = pairs.residual <= most, _isolated(pairs)
+    close, isolated = pairs.residual <= most, _isolated(pairs, around or pairs)
     same = label[pairs.left] == label[pairs.right]
     may = close & same & alone[pairs.left] & alone[pairs.right]
     new = pairs.where(may & isolated)
@@ -71,10 +84,10 @@ def find(images: pa.Table, pairs: Pairs, most: float) -> Ties:
     tied = may & isolated & (size[cluster[pairs.left]] <= _LARGEST)
     new = pairs.where(tied)
     cluster = clusters(count, np.r_[new.left, elder[:, 0]], np.r_[new.right, elder[:, 1]])[: len(label)]
-    dissolved = np.zeros(len(label), np.bool_)
-    dissolved[_ends(pairs, may & ~tied)] = True
-    dissolved[np.bincount(cluster, minlength=len(label))[cluster] > 1] = False
-    return Ties(cluster, _ends(pairs, close & isolated & ~same), dissolved)
+    crowded = np.array(images["crowded"].fill_null(False)) & alone
+    crowded[_ends(pairs, may & ~tied)] = True
+    crowded[np.bincount(cluster, minlength=len(label))[cluster] > 1] = False
+    return Ties(cluster, _ends(pairs, close & isolated & ~same), crowded)
 
 
 def _known(images: pa.Table) -> _Numbers:
@@ -99,11 +112,14 @@ def _ends(pairs: Pairs, rows: _Flags) -> _Numbers:
     return np.stack([pairs.left[rows], pairs.right[rows]], axis=1)
 
 
-def _isolated(pairs: Pairs) -> _Flags:
-    """Return for each pair whether both of its images have at most _OTHERS others within CLOSE times its residual."""
+def _isolated(pairs: Pairs, around: Pairs) -> _Flags:
+    """Return for each pair whether both of its images have at most _OTHERS others within CLOSE times its residual.
+
+    around: the pairs, and further ones.
+    """
     # Residuals are below 1, so that the sum sorts by image, then by residual.
-    near = pairs.residual < 1
-    image, residual = np.r_[pairs.left[near], pairs.right[near]], np.tile(pairs.residual[near], 2)
+    near = around.residual < 1
+    image, residual = np.r_[around.left[near], around.right[near]], np.tile(around.residual[near], 2)
     place = np.sort(image + residual.astype(np.float64))
 
     def others(image: _Numbers) -> _Numbers:

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from prefect import task
 from upath import UPath
 
-from resnet_core.catalog import build, corrections, entries, history, near_duplicates, placing, queries
+from resnet_core.catalog import build, corrections, entries, history, near_duplicates, placing, queries, ties
 from resnet_core.catalog.build import FACTS, SLICED
-from resnet_core.catalog.near_duplicates import copy_of, look_alike
+from resnet_core.catalog.near_duplicates import Candidates, copy_of, look_alike
 from resnet_core.catalog.placement import Placement, placement
 from resnet_core.catalog.ties import CLOSE, NO_PAIRS, Pairs
 from resnet_core.errors import UserError, plural
@@ -40,6 +40,7 @@ log = logging.getLogger("grayline")
 _NO_CONTENT = ["modified", "part"]
 _PIXEL_BYTES = 64 * 1024**2  # of images whose pixels are compared, in memory at a time
 _PAIRS_AT_ONCE = 1024
+_AROUND = 8  # candidates of an image that may be tied; from 5 equally close ones on, it is not
 
 
 @task
@@ -142,7 +143,8 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
 
 def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace, generation: int) -> Placement:
     """Make `finished`: ties, splits, and held-out images that look like training images. Say what is where."""
-    notes, size = _notes(here.store.catalog(dataset.name)), dataset.image.size
+    path, size = here.store.catalog(dataset.name), dataset.image.size
+    notes = _notes(path)
     config = remaining(dataset.split, scan.given)
     anew = bool(notes) and generation > int(notes.get(SPLIT_GENERATION, "0"))
     if anew:
@@ -150,28 +152,41 @@ def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace
     if back := queries.left_out(db):
         log.warning("split       %s back that an earlier release left out for looking alike", plural(back, "image"))
     # Earlier releases, and nights without `near_duplicates`, have measured none.
-    build.make_images(db, again=anew, search=notes.get(LOOK_ALIKES_SOUGHT) != str(True) or not config.near_duplicates)
-    pairs, most = NO_PAIRS, look_alike(size)
+    sought = notes.get(LOOK_ALIKES_SOUGHT) == str(True) and "crowded" in _columns(path)
+    build.make_images(db, again=anew, search=not sought or not config.near_duplicates)
+    pairs = around = NO_PAIRS
     if config.near_duplicates and queries.has_new_images(db):
-        pairs = _find_near(db, scan, size, here.keys)
+        pairs, around = _find_near(db, scan, size, here.keys)
     if scan.given and (moved := build.count_moved(db)):
         log.warning(
             "split       %s images of earlier nights change sides, as the source's names say: the champion has seen "
             "some of the test images. A column `split` of the labels can keep the sides", f"{moved:,}",
         )  # fmt: skip
-    scene = placing.place(db, config, again.seed_of(config.seed, generation), pairs, most)
+    most = look_alike(size)
+    placing.place(db, config, again.seed_of(config.seed, generation), pairs, most, around)
     classes.set_aside_unlearnable(db, dataset)
-    placing.measure(db, pairs, most)
+    placing.measure(db, around, most)
     build.finish(db, again=anew)
-    return placement(db, scene, config.test, copy_of(most) if config.near_duplicates else None)
+    return placement(db, config.test, copy_of(most) if config.near_duplicates else None)
 
 
-def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> Pairs:
-    """Return pairs of places of images that are alike, at least one of each pair a new one.
+def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> tuple[Pairs, Pairs]:
+    """Return pairs of places of images that are alike, at least one of each pair a new one, and those around them.
 
-    Hashes find the candidates; residuals of the pixels are kept as far as `ties` counts them.
+    A new image has few pairs, however crowded its place is. So a second search takes the images that would be tied.
     """
-    found = near_duplicates.candidates(*build.hashes(db))
+    hashes, new = build.hashes(db)
+    pairs = _compare(db, near_duplicates.candidates(hashes, new), scan, size, keys)
+    suspect = np.zeros(len(new), np.bool_)
+    suspect[ties.suspects(pairs, look_alike(size))] = True
+    if not suspect.any():
+        return pairs, pairs
+    more = near_duplicates.candidates(hashes, suspect, _AROUND)
+    return pairs, pairs.joined(_compare(db, more, scan, size, keys))
+
+
+def _compare(db: DuckDBPyConnection, found: Candidates, scan: Scan, size: int, keys: Keys | None) -> Pairs:
+    """Return the candidates with the residuals of their pixels, as far as `ties` counts them."""
     pairs = np.stack([found.left, found.right], axis=1)
     if not len(pairs):
         return NO_PAIRS

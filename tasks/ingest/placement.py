@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from resnet_core.catalog.placement import ClassPlacement, Placement
 from resnet_core.drift.checks import Finding, SplitCheck, percent
-from resnet_core.errors import some_of
+from resnet_core.errors import plural, some_of
 from tasks.artifacts import markdown_table
 
 _NAMED = 8  # classes
@@ -53,7 +53,8 @@ def _leaks(placed: Placement) -> str:
 def _ties(placed: Placement) -> Iterator[str]:
     tied, to = placed.tied
     if tied:
-        yield f"{tied:,} images go with {to:,} others: the same picture encoded, scaled, toned or taken again"
+        go, others = "goes" if tied == 1 else "go", f"{to:,} other" + "s" * (to != 1)
+        yield f"{plural(tied, 'image')} {go} with {others}: the same picture encoded, scaled, toned or taken again"
     scene = [each for each in placed.classes if placed.scene.get(each.label, 0) > _SCENE * max(1, each.placed)]
     if scene:
         alike = sum(placed.scene.values())

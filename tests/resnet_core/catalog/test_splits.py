@@ -53,7 +53,8 @@ def images(*rows: Row, groups: dict[str, str] | None = None, near: dict[str, str
         "before": [row[2] for row in rows],
         "near": [(near or {}).get(name) for name in ids],
     }
-    return pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+    table = pa.table({name: pa.array(column, pa.string()) for name, column in columns.items()})
+    return table.append_column("crowded", pa.nulls(len(ids), pa.bool_()))
 
 
 def decided(rows: pa.Table, *pairs: tuple[int, int]) -> pa.Table:

@@ -290,7 +290,7 @@ def test_the_check_of_the_split_names_cause_and_remedy(placed: Placement, found:
 
 def pictures(folder: Path, made: Iterable[drawn.Picture]) -> Dataset:
     """Write a drawn data set with its labels; `group` only if there are any."""
-    folder.mkdir()
+    folder.mkdir(exist_ok=True)
     rows = []
     for number, (label, group, pixels) in enumerate(made):
         Image.fromarray(pixels).save(folder / f"{number:04}.png")
@@ -331,12 +331,32 @@ def test_a_part_on_a_jig_is_on_both_sides_and_the_line_names_the_remedy(
     catalog, _ = ingested(pictures(tmp_path / "drawn", drawn.jig(150)), UPath(tmp_path / "s"))
     rows = table(catalog)
     assert sides(rows) == {"ok": BOTH, "defect": BOTH}
-    assert (rows["split"] == "test").mean() == pytest.approx(0.25, abs=0.08)
+    assert (rows["split"] == "test").mean() == pytest.approx(0.25, abs=0.1)
     assert "a fixed scene: " in caplog.text
     assert "name them by `group` in the labels (part number, day, camera)" in caplog.text
     assert catalog.placement is not None
     assert catalog.placement.leaks is not None
     assert catalog.placement.leaks > 0.5 * catalog.placement.test
+
+
+def test_a_jig_that_grows_night_by_night_is_as_if_it_had_come_at_once_and_each_night_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    made = list(drawn.jig(200))
+    made = [made[k] for k in np.random.default_rng(0).permutation(len(made))]
+    for count in (80, 110, 140, 170, 200, 200):  # the last night brings nothing
+        caplog.clear()
+        catalog, _ = ingested(pictures(tmp_path / "drawn", iter(made[:count])), UPath(tmp_path / "s"))
+        assert "a fixed scene: " in caplog.text
+    rows = table(catalog)
+    assert rows["near"].notna().sum() <= 0.05 * len(rows)
+    assert rows["crowded"].mean() > 0.7
+    assert (rows["split"] == "test").mean() == pytest.approx(0.25, abs=0.1)
+    named = pictures(tmp_path / "drawn", ((label, f"{k % 20}", pixels) for k, (label, _, pixels) in enumerate(made)))
+    caplog.clear()
+    catalog, _ = ingested(named, UPath(tmp_path / "s"))
+    assert "a fixed scene: " not in caplog.text
+    assert not table(catalog)["crowded"].any()
 
 
 def test_the_users_split_of_a_jig_loses_no_image(tmp_path: Path) -> None:
