@@ -50,8 +50,8 @@ NO_PAIRS = Pairs(np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.fl
 class Ties:
     """`cluster`: the least row that ties connect an image with, int64 [N].
 
-    `conflicts`: rows of the same picture under two labels, int64 [C, 2]. `crowded`: images that look like others
-    of their label, tonight or earlier, but like too many to be tied to any, bool [N].
+    `conflicts`: rows of the same picture under two labels, int64 [C, 2]. `crowded`: bool [N], images that look like
+    others of their label, tonight or earlier, but like too many to be tied.
     """
 
     cluster: _Numbers
