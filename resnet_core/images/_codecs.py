@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image
 
-from resnet_core.images.levels import BadImageError, Gray, Stored, check_size, depth, whole_luma
+from resnet_core.images.levels import BadImageError, Gray, Stored, check_size, depth, luma, whole_luma
 from resnet_core.reasons import ReasonCode
 
 
@@ -74,6 +74,11 @@ def exif_orientation(read: Callable[[], Image.Exif]) -> int:
 def layers_of(samples: NDArray[Any], stored: Stored, white: float) -> Layers:
     """Samples [H, W, 1 to 4] -> layers: gray or RGB, opacity as the 2nd or 4th up to `white`. stored: the words."""
     colors, rest = (samples[..., :1], samples[..., 1:]) if samples.shape[-1] < 3 else np.split(samples, [3], axis=-1)
+    if colors.shape[-1] == 3 and stored.stated and stored.stated[1] < 255:  # fewer bits than their luma has levels
+        colors, stored = (
+            np.rint(luma(colors) * (255 / stored.stated[1])).astype(np.uint8)[..., None],
+            stored._replace(stated=(0, 255)),
+        )
     stored = stored._replace(levels=colors[..., 0] if colors.shape[-1] == 1 else whole_luma(colors))
     if not rest.size:
         return Layers(stored)
@@ -157,6 +162,21 @@ def jpeg2000_header(data: bytes) -> _Jpeg2000Header | None:
     first = parts[0]
     shape = (max(0, right - left), max(0, bottom - top))
     return _Jpeg2000Header(*shape, (first & 127) + 1, first > 127, count, len(sizes) == 1, steps != {1})
+
+
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Return width and height of a WebP's canvas; decoders allocate it before they tell them."""
+    kind, start = data[12:16], 20
+    if kind == b"VP8X":
+        return _little(data, start + 4, 3) + 1, _little(data, start + 7, 3) + 1
+    if kind == b"VP8L":
+        bits = _little(data, start + 1, 4)
+        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return _little(data, start + 6, 2) & 0x3FFF, _little(data, start + 8, 2) & 0x3FFF
+
+
+def _little(data: bytes, start: int, length: int) -> int:
+    return int.from_bytes(data[start : start + length], "little")
 
 
 _COLORSPACE = re.compile(rb"colr\x01..(....)", re.DOTALL)

@@ -7,6 +7,7 @@ imagecodecs decodes frames that Pillow cannot: lossless JPEG, 12 bits, JPEG-LS, 
 """
 
 import io
+import math
 import zlib
 from collections.abc import Iterator
 from functools import cache
@@ -28,11 +29,13 @@ _MAGIC = b"DICM"
 _PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
 _SYNTAX = "1.2.840.10008.1.2"
 DEFLATED = f"{_SYNTAX}.1.99".encode()
+_RUN_LENGTHS, _DEFLATED_FRAME = f"{_SYNTAX}.5", f"{_SYNTAX}.8.1"
 _ENCAPSULATED = b"\xfe\xff\x00\xe0"
 _JP2 = b"\0\0\0\x0cjP  "  # the first bytes of a JPEG 2000 file
 _BYTES_A_PIXEL = 4  # limit for a file compressed as a whole, including all beside the first frame
 # Functional groups whose elements take the place of the dataset's own.
 _GROUPS = ("PixelValueTransformationSequence", "FrameVOILUTSequence")
+_RGB, _DESCRIPTOR, _DATA = ("Red", "Green", "Blue"), "PaletteColorLookupTableDescriptor", "PaletteColorLookupTableData"
 _PADDING = ("PixelPadding", "FloatPixelPadding", "DoubleFloatPixelPadding")
 # Transfer syntaxes (`_SYNTAX`.4.*) whose frames imagecodecs decodes; pydicom takes them from here.
 _JPEG, _JPEG_LS, _JPEG2000 = ("51", "57", "70"), ("80", "81"), ("90", "91", "201", "202", "203")
@@ -67,6 +70,7 @@ def decode_dicom(data: bytes, max_pixels: int, rule: Rule) -> Stored:
     _check_boxes(dataset.get("PixelData", b""))
     _state_syntax(dataset)
     try:
+        _unpack_frame(dataset)
         stored = pixel_array(dataset, index=0)
     except (RuntimeError, ValueError) as error:
         words = " ".join(str(error).split())
@@ -130,20 +134,44 @@ def _state_syntax(dataset: "Dataset") -> None:
     dataset.file_meta.TransferSyntaxUID = UID(_SYNTAX + ("" if implicit else ".1" if little else ".2"))
 
 
+def _unpack_frame(dataset: "Dataset") -> None:
+    """Unpack the first frame of kinds that pydicom does not know: deflated frames, and run lengths of single bits."""
+    syntax, bits = dataset.file_meta.TransferSyntaxUID, int(dataset.BitsAllocated)
+    if syntax != _DEFLATED_FRAME and (syntax != _RUN_LENGTHS or bits != 1):
+        return
+    from pydicom.encaps import get_frame
+    from pydicom.uid import ExplicitVRLittleEndian
+
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=int(dataset.get("NumberOfFrames") or 1))
+    size = math.ceil(dataset.Rows * dataset.Columns * dataset.SamplesPerPixel * bits / 8)
+    if syntax == _DEFLATED_FRAME:
+        pixels = zlib.decompressobj(-zlib.MAX_WBITS).decompress(frame, size)
+    else:
+        import imagecodecs
+
+        if int.from_bytes(frame[:4], "little") != 1:
+            raise ValueError("DICOM: a frame of single bits has several segments")
+        start = int.from_bytes(frame[4:8], "little")
+        pixels = bytes(imagecodecs.packbits_decode(frame[start:], out=size + 128)[:size])
+    if len(pixels) < size:
+        raise BadImageError(ReasonCode.TRUNCATED, f"DICOM: the frame has {len(pixels):,} bytes of {size:,}")
+    dataset.PixelData, dataset.NumberOfFrames = pixels + b"\0" * (size % 2), 1
+    dataset.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+
+
 def _levels(stored: NDArray[Any], dataset: "Dataset", rule: Rule) -> Stored:
     """Stored values [H, W] or RGB [H, W, 3] -> levels [H, W]."""
-    from pydicom.pixels.processing import apply_color_lut
-
     kind = dataset.PhotometricInterpretation
     if kind == "PALETTE COLOR":
-        levels = whole_luma(apply_color_lut(stored, dataset))
-        return Stored(levels, stated=depth(8 * levels.dtype.itemsize))
+        return _colored(stored, dataset)
     if stored.ndim == 3:
         return Stored(whole_luma(stored), stated=depth(int(dataset.BitsStored)))
     padding = _padding(stored, dataset)
     if stored.dtype.kind == "f":
         return Stored(stored, inverted=kind == "MONOCHROME1", padding=padding)
     found = _windowed(Stored(stored, padding=padding), dataset, rule)
+    if dataset.get("PixelPresentation") in ("COLOR", "MIXED") and f"Red{_DESCRIPTOR}" in dataset:
+        found = _supplemented(found, stored, dataset)
     return found._replace(inverted=kind == "MONOCHROME1", padding=padding)
 
 
@@ -214,16 +242,51 @@ def _rescaled(stored: NDArray[Any], dataset: "Dataset") -> tuple[NDArray[Any], t
 
 def _looked_up(values: NDArray[Any], item: "Dataset", dataset: "Dataset") -> Stored:
     """Look values [H, W] up in a table (PS3.3, C.11.1.1 and C.11.2.1.1); those beyond get its ends."""
-    count, first, bits = (int(number) for number in item.LUTDescriptor)
-    count, data = count or 2**16, item.LUTData
-    little = "<" if dataset.original_encoding[1] is not False else ">"
+    levels, bits = _entries(values, item.LUTDescriptor, item.LUTData, dataset)
+    return Stored(levels, stated=depth(max(int(item.LUTDescriptor[2]), bits)))
+
+
+def _entries(values: NDArray[Any], descriptor: Any, data: Any, dataset: "Dataset") -> tuple[NDArray[np.uint16], int]:
+    """Return a table's entries for values [H, W], and the bits of its largest. descriptor: count, first value, bits."""
+    count, first = int(descriptor[0]) or 2**16, int(descriptor[1])
+    order = "<" if dataset.original_encoding[1] is not False else ">"
     if not isinstance(data, bytes):
-        data = np.atleast_1d(np.asarray(data)).astype(f"{little}u2").tobytes()
-    table = np.frombuffer(data, np.uint8 if len(data) < 2 * count else f"{little}u2")[:count]
+        data = np.atleast_1d(np.asarray(data)).astype(f"{order}u2").tobytes()
+    if len(data) < 2 * count:  # two entries a word
+        table = np.frombuffer(data[: len(data) // 2 * 2], f"{order}u2").astype("<u2").view(np.uint8)[:count]
+    else:
+        table = np.frombuffer(data, f"{order}u2")[:count]
     if len(table) < count:
-        raise BadImageError(ReasonCode.DAMAGED, "DICOM: a table of gray levels is shorter than it says")
+        raise BadImageError(ReasonCode.DAMAGED, "DICOM: a table of levels is shorter than it says")
     places = (np.rint(values).astype(np.int64) - first).clip(0, count - 1)
-    return Stored(table.astype(np.uint16)[places], stated=depth(max(bits, int(table.max()).bit_length())))
+    return table.astype(np.uint16)[places], int(table.max()).bit_length()
+
+
+def _colored(values: NDArray[Any], dataset: "Dataset") -> Stored:
+    """Look values [H, W] up in the palette (PS3.3, C.7.6.3.1.5 and C.7.6.3.1.6) -> their luma."""
+    if f"Red{_DATA}" in dataset:
+        tables = [(dataset[f"{color}{_DESCRIPTOR}"].value, dataset[f"{color}{_DATA}"].value) for color in _RGB]
+        colors, bits = zip(*(_entries(values, *table, dataset) for table in tables), strict=True)
+        return Stored(whole_luma(np.stack(colors, axis=-1)), stated=depth(16 if max(bits) > 8 else 8))
+    from pydicom.pixels.processing import apply_color_lut
+
+    count, first, bits = dataset[f"Red{_DESCRIPTOR}"].value
+    if bits == 8 and not 0 < count <= 256:  # pydicom 3.0 wraps their places
+        raise BadImageError(ReasonCode.UNSUPPORTED, "a DICOM palette in segments, of 8 bits, with over 256 colors")
+    levels = whole_luma(apply_color_lut(values.clip(first, first + (count or 2**16) - 1), dataset))
+    return Stored(levels, stated=depth(8 * levels.dtype.itemsize))
+
+
+def _supplemented(gray: Stored, values: NDArray[Any], dataset: "Dataset") -> Stored:
+    """Put the colors of a supplemental palette, from its first value on, in place of gray (PS3.3, C.7.6.19)."""
+    if gray.stated is None:
+        raise BadImageError(ReasonCode.UNSUPPORTED, "a DICOM image of colors over gray levels without a window")
+    black, white = gray.stated
+    shares = ((gray.levels - black) / (white - black)).clip(0, 1)
+    colors = _colored(values, dataset)
+    assert colors.stated
+    is_color = values >= int(dataset[f"Red{_DESCRIPTOR}"].value[1])
+    return Stored(np.where(is_color, colors.levels / colors.stated[1], shares), stated=(0, 1))
 
 
 def _window(values: NDArray[Any], center: float, width: float, function: str) -> Stored:

@@ -9,14 +9,17 @@ import io
 import logging
 import math
 import re
+import struct
+from collections.abc import Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import TiffImagePlugin
 
-from resnet_core.images._codecs import Layers, jpeg2000_header, jpeg_header, layers_of
-from resnet_core.images.levels import BadImageError, Pair, Stored, check_size, claim, depth
+from resnet_core.images._codecs import Layers, jpeg2000_header, jpeg_header, layers_of, webp_size
+from resnet_core.images.levels import MARGIN, BadImageError, Pair, Stored, check_size, claim, depth
 from resnet_core.reasons import ReasonCode
 
 if TYPE_CHECKING:
@@ -27,6 +30,7 @@ logging.getLogger("tifffile").addHandler(logging.NullHandler())
 # Tags.
 _KIND, _BITS, _COLORS, _DESCRIPTION, _ORIENTATION = 254, 258, 262, 270, 274
 _LOWEST, _HIGHEST, _SUB_PAGES, _INKS, _FORMAT, _MAP, _NO_DATA, _DNG = 280, 281, 330, 332, 339, 320, 42113, 50706
+_PREDICTOR, _TILE = 317, 322
 _UNSIGNED, _UNDEFINED = 1, 4  # formats of a sample
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCC, _CAMERA = 0, 1, 2, 3, 5, 6, 32803  # color spaces
 _BYTES = ("L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB")
@@ -40,9 +44,16 @@ _COMPRESSIONS = {
     "raw", "tiff_lzw", "tiff_adobe_deflate", "tiff_deflate", "packbits", "jpeg", "tiff_jpeg", "lzma", "zstd",
     "group3", "group4", "tiff_ccitt", "tiff_raw_16",
 }  # fmt: skip
-# Compressions of tifffile, by number, whose unpacked size is known before they are unpacked.
-_JPEG, _JPEG2000 = 7, (33003, 33005, 34712)
-_BOUNDED = {1, 5, 8, 32946, 50013, 32773, 34925, 50000, _JPEG, *_JPEG2000}
+# Compressions of tifffile, by number, which it unpacks to the size that the page says; then those of whole images.
+_BOUNDED = {1, 5, 8, 32946, 50013, 32773, 34925, 50000}
+_JPEG, _JPEG2000, _PNG, _WEBP, _LERC, _JPEG_XR = (
+    (7,),
+    (33003, 33005, 34712),
+    (34933,),
+    (50001,),
+    (34887,),
+    (22610, 34934),
+)
 _CANON = b"CR\x02"  # where a raw file of Canon has it
 _RAW = "a camera's raw file; export it as JPEG, PNG or TIFF"
 _REMEDY = "save it as gray or RGB, with LZW, deflate or no compression"
@@ -54,17 +65,31 @@ def is_tiff(data: bytes) -> bool:
 
 def is_trusted(image: TiffImagePlugin.TiffImageFile, data: bytes) -> bool:
     """Tell whether Pillow reads the file right. `image` is opened, not loaded."""
-    tags, compression = image.tag_v2, image.info.get("compression")
-    bits = set(tags.get(_BITS, (1,)))
-    formats = {_UNSIGNED if number == _UNDEFINED else number for number in tags.get(_FORMAT, (_UNSIGNED,))}
-    whole = bits == {8} or compression not in ("jpeg", "tiff_jpeg")
-    known = whole and all((image.mode, one, kind) in _TRUSTED for one in bits for kind in formats)
-    # Pillow takes the part of an uncompressed tile beyond the image for an error.
-    tiled = compression == "raw" and TiffImagePlugin.TILEWIDTH in tags
+    tags = image.tag_v2
+    # Pillow's `get` takes ten times as long for a missing tag.
+    bits = tags[_BITS] if _BITS in tags else (1,)  # noqa: SIM401
+    formats = tags[_FORMAT] if _FORMAT in tags else (_UNSIGNED,)  # noqa: SIM401
+    if not _is_known(image.mode, image.info.get("compression"), bits, formats, _TILE in tags, _PREDICTOR in tags):
+        return False
     if image.mode in ("P", "PA") and max(tags.get(_MAP, (256,))) < 256:  # an old one of 8 bits, black in Pillow
         return False
-    reduced = (_KIND in tags and int(tags[_KIND]) & 1) or _DNG in tags or data[8:11] == _CANON
-    return known and compression in _COMPRESSIONS and not (reduced or tiled)
+    return not ((_KIND in tags and int(tags[_KIND]) & 1) or _DNG in tags or data[8:11] == _CANON)
+
+
+@lru_cache(maxsize=256)
+def _is_known(
+    mode: str, compression: str | None, bits: tuple[int, ...], formats: tuple[int, ...], tiled: bool, predicted: bool
+) -> bool:
+    """Tell whether Pillow reads such files right."""
+    if compression not in _COMPRESSIONS:
+        return False
+    # Pillow takes the part of an uncompressed tile beyond the image for an error, and leaves out predictors there.
+    if compression == "raw" and (tiled or predicted):
+        return False
+    if compression in ("jpeg", "tiff_jpeg") and set(bits) != {8}:
+        return False
+    kinds = {_UNSIGNED if number == _UNDEFINED else number for number in formats}
+    return all((mode, one, kind) in _TRUSTED for one in bits for kind in kinds)
 
 
 def said_by(tags: Any, levels: NDArray[Any], *, scaled: bool = False) -> Stored:
@@ -124,22 +149,58 @@ def _check_cost(page: "TiffPage", data: bytes, max_pixels: int) -> None:
     check_size(width, height * count, max_pixels)
     if page.is_tiled:
         check_size(page.tilewidth, page.tilelength * page.tiledepth * math.ceil(samples / 4), max_pixels)
-    if page.compression not in _BOUNDED:
+    inner = next((size_of for numbers, size_of in _INNER.items() if page.compression in numbers), None)
+    if page.compression not in _BOUNDED and inner is None:
         name = getattr(page.compression, "name", page.compression)
         raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF with the compression {name}; {_REMEDY}")
+    if page.compression == 1 and page.predictor != 1:
+        words = f"TIFF without compression but with a predictor, which decoders read in two ways; {_REMEDY}"
+        raise BadImageError(ReasonCode.UNSUPPORTED, words)
     places = list(zip(page.dataoffsets, page.databytecounts, strict=False))
     if any(start + size > len(data) for start, size in places):
         raise BadImageError(ReasonCode.TRUNCATED, "TIFF: the file ends within its pixels")
     if not places or not all(start and size for start, size in places):
         raise BadImageError(ReasonCode.DAMAGED, "TIFF: some strips or tiles have no bytes")
-    for start, size in places if page.compression in (_JPEG, *_JPEG2000) else ():
+    for start, size in places if inner else ():
         part = data[start : start + size]
-        header = jpeg_header(part) if page.compression == _JPEG else jpeg2000_header(part)
-        if header is None:
+        if inner is None or (sides := inner(part)) is None:
             raise BadImageError(ReasonCode.DAMAGED, "TIFF: a strip or tile within it is not valid")
-        check_size(header.width, header.height, max_pixels)
-        if page.compression == _JPEG and b"\xff\xd9" not in part[-16:]:  # libjpeg fills up what is missing
+        check_size(*sides, max_pixels)
+        if page.compression in _JPEG and b"\xff\xd9" not in part[-16:]:  # libjpeg fills up what is missing
             raise BadImageError(ReasonCode.TRUNCATED, "TIFF: a strip or tile within it has no end")
+
+
+def _lerc_size(part: bytes) -> tuple[int, int] | None:
+    """Return the size of an image in LERC; its bands as if below each other."""
+    if not part.startswith(b"Lerc2 "):
+        words = f"TIFF with the compression LERC of an old kind, or packed twice; {_REMEDY}"
+        raise BadImageError(ReasonCode.UNSUPPORTED, words)
+    version, _, height, width, values, valid = struct.unpack_from("<6i", part, 6)
+    if version < 4:
+        values, valid = 1, values
+    if valid != height * width:
+        words = f"TIFF with the compression LERC and pixels without a measurement; {_REMEDY}"
+        raise BadImageError(ReasonCode.UNSUPPORTED, words)
+    return width, height * part.count(b"Lerc2 ") * max(1, values // 4)
+
+
+def _jpeg_xr_size(part: bytes) -> tuple[int, int] | None:
+    """Return the size of the largest image in a file of JPEG XR: colors, or their opacity."""
+    sizes = []
+    for match in re.finditer(rb"WMPHOTO\0..(.).", part, re.DOTALL):
+        wide, high = struct.unpack_from(">HH" if match[1][0] >= 128 else ">II", part, match.end())
+        sizes.append((wide + 1, high + 1))
+    return max(sizes, key=math.prod, default=None)
+
+
+_INNER: dict[tuple[int, ...], Callable[[bytes], tuple[int, int] | None]] = {
+    _JPEG: lambda part: (header := jpeg_header(part)) and (header.width, header.height),
+    _JPEG2000: lambda part: (header := jpeg2000_header(part)) and (header.width, header.height),
+    _PNG: lambda part: struct.unpack_from(">II", part, 16) if part.startswith(b"\x89PNG") else None,
+    _WEBP: lambda part: webp_size(part) if part[8:12] == b"WEBP" else None,
+    _LERC: _lerc_size,
+    _JPEG_XR: _jpeg_xr_size,
+}
 
 
 def _samples(page: "TiffPage") -> NDArray[Any]:
@@ -169,7 +230,7 @@ def _to_layers(samples: NDArray[Any], page: "TiffPage", tags: dict[int, Any]) ->
         ink = samples[..., :4].astype(np.float64)
         rgb = np.rint((white - ink[..., :3]) * (white - ink[..., 3:]) / white).astype(samples.dtype)
         return layers_of(rgb, Stored(rgb, (0, white)), white)
-    jpeg = colors == _YCC and page.compression == _JPEG and page.planarconfig == 1  # tifffile makes RGB of it
+    jpeg = colors == _YCC and page.compression in _JPEG and page.planarconfig == 1  # tifffile makes RGB of it
     count = 1 if colors in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) else 3 if colors == _RGB or jpeg else 0
     unnamed = count == 1 and samples.shape[-1] > 1 + len(page.extrasamples)
     if not count or samples.shape[-1] < count or unnamed:
@@ -180,11 +241,13 @@ def _to_layers(samples: NDArray[Any], page: "TiffPage", tags: dict[int, Any]) ->
     if extra not in (1, 2):
         return layers_of(samples[..., :count], stored, white)
     samples = samples[..., : count + 1]
+    is_float = samples.dtype.kind == "f"
+    if is_float and float(samples[..., -1].max()) > 1 + MARGIN:
+        raise BadImageError(ReasonCode.UNSUPPORTED, f"TIFF of floats with an opacity beyond 1; {_REMEDY}")
     if extra == 1:  # the colors are multiplied by their opacity
         opacity = samples[..., -1:].astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            plain = np.nan_to_num(samples[..., :-1] * (white / opacity), posinf=white).clip(0, white)
-        plain = (plain if samples.dtype.kind == "f" else np.rint(plain)).astype(samples.dtype)
+        plain = np.divide(samples[..., :-1] * white, opacity, out=np.zeros(samples[..., :-1].shape), where=opacity > 0)
+        plain = (plain if is_float else np.rint(plain.clip(0, white))).astype(samples.dtype)
         samples = np.concatenate([plain, samples[..., -1:]], axis=-1)
     return layers_of(samples, stored, white)
 

@@ -28,6 +28,7 @@ from resnet_core.images._codecs import (
     decode_luma,
     exif_orientation,
     is_jpeg2000,
+    webp_size,
 )
 from resnet_core.images._dicom import decode_dicom, is_dicom
 from resnet_core.images._foreign import code_of_foreign, name_foreign
@@ -100,7 +101,7 @@ def _decode_any(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing 
         words = " ".join(str(error).split()) or type(error).__name__
         if words.startswith("decoder error"):
             words = "its packed pixels are not valid"
-        raise BadImageError(_code_of(words), words) from None
+        raise _as_bad(words) from None
 
 
 def _unidentified(data: bytes) -> BadImageError:
@@ -117,16 +118,16 @@ def _unidentified(data: bytes) -> BadImageError:
             try:
                 factory(io.BytesIO(data), "")
             except Exception as error:  # noqa: BLE001 an error that made Pillow try the next format
-                words = f"{name}: {str(error) or type(error).__name__}"
-                return BadImageError(_code_of(words), words)
+                return _as_bad(f"{name}: {str(error) or type(error).__name__}")
     return BadImageError(ReasonCode.NOT_AN_IMAGE, "not the beginning of a known image format")
 
 
-def _code_of(words: str) -> ReasonCode:
-    """Classify an error by the decoder's message."""
+def _as_bad(words: str) -> BadImageError:
+    """Classify an error by the decoder's message; a kind that it does not know gets the remedy."""
     if any(sign in words.lower() for sign in ("unsupported", "unknown")):
-        return ReasonCode.UNSUPPORTED
-    return ReasonCode.TRUNCATED if any(sign in words.lower() for sign in _TOO_SHORT) else ReasonCode.DAMAGED
+        return BadImageError(ReasonCode.UNSUPPORTED, f"{words}; save it as PNG or as TIFF")
+    short = any(sign in words.lower() for sign in _TOO_SHORT)
+    return BadImageError(ReasonCode.TRUNCATED if short else ReasonCode.DAMAGED, words)
 
 
 def _finish(
@@ -161,7 +162,7 @@ def _decode_by_pillow(data: bytes, rule: Rule, max_pixels: int, target: Preproce
     """Decode by Pillow. Kinds of JPEG and TIFF that it refuses or spoils go to other decoders."""
     _silence_libtiff()
     if data[8:12] == b"WEBP":
-        check_size(*_webp_size(data), max_pixels)
+        check_size(*webp_size(data), max_pixels)
     try:
         opened = Image.open(io.BytesIO(data), formats=FORMATS)
     except UnidentifiedImageError:
@@ -241,21 +242,6 @@ def _check_tiles(image: TiffImagePlugin.TiffImageFile, max_pixels: int) -> None:
     """Raise BadImageError for excessive tiles: libtiff allocates a whole tile even for a small image."""
     width, length = (image.tag_v2.get(tag, 0) for tag in (TiffImagePlugin.TILEWIDTH, TiffImagePlugin.TILELENGTH))
     check_size(int(width), int(length), max_pixels)
-
-
-def _webp_size(data: bytes) -> tuple[int, int]:
-    """Return width and height of the canvas; Pillow allocates it twice before it tells them."""
-    kind, start = data[12:16], 20
-    if kind == b"VP8X":
-        return _little(data, start + 4, 3) + 1, _little(data, start + 7, 3) + 1
-    if kind == b"VP8L":
-        bits = _little(data, start + 1, 4)
-        return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
-    return _little(data, start + 6, 2) & 0x3FFF, _little(data, start + 8, 2) & 0x3FFF
-
-
-def _little(data: bytes, start: int, length: int) -> int:
-    return int.from_bytes(data[start : start + length], "little")
 
 
 @cache

@@ -1,6 +1,7 @@
 """DICOM: what a viewer shows, on the real files that pydicom's wheel brings, and a reason for all others."""
 
 import io
+import struct
 import subprocess
 import sys
 import warnings
@@ -9,12 +10,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import pytest
 
 from resnet_core.images._dicom import decode_dicom, is_dicom, transfer_syntax
 from resnet_core.images.decode import decode
-from resnet_core.images.levels import BadImageError, Rule, luma
+from resnet_core.images.levels import BadImageError, Decided, Rule, luma
 
 pydicom = pytest.importorskip("pydicom")
 
@@ -224,6 +226,84 @@ def test_a_table_of_eight_bits_for_twelve(sequence: str, packing: Any) -> None:
     data = (255 - np.arange(4096) // 16).astype(packing).tobytes()
     item = items(LUTDescriptor=[4096, 0, 8], LUTData=data, ModalityLUTType="US")
     assert np.array_equal(decode(drawn(RAMP, **{sequence: item})), 255 - RAMP // 16)
+
+
+def palette(bits: int, packing: str, count: int = 256) -> dict[str, Any]:
+    """Red, green and blue that fall, in a table of `count` entries."""
+    entries = (np.arange(count)[::-1] * (2**bits - 1) / (count - 1)).round().astype(packing).tobytes()
+    names = [f"{color}PaletteColorLookupTable" for color in ("Red", "Green", "Blue")]
+    return {f"{name}Descriptor": [count, 0, bits] for name in names} | {f"{name}Data": entries for name in names}
+
+
+@pytest.mark.parametrize("table", [(16, "<u2"), (8, "u1"), (8, "<u2"), (16, "<u2", 4096), (8, "u1", 4096)])
+def test_palettes_of_every_packing(table: Any) -> None:
+    count = table[2] if len(table) > 2 else 256
+    places = RAMP // 16 * (count - 1) // 255
+    gray = decode(drawn(places, PhotometricInterpretation="PALETTE COLOR", **palette(*table)))
+    assert np.abs(gray - (1 - places / (count - 1)) * 255).max() <= 1
+
+
+@pytest.mark.parametrize(("bits", "packing"), [(16, "u2"), (8, "u1"), (8, "u2")])
+def test_a_palette_in_the_other_byte_order(bits: int, packing: str) -> None:
+    dataset = pydicom.dcmread(FILES / "MR_small_bigendian.dcm")
+    dataset.PhotometricInterpretation = "PALETTE COLOR"
+    for key, value in palette(bits, f">{packing}", 4096).items():
+        swapped = packing == "u1" and isinstance(value, bytes)  # two entries in a word
+        setattr(dataset, key, np.frombuffer(value, ">u2").astype("<u2").tobytes() if swapped else value)
+        dataset[key].VR = "OW" if isinstance(value, bytes) else "SS"
+    sink = io.BytesIO()
+    dataset.save_as(sink)
+    wanted = (1 - stored("MR_small.dcm").clip(0, 4095) / 4095) * 255
+    assert np.abs(decode(sink.getvalue()) - wanted).max() <= 1
+
+
+def test_colors_over_gray() -> None:
+    table = palette(16, "<u2")
+    table |= {key: [256, 3000, 16] for key in table if key.endswith("Descriptor")}
+    gray = decode(drawn(RAMP, WindowCenter=1500, WindowWidth=3001, PixelPresentation="COLOR", **table))
+    below = RAMP < 3000
+    assert np.abs(gray[below] - RAMP[below] / 3000 * 255).max() <= 0.6
+    assert np.abs(gray[~below] - (255 - (RAMP[~below] - 3000.0)).clip(0)).max() <= 1
+    with pytest.raises(BadImageError, match="without a window"):
+        decode(drawn(RAMP, PixelPresentation="COLOR", **table), Rule(decided=Decided()))
+
+
+def test_single_bits_in_run_lengths_and_deflated_frames() -> None:
+    bits = np.random.default_rng(3).integers(0, 2, (13, 11), dtype=np.uint8)
+    packed = np.packbits(bits, axis=None, bitorder="little").tobytes()
+    segment = imagecodecs.packbits_encode(packed)
+    deflate = zlib.compressobj(9, zlib.DEFLATED, -zlib.MAX_WBITS)
+    frames = {
+        "1.2.840.10008.1.2.5": struct.pack("<16L", 1, 64, *[0] * 14) + segment,
+        "1.2.840.10008.1.2.8.1": deflate.compress(packed) + deflate.flush(),
+    }
+    for syntax, frame in frames.items():
+        for wanted, part in (("", frame), ("truncated: DICOM: the frame has", frame[: len(frame) // 2])):
+            data = encapsulated(bits, syntax, [part, part])
+            if wanted:
+                with pytest.raises(BadImageError, match=wanted):
+                    decode(data)
+            else:
+                assert np.array_equal(decode(data), bits * 255)
+
+
+def encapsulated(levels: np.ndarray, syntax: str, frames: list[bytes]) -> bytes:
+    """A file of single bits whose frames are packed."""
+    dataset = pydicom.dcmread(io.BytesIO(drawn(levels.astype(np.uint16))))
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit, dataset.NumberOfFrames = 1, 1, 0, len(frames)
+    dataset.PixelData = pydicom.encaps.encapsulate([frame + b"\0" * (len(frame) % 2) for frame in frames])
+    dataset["PixelData"].VR = "OB"
+    dataset["PixelData"].is_undefined_length = True
+    dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.5"
+    sink = io.BytesIO()
+    dataset.save_as(sink, enforce_file_format=True)
+    written = sink.getvalue()
+    if syntax.endswith(".5"):
+        return written
+    # pydicom does not write deflated frames: the name of their syntax is longer by two bytes.
+    old, new = b"\x14\0" + b"1.2.840.10008.1.2.5\0", b"\x16\0" + syntax.encode() + b"\0"
+    (length,) = struct.unpack_from("<L", written, 140)
+    return written[:140] + struct.pack("<L", length + 2) + written[144:].replace(old, new)
 
 
 @pytest.mark.parametrize("name", ["MR_small.dcm", "MR_small_implicit.dcm", "MR_small_bigendian.dcm"])

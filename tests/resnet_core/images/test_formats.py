@@ -177,16 +177,72 @@ def test_no_data_of_a_map_is_padding() -> None:
     assert np.abs(gray[1:] - samples[1:] / 1000 * 255).max() <= 0.51
 
 
-@pytest.mark.parametrize("name", ["complex64", "webp", "cielab", "24 bits"])
+_HOLE = (struct.pack("<4i", 16, 16, 1, 256), struct.pack("<4i", 16, 16, 1, 255))  # rows, columns, values, valid ones
+
+
+@pytest.mark.parametrize("name", ["complex64", "predictor", "cielab", "24 bits", "lerc with holes"])
 def test_a_tiff_without_gray_levels_says_so(name: str) -> None:
     data = {
         "complex64": lambda: tiff(np.ones((4, 4), np.complex64)),
-        "webp": lambda: tiff(numbers("u1", 16, 16, 3), photometric="rgb", compression="webp"),
+        "predictor": lambda: tiff_of(1, 4, bytes(4), {258: 8, 262: 1, 317: 2}),
+        "lerc with holes": lambda: tiff(numbers("u1", 16, 16), compression="lerc").replace(*_HOLE),
         "cielab": lambda: tiff(numbers("u2", 16, 16, 3), photometric="cielab"),
         "24 bits": lambda: tiff_of(1, 4, bytes(12), {258: 24, 262: 1}),
     }[name]()
     with pytest.raises(BadImageError, match=r"unsupported: TIFF .*save it as gray or RGB"):
         decode(data)
+
+
+WHOLE = [("png", "u1"), ("png", "u2"), ("webp", "u1"), ("lerc", "u1"), ("lerc", "u2"), ("lerc", "f4"), ("jpegxr", "u1")]
+
+
+@pytest.mark.parametrize("part", [{}, {"tile": (16, 32)}])
+@pytest.mark.parametrize(("compression", "kind"), WHOLE)
+def test_strips_and_tiles_that_are_images(compression: str, kind: str, part: dict[str, Any]) -> None:
+    low, high = LEVELS[kind]
+    smooth = (np.add.outer(np.arange(37), np.arange(43))[..., None] + [0, 20, 40]) / 118 * (high - low) + low
+    samples = smooth.astype(kind) if kind[0] == "f" else smooth.round().astype(kind)
+    how = (
+        {}
+        if compression in ("png", "jpegxr")
+        else {"compressionargs": {"lossless": True} if compression == "webp" else {}}
+    )
+    data = tiff(samples, photometric="rgb", compression=compression, **part, **how)
+    gray = decode(data, over(low, high))
+    assert np.abs(gray - (luma(samples) - low) / (high - low) * 255).max() <= (4 if compression == "jpegxr" else 1)
+    with pytest.raises(BadImageError, match="too large"):
+        decode(data, over(low, high), max_pixels=32 * 32 if part else 37 * 42)
+
+
+_INNER = {  # where a strip has its height
+    "png": (b"IHDR" + struct.pack(">II", 43, 37), b"IHDR" + struct.pack(">II", 43, 60_000)),
+    "lerc": (struct.pack("<2i", 37, 43), struct.pack("<2i", 60_000, 43)),
+    "jpegxr": (struct.pack(">HH", 42, 36), struct.pack(">HH", 42, 60_000)),
+}
+
+
+@pytest.mark.parametrize("compression", _INNER)
+def test_a_strip_larger_than_its_page_says_is_not_unpacked(compression: str) -> None:
+    data = tiff(numbers("u1", 37, 43), compression=compression)
+    old, new = _INNER[compression]
+    at = data.rindex(old)
+    with pytest.raises(BadImageError, match=r"too large: 43 x 6000|unsupported: .*without a measurement"):
+        decode(data[:at] + new + data[at + len(old) :], max_pixels=100_000)
+
+
+def test_colors_of_few_bits_keep_their_luma() -> None:
+    rgb = np.random.default_rng(1).integers(0, 16, (6, 8, 3), dtype=np.uint8)
+    nibbles = (rgb.reshape(6, -1)[:, ::2] << 4 | rgb.reshape(6, -1)[:, 1::2]).tobytes()
+    data = tiff_of(6, 8, nibbles, {258: 4, 262: 2, 277: 3})
+    assert np.abs(decode(data) - luma(rgb) * 17).max() <= 0.51
+
+
+def test_floats_with_opacity_keep_their_range() -> None:
+    samples = np.concatenate([numbers("f4", 5, 7, 3), np.ones((5, 7, 1), np.float32)], axis=-1)
+    for kind in ("assocalpha", "unassalpha"):
+        check(tiff(samples, photometric="rgb", extrasamples=[kind]), luma(samples), "f4")
+        with pytest.raises(BadImageError, match="opacity beyond 1"):
+            decode(tiff(samples * np.float32(255), photometric="rgb", extrasamples=[kind]), over(0, 255))
 
 
 def test_jpeg_of_twelve_bits_and_lossless() -> None:
