@@ -13,6 +13,7 @@ from duckdb import DuckDBPyConnection
 from resnet_core.catalog.build import CATALOG, ENTRIES
 from resnet_core.errors import UserError, plural
 from resnet_core.reasons import TRIED_AGAIN, Reason, ReasonCode, with_reason_codes
+from resnet_core.sources.listing import BROKEN_LINK
 from resnet_core.storage import database
 from resnet_core.storage.matching import Places, difference, match
 from resnet_core.storage.names import fold_label, fold_path
@@ -31,13 +32,15 @@ select coalesce(f.uri, case when regexp_matches(l.path, '^(/|[A-Za-z][A-Za-z0-9+
 from (select * from listed where not ignored) f full join labels l on f.path = l.path
 """
 _UNMATCHED = "select path from labels where path not in (select path from listed where not ignored) order by path"
+# A link to nothing is read, with or without a label: that gives its reason.
+_NO_LABEL = f"label is null and modified is distinct from '{BROKEN_LINK}'"
 # Permissions and networks recover without a change of size or time.
 _ENTRIES = f"""
 create or replace table entries as
 with entry as (
     select coalesce(size, 0) as size, coalesce(modified, '') as modified, coalesce(weight, 1) as weight,
-        case when size is null then '{_MISSING.code}' when label is null then '{_UNLABELLED.code}' end as reason_code,
-        case when size is null then '{_MISSING.text}' when label is null then '{_UNLABELLED.text}' end as reason,
+        case when size is null then '{_MISSING.code}' when {_NO_LABEL} then '{_UNLABELLED.code}' end as reason_code,
+        case when size is null then '{_MISSING.text}' when {_NO_LABEL} then '{_UNLABELLED.text}' end as reason,
         * exclude (size, modified, weight, ignored)
     from listed where not coalesce(ignored, false)
 ),

@@ -20,7 +20,10 @@ from resnet_core.sources.listing import BATCH, NO_LABELS, numbered_rows, record_
 from resnet_core.storage.compressed import shared_copy
 from resnet_core.storage.locations import UNKNOWN_SIZE, facts, find_files, open_stream, printable
 
-_PATH_COLUMNS = ("path", "image", "file_name")
+# Columns of paths, in any case; `path` before others.
+PATH_COLUMNS = (
+    "path", "image", "file", "file_name", "filename", "file_path", "filepath", "image_path", "image_file", "img_path"
+)  # fmt: skip
 _SOME_ROWS = 256  # whose images are read to tell which have bytes
 _ROWS = 32  # rows whose images are in memory at a time
 # A row can be reached only through the rows before it in its row group. Larger groups (rows and bytes) are
@@ -135,7 +138,7 @@ def holds_images(schema: pa.Schema, place: str) -> bool:
 
 
 def _path_leaf(schema: pa.Schema, place: str) -> str | None:
-    """Return the column of paths to files: of the image's struct, else one of _PATH_COLUMNS. Raises UserError."""
+    """Return the column of paths to files: of the image's struct, else one of PATH_COLUMNS. Raises UserError."""
     image = _image_column(schema, place)
     name = (image or "image").removesuffix(".bytes")
     if name in schema.names and pa.types.is_struct(kind := schema.field(name).type):
@@ -145,7 +148,16 @@ def _path_leaf(schema: pa.Schema, place: str) -> str | None:
     for field in schema:
         if pa.types.is_list(field.type) and _bytes_leaf(field.with_type(field.type.value_type)):
             raise UserError(f"{place}: the column {field.name!r} holds lists of images. Write one image a row.")
-    return next((name for name in _PATH_COLUMNS if name in schema.names and _is_text(schema.field(name).type)), None)
+    return find_path_column([field.name for field in schema if _is_text(field.type)], place)
+
+
+def find_path_column(columns: Sequence[str], place: str) -> str | None:
+    """Return the column of paths: `path`, else the only one of PATH_COLUMNS. Raises UserError for several."""
+    names = [name for name in columns if name.strip().lower() in PATH_COLUMNS]
+    paths = [name for name in names if name.strip().lower() == "path"] or names
+    if len(paths) > 1:
+        raise UserError(f"{place}: {' and '.join(paths)} may be the paths of the files. Name one of them `path`.")
+    return paths[0] if paths else None
 
 
 def find_label_column(columns: Sequence[str], wanted: str | None, place: str) -> str | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from resnet_core.errors import UserError, some_of
-from resnet_core.sources.listing import BATCH, record_batch, top_folder
+from resnet_core.sources.listing import BATCH, BROKEN_LINK, record_batch, top_folder
 from resnet_core.storage.globs import Glob, State, matches
 from resnet_core.storage.ignored import OWN_MARKS, is_ignored
 from resnet_core.storage.locations import absolute, file_system, is_url, printable, remote_facts
@@ -32,12 +32,11 @@ PAGE = 1000  # keys in a page of an object store's listing; S3 gives at most tha
 # The URI and the path of a file, its size and tag. Without a size it is left out, and the tag says why.
 _File = tuple[str, str, int | None, str]
 _OWN, _AGAIN, _CIRCLE = "own", "again", "circle"
-_BROKEN = "broken link"  # the tag of a file that nobody can open
 _LEFT_OUT = {
     _OWN: "left out, a store, batch or feature set of Grayline",
     _AGAIN: "left out, a link to what is listed by another path",
     _CIRCLE: "left out, a link to a folder that holds the source",
-    _BROKEN: "a link to nothing: a row with the reason",
+    BROKEN_LINK: "a link to nothing: a row with the reason",
 }
 _HEAD = 4096  # entries of a folder that are looked at before the first is listed
 
@@ -174,7 +173,7 @@ class _Walk:
             return
         except OSError:
             if Path(uri).is_symlink():
-                yield uri, path, 0, _BROKEN
+                yield uri, path, 0, BROKEN_LINK
             return
         if stat.S_ISREG(facts.st_mode):
             again = not is_ignored(path) and self._is_listed(os.path.realpath(uri), facts)

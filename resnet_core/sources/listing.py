@@ -40,6 +40,7 @@ LISTING = pa.schema(
 # The same for files that were asked for by name: size and modified of a missing file are null.
 LOCATED = pa.schema([field.with_nullable(field.nullable or field.name in ("size", "modified")) for field in LISTING])
 BATCH = 8192  # rows in memory at a time
+BROKEN_LINK = "broken link"  # `modified` of a link to nothing
 NO_LABELS = ""  # in place of a label column: nobody asks for labels
 
 

@@ -1,7 +1,7 @@
 """Manifests: CSV or Parquet tables that say what is known about files.
 
 column      holds
-path        the file: relative to the manifest's folder, absolute, or a URL
+path        the file: relative to the manifest's folder, absolute, or a URL; or a name of `_image_tables.PATH_COLUMNS`
 label       its class; empty: unlabelled
 split       optional: train | validation | test
 group       optional: files that must be in the same split
@@ -27,16 +27,18 @@ from upath import UPath
 from resnet_core.errors import UserError, nearest, plural
 from resnet_core.shards.soft_labels import EXAMPLE, parse
 from resnet_core.sources._image_tables import (
+    PATH_COLUMNS,
     as_labels,
     as_text,
     check_label_type,
     class_names,
     find_label_column,
+    find_path_column,
 )
 from resnet_core.sources.listing import BATCH, LOCATED, NO_LABELS, record_batch
 from resnet_core.storage.delimited import check_columns, normalised, read_delimited
 from resnet_core.storage.locations import absolute, find_files, printable
-from resnet_core.storage.names import fold_label, fold_path
+from resnet_core.storage.names import fold_label, fold_path, with_slashes
 
 _REQUIRED = ("path", "label")
 COLUMNS = (*_REQUIRED, "split", "group", "soft_label", "weight")
@@ -90,8 +92,14 @@ def list_manifest(manifest: UPath, label_column: str | None = None) -> Iterator[
     folder = absolute(str(manifest.parent))
     table = read_manifest(manifest, label_column)
     any_file = False
+    alike = _repeated(map(fold_path, table["path"].to_pylist()))
+    named: dict[str, str] = {}  # places of paths in two spellings
     for batch in table.to_batches(BATCH):
-        files = find_files(folder, batch["path"].to_pylist())
+        paths = batch["path"].to_pylist()
+        files = find_files(folder, paths)
+        for path, (uri, size, _) in zip(paths, files, strict=True) if alike else ():
+            if size is not None and fold_path(path) in alike and named.setdefault(uri, path) != path:
+                raise UserError(f"{manifest}: {named[uri]!r} and {path!r} name the same file. Keep one row.")
         any_file = any_file or any(size is not None for _, size, _ in files)
         columns = {
             **{name: batch[name] for name in MANIFEST.names},
@@ -113,12 +121,21 @@ def attribute_of(texts: Sequence[str | None], name: str) -> list[str | None]:
 def _read_delimited(file: Any, path: UPath, label_column: str | None) -> Iterator[tuple[dict[str, pa.Array], int]]:
     """Read everything as text: a class named 007 must not become 7, nor a class named NA vanish."""
     bare = label_column == NO_LABELS and path.suffix.lower() in (".txt", ".lst")
-    columns, rows = read_delimited(file, str(path), COLUMNS, "path", bare=bare)
+    columns, rows = read_delimited(file, str(path), (*COLUMNS, *PATH_COLUMNS), PATH_COLUMNS, bare=bare)
+    columns = _with_path(columns, str(path))
     names = _name_columns(columns, label_column, str(path))
     while some := list(islice(_named_rows(rows, columns.index("path"), str(path)), BATCH)):
         cells = list(zip(*some, strict=True))
         texts = {name: pa.array([text or None for text in cells[place]], pa.string()) for name, place in names.items()}
         yield texts, len(some)
+
+
+def _with_path(columns: list[str], name: str) -> list[str]:
+    """Return the columns, the one of paths as `path`. Raises UserError without one."""
+    path = find_path_column(columns, name)
+    columns = ["path" if column == path else column for column in columns]
+    check_columns(columns, "path", name)
+    return columns
 
 
 def _named_rows(rows: Iterator[tuple[int, list[str]]], place: int, name: str) -> Iterator[list[str]]:
@@ -142,8 +159,7 @@ def _name_columns(columns: Sequence[str], label_column: str | None, name: str) -
 def _read_parquet(file: Any, name: str, label_column: str | None) -> Iterator[tuple[dict[str, pa.Array], int]]:
     table = pq.ParquetFile(file)
     schema = table.schema_arrow
-    columns = [normalised(column, COLUMNS) for column in schema.names]
-    check_columns(columns, "path", name)
+    columns = _with_path([normalised(column, COLUMNS) for column in schema.names], name)
     names = {column: schema.names[place] for column, place in _name_columns(columns, label_column, name).items()}
     check_label_type(schema, names.get("label"), name)
     names = {
@@ -176,17 +192,22 @@ def _text_batch(texts: dict[str, pa.Array], count: int) -> pa.RecordBatch:
 
 
 def _check(path: UPath, table: pa.Table) -> None:
-    folded = pa.array([fold_path(text) for text in table["path"].to_pylist()], pa.string())
-    if pc.count_distinct(folded).as_py() < len(table):
-        counts = pc.value_counts(folded)
-        first = counts.filter(pc.greater(counts.field("counts"), 1))[0].as_py()
-        raise UserError(f"{path}: {first['values']!r} stands in {first['counts']} rows. Keep one.")
+    if twice := _repeated(map(with_slashes, table["path"].to_pylist())):
+        first = min(twice)
+        raise UserError(f"{path}: {first!r} stands in {twice[first]} rows. Keep one.")
     for value in pc.unique(table["split"]).to_pylist():
         if value is not None and value not in _SPLITS:
             raise UserError(
                 f"{path}: split {value!r} is not one of {', '.join(_SPLITS)}.{nearest(value, list(_SPLITS))}"
             )
     _check_soft_labels(path, table)
+
+
+def _repeated(names: Iterable[str]) -> dict[str, int]:
+    """Return the names that stand there more than once, and how often."""
+    counts = pc.value_counts(pa.array(names, pa.string()))
+    more = counts.filter(pc.greater(counts.field("counts"), 1))
+    return dict(zip(more.field("values").to_pylist(), more.field("counts").to_pylist(), strict=True))
 
 
 def _check_soft_labels(path: UPath, table: pa.Table) -> None:

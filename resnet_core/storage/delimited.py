@@ -35,13 +35,13 @@ _NO_TEXT = {
 
 
 def read_delimited(
-    file: IO[bytes], name: str, wanted: Sequence[str], required: str, *, bare: bool = False
+    file: IO[bytes], name: str, wanted: Sequence[str], required: Sequence[str], *, bare: bool = False
 ) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
     """Return the columns, and an iterator of the number and the cells of each line that is not empty.
 
-    wanted: columns that are recognised in any case. required: the one that tells the separator. Cells that a short
-    line lacks are empty. bare: without a header, every line is a cell of that column. Raises UserError, with the
-    line, for what is not such a table.
+    wanted: columns that are recognised in any case. required: those of which one tells the separator. Cells that a
+    short line lacks are empty. bare: without a header, every line is a cell of the first of them. Raises UserError,
+    with the line, for what is not such a table.
     """
     encoding = _find_encoding(file, name)
     with _open(file, encoding) as text:
@@ -52,12 +52,13 @@ def read_delimited(
         separator: [normalised(column, wanted) for column in _header(head[above.end() :], separator)]
         for separator in above[2] or _SEPARATORS
     }
-    fits = [separator for separator, header in headers.items() if required in header]
+    fits = [separator for separator, header in headers.items() if not set(required).isdisjoint(header)]
     separator = fits[0] if fits else max(headers, key=lambda separator: len(headers[separator]))
     if bare and not fits:
-        return [required], _lines(file, encoding)
+        return [required[0]], _lines(file, encoding)
     columns = headers[separator]
-    check_columns(columns, required, name)
+    if not fits:
+        check_columns(columns, required[0], name)
     return columns, _rows(file, encoding, separator, above[0], name)
 
 

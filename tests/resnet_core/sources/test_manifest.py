@@ -10,6 +10,7 @@ import pytest
 from upath import UPath
 
 from resnet_core.errors import UserError
+from resnet_core.sources._image_tables import PATH_COLUMNS
 from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, MANIFEST, list_manifest, read_manifest
 from resnet_core.sources.source import source_kind
@@ -227,7 +228,10 @@ def test_weights_may_have_a_decimal_comma(tmp_path: Path) -> None:
         (b"path,target,class\na,b,c\n", "target, class may be the class. Name the column, like `label_column: target`"),
         (b"path;label;weight\na;b;1,000\n", "weight '1,000' may be 1000 or 1.000. Write it so"),
         (b"path,label\na\\b.png,x\na//b.png,y\n", "'a/b.png' stands in 2 rows"),
-        ("path,label\n\u00e9.png,x\ne\u0301.png,y\n".encode(), "stands in 2 rows"),
+        (
+            b"image,file_name,label\na,b,c\n",
+            "image and file_name may be the paths of the files. Name one of them `path`",
+        ),
         (b"PK\3\4\x14\0", "is an Excel workbook or a zip, not text. Save it as CSV in UTF-8"),
         (b"path,label\n\0\0\0,x\n", "holds bytes of 0"),
         (b'path,label\na,x\n"b,y\nc,z\nd,z\n', "line 3: a quotation mark is not closed"),
@@ -285,3 +289,30 @@ def test_a_file_is_found_in_either_unicode_form_and_under_its_own_blanks(tmp_pat
         touch(tmp_path / name, b"12")
     path = touch(tmp_path / "l.txt", "\u00e9.png\nu\u0308.png\n x .png\n".encode())
     assert listed_paths(path) == [(f"{tmp_path}/{name}", 2) for name in names]
+
+
+@pytest.mark.parametrize("name", PATH_COLUMNS)
+def test_csv_and_parquet_take_the_same_names_for_paths(tmp_path: Path, name: str) -> None:
+    touch(tmp_path / "data" / "a.png", b"one")
+    written = name.upper() if name != "path" else name
+    touch(tmp_path / "m.csv", f"id;{written};label\n7;data/a.png;cat\n".encode())
+    pq.write_table(pa.table({"id": ["7"], written: ["data/a.png"], "label": ["cat"]}), tmp_path / "m.parquet")
+    for table in ("m.csv", "m.parquet"):
+        (batch,) = list_manifest(UPath(tmp_path / table))
+        assert batch.select(["uri", "label", "size"]).to_pylist() == [
+            {"uri": f"{tmp_path}/data/a.png", "label": "cat", "size": 3}
+        ]
+        assert read_manifest(UPath(tmp_path / table))["attributes"].to_pylist() == ['{"id": "7"}']
+
+
+def test_two_files_whose_names_differ_by_their_unicode_form_are_two_rows(tmp_path: Path) -> None:
+    composed, apart = "\u00e9.png", "e\u0301.png"
+    path = UPath(touch(tmp_path / "m.csv", f"path,label\n{composed},x\n{apart},y\n".encode()))
+    touch(tmp_path / composed, b"one")
+    with pytest.raises(UserError, match="name the same file"):
+        list(list_manifest(path))
+    touch(tmp_path / apart, b"other")
+    (batch,) = list_manifest(path)
+    assert batch.select(["uri", "size"]).to_pylist() == [
+        {"uri": f"{tmp_path}/{composed}", "size": 3}, {"uri": f"{tmp_path}/{apart}", "size": 5}
+    ]  # fmt: skip

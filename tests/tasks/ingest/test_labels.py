@@ -164,3 +164,22 @@ def test_names_of_classes_in_a_data_set_file_are_folded_too(tmp_path: Path) -> N
     assert found.costs == {f"missed_{COMPOSED}": 3.0, "false_alarm": 1.0}
     with pytest.raises(ValueError, match="is there twice, in two spellings"):
         dataset_of(tmp_path, evaluate={"recall": {"a": 0.5, "a ": 0.9}})
+
+
+def test_a_link_to_nothing_has_its_reason_with_and_without_a_class(tmp_path: Path) -> None:
+    source = draw(tmp_path / "d", NAMES)
+    for link in (source / "top.png", source / "cat" / "within.png"):
+        link.symlink_to(tmp_path / "nothing.png")
+    found = rows(source, tmp_path / "s", quarantine_limit=1.0)
+    broken = found[found["uri"].str.endswith(("top.png", "within.png"))]
+    assert broken["status"].tolist() == ["quarantined"] * 2
+    assert broken["reason_code"].tolist() == ["unreachable"] * 2
+    assert set(broken["reason"]) == {"unreachable: No such file or directory"}
+
+
+def test_labels_of_two_files_whose_names_differ_by_their_unicode_form(tmp_path: Path) -> None:
+    names = [f"{form}{n}.png" for form in (COMPOSED, DECOMPOSED) for n in range(4)]
+    lines = [f"{name},{'cat' if name.startswith(COMPOSED) else 'dog'}" for name in names]
+    found = rows(draw(tmp_path / "d", names), tmp_path / "s", labels=labels(tmp_path / "l.csv", lines))
+    assert found.groupby("label")["uri"].nunique().to_dict() == {"cat": 4, "dog": 4}
+    assert found[found["label"] == "cat"]["uri"].str.contains(COMPOSED).all()
