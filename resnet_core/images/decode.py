@@ -101,7 +101,7 @@ def _decode_any(data: bytes, rule: Rule, max_pixels: int, target: Preprocessing 
         words = " ".join(str(error).split()) or type(error).__name__
         if words.startswith("decoder error"):
             words = "its packed pixels are not valid"
-        raise _as_bad(words) from None
+        raise _as_bad(f"TIFF: {words}" if is_tiff(data) else words) from None
 
 
 def _unidentified(data: bytes) -> BadImageError:
