@@ -6,10 +6,9 @@ from typing import Annotated
 from prefect import flow
 from prefect.states import Completed
 from pydantic import Field, SecretStr
-from upath import UPath
 
 from resnet_core.errors import JobError
-from resnet_core.storage.files import absolute
+from resnet_core.storage.files import to_output
 from tasks.batch.drift import check_drift
 from tasks.batch.engine import choose_engine
 from tasks.batch.finish import finish_batch, in_words
@@ -62,7 +61,7 @@ def classify_batch(
     version = _wanted_version(here.tracking_uri, output, model, only_failed)
     classifier = load_classifier(here.tracking_uri, version, here.device)
     place = absolute_source(source)
-    folder = absolute(UPath(output)) if output else default_folder(here.store, place, version)
+    folder = to_output(output, "--output") if output else default_folder(here.store, place, version)
     batch = plan_batch(place, folder, version, classifier.preprocessing, embeddings, only_failed)
     chosen = choose_engine(
         version, classifier, lambda: sample(batch, classifier.preprocessing, here.limits), batch.to_score, engine, here
@@ -86,6 +85,6 @@ def classify_batch(
 
 def _wanted_version(tracking_uri: str, output: str | None, model: str | None, only_failed: bool) -> ModelVersion:
     """Return the version to score by; failed files are scored again by the version of the other rows."""
-    if only_failed and model is None and output and (found := model_of(absolute(UPath(output)))):
+    if only_failed and model is None and output and (found := model_of(to_output(output, "--output"))):
         return found
     return resolve(tracking_uri, model)

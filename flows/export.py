@@ -1,10 +1,9 @@
 """Export: a version as a file that another framework runs."""
 
 from prefect import flow
-from upath import UPath
 
 from resnet_core.export.formats import Format
-from resnet_core.storage.files import absolute
+from resnet_core.storage.files import to_output
 from tasks.export.export import Export, export_on_record
 from tasks.registry.versions import resolve
 from tasks.workspace import workspace
@@ -22,4 +21,4 @@ def export(model: str, kind: Format, output: str, allow_difference: bool = False
     """
     here = workspace().with_known_keys()
     version = resolve(here.tracking_uri, model, field="NAME@ALIAS")
-    return export_on_record(version, kind, absolute(UPath(output)), here, allow_difference)
+    return export_on_record(version, kind, to_output(output, "-o"), here, allow_difference)

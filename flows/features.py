@@ -1,12 +1,11 @@
 """Features: the output of a layer for every image of a data set, as files for other libraries."""
 
 from prefect import flow
-from upath import UPath
 
 from flows.nightly_retrain import shards_of
 from resnet_core.inference.feature_files import Kind
 from resnet_core.model.features import Layer
-from resnet_core.storage.files import absolute
+from resnet_core.storage.files import to_output
 from tasks.dataset import load_dataset
 from tasks.export.features import FeatureSet, check_wanted, finish_features, plan_features, write_features
 from tasks.registry.versions import resolve
@@ -30,7 +29,7 @@ def features(
         model: NAME@ALIAS or NAME/VERSION; by default the data set's champion.
         in_clear: Write features of an encrypted data set, too.
     """
-    data, folder = load_dataset(dataset), absolute(UPath(output))
+    data, folder = load_dataset(dataset), to_output(output, "-o")
     here = workspace(data)
     check_wanted(kind, folder, data.encrypt, in_clear)
     version = resolve(here.tracking_uri, model or data.name)

@@ -185,6 +185,9 @@ class Dataset(BaseModel):
         description="CSV or Parquet as `labels`, or a folder or glob of them: labels that win over all others, of "
         "images that need not lie in the source. `grayline gallery` makes them.",
     )
+    manifest_roots: list[str] = Field(
+        [], description="Folders and URLs whose files tables may name, beside those under their own source."
+    )
     smallest_side: int = Field(4, ge=1, description="Images whose shorter side has fewer pixels are quarantined.")
     minimum_images: int = Field(
         8,

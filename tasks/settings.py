@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import warnings
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import unquote
@@ -15,6 +16,7 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
+from resnet_core.policy import Policy, decide_by
 from resnet_core.storage.files import absolute, is_local, write_text
 from tasks.access.passwords import let_in
 from tasks.store import STORE_MARK, Store, sqlite_address
@@ -40,6 +42,23 @@ class Settings(BaseSettings):
     max_seconds: float = Field(Limits.seconds, description="Images that take longer are quarantined.")
     keys: SecretStr | None = Field(None, description="Encryption keys: lines of `name = base64`, the last is current.")
     key_file: str | None = Field(None, description="A file of such lines.")
+    allowed_protocols: str = Field(
+        ", ".join(Policy.protocols), description="What sources, tables and outputs may lie on, beside the store."
+    )
+    private_hosts: str = Field(
+        "", description="Names, addresses or networks (10.0.0.0/8) that https may reach though they are private."
+    )
+    manifest_roots: str = Field(
+        "",
+        description="Folders and URLs, with commas: tables may name their files beside those under their own source.",
+    )
+    max_unpacked_bytes: int = Field(
+        Policy.unpacked_bytes, description="Bytes that are unpacked of an archive or of another container."
+    )
+    max_ratio: float = Field(Policy.ratio, description="Unpacked bytes for a packed one; the first 256 MiB are free.")
+    max_members: int = Field(Policy.members, description="Files in an archive, rows of a table, images of an IDX file.")
+    max_depth: int = Field(Policy.depth, description="Brackets within brackets, in YAML and JSON.")
+    max_unpack_seconds: float = Field(Policy.seconds, description="Seconds for listing or unpacking a container.")
     resident_bytes: int = Field(
         2 * 1024**3, description="Training pixels up to this size are held in the device's memory."
     )
@@ -75,6 +94,21 @@ class Settings(BaseSettings):
         return Limits(self.max_bytes, self.max_pixels, self.max_seconds)
 
     @property
+    def policy(self) -> Policy:
+        """Return what input may name, and what unpacking it may cost. The store's own protocol is allowed."""
+        own = () if is_local(self.root) else (self.root.protocol,)
+        return Policy(
+            (*_listed(self.allowed_protocols), *own),
+            _listed(self.private_hosts),
+            _listed(self.manifest_roots),
+            self.max_unpacked_bytes,
+            self.max_ratio,
+            self.max_members,
+            self.max_depth,
+            self.max_unpack_seconds,
+        )
+
+    @property
     def tracking_uri(self) -> str:
         """Return MLflow's address: its own variable, else SQLite in the store."""
         if self.mlflow_tracking_uri:
@@ -93,6 +127,25 @@ class Settings(BaseSettings):
                 f"in the store {self.store}."
             )
         return Store(self.root).tuning_uri(dataset)
+
+
+def _listed(text: str) -> tuple[str, ...]:
+    return tuple(filter(None, (part.strip() for part in text.split(","))))
+
+
+@lru_cache(maxsize=1)
+def _policy_of(_: tuple[str | None, ...]) -> Policy:
+    return _read_settings().policy
+
+
+def _decide() -> Policy:
+    """Return the policy of the environment as it is now, which is seldom read anew."""
+    return _policy_of(tuple(map(os.environ.get, _POLICY)))
+
+
+_POLICY = [f"GRAYLINE_{name}" for name in ("STORE", "ALLOWED_PROTOCOLS", "PRIVATE_HOSTS", "MANIFEST_ROOTS")]
+_POLICY += [f"GRAYLINE_MAX_{name}" for name in ("UNPACKED_BYTES", "RATIO", "MEMBERS", "DEPTH", "UNPACK_SECONDS")]
+decide_by(_decide)  # in every process that has settings at all
 
 
 def _read_settings() -> Settings:

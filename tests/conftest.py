@@ -19,6 +19,7 @@ for name in [name for name in os.environ if name.startswith(("GRAYLINE_", "PREFE
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["GRAYLINE_STORE"] = str(SESSION / "store")
+os.environ["GRAYLINE_ALLOWED_PROTOCOLS"] = "file, s3, gs, abfs, https, memory"  # the file system of many tests
 
 from tasks.settings import Settings, check_store, prepare_environment  # noqa: E402
 

@@ -5,12 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from upath import UPath
 
 from flows.cli.options import DatasetFile, Model, ModelOption, check, choice, ready, resumable
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import plural
-from resnet_core.storage.files import absolute
+from resnet_core.storage.files import to_output
 from tasks.settings import Settings, check_there
 
 if TYPE_CHECKING:
@@ -34,7 +33,7 @@ def export(
     from tasks.export.export import export as write
 
     file_format = choice("--format", kind, FORMATS)
-    to = absolute(UPath(output))
+    to = to_output(output, "-o")
     check_place(to, file_format)
     settings = Settings()
     check_there(settings)
@@ -84,7 +83,7 @@ def features(
     stage = choice("--layer", layer, LAYERS)
     file_format = choice("--format", kind, KINDS)
     check(dataset)
-    check_wanted(file_format, absolute(UPath(output)), load_dataset(dataset).encrypt, in_clear)
+    check_wanted(file_format, to_output(output, "-o"), load_dataset(dataset).encrypt, in_clear)
     from flows.features import features as flow
 
     with resumable():

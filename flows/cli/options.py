@@ -28,6 +28,19 @@ def resumable() -> Iterator[None]:
         sys.exit(130)
 
 
+@contextmanager
+def persons_list(place: str) -> Iterator[None]:
+    """Let a list of files name any file of this machine: the person who runs the command names the list.
+
+    A deployment's run has no such person, nor has a list that lies elsewhere: their lists name files beside them.
+    """
+    from resnet_core.policy import more_roots
+    from resnet_core.storage.locations import is_url
+
+    with more_roots([] if is_url(place) else ["/"]):
+        yield
+
+
 def ready(fans_out: bool = True, registry: bool = True) -> None:
     """Check the store, the servers and the Ray cluster before anything is read. Raises UserError.
 

@@ -6,12 +6,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from pydantic import SecretStr
-from upath import UPath
 
-from flows.cli.options import HtmlFile, ModelOption, ready, resumable
+from flows.cli.options import HtmlFile, ModelOption, persons_list, ready, resumable
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import plural
-from resnet_core.storage.files import absolute
+from resnet_core.storage.files import to_output
 from tasks.settings import Settings, check_there
 
 if TYPE_CHECKING:
@@ -48,7 +47,7 @@ def classify_batch(
     from tasks.batch.folder import check_places
     from tasks.sinks.sinks import check_target
 
-    check_places(source, absolute(UPath(output)) if output else None)
+    check_places(source, to_output(output, "--output") if output else None)
     for target in to or ():
         check_target(target)
     if engine and engine != "auto":
@@ -60,7 +59,7 @@ def classify_batch(
     ready()
     from flows.classify_batch import classify_batch as flow
 
-    with resumable():
+    with resumable(), persons_list(source):
         targets = [SecretStr(target) for target in to or ()]  # Prefect keeps a run's parameters
         show_scores(flow(source, output, model, targets, engine, embeddings, only_failed, fail_over))
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column
 
-from flows.cli.options import HtmlFile, Model, ModelOption, ready, resumable
+from flows.cli.options import HtmlFile, Model, ModelOption, persons_list, ready, resumable
 from flows.cli.tables import console, number, say, show_checks, table
 from resnet_core.errors import plural
 from tasks.settings import Settings, check_there
@@ -120,7 +120,8 @@ def monitor(
     from tasks.release.monitor import MonitorError
 
     try:
-        _show_verdict(flow(labels, model, rollback))
+        with persons_list(labels):
+            _show_verdict(flow(labels, model, rollback))
     except MonitorError as error:
         _show_verdict(error.verdict)
         raise

@@ -20,13 +20,15 @@ from upath import UPath
 from resnet_core.catalog.build import LABELS, fields
 from resnet_core.catalog.entries import fold_labels
 from resnet_core.errors import UserError
+from resnet_core.policy import more_roots
 from resnet_core.reasons import ReasonCode
 from resnet_core.sources import folders, shard_files
 from resnet_core.sources.listing import LOCATED
-from resnet_core.sources.locate import locate
-from resnet_core.sources.manifest import read_manifest
+from resnet_core.sources.locate import locate, may_open
+from resnet_core.sources.manifest import read_manifest, say_beyond
 from resnet_core.storage import database, globs
-from resnet_core.storage.locations import absolute, facts, place_of
+from resnet_core.storage.locations import Reach, absolute, facts, out_of_reach, place_of
+from resnet_core.storage.matching import Places
 from resnet_core.storage.names import fold_path
 
 _TABLES = (".csv", ".tsv", ".parquet")
@@ -143,8 +145,12 @@ def _files(place: str) -> Iterator[str]:
             yield uri
 
 
-def list_corrected(db: duckdb.DuckDBPyConnection, place: str) -> dict[str, list[str]]:
+def list_corrected(db: duckdb.DuckDBPyConnection, place: str, source: str) -> dict[str, list[str]]:
     """Make `corrections`; add files that only they name to `listed` (`manifest.LISTED`). Raises UserError.
+
+    source: with the corrections' own folder and `manifest_roots`, the places whose files they may name. They may also
+    name a file of this machine together with the digest of its bytes, as the gallery does: whoever has that has seen
+    the image.
 
     Returns the spellings of labels that were changed, by label.
     """
@@ -152,11 +158,28 @@ def list_corrected(db: duckdb.DuckDBPyConnection, place: str) -> dict[str, list[
     spellings = fold_labels(db, "raw_corrections")
     _spell_as_listed(db)
     db.execute(_LOAD)
+    _keep_in_reach(db, place, Places.of(source, place))
     uris = [uri for (uri,) in db.sql("select uri from corrections where added order by uri").fetchall()]
     database.create(db, "located", LOCATED, locate(uris).to_batches())
     db.execute(_ADD)
     db.execute(_NAME)
     return spellings
+
+
+def _keep_in_reach(db: duckdb.DuckDBPyConnection, place: str, places: Places) -> None:
+    """Rename files that corrections may not name, so that nothing opens them."""
+    own = absolute(place)
+    if globs.is_glob(own):
+        own = globs.parse_glob(own).folder
+    elif own.lower().endswith(_TABLES):
+        own = own.rpartition("/")[0]
+    with more_roots([places.source]):
+        reach = Reach(own)
+    added = db.sql("select uri, image_id from corrections where added order by uri").fetchall()
+    beyond = [uri for uri, image_id in added if not (may_open(uri, reach) or (image_id and may_open(uri, Reach("/"))))]
+    for uri in beyond:
+        db.execute("update corrections set uri = $1 where uri = $2", [out_of_reach(own, uri), uri])
+    say_beyond(place, beyond)
 
 
 def _spell_as_listed(db: duckdb.DuckDBPyConnection) -> None:

@@ -17,11 +17,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from upath import UPath
 
 from resnet_core.errors import UserError, nearest
 from resnet_core.model.resnet import SMALL_IMAGE, ModelConfig, ResNet, Stem
-from resnet_core.storage.files import absolute, as_local
+from resnet_core.storage.files import as_local, to_path
 
 # Repository and commit: the cache is used without asking the hub again.
 IMAGENET = {
@@ -144,7 +143,7 @@ def _located(config: ModelConfig) -> Iterator[Path]:
     if config.pretrained == "imagenet":
         yield _download(*IMAGENET[config.arch])
         return
-    path = absolute(UPath(config.pretrained))
+    path = to_path(config.pretrained)
     if not path.is_file():
         raise UserError(f"model.pretrained: {config.pretrained} does not exist. Write the path of a .safetensors file.")
     with as_local(path) as file:

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from resnet_core.errors import UserError, nearest
 from resnet_core.sources.listing import BATCH, NO_LABELS, numbered_rows, record_batch
 from resnet_core.storage.compressed import shared_copy
-from resnet_core.storage.locations import UNKNOWN_SIZE, facts, find_files, open_stream, printable
+from resnet_core.storage.locations import UNKNOWN_SIZE, Reach, facts, find_files, open_stream, printable
 
 # Columns of paths, in any case; `path` before others.
 PATH_COLUMNS = (
@@ -66,26 +66,26 @@ def list_table(place: str, path: str, label_column: str | None = None) -> Iterat
             raise UserError(f"{place}: no column holds the bytes of images. Its columns: {_list(schema.names)}.")
         label = find_label_column(schema.names, label_column, place)
         check_label_type(schema, label, place)
-        start = 0
+        start, reach = 0, Reach(place.rsplit("/", path.count("/") + 1)[0])
         for labels, linked in _labels_and_paths(table, label, image, paths):
             numbers = range(start, start + len(labels))
             start += len(labels)
             own: dict[str, Any] = {"size": UNKNOWN_SIZE, "modified": modified, "label": labels, "kind": "parquet"}
             rows = numbered_rows(place, path, numbers, own | {"offset": list(numbers)})
             if linked.null_count < len(linked):
-                yield _linked_rows(rows.filter(linked.is_valid()), place, linked.drop_null())
+                yield _linked_rows(rows.filter(linked.is_valid()), place, linked.drop_null(), reach)
                 rows = rows.filter(linked.is_null())
             if len(rows):
                 yield rows
 
 
-def _linked_rows(rows: pa.RecordBatch, place: str, paths: pa.Array) -> pa.RecordBatch:
+def _linked_rows(rows: pa.RecordBatch, place: str, paths: pa.Array, reach: Reach) -> pa.RecordBatch:
     """Return the rows as the files that they name. A missing file is a row, too: reading it gives the reason."""
-    files = find_files(place.rpartition("/")[0], paths.to_pylist())
+    files = find_files(place.rpartition("/")[0], paths.to_pylist(), place, reach)
     file = {
-        "uri": [printable(uri) for uri, _, _ in files],
-        "size": [UNKNOWN_SIZE if size is None else size for _, size, _ in files],
-        "modified": [tag or "" for _, _, tag in files],
+        "uri": [printable(file.place) for file in files],
+        "size": [UNKNOWN_SIZE if file.size is None else file.size for file in files],
+        "modified": [file.modified or "" for file in files],
         "ignored": False,
     }
     return record_batch(len(files), {name: rows[name] for name in ("path", "label", "split")} | file)

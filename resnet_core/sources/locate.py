@@ -20,7 +20,7 @@ from resnet_core.sources._image_tables import open_table
 from resnet_core.sources.fetch import open_files
 from resnet_core.sources.listing import LISTING, LOCATED
 from resnet_core.sources.source import suffix_kind
-from resnet_core.storage.locations import AT_ONCE, UNKNOWN_SIZE, absolute, facts
+from resnet_core.storage.locations import AT_ONCE, UNKNOWN_SIZE, Reach, absolute, facts
 
 _MEMBER = re.compile(r"::(?=/|[A-Za-z][A-Za-z0-9+.-]*://)")
 _FRAGMENT = re.compile(r"(.+)#(row|image)=(\d+)", re.DOTALL)
@@ -118,6 +118,13 @@ def _member_places(uri: str) -> Iterator[tuple[str, str]]:
         archive = absolute(uri[mark.end() :])
         if _exists(archive):
             yield archive, member_path(uri[len("tar://") : mark.start()])
+
+
+def may_open(uri: str, reach: Reach) -> bool:
+    """Return whether a table may name a URI: the file, or every archive that its member may lie in."""
+    if _is_member(uri):
+        return all(reach.takes(absolute(uri[mark.end() :])) for mark in _MEMBER.finditer(uri))
+    return reach.takes(absolute(uri))
 
 
 def _find_members(archive: tuple[str, str], paths: _Paths) -> dict[str, _Row]:

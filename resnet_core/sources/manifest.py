@@ -13,6 +13,7 @@ A manifest without `label` may have its classes in another column: `_image_table
 """
 
 import json
+import logging
 import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,7 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.errors import UserError, nearest, plural
+from resnet_core.errors import UserError, nearest, plural, some_of
 from resnet_core.shards.soft_labels import EXAMPLE, parse
 from resnet_core.sources._image_tables import (
     PATH_COLUMNS,
@@ -37,14 +38,17 @@ from resnet_core.sources._image_tables import (
 )
 from resnet_core.sources.listing import BATCH, LOCATED, NO_LABELS, record_batch
 from resnet_core.storage.delimited import check_columns, normalised, read_delimited
-from resnet_core.storage.locations import absolute, find_files, printable
+from resnet_core.storage.locations import Reach, absolute, find_files, open_stream, printable
 from resnet_core.storage.names import fold_label, fold_path, with_slashes
+
+log = logging.getLogger("grayline")
 
 _REQUIRED = ("path", "label")
 COLUMNS = (*_REQUIRED, "split", "group", "soft_label", "weight")
 LONGEST = 1000  # characters of an attribute: masks and the like are left out
 _SPLITS = ("train", "validation", "test")
 _ATTRIBUTES = "attributes"
+_SHOWN = 3  # paths in a message
 MANIFEST = pa.schema(
     [*((name, pa.string()) for name in COLUMNS[:-1]), ("weight", pa.float32()), (_ATTRIBUTES, pa.string())]
 )
@@ -72,7 +76,7 @@ def read_texts(path: UPath, label_column: str | None = None) -> pa.Table:
 def _read(path: UPath, label_column: str | None) -> Iterator[tuple[dict[str, pa.Array], int]]:
     """Yield columns of text, by name, with `path` and (unless NO_LABELS) `label`, and the number of their rows."""
     try:
-        with path.open("rb") as file:
+        with open_stream(str(path)) as file:
             if path.suffix.lower() == ".parquet":
                 yield from _read_parquet(file, str(path), label_column)
             else:
@@ -89,28 +93,44 @@ def list_manifest(manifest: UPath, label_column: str | None = None) -> Iterator[
     label_column: as in `find_label_column`; with NO_LABELS a list of paths alone will do. Raises UserError if none of
     its paths is a file.
     """
-    folder = absolute(str(manifest.parent))
+    folder, place = absolute(str(manifest.parent)), absolute(str(manifest))
     table = read_manifest(manifest, label_column)
-    any_file = False
+    any_file, reach, beyond = False, Reach(folder), list[str]()
     alike = _repeated(map(fold_path, table["path"].to_pylist()))
     named: dict[str, str] = {}  # places of paths in two spellings
     for batch in table.to_batches(BATCH):
         paths = batch["path"].to_pylist()
-        files = find_files(folder, paths)
-        for path, (uri, size, _) in zip(paths, files, strict=True) if alike else ():
-            if size is not None and fold_path(path) in alike and named.setdefault(uri, path) != path:
-                raise UserError(f"{manifest}: {named[uri]!r} and {path!r} name the same file. Keep one row.")
-        any_file = any_file or any(size is not None for _, size, _ in files)
+        files = find_files(folder, paths, place, reach)
+        for path, file in zip(paths, files, strict=True) if alike else ():
+            if file.size is not None and fold_path(path) in alike and named.setdefault(file.place, path) != path:
+                raise UserError(f"{manifest}: {named[file.place]!r} and {path!r} name the same file. Keep one row.")
+        any_file = any_file or any(file.size is not None for file in files)
+        beyond += [path for path, file in zip(paths, files, strict=True) if file.beyond]
         columns = {
             **{name: batch[name] for name in MANIFEST.names},
-            "uri": [printable(uri) for uri, _, _ in files],
-            "size": [size for _, size, _ in files],
-            "modified": [tag for _, _, tag in files],
+            "uri": [printable(file.place) for file in files],
+            "size": [file.size for file in files],
+            "modified": [file.modified for file in files],
             "ignored": False,
         }
         yield record_batch(len(batch), columns, LISTED)
-    if not any_file:
+    if not any_file and len(beyond) < len(table):
         raise UserError(f"{manifest}: none of its {plural(len(table), 'path')} is a file. Write them relative to it.")
+    say_beyond(place, beyond, fails=not any_file)
+
+
+def say_beyond(table: str, paths: Sequence[str], *, fails: bool = False) -> None:
+    """Say which paths of a table are not read because they lead elsewhere. Raises UserError if that `fails` all."""
+    if not paths:
+        return
+    text = (
+        f"{table}: {plural(len(paths), 'path')} {'leads' if len(paths) == 1 else 'lead'} out of its folder, and "
+        f"{'is' if len(paths) == 1 else 'are'} not read: {some_of([repr(printable(path)) for path in paths], _SHOWN)}. "
+        "Add their folder to `manifest_roots:` of the data set file, or to GRAYLINE_MANIFEST_ROOTS, if they belong."
+    )
+    if fails:
+        raise UserError(text)
+    log.warning(text)
 
 
 def attribute_of(texts: Sequence[str | None], name: str) -> list[str | None]:

@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from resnet_core.errors import UserError, some_of
+from resnet_core.policy import OutOfReachError, check_protocol
 from resnet_core.reasons import ReasonCode
 from resnet_core.sources import _idx, _image_tables, folders, shard_files
 from resnet_core.sources._archives import holds_files, list_tar, list_zip
@@ -47,6 +48,7 @@ def source_kind(source: str) -> Kind:
 
     Raises UserError for a source that is missing or of an unknown kind.
     """
+    check_protocol(source)
     place = absolute(source)
     try:
         kind = facts(place)["type"]
@@ -55,6 +57,8 @@ def source_kind(source: str) -> Kind:
             return "glob"
         what = "file" if suffix_kind(place) else "folder"
         raise UserError(f"{source}: there is no such {what}. Correct `source:`.") from None
+    except OutOfReachError:
+        raise
     except OSError as error:
         raise UserError(f"{source}: cannot be read ({error.strerror or error}). Allow it, or correct it.") from None
     if kind == "directory":

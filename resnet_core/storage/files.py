@@ -10,6 +10,9 @@ from pathlib import Path
 
 from upath import UPath
 
+from resnet_core.errors import UserError
+from resnet_core.policy import check_protocol
+from resnet_core.storage import locations
 from resnet_core.storage.locations import from_home
 
 
@@ -21,6 +24,38 @@ def is_local(path: UPath) -> bool:
 def absolute(path: UPath) -> UPath:
     """Return a local path from the root of the disk, `~` as the home folder; others unchanged."""
     return UPath(os.path.abspath(from_home(path.path))) if is_local(path) else path
+
+
+def to_path(place: str) -> UPath:
+    """Return the absolute path that a user names. Raises OutOfReachError for a protocol that is not allowed."""
+    check_protocol(place)
+    return UPath(locations.absolute(place))
+
+
+# Nothing of ours belongs there, whatever the user's rights are.
+_SYSTEM = (
+    "/bin", "/boot", "/dev", "/etc", "/lib", "/lib32", "/lib64", "/libx32", "/proc", "/run", "/sbin", "/sys", "/usr",
+    "/var/lib/dpkg", "/var/log", "/var/mail", "/var/spool",
+)  # fmt: skip
+_MOUNTED = ("/run/media", "/run/user")
+_PRIVATE = (".aws", ".azure", ".config", ".gnupg", ".kube", ".local/bin", ".ssh")
+
+
+def to_output(place: str, field: str) -> UPath:
+    """Return the absolute path of a place to write to. Raises UserError, about `field`, for one of the system.
+
+    Folders of keys and settings in the home belong to it, and files there that other programs read (`~/.bashrc`).
+    """
+    path = to_path(place)
+    if path.protocol in ("http", "https"):
+        raise UserError(f"{field}: {place}: nothing can be written there. Name a folder or a bucket.")
+    if is_local(path):
+        real, home = Path(path.path).resolve(), Path.home().resolve()
+        system = any(map(real.is_relative_to, _SYSTEM)) and not any(map(real.is_relative_to, _MOUNTED))
+        hidden = real.parent == home and real.name.startswith(".")
+        if system or hidden or real in (home, Path("/")) or any(real.is_relative_to(home / name) for name in _PRIVATE):
+            raise UserError(f"{field}: {place} belongs to the system or to other programs. Choose another place.")
+    return path
 
 
 @contextmanager

@@ -2,14 +2,18 @@
 
 import io
 import os
+import posixpath
 import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
-from functools import partial
-from typing import IO, TYPE_CHECKING, Any
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import unquote
 
+from resnet_core.policy import OutOfReachError, check_protocol, guarded_client, manifest_roots
 from resnet_core.storage.names import spellings
 
 if TYPE_CHECKING:
@@ -37,12 +41,13 @@ _RUN, GAP = 4 * 1024**2, 64 * 1024
 AT_ONCE, _AT_ONCE_BYTES = 32, 64 * 1024**2  # requests to an object store at a time, and their bytes
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
+_FILE = re.compile("^(file|local)://", re.IGNORECASE)
 _TAGS = ("ETag", "etag", "md5Hash", "md5", "LastModified", "last_modified", "mtime", "created")
 
 
 def is_url(place: str) -> bool:
     """Return whether a place is in another file system than this machine's."""
-    return _SCHEME.match(place) is not None and not place.startswith(("file://", "local://"))
+    return _SCHEME.match(place) is not None and _FILE.match(place) is None
 
 
 def from_home(place: str) -> str:
@@ -54,25 +59,27 @@ def absolute(place: str) -> str:
     """Return a local path from the root of the disk, `~` as the home folder; a URL without its last slash."""
     if is_url(place):
         return place if place.endswith("://") else place.rstrip("/")
-    return os.path.abspath(from_home(re.sub("^(file|local)://", "", place)))
+    return os.path.abspath(from_home(_FILE.sub("", place)))
 
 
 def file_system(url: str) -> tuple["AbstractFileSystem", str]:
     """Return the file system, with its settings from the environment, and the name there. Raises OSError.
 
-    It caches no listings, which would hide new files from a long process.
+    It caches no listings, which would hide new files from a long process. Raises OutOfReachError for a protocol that
+    is not allowed: every URL of the input becomes a file system here.
     """
+    check_protocol(url)
     import fsspec
 
-    protocol = url.partition("://")[0]
+    protocol = url.partition("://")[0].lower()
+    guarded = {"get_client": guarded_client} if protocol in ("http", "https") else {}
     with _os_errors():
-        if "::" in protocol:
-            return fsspec.core.url_to_fs(url)
         # `url_to_fs` and some file systems take a `::` in a file's name for a chain of file systems.
         kind = fsspec.get_filesystem_class(protocol)
         odd = url.rfind("/", len(protocol) + len("://"), url.find("::")) if "::" in url else -1
         folder, name = (url, "") if odd < 0 else (url[:odd], url[odd:])
-        return kind(**kind._get_kwargs_from_urls(folder), use_listings_cache=False), kind._strip_protocol(folder) + name
+        fs = kind(**kind._get_kwargs_from_urls(folder), **guarded, use_listings_cache=False)
+        return fs, kind._strip_protocol(folder) + name
 
 
 def facts(place: str) -> dict[str, Any]:
@@ -100,22 +107,70 @@ def place_of(folder: str, path: str) -> str:
     return f"{folder}/{path.removeprefix('/')}" if is_url(folder) else absolute(os.path.join(folder, path))
 
 
-def find_files(folder: str, paths: Iterable[str]) -> list[tuple[str, int | None, str | None]]:
-    """Return place, size and `modified` of the file that each path names, None for both if it is missing."""
+class Reach:
+    """The places that a table may name: under its own source, and under `manifest_roots` of the policy.
+
+    A path of this machine counts as the place that its links lead to. A URL with `..`, also as `%2e`, is nowhere.
+    """
+
+    def __init__(self, own: str) -> None:
+        places = [absolute(place) for place in (own, *manifest_roots())]
+        self._urls = tuple(place if place.endswith("://") else place + "/" for place in places if is_url(place))
+        self._folders = tuple(os.path.realpath(p).rstrip("/") + "/" for p in places if not is_url(p))
+        self._real = lru_cache(1024)(os.path.realpath)
+
+    def takes(self, place: str) -> bool:
+        """Return whether a place, absolute or a URL, may be named; nothing is opened."""
+        if is_url(place):
+            return place.startswith(self._urls) and _is_plain(place)
+        folder, name = posixpath.split(place)
+        real = os.path.realpath(place) if Path(place).is_symlink() else posixpath.join(self._real(folder), name)
+        return real.startswith(self._folders)
+
+
+def _is_plain(url: str) -> bool:
+    """Return whether no part of a URL is `..`, however often it was quoted."""
+    for _ in range(4):
+        if ".." in re.split(r"[/\\?#]", url):
+            return False
+        url = unquote(url)
+    return unquote(url) == url
+
+
+class Found(NamedTuple):
+    """The file that a path names: None for size and tag if it is missing. `beyond`: it may not be named."""
+
+    place: str
+    size: int | None = None
+    modified: str | None = None
+    beyond: bool = False
+
+
+def out_of_reach(table: str, path: str) -> str:
+    """Return the URI of a path that a table may not name; it opens nothing."""
+    return f"{table}#out-of-reach={path}"
+
+
+def find_files(folder: str, paths: Iterable[str], table: str, reach: Reach) -> list[Found]:
+    """Return the file that each path of a table names, relative to a folder; nothing beyond `reach` is looked for."""
     with ThreadPoolExecutor(AT_ONCE) if is_url(folder) else nullcontext() as pool:
-        return list((pool.map if pool else map)(partial(_find_file, folder), paths))
+        return list((pool.map if pool else map)(partial(_find_file, folder, table, reach), paths))
 
 
-def _find_file(folder: str, path: str) -> tuple[str, int | None, str | None]:
+def _find_file(folder: str, table: str, reach: Reach, path: str) -> Found:
+    beyond = True
     for spelling in spellings(path):
         place = place_of(folder, spelling)
+        if not reach.takes(place):
+            continue
+        beyond = False
         try:
             file = facts(place)
         except (OSError, ValueError):
             continue
         if file["type"] == "file":
-            return place, file["size"], file["modified"]
-    return place_of(folder, path), None, None
+            return Found(place, file["size"], file["modified"])
+    return Found(out_of_reach(table, path), beyond=True) if beyond else Found(place_of(folder, path))
 
 
 def open_stream(place: str) -> IO[bytes]:
@@ -236,4 +291,9 @@ def _os_errors() -> Iterator[None]:
 
 
 def _as_os_error(error: Exception) -> OSError:
+    inner: BaseException | None = error
+    while inner is not None:  # fsspec calls any failure a missing file
+        if isinstance(inner, OutOfReachError):
+            return inner
+        inner = inner.__cause__ or inner.__context__
     return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")

@@ -22,7 +22,7 @@ from resnet_core.errors import JobError, UserError
 from resnet_core.sources.source import check_source, source_kind
 from resnet_core.storage import locations
 from resnet_core.storage.digest import digest_of
-from resnet_core.storage.files import absolute, write_text
+from resnet_core.storage.files import to_path, write_text
 from resnet_core.storage.globs import parse_glob
 from tasks.store import BATCH_BEGUN, MANIFEST, NEXT, Store, own_files
 from tasks.values import ModelVersion
@@ -59,7 +59,7 @@ class Claim:
 
 
 def absolute_source(source: str) -> str:
-    return source if "://" in source else str(absolute(UPath(source)))
+    return str(to_path(source)) if "://" not in source else source
 
 
 def check_places(source: str, output: UPath | None) -> None:

@@ -31,7 +31,7 @@ from resnet_core.sources.manifest import LISTED, list_manifest
 from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage import database
 from resnet_core.storage.digest import digest_of, source_digest
-from resnet_core.storage.files import write_whole
+from resnet_core.storage.files import to_path, write_whole
 from tasks.batch.folder import Claim, Job, absolute_source, check_places, claim, read_job, score_files
 from tasks.batch.values import Batch
 from tasks.parts import COLUMNS, Part, make_parts, part_size
@@ -137,7 +137,7 @@ def plan_batch(
 def list_files(source: str, own: Collection[str] = ()) -> Iterator[pa.RecordBatch]:
     """List a batch's files; nobody asks for their labels."""
     if source_kind(source) == "manifest":
-        return list_manifest(UPath(source), NO_LABELS)
+        return list_manifest(to_path(source), NO_LABELS)
     return list_source(source, own, NO_LABELS)
 
 

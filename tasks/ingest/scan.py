@@ -11,12 +11,13 @@ from upath import UPath
 from resnet_core.catalog import corrections, entries
 from resnet_core.catalog.entries import ASSIGNED
 from resnet_core.errors import UserError, some_of
+from resnet_core.policy import more_roots
 from resnet_core.reading import pool as reading
 from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, list_manifest, read_manifest
 from resnet_core.sources.source import check_source, list_source, source_kind
 from resnet_core.storage import database
-from resnet_core.storage.files import absolute, write_whole
+from resnet_core.storage.files import to_path, write_whole
 from resnet_core.storage.matching import Places
 from tasks.dataset import Dataset
 from tasks.ingest.catalog import load_catalog
@@ -47,10 +48,10 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     there = [path.name for path in pixels.iterdir()] if pixels.exists() else []
     if not there and pixels.parent.exists():
         log.info("ingest      the cached pixels are by other settings or code: every file is read again")
-    with database.database() as db:
+    with database.database() as db, more_roots(dataset.manifest_roots):
         ignored, given = list_files(db, dataset, here.store.own_places())
         if dataset.corrections:
-            _say_spellings(corrections.list_corrected(db, dataset.corrections))
+            _say_spellings(corrections.list_corrected(db, dataset.corrections, dataset.source))
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
         entries.make_entries(db, there)
         _check_entries(db, dataset)
@@ -87,7 +88,7 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -
         raise UserError(f"{dataset.source}: holds shards, which were made of images. Name those as `source:`.")
     own_labels = NO_LABELS if dataset.labels else dataset.label_column
     if kind == "manifest":
-        database.create(db, "listed", LISTED, list_manifest(absolute(UPath(dataset.source)), dataset.label_column))
+        database.create(db, "listed", LISTED, list_manifest(to_path(dataset.source), dataset.label_column))
     else:
         database.create(db, "listed", LISTED, counted("scan", list_source(dataset.source, own, own_labels)))
         if not entries.count_listed(db):
@@ -102,7 +103,7 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -
 
 def _join_labels(db: DuckDBPyConnection, dataset: Dataset, table: str) -> None:
     """Join the labels to `listed`. Raises UserError if none of their paths names a file, or one names several."""
-    labels = read_manifest(absolute(UPath(table)), dataset.label_column)
+    labels = read_manifest(to_path(table), dataset.label_column)
     try:
         lines = entries.join_labels(db, labels, Places.of(dataset.source, table))
     except UserError as error:

@@ -17,7 +17,7 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.reading.pool import end_idle, iterate_files
 from resnet_core.shards.format import unpacked
 from resnet_core.sources.manifest import list_manifest
-from resnet_core.storage.files import absolute
+from resnet_core.storage.files import to_path
 from resnet_core.storage.names import fold_label
 from tasks.parts import COLUMNS
 from tasks.progress import progress
@@ -41,7 +41,7 @@ class Answers:
 
 def check_labels(path: str) -> UPath:
     """Raises UserError if the file does not exist."""
-    file = absolute(UPath(path))
+    file = to_path(path)
     if not file.is_file():
         raise UserError(f"--labels: {path} is no file. Give a CSV or Parquet file with the columns path,label.")
     return file

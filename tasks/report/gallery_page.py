@@ -24,7 +24,7 @@ from resnet_core.reading.pool import end_idle
 from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.database import database
 from resnet_core.storage.digest import digest_of
-from resnet_core.storage.files import absolute, is_local
+from resnet_core.storage.files import is_local, to_path
 from resnet_core.storage.names import fold_label
 from tasks.batch.manifest import read_manifest
 from tasks.batch.values import Scores
@@ -70,7 +70,7 @@ _KNOWN = 10  # batches in a message
 
 def find_batch(place: str, store: Store) -> _ScoredBatch:
     """Find a batch by its folder or by its name under the store's scores/. Raises UserError unless it is finished."""
-    folder = absolute(UPath(place))
+    folder = to_path(place)
     if not folder.exists() and (store.scores() / place).exists():
         folder = store.scores() / place
     try:

@@ -9,17 +9,20 @@ from markupsafe import Markup
 from upath import UPath
 
 from resnet_core.errors import UserError
-from resnet_core.storage.files import absolute, write_text
+from resnet_core.storage.files import to_output, write_text
 from resnet_core.storage.names import visible
 
+_BEGIN = b'<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'  # of every page
 _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def check_place(output: str, example: str) -> UPath:
-    """Return the place of a page. Raises UserError for a folder."""
-    to = absolute(UPath(output))
+    """Return the place of a page. Raises UserError for a folder, and for a file that is not such a page."""
+    to = to_output(output, "--output")
     if output.endswith("/") or to.is_dir():
         raise UserError(f"--output: {output} is a folder. Name a file in it, such as {to / example}.")
+    if to.exists() and not to.read_bytes().lstrip().startswith(_BEGIN):
+        raise UserError(f"--output: {output} is not a page of Grayline's, and is not replaced. Choose another name.")
     return to
 
 

@@ -12,7 +12,7 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.storage import locations
-from resnet_core.storage.files import write_whole
+from resnet_core.storage.files import to_output, write_whole
 from tasks.sinks.rows import ADDED, COLUMNS, with_text
 
 # Embeddings have hundreds of numbers, which a spreadsheet cannot use.
@@ -24,6 +24,7 @@ _LONGEST_HEADER = 4096  # bytes
 
 def check(place: str) -> None:
     """Raises UserError or OSError unless the file can be written; a file of other content is not replaced."""
+    to_output(place, "--to")
     try:
         kind = locations.facts(place)["type"]
     except FileNotFoundError:

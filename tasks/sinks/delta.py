@@ -9,6 +9,7 @@ from deltalake.exceptions import DeltaError
 
 from resnet_core.errors import UserError
 from resnet_core.storage import locations
+from resnet_core.storage.files import to_output
 from tasks.sinks.rows import ADDED, BATCH, COLUMNS, ROWS, differences
 
 ERRORS: tuple[type[Exception], ...] = (DeltaError, OSError)
@@ -18,6 +19,7 @@ _IMPATIENT = {"max_retries": "2", "retry_timeout": "20s", "connect_timeout": "10
 
 def check(place: str) -> None:
     """Raises UserError or DeltaError unless the place has a table of scores or is empty."""
+    to_output(place, "--to")
     at = locations.absolute(place)
     if DeltaTable.is_deltatable(at, _IMPATIENT):
         if wrong := differences(pa.schema(DeltaTable(at, storage_options=_IMPATIENT).schema().to_arrow())):

@@ -17,6 +17,7 @@ from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
 from resnet_core.errors import UserError, nearest, plural
+from resnet_core.storage.files import to_output
 from tasks.sinks.rows import ADDED, BATCH, COLUMNS, missing_columns, with_text
 
 _TABLE = "scores"
@@ -128,6 +129,8 @@ def _open_place(place: str) -> tuple[sa.URL, sa.Table]:
         raise UserError(f"--to: {kind} is a driver for asynchronous programs. Name another driver.")
     if "table" in url.query:
         raise UserError("--to: the name of the table comes after a #, as in sqlite:///scores.db#scores.")
+    if url.get_backend_name() == "sqlite" and url.database and url.database != ":memory:":
+        to_output(url.database, "--to")
     schema, table = match.groups()
     return url, _table_of_scores(table, schema)
 

@@ -24,6 +24,7 @@ import resnet_core.plotting
 from resnet_core.errors import plural
 from resnet_core.evaluation.label_issues import find
 from resnet_core.plotting.sheets import SUSPECTS, Suspect, label_sheet
+from resnet_core.policy import more_roots
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.row_groups import row_groups
@@ -31,7 +32,7 @@ from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import list_manifest, read_texts
 from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage.digest import digest_of, source_digest
-from resnet_core.storage.files import absolute, as_local, write_text, write_whole
+from resnet_core.storage.files import as_local, to_path, write_text, write_whole
 from resnet_core.storage.matching import Places, match
 from tasks.artifacts import code, markdown_table, picture
 from tasks.dataset import Dataset
@@ -49,9 +50,10 @@ def labels_table(dataset: Dataset, catalog: UPath | None = None) -> pd.DataFrame
     source's own, as the catalog has read them.
     """
     if source_kind(dataset.source) == "manifest":
-        manifest = absolute(UPath(dataset.source))
+        manifest = to_path(dataset.source)
         table = read_text(manifest, dataset.label_column)
-        uris = [uri for batch in list_manifest(manifest, dataset.label_column) for uri in batch["uri"].to_pylist()]
+        with more_roots(dataset.manifest_roots):
+            uris = [uri for batch in list_manifest(manifest, dataset.label_column) for uri in batch["uri"].to_pylist()]
         return table.assign(path=uris, uri=uris)
     own_labels = NO_LABELS if dataset.labels else dataset.label_column
     listed = pd.DataFrame(
@@ -63,7 +65,7 @@ def labels_table(dataset: Dataset, catalog: UPath | None = None) -> pd.DataFrame
                 known = pq.read_table(file, columns=["uri", "label"], filters=pc.field("present")).to_pandas()
             listed["label"] = listed["uri"].map(known.set_index("uri")["label"]).fillna("")
         return listed[listed["label"] != ""][["path", "label", "uri"]].reset_index(drop=True)
-    table = read_text(UPath(dataset.labels), dataset.label_column)
+    table = read_text(to_path(dataset.labels), dataset.label_column)
     named = match(table["path"].tolist(), listed["path"].tolist(), Places.of(dataset.source, dataset.labels))
     return table.assign(uri=table["path"].map(named).map(listed.set_index("path")["uri"]).fillna(""))
 

@@ -10,6 +10,7 @@ import pytest
 from upath import UPath
 
 from resnet_core.errors import UserError
+from resnet_core.policy import more_roots
 from resnet_core.sources._image_tables import PATH_COLUMNS
 from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, MANIFEST, list_manifest, read_manifest
@@ -139,7 +140,8 @@ def test_paths_are_relative_absolute_or_missing(tmp_path: Path) -> None:
         f"path,label,group,soft_label,camera\na b/in.png,a,g,a=0.5;b=0.5,7\n{outside},b,\n".encode()
         + b"none.png,c,\nfolder.png,c,\n",
     )
-    table = pa.Table.from_batches(list_manifest(UPath(manifest)), LISTED)
+    with more_roots([str(tmp_path)]):
+        table = pa.Table.from_batches(list_manifest(UPath(manifest)), LISTED)
     assert table["uri"].to_pylist() == [str(inside), str(outside), f"{tmp_path}/m/none.png", f"{tmp_path}/m/folder.png"]
     assert table["path"].to_pylist() == ["a b/in.png", str(outside), "none.png", "folder.png"]
     assert table["size"].to_pylist() == [3, 1, None, None]
@@ -157,7 +159,8 @@ def test_a_manifest_in_another_file_system_names_files_there(tmp_path: Path) -> 
     (folder / "a" / "1.png").write_bytes(b"one")
     here = touch(tmp_path / "2.png")
     (folder / "m.csv").write_text(f"path,label\na/1.png,a\n{here.as_uri()},b\nmemory://manifest-test/a/1.png,c\n")
-    table = pa.Table.from_batches(list_manifest(folder / "m.csv"), LISTED)
+    with more_roots([str(tmp_path)]):
+        table = pa.Table.from_batches(list_manifest(folder / "m.csv"), LISTED)
     assert table["uri"].to_pylist() == ["memory://manifest-test/a/1.png", str(here), "memory://manifest-test/a/1.png"]
     assert table["size"].to_pylist() == [3, 1, 3]
     folder.fs.rm(folder.path, recursive=True)

@@ -160,7 +160,8 @@ def test_of_several_corrections_the_latest_counts_whatever_its_file_is_called(
     (folder / "notes.txt").write_text("not a table")
     (folder / ".draft.csv").write_text("not, either")
     for place in (folder, f"{folder}/*.csv"):
-        found = rows_of(digit_folder, place, UPath(tmp_path / Path(place).name.strip("*.")))
+        store = UPath(tmp_path / Path(place).name.strip("*."))
+        found = rows_of(digit_folder, place, store, manifest_roots=[str(elsewhere)])
         assert found.loc[[str(one), str(two), str(three), str(copy)], "label"].tolist() == ["4", "5", "4", "4"]
         assert sorted(found.loc[[str(three), str(copy)], "status"]) == ["duplicate", "ok"]
 

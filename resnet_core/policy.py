@@ -1,0 +1,144 @@
+"""Policy: the places that input may name, and the most that unpacking it may cost.
+
+The machine's settings decide (`tasks.settings`); without them the defaults hold. A reader process gets its parent's.
+A chain of file systems (`reference::https://...`) is never opened: fsspec would run it.
+"""
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from resnet_core.errors import UserError
+
+if TYPE_CHECKING:
+    import aiohttp
+
+
+@dataclass(frozen=True)
+class Policy:
+    """The settings of a machine's owner.
+
+    protocols: of places. private_hosts: names, addresses or networks that https may reach, though they are private.
+    manifest_roots: folders and URLs whose files tables may name, besides those under their own source.
+
+    unpacked_bytes: of a container, such as an archive. ratio: of these to its own bytes. members: in it. seconds: for
+    reading it. depth: brackets within brackets, in YAML and JSON.
+    """
+
+    protocols: Sequence[str] = ("file", "s3", "gs", "abfs", "https")
+    private_hosts: Sequence[str] = ()
+    manifest_roots: Sequence[str] = ()
+    unpacked_bytes: int = 2**40
+    ratio: float = 200.0
+    members: int = 100_000_000
+    depth: int = 100
+    seconds: float = 3600.0
+
+
+class OutOfReachError(UserError, PermissionError):
+    """A place that the policy forbids. As an OSError it is the reason of a row."""
+
+
+FLOOR = 256 * 2**20  # unpacked bytes that no ratio forbids
+_ALIASES = {"local": "file", "": "file", "s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "adl": "abfs"}
+_CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
+_WRAPPED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind NAT64
+_deciders: list[Callable[[], Policy]] = [Policy]
+_roots: ContextVar[tuple[str, ...]] = ContextVar("manifest_roots", default=())
+_is_named: ContextVar[bool] = ContextVar("host is named", default=False)
+
+
+def policy() -> Policy:
+    """Return the policy of this process."""
+    return _deciders[-1]()
+
+
+def decide_by(decide: Callable[[], Policy]) -> None:
+    """Take the policy from a function, which is called whenever it is needed."""
+    _deciders[:] = [decide]
+
+
+@contextmanager
+def more_roots(roots: Sequence[str]) -> Iterator[None]:
+    """Allow tables to name places under these roots, too, in the block."""
+    token = _roots.set((*_roots.get(), *roots))
+    try:
+        yield
+    finally:
+        _roots.reset(token)
+
+
+def manifest_roots() -> tuple[str, ...]:
+    """Return the roots of the machine and those of the block."""
+    return *policy().manifest_roots, *_roots.get()
+
+
+def check_protocol(place: str) -> None:
+    """Raise OutOfReachError for a chain of file systems, and for a protocol that is not allowed."""
+    if _CHAIN.match(place):
+        raise OutOfReachError(f"{place}: file systems in a chain (`::`) are not opened. Name the file itself.")
+    name, mark, _ = place.partition("://")
+    protocol = name.lower() if mark else "file"
+    allowed = policy().protocols
+    if _ALIASES.get(protocol, protocol) not in [_ALIASES.get(name.lower(), name.lower()) for name in allowed]:
+        raise OutOfReachError(
+            f"{place}: the protocol {protocol!r} is not allowed. Name a place of {', '.join(allowed)}, or add it to "
+            "GRAYLINE_ALLOWED_PROTOCOLS."
+        )
+
+
+def _is_private(address: str) -> bool:
+    """Return whether an address is of this machine or of a network that the internet does not reach."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if ip in _WRAPPED:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner is not None:
+            return _is_private(str(inner))
+    return not ip.is_global or ip.is_multicast
+
+
+def _is_allowed(name: str) -> bool:
+    """Return whether a host's name or address is among the named ones."""
+    for allowed in policy().private_hosts:
+        try:
+            if ipaddress.ip_address(name.strip("[]")) in ipaddress.ip_network(allowed, strict=False):
+                return True
+        except ValueError:  # one of them is a name
+            if name.lower().rstrip(".") == allowed.lower():
+                return True
+    return False
+
+
+async def guarded_client(**options: Any) -> "aiohttp.ClientSession":
+    """Return a client for fsspec that holds every request to the policy, those after a redirect, too.
+
+    The address is looked at when the connection is made: what a name resolved to before does not count.
+    """
+    import socket
+
+    import aiohttp
+
+    async def check(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+        check_protocol(str(request.url))
+        token = _is_named.set(_is_allowed(request.url.host or ""))
+        try:
+            return await send(request)
+        finally:
+            _is_named.reset(token)
+
+    def connect(info: Any) -> socket.socket:
+        family, kind, number, _, address = info
+        if _is_private(address[0]) and not _is_named.get() and not _is_allowed(address[0]):
+            raise OutOfReachError(
+                f"{address[0]} is a private address. Name the host in GRAYLINE_PRIVATE_HOSTS if it may be reached."
+            )
+        return socket.socket(family, kind, number)
+
+    connector = aiohttp.TCPConnector(socket_factory=connect)
+    return aiohttp.ClientSession(**options, connector=connector, middlewares=(check,))
