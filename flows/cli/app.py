@@ -4,8 +4,6 @@ Exit status 0: done. 1: the job failed. 2: the input is wrong, explained in one 
 Heavy imports wait inside the commands, so that `--help` and a wrong path answer at once.
 """
 
-import logging
-import os
 import sys
 from typing import Annotated
 
@@ -13,10 +11,10 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from flows.cli import demo, frameworks, labels, scores, stages, store, versions
+from flows.cli import demo, frameworks, labels, predict, scores, stages, store, versions
 from flows.cli.tables import console, say
 from resnet_core.errors import JobError, UserError
-from tasks.progress import ConsoleHandler, complain
+from tasks.progress import complain, show_log_lines
 from tasks.settings import prepare_environment
 from tasks.validation import invalid
 
@@ -27,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for group in (demo, stages, labels, scores, versions, frameworks, store):
+for group in (demo, stages, labels, predict, scores, versions, frameworks, store):
     app.add_typer(group.app)
 app.add_typer(store.catalog, name="catalog")
 
@@ -36,7 +34,7 @@ def main() -> None:
     """Run a command; turn the user's errors into one line and status 2."""
     try:
         prepare_environment()
-        _show_log_lines()
+        show_log_lines()
         sys.exit(app(standalone_mode=False) or 0)
     except typer.Abort:
         sys.exit(130)
@@ -57,15 +55,6 @@ def _in_a_line(error: TyperException) -> str:
     said = getattr(error, "format_message", lambda: str(error))()
     context = getattr(error, "ctx", None)
     return f"{said} See `{context.command_path if context else 'grayline'} --help`." if said else ""
-
-
-def _show_log_lines() -> None:
-    """Show Grayline's log lines on the terminal, above the progress bars."""
-    os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the API still gets all
-    log = logging.getLogger("grayline")
-    log.setLevel(logging.INFO)
-    log.addHandler(ConsoleHandler())
-    log.propagate = False
 
 
 @app.command()

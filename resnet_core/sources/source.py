@@ -55,7 +55,7 @@ def source_kind(source: str) -> Kind:
     except FileNotFoundError:
         if globs.is_glob(source):
             return "glob"
-        what = "file" if suffix_kind(place) else "folder"
+        what = "file" if suffix_kind(place) or _IMAGES.fullmatch(place.rpartition(".")[2]) else "folder"
         raise UserError(f"{source}: there is no such {what}. Correct `source:`.") from None
     except OutOfReachError:
         raise
@@ -128,6 +128,16 @@ def list_source(source: str, own: Collection[str] = (), label_column: str | None
             return _list_containers(place, kind, own, label_column)
         case "manifest":
             raise UserError(f"{source}: a manifest, not images. Give the folder of its images.")
+
+
+def list_file(source: str) -> pa.RecordBatch | None:
+    """List a file that its name does not make a list, table or archive, whatever its content; None if it is none."""
+    place = absolute(source)
+    try:
+        single = suffix_kind(place) is None and facts(place)["type"] == "file"
+    except OSError:
+        return None
+    return _list_one(place) if single else None
 
 
 def _list_one(place: str) -> pa.RecordBatch:

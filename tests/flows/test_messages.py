@@ -68,7 +68,7 @@ def test_a_wrong_command_line_is_one_line_in_plain_words(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["grayline", *command.split()])
     monkeypatch.setattr("flows.cli.app.prepare_environment", lambda: None)
-    monkeypatch.setattr("flows.cli.app._show_log_lines", lambda: None)
+    monkeypatch.setattr("flows.cli.app.show_log_lines", lambda: None)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

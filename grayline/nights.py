@@ -1,0 +1,76 @@
+"""The flows as functions: a night, a batch, and their tables in a notebook."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from grayline._html import table
+from tasks.settings import prepare_environment
+
+prepare_environment()  # before Prefect is imported: its settings are read once
+
+from flows.cli.options import check, ready  # noqa: E402
+from tasks import values  # noqa: E402
+from tasks.batch import values as batch_values  # noqa: E402
+from tasks.batch.folder import check_places  # noqa: E402
+from tasks.progress import show_log_lines  # noqa: E402
+
+show_log_lines()  # Prefect reads the level of its own lines when it is imported
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation(values.Evaluation):
+    """The held-out metrics of a night."""
+
+    def _repr_html_(self) -> str:
+        rows = [(name.replace("_", " "), str(interval)) for name, interval in self.metrics.items()]
+        return table(f"{self.count:,} held-out images", ("metric", "found"), rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Night(values.Night):
+    """The outcome of a night; `evaluation`, `version` and `decision` are its parts."""
+
+    def _repr_html_(self) -> str:
+        from tasks.report.night_page import headline, summary
+
+        page = table(headline(self), ("stage", ""), summary(self))
+        if self.decision and self.decision.checks:
+            rows = [(c.name, "passed" if c.passed else "failed", c.wanted, c.found) for c in self.decision.checks]
+            page += table("Gate", ("check", "", "wanted", "found"), rows)
+        return page
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores(batch_values.Scores):
+    """A finished batch; `parts` are Parquet files with a row per file."""
+
+    def _repr_html_(self) -> str:
+        rows = [(label, f"{count:,}", f"{confidence:.3f}") for label, (count, confidence) in self.labels.items()]
+        return table(self.headline(), ("label", "images", "mean confidence"), rows) + f"{self.speed()}"
+
+
+def retrain(dataset: str | Path) -> Night:
+    """Run the nightly flow on a data set file, as `grayline retrain` does.
+
+    Raises UserError for wrong input, and JobError for a night that fails.
+    """
+    check(str(dataset))
+    from flows.nightly_retrain import nightly_retrain
+
+    night = nightly_retrain(str(dataset))
+    evaluation = night.evaluation and Evaluation(**_fields(night.evaluation))
+    return Night(**_fields(night) | {"evaluation": evaluation})
+
+
+def classify_batch(source: str | Path, output: str | Path | None = None, model: str | None = None) -> Scores:
+    """Score every image of a source, as `grayline classify-batch` does. Raises UserError for wrong input."""
+    check_places(str(source), None)
+    ready()
+    from flows.classify_batch import classify_batch as flow
+
+    return Scores(**_fields(flow(str(source), None if output is None else str(output), model)))
+
+
+def _fields(result: Any) -> dict[str, Any]:
+    return {field.name: getattr(result, field.name) for field in dataclasses.fields(result)}
