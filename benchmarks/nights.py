@@ -1,19 +1,14 @@
 """The flow's own stages up to the shards, without Prefect (`.fn`), and the sample data sets through them."""
 
 import runpy
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from upath import UPath
 
 from resnet_core.images.limits import Limits
 from tasks.dataset import Dataset, load_dataset
-from tasks.ingest.catalog import write_catalog
-from tasks.ingest.levels import decide_levels
-from tasks.ingest.pixels import read_part
-from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
-from tasks.ingest.scan import scan
 from tasks.store import Store
+from tasks.survey.alone import ingest_alone, shards_alone
 from tasks.values import Catalog, ShardSet
 from tasks.workspace import Workspace
 
@@ -41,12 +36,5 @@ def preprocess(dataset: Dataset, store: UPath) -> ShardSet:
 
 def catalog_and_shards(dataset: Dataset, store: UPath) -> tuple[Catalog, ShardSet]:
     here = place(store)
-    found = scan.fn(dataset, here)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        list(pool.map(lambda part: read_part.fn(part, found.image, here.limits), found.unread))
-        found, again = decide_levels.fn(found, dataset, here)
-        list(pool.map(lambda part: read_part.fn(part, found.image, here.limits), again))
-        catalog = write_catalog.fn(found, dataset, here)
-        plans = plan_shards.fn(catalog, dataset, here)
-        written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog), plans))
-    return catalog, finish_shards.fn(plans, written, catalog, dataset)
+    catalog = ingest_alone(dataset, here)
+    return catalog, shards_alone(catalog, dataset, here)

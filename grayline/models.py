@@ -13,7 +13,7 @@ from resnet_core.errors import UserError
 from resnet_core.inference.single import Prediction, predict_images, read_images
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.features import embed
-from tasks.settings import Settings, check_there, prepare_environment
+from tasks.settings import Settings, check_there
 
 if TYPE_CHECKING:
     from resnet_core.inference.single import Input
@@ -79,7 +79,6 @@ def load(model: str | Path | None = None, device: str = "auto") -> Model:
     model: NAME@ALIAS, NAME/VERSION, NAME (its champion), a folder, or None for the only model's champion.
     Raises UserError for a version that does not exist.
     """
-    prepare_environment()
     if isinstance(model, Path) or (model is not None and Path(model).is_dir()):
         return Model(_load_folder(Path(model)), Path(model).name)
     from tasks.registry.versions import load_classifier, resolve

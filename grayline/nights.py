@@ -4,18 +4,11 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+from flows.cli.options import check, ready
 from grayline._html import table
-from tasks.settings import prepare_environment
-
-prepare_environment()  # before Prefect is imported: its settings are read once
-
-from flows.cli.options import check, ready  # noqa: E402
-from tasks import values  # noqa: E402
-from tasks.batch import values as batch_values  # noqa: E402
-from tasks.batch.folder import check_places  # noqa: E402
-from tasks.progress import show_log_lines  # noqa: E402
-
-show_log_lines()  # Prefect reads the level of its own lines when it is imported
+from tasks import values
+from tasks.batch import values as batch_values
+from tasks.batch.folder import check_places
 
 
 @dataclasses.dataclass(frozen=True)

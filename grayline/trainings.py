@@ -5,7 +5,6 @@ The night's own stages list, read, split and preprocess the images, so that the 
 
 import logging
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,37 +13,28 @@ from upath import UPath
 
 from grayline._html import table
 from grayline.models import Model
-from tasks.settings import Settings, prepare_environment
-
-prepare_environment()  # before Prefect is imported: its settings are read once
-
-from resnet_core.device import find_device  # noqa: E402
-from resnet_core.evaluation.assess import HeldOut, assess  # noqa: E402
-from resnet_core.evaluation.calibrate import Requirements  # noqa: E402
-from resnet_core.evaluation.decide import class_costs, class_recalls  # noqa: E402
-from resnet_core.evaluation.metrics import Interval  # noqa: E402
-from resnet_core.model.classifier import Classifier  # noqa: E402
-from resnet_core.sources.source import check_source  # noqa: E402
-from resnet_core.training import job as training  # noqa: E402
-from resnet_core.training.distributed import World  # noqa: E402
-from resnet_core.training.loop import Epoch  # noqa: E402
-from tasks.dataset import Dataset  # noqa: E402
-from tasks.evaluation.held_out import facts, groups_of, in_order, look_alikes_of, score_split  # noqa: E402
-from tasks.ingest.catalog import write_catalog  # noqa: E402
-from tasks.ingest.levels import decide_levels  # noqa: E402
-from tasks.ingest.pixels import read_part  # noqa: E402
-from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard  # noqa: E402
-from tasks.ingest.scan import scan  # noqa: E402
-from tasks.progress import progress, show_log_lines  # noqa: E402
-from tasks.store import Store  # noqa: E402
-from tasks.training.run import Meter, job_of  # noqa: E402
-from tasks.validation import validate  # noqa: E402
-from tasks.values import Catalog, ShardSet  # noqa: E402
-from tasks.workspace import Workspace  # noqa: E402
+from resnet_core.device import find_device
+from resnet_core.evaluation.assess import HeldOut, assess
+from resnet_core.evaluation.calibrate import Requirements
+from resnet_core.evaluation.decide import class_costs, class_recalls
+from resnet_core.evaluation.metrics import Interval
+from resnet_core.model.classifier import Classifier
+from resnet_core.sources.source import check_source
+from resnet_core.training import job as training
+from resnet_core.training.distributed import World
+from resnet_core.training.loop import Epoch
+from tasks.dataset import Dataset
+from tasks.evaluation.held_out import facts, groups_of, in_order, look_alikes_of, score_split
+from tasks.progress import progress
+from tasks.settings import Settings
+from tasks.store import Store
+from tasks.survey.alone import ingest_alone, shards_alone
+from tasks.training.run import Meter, job_of
+from tasks.validation import validate
+from tasks.values import Catalog, ShardSet
+from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
-
-_READERS = 2
 
 
 @dataclass(frozen=True, repr=False)
@@ -70,13 +60,13 @@ def train(source: str | Path, labels: str | Path | None = None, epochs: int | No
     """
     dataset = _dataset(source, labels, epochs, settings)
     check_source(dataset.source)
-    show_log_lines()
     machine = Settings()
     with tempfile.TemporaryDirectory(prefix="grayline-") as scratch:
         here = Workspace(
             Store(UPath(scratch)), "", machine.device, machine.limits, "threads", machine.resident_bytes
         ).of(dataset)
-        catalog, shard_set = _make_shards(dataset, here)
+        catalog = ingest_alone(dataset, here)
+        shard_set = shards_alone(catalog, dataset, here)
         return _measure(_fit(dataset, shard_set, here), catalog, shard_set, dataset, here)
 
 
@@ -87,18 +77,6 @@ def _dataset(source: str | Path, labels: str | Path | None, epochs: int | None, 
     if epochs is not None:
         content["train"] = {**settings.get("train", {}), "epochs": epochs}
     return validate(content, Dataset)
-
-
-def _make_shards(dataset: Dataset, here: Workspace) -> tuple[Catalog, ShardSet]:
-    found = scan.fn(dataset, here)
-    with ThreadPoolExecutor(_READERS) as pool:
-        list(pool.map(lambda part: read_part.fn(part, found.image, here.limits, here.keys), found.unread))
-        found, again = decide_levels.fn(found, dataset, here)
-        list(pool.map(lambda part: read_part.fn(part, found.image, here.limits, here.keys), again))
-        catalog = write_catalog.fn(found, dataset, here)
-        plans = plan_shards.fn(catalog, dataset, here)
-        written = sum(pool.map(lambda plan: write_shard.fn(plan, catalog, here.keys), plans))
-    return catalog, finish_shards.fn(plans, written, catalog, dataset)
 
 
 def _fit(dataset: Dataset, shard_set: ShardSet, here: Workspace) -> tuple[Classifier, list[Epoch]]:

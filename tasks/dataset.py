@@ -284,8 +284,7 @@ def load_dataset(path: str | Path) -> Dataset:
     try:
         text = Path(from_home(str(path))).read_text(encoding="utf-8")
     except IsADirectoryError:
-        hint = f"Write a data set file with the lines `name: NAME` and `source: {path}`, and give that"
-        raise UserError(f"{path}: is a folder. {hint}.") from None
+        raise UserError(f"{path}: is a folder. Make a data set file of it by `grayline init {path}`.") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: is not text in UTF-8. Save it as UTF-8.") from None
     except OSError as error:

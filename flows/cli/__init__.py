@@ -1,8 +1,8 @@
 """Hold the command line: a file per group of commands, each command beside its output.
 
-Rooms: `demo`, `stages` (ingest to retrain, tune), `labels` (label-issues), `scores` (classify-batch, gallery).
-Single images: `predict`.
-More rooms: `versions` (promote, history, report), `frameworks` (export, features), `store` (catalog, prune).
+Rooms: `demo`, `begin` (init), `predict` (single images).
+More rooms: `stages` (ingest to retrain, tune), `labels` (label-issues), `scores` (classify-batch, gallery).
+The others: `versions` (promote, history, report), `frameworks` (export, features), `store` (catalog, prune).
 `options` holds shared options and checks, `tables` the console and the style of tables.
 Heavy imports wait inside the commands, so that `--help` answers at once.
 Door: `app.main`.

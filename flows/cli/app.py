@@ -11,7 +11,7 @@ import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
 
-from flows.cli import demo, frameworks, labels, predict, scores, stages, store, versions
+from flows.cli import begin, demo, frameworks, labels, predict, scores, stages, store, versions
 from flows.cli.tables import console, say
 from resnet_core.errors import JobError, UserError
 from tasks.progress import complain, show_log_lines
@@ -21,13 +21,27 @@ from tasks.validation import invalid
 app = typer.Typer(
     name="grayline",
     help="Retrain a grayscale ResNet image classifier every night, and score image collections in bulk.",
-    no_args_is_help=True,
+    invoke_without_command=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
 )
-for group in (demo, stages, labels, predict, scores, versions, frameworks, store):
+for group in (demo, begin, stages, labels, predict, scores, versions, frameworks, store):
     app.add_typer(group.app)
 app.add_typer(store.catalog, name="catalog")
+
+
+@app.callback()
+def _begin(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.")] = False,
+) -> None:
+    """Retrain a grayscale ResNet image classifier every night, and score image collections in bulk."""
+    if version:
+        from importlib.metadata import version as installed
+
+        say(f"grayline {installed('grayline')}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        begin.show_beginning()
 
 
 def main() -> None:
@@ -35,7 +49,7 @@ def main() -> None:
     try:
         prepare_environment()
         show_log_lines()
-        sys.exit(app(standalone_mode=False) or 0)
+        sys.exit(app(standalone_mode=False, prog_name="grayline") or 0)
     except typer.Abort:
         sys.exit(130)
     except TyperException as error:

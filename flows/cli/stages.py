@@ -5,10 +5,13 @@ Heavy imports wait inside the commands.
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from flows.cli.begin import write_file
 from flows.cli.options import DatasetFile, check, resumable
 from flows.cli.tables import console, number, say, show_checks, table
 from resnet_core.errors import UserError, plural
@@ -102,6 +105,10 @@ def register(dataset: DatasetFile) -> None:
 @app.command()
 def retrain(dataset: DatasetFile) -> None:
     """Run the nightly flow: all stages, then the gate."""
+    if sys.stdin.isatty() and Path(dataset).is_dir():
+        say(f"{dataset} is a folder of images, and a night needs a data set file.")
+        if typer.confirm(f"Look at it and write one, as `grayline init {dataset}` does?", default=True):
+            dataset = str(write_file(dataset, asks=True))
     _retrain(dataset, "gate")
 
 

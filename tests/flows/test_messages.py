@@ -48,7 +48,7 @@ def test_a_name_in_a_store_that_is_not_there_makes_none(store: Path, tmp_path: P
 def test_a_folder_given_as_a_data_set_file(store: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["ingest", "--dataset", str(tmp_path)])
     assert isinstance(done.exception, UserError)
-    assert f"{tmp_path}: is a folder. Write a data set file" in str(done.exception)
+    assert f"{tmp_path}: is a folder. Make a data set file" in str(done.exception)
     assert not store.exists()
 
 

@@ -1,0 +1,224 @@
+"""Survey: look at a source before its first night, and choose the settings of its data set file.
+
+A source of up to MOST images is ingested whole, into a store that is thrown away: its classes, split and look-alikes
+are those of the first night. The list of a larger one is read whole, and a sample of its images.
+"""
+
+import io
+import logging
+import re
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pyarrow as pa
+from upath import UPath
+
+from resnet_core.errors import UserError
+from resnet_core.reading.pool import read_files
+from resnet_core.sources.fetch import open_files
+from resnet_core.sources.manifest import read_texts
+from resnet_core.sources.source import source_kind
+from resnet_core.storage import database
+from resnet_core.storage.files import absolute
+from resnet_core.storage.names import fold_label
+from tasks.dataset import Dataset
+from tasks.ingest.scan import list_files
+from tasks.store import Store
+from tasks.survey.alone import ingest_alone
+from tasks.values import Catalog
+from tasks.workspace import Workspace
+
+MOST = 3000  # images that are read whole
+_LARGE = 96  # px; larger images are scaled to this side
+_SAMPLE, _PEEKED = 256, 64  # images whose size is read, and whose format
+_TABLES = ("*.csv", "*.tsv", "*.parquet")
+_MODES = {
+    "1": "1-bit", "L": "8-bit gray", "LA": "8-bit gray with alpha", "P": "palette", "I": "32-bit gray", "F": "float",
+    "I;16": "16-bit gray", "I;16B": "16-bit gray", "RGB": "8-bit color", "RGBA": "8-bit color with alpha",
+}  # fmt: skip
+_DIRECTED = {"left", "right", "clockwise", "counterclockwise"}  # words of classes that a mirror swaps
+
+
+@dataclass(frozen=True)
+class Survey:
+    """The content of a source. sides: of the shorter side in pixels, least, median and largest of the read images.
+
+    classes: images by class; of a whole ingest the good ones. formats: of some files. rate: images read a second.
+    catalog: of the whole ingest; None for a source of more than MOST images. splits: that the source itself gives.
+    """
+
+    source: str
+    labels: str | None
+    columns: tuple[str, ...]
+    images: int
+    unlabelled: int
+    ignored: int
+    classes: dict[str, int]
+    splits: tuple[str, ...]
+    sides: tuple[int, int, int]
+    formats: dict[str, int]
+    unread: dict[str, int]
+    rate: float
+    catalog: Catalog | None
+
+    @property
+    def largest(self) -> tuple[str, float]:
+        """Return the largest class and its share."""
+        name = max(self.classes, key=lambda label: self.classes[label])
+        return name, self.classes[name] / sum(self.classes.values())
+
+
+def find_labels(source: str) -> list[str]:
+    """Return the tables beside the images that name files and classes."""
+    if source_kind(source) != "folder":
+        return []
+    folder, found = absolute(UPath(source)), []
+    for path in sorted(path for pattern in _TABLES for path in folder.glob(pattern)):
+        try:
+            table = read_texts(path)
+        except UserError:
+            continue  # a table of something else
+        if len(table):
+            found.append(f"{source.rstrip('/')}/{path.name}")
+    return found
+
+
+def survey(source: str, labels: str | None, here: Workspace) -> Survey:
+    """Look at a source. Raises UserError, as the first night would, for one that cannot be learned from."""
+    dataset = Dataset(name="survey", source=source, labels=labels)
+    with tempfile.TemporaryDirectory(prefix="grayline-") as scratch, database.database() as db:
+        ignored, given = list_files(db, dataset, here.store.own_places())
+        files = "listed where not coalesce(ignored, false) and size is not null"
+        images, unlabelled = db.sql(f"select count(*), count(*) filter (label is null) from {files}").fetchall()[0]
+        labelled = f"select label, count(*) from {files} and label is not null group by label order by label"
+        counts = {fold_label(label): count for label, count in db.sql(labelled).fetchall()}
+        sample = db.sql(f"select * from {files} order by hash(uri) limit {_SAMPLE}").to_arrow_table()
+        began = time.monotonic()
+        read = read_files(sample, dataset.image, here.limits)
+        rate = len(sample) / (time.monotonic() - began)
+        whole = replace(here, store=Store(UPath(scratch))) if images <= MOST else None
+        with _quiet():
+            catalog = ingest_alone(dataset, whole) if whole else None
+    columns = tuple(read_texts(absolute(UPath(labels))).column_names) if labels else ()
+    if catalog and catalog.placement:
+        counts = {each.label: each.placed + each.waiting for each in catalog.placement.classes}
+    if len(counts) < 2:
+        raise UserError(
+            f"{source}: a classifier needs two classes or more, found {', '.join(map(repr, counts)) or 'none'}. "
+            "Put images into one folder a class, or name a table of labels with --labels."
+        )
+    unread = Counter(text for text in read["reason"].drop_null().to_pylist())
+    return Survey(
+        source, labels, columns, images, unlabelled, ignored, counts, given, _sides(read), _formats(sample),
+        dict(unread), rate, catalog,
+    )  # fmt: skip
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leave out the lines of the stages: what they say is in the survey."""
+    log = logging.getLogger("grayline")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _sides(read: pa.Table) -> tuple[int, int, int]:
+    shorter = np.minimum(*(read[name].drop_null().to_numpy() for name in ("width", "height")))
+    if not len(shorter):
+        return 0, 0, 0
+    return int(shorter.min()), int(np.median(shorter)), int(shorter.max())
+
+
+def _formats(sample: pa.Table) -> dict[str, int]:
+    """Return the formats of some files, as `PNG 8-bit gray`, the most frequent first."""
+    from PIL import Image
+
+    found: Counter[str] = Counter()
+    for data in open_files(sample.slice(0, _PEEKED)):
+        try:
+            with Image.open(io.BytesIO(b"" if isinstance(data, OSError) else data)) as image:
+                found[f"{image.format} {_MODES.get(image.mode, image.mode)}"] += 1
+        except (OSError, ValueError, SyntaxError):
+            found["of another format"] += 1
+    return dict(found.most_common())
+
+
+# ---- settings
+_STEPS = 1200  # of a training; more epochs of few images
+_EPOCHS = (10, 200)
+_UNEQUAL = 0.6  # share of a class from which a constant answer has a good accuracy
+_TIMED = 1.0  # seconds of training steps
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The settings that depend on the images; `reasons` has one of each, by the key of the data set file."""
+
+    size: int
+    width: int
+    epochs: int
+    batch_size: int
+    mirrored: bool
+    metric: str
+    train: int
+    reasons: dict[str, str]
+
+
+def choose(found: Survey, mirrored: bool) -> Settings:
+    """Choose from the number of images, their size and the share of the largest class.
+
+    `benchmarks/LOG.md` has what the numbers came from.
+    """
+    count, median = sum(found.classes.values()), found.sides[1]
+    size = max(8, median) if median <= _LARGE else _LARGE
+    train = max(1, round(0.75 * count))
+    batch = 64 if train < 20_000 else 128
+    per_epoch = -(-train // batch)
+    epochs = min(_EPOCHS[1], max(_EPOCHS[0], -(-_STEPS // per_epoch)))
+    width = 16 if count < 2000 else 32 if count < 20_000 else 64
+    label, share = found.largest
+    finer = "; 160 or 224 show finer detail and take longer" if median > size else ""
+    reasons = {
+        "image": f"the shorter side is {median:,} px in the median{finer}",
+        "model": f"{count:,} images; a wider network needs more of them",
+        "train": f"about {epochs * per_epoch:,} steps" + ("" if mirrored else "; a mirror would change classes"),
+        "gate": f"{label!r} is {share:.0%} of the images",
+    }
+    return Settings(
+        size, width, epochs, batch, mirrored, "macro_f1" if share > _UNEQUAL else "accuracy", train, reasons
+    )
+
+
+def training_seconds(wanted: Settings, classes: int, device: str) -> float:
+    """Estimate a training on this machine from some steps on noise."""
+    import torch
+
+    from resnet_core.device import find_device
+    from resnet_core.model.resnet import ModelConfig, build
+
+    place = find_device(device)
+    network = build(ModelConfig(width=wanted.width), size=wanted.size, classes=classes).to(place).train()
+    x = torch.rand(wanted.batch_size, 1, wanted.size, wanted.size, device=place)
+    labels = torch.zeros(wanted.batch_size, dtype=torch.int64, device=place)
+    steps, began = -1, time.monotonic()
+    while steps < 1 or time.monotonic() - began < _TIMED:
+        torch.nn.functional.cross_entropy(network(x), labels).backward()
+        steps += 1
+        if steps == 0:  # the first step allocates
+            began = time.monotonic()
+    rate = steps * wanted.batch_size / (time.monotonic() - began)
+    return wanted.train * wanted.epochs / rate
+
+
+def mirrors(classes: Sequence[str]) -> bool:
+    """Return whether an image may be mirrored: not letters and digits, nor left and right."""
+    return not any(len(label) == 1 or _DIRECTED & {*re.split(r"[^a-z]+", label.casefold())} for label in classes)

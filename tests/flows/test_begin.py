@@ -1,0 +1,160 @@
+"""The first commands: `init` looks at images and writes a file that works; `predict` needs no flow."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from typer.testing import CliRunner, Result
+
+from flows.cli.app import app
+from resnet_core.errors import UserError
+from resnet_core.model.classifier import Classifier
+from tasks.dataset import load_dataset
+from tasks.survey.survey import Survey, choose, mirrors
+
+
+@pytest.fixture(autouse=True)
+def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("GRAYLINE_STORE", str(tmp_path / "store"))
+    monkeypatch.chdir(tmp_path)
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(app, list(words), terminal_width=200)
+
+
+def draw(folder: Path, count: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    folder.mkdir(parents=True)
+    for number in range(count):
+        Image.fromarray(rng.integers(0, 256, (40, 50), np.uint8)).save(folder / f"{number}.png")
+
+
+def survey_of(classes: dict[str, int], median: int) -> Survey:
+    return Survey("x", None, (), sum(classes.values()), 0, 0, classes, (), (median, median, median), {}, {}, 1.0, None)
+
+
+def test_init_writes_a_data_set_file_that_is_valid_and_says_why(tmp_path: Path) -> None:
+    draw(tmp_path / "My Parts" / "good", 30, 0)
+    draw(tmp_path / "My Parts" / "scratch", 12, 1)
+    (tmp_path / "My Parts" / "Thumbs.db").write_bytes(b"x")
+    done = run("init", "My Parts", "--yes")
+    assert done.exit_code == 0, done.output
+    found = load_dataset("data/my-parts.yaml")
+    assert (found.name, found.source, found.image.size) == ("my-parts", "My Parts", 40)
+    assert found.gate.metric == "macro_f1"
+    for words in (
+        "2: 'good' 30, 'scratch' 12",
+        "71%",
+        "40 to 40 px",
+        "PNG 8-bit gray",
+        "left out",
+        "A first night takes",
+    ):
+        assert words in done.output, done.output
+    assert not (tmp_path / "store" / "catalog").exists()
+    again = run("init", "My Parts", "--yes")
+    assert isinstance(again.exception, UserError)
+    assert "is there already" in str(again.exception)
+
+
+def test_init_finds_the_table_of_labels_and_not_another_table(tmp_path: Path) -> None:
+    draw(tmp_path / "scans", 20, 0)
+    lines = ["path,label,line", *(f"{n}.png,{'ok' if n % 2 else 'torn'},7" for n in range(20))]
+    (tmp_path / "scans" / "truth.csv").write_text("\n".join(lines) + "\n")
+    (tmp_path / "scans" / "prices.csv").write_text("part,price\na,1\n")
+    done = run("init", "scans", "--yes", "--output", "s.yaml", "--name", "paper")
+    assert done.exit_code == 0, done.output
+    found = load_dataset("s.yaml")
+    assert (found.name, found.labels) == ("paper", "scans/truth.csv")
+    assert "path, label, line" in done.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["nowhere"], "nowhere: there is no such folder. Correct the path."),
+        (["flat"], "a classifier needs two classes or more, found none. Put images into one folder a class"),
+        (["flat", "--name", "Zwei Wörter"], "--name: 'Zwei Wörter' cannot name a model"),
+        (["empty"], "empty: holds no images. Fill it, or correct"),
+    ],
+)
+def test_init_refuses_with_the_remedy_and_writes_nothing(tmp_path: Path, words: list[str], message: str) -> None:
+    draw(tmp_path / "flat", 3, 0)
+    (tmp_path / "empty").mkdir()
+    done = run("init", *words, "--yes")
+    assert isinstance(done.exception, UserError), done.output
+    assert message in str(done.exception)
+    assert not (tmp_path / "data").exists()
+
+
+def test_the_settings_grow_with_the_images() -> None:
+    few = choose(survey_of({"ok": 270, "scratch": 30}, 300), mirrored=True)
+    assert (few.size, few.width, few.epochs, few.metric) == (96, 16, 200, "macro_f1")
+    digits = choose(survey_of(dict.fromkeys("0123456789", 180), 8), mirrored=False)
+    assert (digits.size, digits.epochs, digits.metric) == (8, 55, "accuracy")
+    many = choose(survey_of({"a": 30_000, "b": 30_000}, 28), mirrored=True)
+    assert (many.size, many.width, many.epochs, many.batch_size) == (28, 64, 10, 128)
+
+
+def test_letters_digits_and_sides_are_not_mirrored() -> None:
+    assert mirrors(["ok", "scratch"])
+    assert not mirrors(["b", "d"])
+    assert not mirrors(["crack_left", "crack_right"])
+    assert mirrors(["bright", "dark"])
+
+
+def test_the_version_and_what_to_do_first() -> None:
+    assert run("--version").output.startswith("grayline ")
+    assert "grayline init FOLDER" in run().output
+
+
+@pytest.fixture
+def _digits_version(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -> None:
+    """Put a classifier in place of a registered version: the registry has its own tests."""
+    from tasks.values import ModelVersion
+
+    monkeypatch.setattr("flows.cli.predict.check_there", lambda settings: None)
+    monkeypatch.setattr("tasks.registry.versions.resolve", lambda uri, model: ModelVersion("parts", "3", ""))
+    monkeypatch.setattr("tasks.registry.versions.load_classifier", lambda uri, model, device: classifier)
+
+
+@pytest.fixture(scope="module")
+def classifier() -> Classifier:
+    from resnet_core.images.preprocessing import Preprocessing
+    from resnet_core.model.inputs import Normalisation
+    from resnet_core.model.resnet import ModelConfig, build
+
+    config = ModelConfig("resnet10", 16)
+    network = build(config, size=8, classes=2).eval()
+    return Classifier(network, config, ("ok", "torn"), Preprocessing(8), Normalisation(0.5, 0.2))
+
+
+@pytest.mark.usefixtures("_digits_version")
+def test_predict_prints_a_row_per_image_and_says_which_it_could_not_read(tmp_path: Path) -> None:
+    draw(tmp_path / "new", 2, 0)
+    (tmp_path / "notes.png").write_text("no image")
+    done = run("predict", "new/0.png", "notes.png", "new")
+    assert done.exit_code == 0, done.output
+    assert "parts version 3" in done.output
+    assert "4 images: 0 to look at, 1 not read" in done.output
+    lines = run("predict", "new/0.png", "notes.png", "--json").output.splitlines()
+    first, second = (json.loads(line) for line in lines)
+    assert (first["image"], first["label"] in ("ok", "torn"), set(first["probabilities"])) == (
+        "new/0.png", True, {"ok", "torn"},
+    )  # fmt: skip
+    assert (second["image"], second["label"], second["reason_code"]) == ("notes.png", None, "not_an_image")
+
+
+@pytest.mark.usefixtures("_digits_version")
+def test_predict_of_nothing_that_can_be_read_fails(tmp_path: Path) -> None:
+    (tmp_path / "notes.png").write_text("no image")
+    assert run("predict", "notes.png").exit_code == 1
+    (tmp_path / "list.csv").write_text("path\na.png\n")
+    for place, words in (("list.csv", "classify-batch"), ("none.png", "there is no such file. Correct the path.")):
+        done = run("predict", place)
+        assert isinstance(done.exception, UserError)
+        assert words in str(done.exception)

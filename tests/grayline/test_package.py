@@ -1,0 +1,49 @@
+"""`import grayline`: the promised names, and docs/python.md, whose code runs as it stands there."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import grayline
+
+DOCS = Path(__file__).parents[2] / "docs"
+NAMES = {
+    "JobError", "Model", "Night", "Prediction", "Scores", "Trained", "UserError", "classify_batch", "load", "retrain",
+    "train", "__version__",
+}  # fmt: skip
+
+
+def test_the_promised_names_are_there_and_documented() -> None:
+    assert set(grayline.__all__) == NAMES
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    for name in NAMES:
+        assert getattr(grayline, name) is not None
+        assert name in page, name
+    with pytest.raises(AttributeError, match="It has: JobError"):
+        grayline.predict  # noqa: B018
+
+
+def test_importing_it_imports_nothing_else() -> None:
+    code = "import grayline, sys; print([m for m in ('torch', 'mlflow', 'prefect', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"
+
+
+@pytest.mark.e2e
+def test_the_page_runs_as_it_stands(tmp_path: Path) -> None:
+    """The blocks of docs/python.md, in order, in one process, on the digits."""
+    page = (DOCS / "python.md").read_text(encoding="utf-8")
+    code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    sample = [sys.executable, "-m", "flows.cli.app", "sample", "digits", "--to", "data/raw/digits"]
+    home = {"GRAYLINE_STORE": str(tmp_path / "store"), "PYTHONPATH": str(DOCS.parent)}
+    env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")} | home
+    subprocess.run(sample, cwd=tmp_path, env=env, check=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "a table of Parquet files: 1797 rows"
