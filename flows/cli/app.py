@@ -13,6 +13,7 @@ from typer.exceptions import TyperException
 
 from flows.cli import begin, demo, frameworks, labels, predict, scores, stages, store, versions
 from flows.cli.tables import console, say
+from flows.interrupt import stoppable
 from resnet_core.errors import JobError, UserError
 from tasks.progress import complain, show_log_lines
 from tasks.settings import prepare_environment
@@ -46,19 +47,24 @@ def _begin(
 
 def main() -> None:
     """Run a command; turn the user's errors into one line and status 2."""
+    with stoppable():
+        sys.exit(_status())
+
+
+def _status() -> int:
     try:
         prepare_environment()
         show_log_lines()
-        sys.exit(app(standalone_mode=False, prog_name="grayline") or 0)
+        return app(standalone_mode=False, prog_name="grayline") or 0
     except typer.Abort:
-        sys.exit(130)
+        return 130
     except TyperException as error:
         if text := _in_a_line(error):
             complain(UserError(text))
-        sys.exit(2)
+        return 2
     except (UserError, JobError) as error:
         complain(error)
-        sys.exit(2 if isinstance(error, UserError) else 1)
+        return 2 if isinstance(error, UserError) else 1
 
 
 def _in_a_line(error: TyperException) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from flows.cli.options import ready, resumable
+from flows.cli.options import ready
 from flows.cli.tables import console, say, table
 from resnet_core.errors import UserError, nearest
 from tasks.settings import Settings
@@ -33,9 +33,8 @@ def demo(
     raw = Path("data/raw") / dataset
     if not (raw / "labels.csv").exists():
         _write_sample(dataset, raw)
-    with resumable():
-        night = nightly_retrain(str(_DATA / f"{dataset}.yaml"))
-        scores = classify_batch(str(raw), model=f"{dataset}@champion")
+    night = nightly_retrain(str(_DATA / f"{dataset}.yaml"))
+    scores = classify_batch(str(raw), model=f"{dataset}@champion")
     show_night(night)
     show_scores(scores)
     _show_places(dataset, str(scores.output))

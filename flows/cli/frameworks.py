@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import DatasetFile, Model, ModelOption, check, choice, ready, resumable
+from flows.cli.options import DatasetFile, Model, ModelOption, check, choice, ready
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import plural
 from resnet_core.storage.files import to_output
@@ -86,8 +86,7 @@ def features(
     check_wanted(file_format, to_output(output, "-o"), load_dataset(dataset).encrypt, in_clear)
     from flows.features import features as flow
 
-    with resumable():
-        _show_features(flow(dataset, stage, file_format, output, model, in_clear))
+    _show_features(flow(dataset, stage, file_format, output, model, in_clear))
 
 
 def _show_features(result: FeatureSet) -> None:
@@ -110,8 +109,7 @@ def evaluate_by(dataset: str, backend: str, model: str | None) -> None:
     check(dataset)
     from flows.evaluate_backend import evaluate_backend
 
-    with resumable():
-        _show_backend(evaluate_backend(dataset, framework, model))
+    _show_backend(evaluate_backend(dataset, framework, model))
 
 
 def _show_backend(result: BackendAccuracy) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import DatasetFile, check, resumable
+from flows.cli.options import DatasetFile, check
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import plural
 from tasks.settings import Settings
@@ -29,8 +29,7 @@ def label_issues_command(
     check(dataset)
     from flows.label_issues import label_issues
 
-    with resumable():
-        _show_label_issues(label_issues(dataset, folds))
+    _show_label_issues(label_issues(dataset, folds))
 
 
 def _show_label_issues(result: LabelIssues) -> None:

@@ -1,6 +1,5 @@
 """Options that several commands share, and the checks of the user's input before a flow starts."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -16,16 +15,6 @@ ModelOption = Annotated[
     str | None, typer.Option("--model", help="NAME@ALIAS or NAME/VERSION; the champion by default.")
 ]
 HtmlFile = Annotated[str, typer.Option("--output", "-o", help="The HTML file to write.")]
-
-
-@contextmanager
-def resumable() -> Iterator[None]:
-    """Turn Ctrl-C into a line and status 130. Finished parts and the last epoch's checkpoint stay."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        print("\ngrayline: interrupted; the same command goes on from here", file=sys.stderr)  # noqa: T201
-        sys.exit(130)
 
 
 @contextmanager
@@ -47,9 +36,13 @@ def ready(fans_out: bool = True, registry: bool = True) -> None:
     fans_out: the flow runs its tasks on the cluster. registry: it needs MLflow.
     """
     from flows.doctor import check_mlflow, check_prefect
+    from flows.interrupt import obey_in_flows
+    from flows.stack.temporary import use_own_server
 
     check_store(Settings().root)
     check_prefect()
+    obey_in_flows()
+    use_own_server()
     if registry:
         check_mlflow()
     if fans_out and Settings().runner == "ray":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from pydantic import SecretStr
 
-from flows.cli.options import HtmlFile, ModelOption, persons_list, ready, resumable
+from flows.cli.options import HtmlFile, ModelOption, persons_list, ready
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import plural
 from resnet_core.storage.files import to_output
@@ -59,7 +59,7 @@ def classify_batch(
     ready()
     from flows.classify_batch import classify_batch as flow
 
-    with resumable(), persons_list(source):
+    with persons_list(source):
         targets = [SecretStr(target) for target in to or ()]  # Prefect keeps a run's parameters
         show_scores(flow(source, output, model, targets, engine, embeddings, only_failed, fail_over))
 

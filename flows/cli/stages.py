@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.begin import write_file
-from flows.cli.options import DatasetFile, check, resumable
+from flows.cli.options import DatasetFile, check
 from flows.cli.tables import console, number, say, show_checks, table
 from resnet_core.errors import UserError, plural
 from tasks.settings import Settings
@@ -52,8 +52,7 @@ def train(
     check(dataset)
     from flows.cross_validate import cross_validate
 
-    with resumable():
-        _show_cross_validation(cross_validate(dataset, folds))
+    _show_cross_validation(cross_validate(dataset, folds))
 
 
 @app.command()
@@ -71,8 +70,7 @@ def tune(
         raise UserError(f"tune: needs {error.name}. Run `pip install 'grayline[tune]'`.") from None
     check_numbers(trials, epochs)
     check(dataset)
-    with resumable():
-        _show_tuning(flow(dataset, trials, epochs, metric))
+    _show_tuning(flow(dataset, trials, epochs, metric))
 
 
 @app.command()
@@ -117,8 +115,7 @@ def _retrain(dataset: str, until: Any) -> None:
     check(dataset, registry=until not in ("ingest", "preprocess"))
     from flows.nightly_retrain import nightly_retrain
 
-    with resumable():
-        show_night(nightly_retrain(dataset, until))
+    show_night(nightly_retrain(dataset, until))
 
 
 def show_night(night: Night) -> None:

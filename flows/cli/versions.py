@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Column
 
-from flows.cli.options import HtmlFile, Model, ModelOption, persons_list, ready, resumable
+from flows.cli.options import HtmlFile, Model, ModelOption, persons_list, ready
 from flows.cli.tables import console, number, say, show_checks, table
 from resnet_core.errors import plural
 from tasks.settings import Settings, check_there
@@ -87,8 +87,7 @@ def reproduce(model: Model) -> None:
     ready(fans_out=False)
     from flows.reproduce import reproduce as flow
 
-    with resumable():
-        _show_reproduction(flow(model))
+    _show_reproduction(flow(model))
 
 
 def _show_reproduction(result: Reproduction) -> None:

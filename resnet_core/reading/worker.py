@@ -47,7 +47,8 @@ def main() -> None:
     progress = int(sys.argv[-1])
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # keep what a library prints out of the answers
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent decides
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # Ctrl-C goes to the whole group, systemd's to all; the parent decides
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])  # the parent's thread may have blocked some
     _set_limit(resource.RLIMIT_CORE, 0)
