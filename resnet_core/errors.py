@@ -28,6 +28,10 @@ class TrainingError(JobError):
     """The training cannot go on."""
 
 
+class NotANumberError(JobError):
+    """A network answers NaN or infinity. Nothing is decided by such answers, and nothing is registered."""
+
+
 def nearest(word: str, known: list[str]) -> str:
     """Return ' Did you mean ...?' for a misspelt `word`, or nothing if no known word is close."""
     import difflib

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from upath import UPath
 
-from resnet_core.model.classifier import Classifier
+from resnet_core.model.classifier import Classifier, checked
 from resnet_core.reasons import with_reason_codes
 from resnet_core.shards.format import METADATA_KEY
 
@@ -141,8 +141,11 @@ SCHEMA = pa.schema(
 
 
 def predictions(classifier: Classifier, probabilities: NDArray[np.float32]) -> pa.Table:
-    """Calibrated float32 [N, C] -> a row per image in the columns of PREDICTED, without embeddings."""
-    count, names = len(probabilities), pa.array(classifier.classes, pa.string())
+    """Calibrated float32 [N, C] -> a row per image in the columns of PREDICTED, without embeddings.
+
+    Raises NotANumberError if one of them is not a number: no row says such a thing.
+    """
+    count, names = len(checked(probabilities)), pa.array(classifier.classes, pa.string())
     chosen = classifier.calibration.decided(probabilities)
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
     sets = classifier.calibration.sets(probabilities)

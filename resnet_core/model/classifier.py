@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from resnet_core.device import find_device, full_precision
-from resnet_core.errors import UserError
+from resnet_core.errors import NotANumberError, UserError, plural
 from resnet_core.images.levels import BadImageError, Stored, to_gray
 from resnet_core.images.preprocessing import Gray, Preprocessing, resize
 from resnet_core.model.calibration import Calibration, load_calibration
@@ -95,6 +95,7 @@ class Classifier:
         """Return calibrated probabilities, float32 [N, C], for preprocessed uint8 [N, size, size].
 
         They are the mean over the configured sizes and mirror images, with a pass for each.
+        Raises NotANumberError if one of them is not a number.
         batch_size: by default `usual_batch`. side: to resize to first, in pixels.
         """
         if len(pixels) == 0:
@@ -104,7 +105,7 @@ class Classifier:
         with torch.inference_mode(), full_precision(self.device):
             for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size or self.usual_batch(side)):
                 parts.append(self.shares(batch.to(self.device), side).cpu())
-        return self.calibration.calibrated(torch.cat(parts).numpy())
+        return self.calibration.calibrated(checked(torch.cat(parts).numpy()))
 
     def shares(self, pixels: Tensor, side: int | None = None) -> Tensor:
         """Return `probabilities` before the calibration, float32 [B, C], for uint8 [B, S, S] on the device."""
@@ -169,6 +170,16 @@ class Classifier:
         normalisation = Normalisation(**text["normalisation"])
         calibration = load_calibration(folder)
         return cls(network, config, tuple(text["classes"]), preprocessing, normalisation, calibration)
+
+
+def checked(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return probabilities [N, C] as they are. Raises NotANumberError for NaN and infinity, which decide nothing."""
+    wrong = int((~np.isfinite(probabilities).all(1)).sum())
+    if wrong:
+        raise NotANumberError(
+            f"the network's answers for {wrong:,} of {plural(len(probabilities), 'image')} are not numbers"
+        )
+    return probabilities
 
 
 def model_config(values: dict[str, Any]) -> ModelConfig:

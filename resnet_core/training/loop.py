@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from upath import UPath
 
 from resnet_core.device import freed_memory_stays, repeatable
-from resnet_core.errors import TrainingError
+from resnet_core.errors import NotANumberError, TrainingError
 from resnet_core.model.inputs import Normalisation, resize_batch, to_input
 from resnet_core.training import _checkpoint, _learner
 from resnet_core.training._learner import Learner, as_targets
@@ -27,6 +27,7 @@ from resnet_core.training.batches import Batch, Batches, batch_sizes, copies
 from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import World
 
+_ANSWERED = 8  # images whose answers are looked at after each epoch
 # Steps between two reads of a GPU's sums: the CPU waits for the GPU to read them.
 _LOOK_EVERY = 16
 
@@ -96,7 +97,7 @@ def fit(
     """Train `model`; return the averaged model and the epochs.
 
     state: the checkpoint's file; if it exists, training goes on from it.
-    Raises TrainingError, naming the images, when the loss is no longer a number.
+    Raises TrainingError when the loss, the weights or the answers are no longer numbers; the last checkpoint stays.
     """
     images = data.batches.count if data.include is None else int(data.include.sum())
     steps = config.epochs * len(batch_sizes(images, config.batch_size))
@@ -105,10 +106,14 @@ def fit(
     epochs = [Epoch(**values) for values in _checkpoint.load(state, learner)] if state else []
     while len(epochs) < config.epochs and not _out_of_patience(epochs, config.early_stopping):
         with repeatable(config.deterministic):
-            epoch = _run_epoch(learner, data, len(epochs) + 1, hooks.on_step)
-        averaged = learner.end_epoch()
+            epoch, images = _run_epoch(learner, data, len(epochs) + 1, hooks.on_step)
+            averaged = learner.end_epoch()
+            _check_numbers(learner, images[:_ANSWERED], epoch.epoch)
         if hooks.validate:  # all processes decide by the first one's
-            epoch = replace(epoch, validation_accuracy=world.agreed(hooks.validate(averaged)))
+            try:
+                epoch = replace(epoch, validation_accuracy=world.agreed(hooks.validate(averaged)))
+            except NotANumberError as error:
+                raise no_number(f"{error} after epoch {epoch.epoch}", config) from None
         epochs.append(epoch)
         if config.early_stopping and best(epochs) == len(epochs):
             learner.keep()
@@ -118,8 +123,34 @@ def fit(
     return learner.result(), epochs
 
 
-def _run_epoch(learner: Learner, data: TrainingSet, number: int, on_step: Callable[[Step], None]) -> Epoch:
-    """Train on every image once, or as often as the sampling says. All processes draw the same whole batches."""
+def _check_numbers(learner: Learner, x: Tensor, epoch: int) -> None:
+    """Raise TrainingError unless the state, and the averaged network's answers for some images, are finite.
+
+    A rate that is far too high may leave a loss that is a number, and statistics that overflow without a batch.
+    """
+    with torch.inference_mode():
+        found = {"answers": [learner.average.module(x)], "weights": _checkpoint.tensors_of(learner).values()}
+    for what, tensors in found.items():
+        wrong = sum(int(not tensor.isfinite().all()) for tensor in tensors)
+        if learner.world.total(torch.tensor(float(wrong), device=x.device)) > 0:
+            raise no_number(f"the network's {what} are no longer numbers after epoch {epoch}", learner.config)
+
+
+def no_number(found: str, config: TrainConfig, also: str = "") -> TrainingError:
+    """Return the error for numbers that are none: what was found, the rate, the remedy."""
+    return TrainingError(
+        f"{found}. Lower `train.lr`, now {config.lr:g}, or set `train.clip_gradients: 1`{also}. "
+        "No version is made; the checkpoint of the last good epoch stays."
+    )
+
+
+def _run_epoch(
+    learner: Learner, data: TrainingSet, number: int, on_step: Callable[[Step], None]
+) -> tuple[Epoch, Tensor]:
+    """Train on every image once, or as often as the sampling says. All processes draw the same whole batches.
+
+    Returns also the last batch, float32 [B, 1, S, S].
+    """
     started, config, batches = time.perf_counter(), learner.config, data.batches
     seed = config.seed * 1_000_003 + number
     generator = torch.Generator().manual_seed(seed)
@@ -140,13 +171,13 @@ def _run_epoch(learner: Learner, data: TrainingSet, number: int, on_step: Callab
             totals.add(learner.step(x, targets, weights, batch.labels), batch)
     loss, accuracy, _ = totals.read()
     rate = images / (time.perf_counter() - started)
-    return Epoch(number, loss, accuracy, float(learner.schedule.get_last_lr()[0]), rate)
+    return Epoch(number, loss, accuracy, float(learner.schedule.get_last_lr()[0]), rate), x
 
 
 def best(epochs: list[Epoch]) -> int:
-    """Return the first epoch of the highest validation accuracy; 0 without one."""
-    first = max(epochs, key=lambda epoch: (epoch.validation_accuracy or 0, -epoch.epoch), default=None)
-    return first.epoch if first and first.validation_accuracy is not None else 0
+    """Return the first epoch of the highest validation accuracy; 0 without one. NaN is a metric that is undefined."""
+    known = [e for e in epochs if e.validation_accuracy is not None and not math.isnan(e.validation_accuracy)]
+    return max(known, key=lambda epoch: (epoch.validation_accuracy or 0, -epoch.epoch)).epoch if known else 0
 
 
 def _out_of_patience(epochs: list[Epoch], patience: int) -> bool:
@@ -189,7 +220,5 @@ class _Totals:
         total = self.learner.world.total
         batch = next((batch for sums, batch in self.unseen if not total(sums).isfinite().all()), self.unseen[-1][1])
         ids = self.batches.image_ids(batch.rows.tolist())
-        raise TrainingError(
-            f"the loss is no longer a number in epoch {self.epoch}, at the batch of the images {', '.join(ids)}. "
-            "Lower `train.lr`, or set `train.clip_gradients: 1`; if that does not help, look at these images."
-        )
+        found = f"the loss is no longer a number in epoch {self.epoch}, at the batch of the images {', '.join(ids)}"
+        raise no_number(found, self.learner.config, "; if that does not help, look at these images")

@@ -16,6 +16,7 @@ import resnet_core.evaluation
 import resnet_core.model
 import resnet_core.plotting
 import tasks.evaluation
+from resnet_core.errors import NotANumberError
 from resnet_core.evaluation import assess
 from resnet_core.evaluation import input_sizes as by_size
 from resnet_core.evaluation.assess import Assessment, HeldOut
@@ -30,6 +31,7 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import as_local, write_folder
+from resnet_core.training.loop import no_number
 from tasks.dataset import Dataset
 from tasks.evaluation.files import described, write_metrics, write_plots, write_predictions, write_slices
 from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, look_alikes_of, score_split
@@ -37,7 +39,7 @@ from tasks.evaluation.page import counted, markdown
 from tasks.evaluation.reference import make_reference
 from tasks.progress import Advance, progress
 from tasks.registry import runs as tracking
-from tasks.store import EVALUATION, METRICS_FILE, MODEL
+from tasks.store import EPOCHS, EVALUATION, METRICS_FILE, MODEL
 from tasks.values import Checkpoint, Evaluation, Night, ShardSet, have
 from tasks.workspace import Workspace
 
@@ -56,6 +58,7 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
     and the reference that batches are compared with.
 
     Nothing is measured again if code, checkpoint, settings and the images' facts are those of an earlier night.
+    Raises TrainingError for answers that are not numbers; the training then does not count as done.
     """
     checkpoint, shard_set, config = have(night.checkpoint), have(night.shard_set), dataset.evaluate
     known = facts(night.catalog)
@@ -69,10 +72,14 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
     with as_local(checkpoint.folder / MODEL) as folder:
         classifier = Classifier.load(folder, here.device)
     size_work = shard_set.test and len(sample(shard_set.test)) * len(sides(classifier.preprocessing.size))
-    with progress("evaluate", shard_set.test + shard_set.validation + size_work) as advance:
-        image_ids, labels, raw = score_split(classifier, shard_set, "test", here.keys, advance)
-        validation = score_split(classifier, shard_set, "validation", here.keys, advance)[1:]
-        sizes = _measure_sizes(classifier, shard_set, labels, here.keys, advance)
+    try:
+        with progress("evaluate", shard_set.test + shard_set.validation + size_work) as advance:
+            image_ids, labels, raw = score_split(classifier, shard_set, "test", here.keys, advance)
+            validation = score_split(classifier, shard_set, "validation", here.keys, advance)[1:]
+            sizes = _measure_sizes(classifier, shard_set, labels, here.keys, advance)
+    except NotANumberError as error:
+        (checkpoint.folder / EPOCHS).unlink(missing_ok=True)
+        raise no_number(f"evaluate: {error}", dataset.train) from None
     rows = in_order(known, image_ids)
     slices = dict(columns_of(rows, config.slices))
     images = HeldOut(labels, raw, groups_of(rows), slices, look_alikes_of(rows))

@@ -199,6 +199,39 @@ def test_a_loss_that_is_no_number_names_the_images_of_its_batch(digits: Digits) 
     assert len(named) == 64
 
 
+@pytest.mark.parametrize(("optimizer", "lr"), [("sgd", 1e3), ("muon", 1e20), ("adamw", 1e30)])
+def test_a_rate_that_spoils_weights_or_answers_stops_at_the_last_good_checkpoint(
+    digits: Digits, tmp_path: Path, optimizer: str, lr: float
+) -> None:
+    """Every loss of so few steps may be a number."""
+    state = UPath(tmp_path / "state.safetensors")
+    data, config = some_digits(digits, slice(0, 18)), replace(CONFIG, epochs=1, batch_size=8, optimizer="muon", lr=0.01)
+    train(data, config, state=state)
+    kept = state.read_bytes()
+    spoiled = replace(config, epochs=3, optimizer=optimizer, lr=lr)  # type: ignore[arg-type]
+    with pytest.raises(TrainingError) as error:
+        train(data, spoiled, state=UPath(tmp_path / "other.safetensors"))
+    assert f"`train.lr`, now {lr:g}," in str(error.value)
+    assert state.read_bytes() == kept
+    assert not (tmp_path / "other.safetensors").exists()
+
+
+@pytest.mark.parametrize("torn", ["cut", "empty", "text", "one byte"])
+def test_a_torn_checkpoint_is_not_there_and_a_line_says_so(
+    digits: Digits, tmp_path: Path, torn: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    state, data = UPath(tmp_path / "state.safetensors"), some_digits(digits, slice(0, 64))
+    config = replace(CONFIG, epochs=1, batch_size=32)
+    model, _ = train(data, config, state=state)
+    content = bytearray(state.read_bytes())
+    content[-1000] ^= 1
+    spoiled = {"cut": content[: len(content) // 2], "empty": b"", "text": b"no tensors here", "one byte": content}
+    state.write_bytes(bytes(spoiled[torn]))
+    again, _ = train(data, config, state=state)
+    assert_same(model.state_dict(), again.state_dict())
+    assert [record.getMessage() for record in caplog.records if f"the checkpoint {state} is damaged" in record.message]
+
+
 class SmallMemory(nn.Module):
     """A network on a device that has room for `images` images at a time."""
 
