@@ -85,6 +85,6 @@ def classify_batch(
 
 def _wanted_version(tracking_uri: str, output: str | None, model: str | None, only_failed: bool) -> ModelVersion:
     """Return the version to score by; failed files are scored again by the version of the other rows."""
-    if only_failed and model is None and output and (found := model_of(to_output(output, "--output"))):
-        return found
+    if only_failed and model is None and output:
+        model = model_of(to_output(output, "--output"))
     return resolve(tracking_uri, model)

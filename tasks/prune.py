@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from resnet_core.storage.turns import holder_of
+from resnet_core.storage.digest import digest_of
 from tasks.progress import progress
 from tasks.registry import runs
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
@@ -83,9 +84,8 @@ def leftovers(here: Workspace, before: datetime) -> list[Leftover]:
         for tag, place in places.items():
             needed = {version.tags.get(tag, "") for version in versions}
             found += _unneeded(place(name), needed | elsewhere[tag])
-        in_use = {
-            version.version for alias in (CHAMPION, CHALLENGER) if (version := by_alias(tracking_uri, name, alias))
-        }
+        used = (by_alias(tracking_uri, name, alias) for alias in (CHAMPION, CHALLENGER))
+        in_use = {digest_of(version.files) for version in used if version}
         found += _unused_engines(store, name, in_use)
     return [one for one in found if one.modified < before]
 
@@ -142,11 +142,14 @@ def _unneeded(parent: UPath, needed: set[str]) -> Iterator[Leftover]:
 
 
 def _unused_engines(store: Store, name: str, in_use: set[str]) -> Iterator[Leftover]:
-    """Yield engine files and trials of versions that no longer score; another trial makes them again."""
+    """Yield engine files and trials of versions that no longer score; another trial makes them again.
+
+    Earlier releases named them by a number, which another version may have today.
+    """
     for folder in folders(store.engines()):
-        found = re.fullmatch(rf"{re.escape(name)}-(\d+)-[0-9a-f]+", folder.name)
+        found = re.fullmatch(rf"{re.escape(name)}-(\d+|[0-9a-f]{{16}})-[0-9a-f]+", folder.name)
         if found and found[1] not in in_use and (files := _files_of(folder)):
-            yield Leftover(folder, tuple(files), f"version {found[1]} is neither champion nor challenger")
+            yield Leftover(folder, tuple(files), "its version is neither champion nor challenger")
 
 
 def delete(some: Sequence[Leftover]) -> None:

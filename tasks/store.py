@@ -71,9 +71,9 @@ LAYOUT = (
     Place("runs/<dataset>/<digest>/", "a training: `model/`, `epochs.json`, `evaluation/`, `explanation/`", "train"),
     Place("tune/<dataset>/<digest>/", "checkpoints of a search; `study.db` beside them is Optuna's", "tune"),
     Place("label_issues/<dataset>/<digest>/", "`issues.csv` and `issues.png`", "label-issues"),
-    Place("reproduce/<model>/<version>/", "the checkpoint of a version that is trained again", "reproduce"),
+    Place("reproduce/<model>/<digest>/", "the checkpoint of a version that is trained again", "reproduce"),
     Place("scores/<batch>/*.parquet", "one row per file of a batch, `_manifest.json`, `_drift.json`", "classify-batch"),
-    Place("engines/<version>/", "the trials of engines on this machine, and the ONNX file", "classify-batch"),
+    Place("engines/<model>-<digest>/", "the trials of engines on this machine, and the ONNX file", "classify-batch"),
     Place("stack/", "process ids and logs of the local servers", "make up"),
     Place("mlflow.db", "MLflow's database, unless `MLFLOW_TRACKING_URI` is set", "MLflow"),
     Place("mlartifacts/", "MLflow's artifacts: model versions and files of runs", "MLflow"),
@@ -135,9 +135,9 @@ class Store:
         """Return the folder of label issues."""
         return self.root / "label_issues" / dataset
 
-    def reproduce(self, model: str, version: str) -> UPath:
-        """Return the folder of a version that is trained again."""
-        return self.root / "reproduce" / model / version
+    def reproduce(self, model: str, files: str) -> UPath:
+        """Return the folder of a version that is trained again. files: what identifies the version."""
+        return self.root / "reproduce" / model / files
 
     def scores(self) -> UPath:
         """Return the folder of batches that were given no output."""

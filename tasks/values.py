@@ -182,11 +182,16 @@ class Explanation:
 
 @dataclass(frozen=True)
 class ModelVersion:
-    """A version in the registry. As text it is `NAME version NUMBER`."""
+    """A version in the registry. As text it is `NAME version NUMBER`.
+
+    files: the digest of its files, by which rows, engines and caches know it. Numbers begin at 1 again once somebody
+        deletes the model. A version of an earlier release has its place in MLflow instead.
+    """
 
     name: str
     version: str
     run_id: str
+    files: str = ""
 
     def __str__(self) -> str:
         return f"{self.name} version {self.version}"

@@ -49,7 +49,7 @@ def save(path: UPath, learner: Learner, epochs: list[Any]) -> None:
 def _crc32(tensors: Mapping[str, Tensor]) -> str:
     crc = 0
     for name in sorted(tensors):
-        crc = zlib.crc32(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy(), crc)
+        crc = zlib.crc32(tensors[name].cpu().reshape(-1).view(torch.uint8).numpy().data, crc)
     return f"{crc:08x}"
 
 

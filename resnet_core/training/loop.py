@@ -106,9 +106,9 @@ def fit(
     epochs = [Epoch(**values) for values in _checkpoint.load(state, learner)] if state else []
     while len(epochs) < config.epochs and not _out_of_patience(epochs, config.early_stopping):
         with repeatable(config.deterministic):
-            epoch, images = _run_epoch(learner, data, len(epochs) + 1, hooks.on_step)
+            epoch, last = _run_epoch(learner, data, len(epochs) + 1, hooks.on_step)
             averaged = learner.end_epoch()
-            _check_numbers(learner, images[:_ANSWERED], epoch.epoch)
+            _check_numbers(learner, last[:_ANSWERED], epoch.epoch)
         if hooks.validate:  # all processes decide by the first one's
             try:
                 epoch = replace(epoch, validation_accuracy=world.agreed(hooks.validate(averaged)))
@@ -126,7 +126,7 @@ def fit(
 def _check_numbers(learner: Learner, x: Tensor, epoch: int) -> None:
     """Raise TrainingError unless the state, and the averaged network's answers for some images, are finite.
 
-    A rate that is far too high may leave a loss that is a number, and statistics that overflow without a batch.
+    With a rate that is far too high, every loss of a short training may still be a number.
     """
     with torch.inference_mode():
         found = {"answers": [learner.average.module(x)], "weights": _checkpoint.tensors_of(learner).values()}

@@ -1,8 +1,8 @@
 """The engine of a batch: the fastest engine that decides as the gate saw it, by a short trial on this machine.
 
 A trial takes seconds to minutes, so an engine is tried only for batches that are long enough. Outcomes are kept in
-the store, in `engines/<model>-<version>-<digest>/`. The digest covers processor, packages, code and number of
-workers. The ONNX file lies beside them.
+the store, in `engines/<model>-<files>-<digest>/`. `files` is the digest of the version's files; the other covers
+processor, packages, code and number of workers. The ONNX file lies beside them.
 """
 
 import logging
@@ -59,7 +59,7 @@ def choose_engine(
     option = "GRAYLINE_ENGINE" if wanted is None else "--engine"
     name = None if named == "auto" else check_engine(option, named, classifier.device)
     threads = workers()
-    folder = here.store.engines() / f"{model.name}-{model.version}-{_surroundings_digest(model, classifier, threads)}"
+    folder = here.store.engines() / f"{model.name}-{digest_of(model.files)}-{_surroundings_digest(classifier, threads)}"
     around = Surroundings(model, classifier, here.tracking_uri, sample, threads, folder)
     if name == "int8" and not allowed_int8(around.tracking_uri, model):
         raise UserError(f"{option} int8: {why_not(around.tracking_uri, model)}")
@@ -72,11 +72,11 @@ def choose_engine(
     return choice
 
 
-def _surroundings_digest(model: ModelVersion, classifier: Classifier, workers: int) -> str:
+def _surroundings_digest(classifier: Classifier, workers: int) -> str:
     """Return the digest of everything that may change the speed of an engine or its answers."""
     machine = this_machine()
     where = (arithmetic(classifier.device), machine.instructions, machine.cores, describe(classifier.device), workers)
-    return digest_of(model, where, [_installed(name) for name in _PACKAGES], source_digest(*_CODE))
+    return digest_of(where, [_installed(name) for name in _PACKAGES], source_digest(*_CODE))
 
 
 def _installed(package: str) -> str:

@@ -38,7 +38,7 @@ class SupersededError(JobError):
 class Job:
     """The identity of a batch: a run with the same job may go on with it.
 
-    `key` is the digest of the version, the code and the options that decide a row.
+    `key` is the digest of the version's files, the code and the options that decide a row.
     """
 
     source: str
@@ -100,7 +100,7 @@ def claim(output: UPath, job: Job) -> Claim:
         )
     begun, folder = output / NEXT, output
     if found is not None and found.get("key") != job.key:
-        log.info("score       %s has rows by another version, code or options: every file is scored again", output)
+        log.info("score       %s: %s: every file is scored again", output, _why_not(found, job))
         folder = begun
         begun_job = read_job(begun)
         if begun_job is not None and begun_job.get("key") != job.key:
@@ -117,6 +117,14 @@ def claim(output: UPath, job: Job) -> Claim:
         reason = error.strerror or type(error).__name__
         raise UserError(f"--output: cannot write under {output} ({reason}). Choose another folder.") from None
     return Claim(output, folder, run)
+
+
+def _why_not(found: dict[str, Any], job: Job) -> str:
+    """Return why the rows of `found` are not those of the job. Rows that name no files are not known to be its own."""
+    by = ModelVersion(**found["model"])
+    if str(by) != str(job.model) or by.files == job.model.files:
+        return "it has rows by another version, code or options"
+    return f"its rows are by another {by}" if by.files else f"its rows do not say by which files of {by}"
 
 
 def read_job(folder: UPath) -> dict[str, Any] | None:
@@ -171,7 +179,7 @@ def default_folder(store: Store, source: str, model: ModelVersion) -> UPath:
     return store.scores() / f"{name}-{digest_of(source)[:8]}-by-{model.name}-{model.version}"
 
 
-def model_of(output: UPath) -> ModelVersion | None:
-    """Return the version that the rows of a batch are by."""
+def model_of(output: UPath) -> str | None:
+    """Return the version that the rows of a batch are by, as NAME/VERSION."""
     found = read_job(output)
-    return None if found is None else ModelVersion(**found["model"])
+    return None if found is None else f"{found['model']['name']}/{found['model']['version']}"

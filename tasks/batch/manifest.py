@@ -3,6 +3,7 @@
 key                             value
 source                          the folder, archive, table or URL that was scored
 model_name, model_version       the version that scored it
+model_files                     the digest of its files: numbers may begin again
 engine                          the engine that computed the predictions
 engines_not_used                by engine: why this machine did not use it
 files, scored, failed           number of rows, of good rows, of bad files
@@ -70,7 +71,7 @@ def read_manifest(folder: UPath) -> Scores:
         source=content["source"],
         output=folder,
         parts=tuple(own_files(folder, "*.parquet")),
-        model=ModelVersion(content["model_name"], content["model_version"], ""),
+        model=ModelVersion(content["model_name"], content["model_version"], "", content.get("model_files", "")),
         engine=content.get("engine", ""),
         files=content["files"],
         scored=content["scored"],

@@ -103,7 +103,7 @@ def plan_batch(
     place = absolute_source(source)
     if source_kind(place) == "shards":
         shard_files.check_preprocessing(place, preprocessing)
-    job = Job(place, model, digest_of(model.name, model.version, embeddings, source_digest(*_CODE))[:12])
+    job = Job(place, model, digest_of(model, embeddings, source_digest(*_CODE))[:12])
     if only_failed:
         _check_known(output, job)
     own = [str(output), *Store(Settings().root).own_places()]
@@ -149,7 +149,8 @@ def _check_known(output: UPath, job: Job) -> None:
     if found.get("key") != job.key:
         raise UserError(
             f"--only-failed: {output} was scored by {found['model']['name']} version {found['model']['version']}, with "
-            "other code or options. Give that version with --model, or run it without --only-failed to score all anew."
+            "other files, code or options. Give that version with --model, or run it without --only-failed to score "
+            "all anew."
         )
 
 

@@ -52,7 +52,7 @@ def record_batch(scores: Scores, drift: DriftReport, here: Workspace) -> str:
 def open_run(mlflow: MlflowClient, scores: Scores, store: UPath) -> tuple[str, int]:
     """Return the run of this batch and version, a new one the first time, and the number of the step."""
     model = scores.model
-    digest = digest_of(str(scores.output), scores.source, model.name, model.version)
+    digest = digest_of(str(scores.output), scores.source, model)
     experiment = experiment_id(mlflow, store, f"{model.name}-scores")
     found = mlflow.search_runs([experiment], f"tags.`{SCORED}` = '{digest}'", max_results=1)
     if found:

@@ -115,6 +115,7 @@ class Scores:
             "source": self.source,
             "model_name": self.model.name,
             "model_version": self.model.version,
+            "model_files": self.model.files,
             "engine": self.engine,
         }
 

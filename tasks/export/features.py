@@ -125,6 +125,7 @@ def plan_features(
         "dataset": shard_set.dataset,
         "model_name": model.name,
         "model_version": model.version,
+        "model_files": model.files,
         "layer": layer,
         "shape": list(shape),
         "classes": list(shard_set.classes),

@@ -8,6 +8,8 @@ private key is in neither.
 import hashlib
 import logging
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -41,14 +43,18 @@ SIGNATURE = "grayline.signature"  # tag: the SHA-256 of the public key that veri
 
 def check_version(tracking_uri: str, model: ModelVersion, verify_key: str | None = None) -> None:
     """Raises DamagedVersionError if the version's files are not those registered, or not signed by the key."""
-    with tempfile.TemporaryDirectory() as scratch:
-        verified_folder(tracking_uri, model, verify_key, Path(scratch))
+    with verified_folder(tracking_uri, model, verify_key):
+        pass
 
 
-def verified_folder(
-    tracking_uri: str, model: ModelVersion, verify_key: str | None = None, to: Path | None = None
-) -> Path:
-    """Return a local folder with the version's files after the check. Remote files are downloaded, below `to`."""
+@contextmanager
+def verified_folder(tracking_uri: str, model: ModelVersion, verify_key: str | None = None) -> Iterator[Path]:
+    """Yield a local folder with the version's files after the check; files of a server are downloaded meanwhile."""
+    with tempfile.TemporaryDirectory(prefix="grayline-") as scratch:
+        yield _verified(tracking_uri, model, verify_key, scratch)
+
+
+def _verified(tracking_uri: str, model: ModelVersion, verify_key: str | None, scratch: str) -> Path:
     registry = client(tracking_uri)
     listed = registry.get_model_version(model.name, model.version).tags.get(FILES)
     place = registry.get_model_version_download_uri(model.name, model.version)
@@ -57,7 +63,7 @@ def verified_folder(
         local = place.startswith(("file:", "/"))
         folder = Path(
             mlflow.artifacts.download_artifacts(
-                artifact_uri=place, tracking_uri=tracking_uri, dst_path=None if local or to is None else str(to)
+                artifact_uri=place, tracking_uri=tracking_uri, dst_path=None if local else scratch
             )
         )
     except (MlflowException, OSError) as error:

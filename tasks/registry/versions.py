@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
@@ -36,8 +34,7 @@ def _reference_of(tracking_uri: str, model: ModelVersion, verify_key: str | None
     """Check and load once a process: a version never changes."""
     from resnet_core.drift.reference import load_reference
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = verified_folder(tracking_uri, model, verify_key, Path(scratch))
+    with verified_folder(tracking_uri, model, verify_key) as folder:
         return load_reference(folder / ARTIFACTS / MODEL_FOLDER)
 
 
@@ -45,9 +42,9 @@ def answers_of(tracking_uri: str, model: ModelVersion, classifier: Classifier) -
     """Return the version's kept answers after a check of its files. Raises NoAnswersError if none can be used."""
     from resnet_core.inference.answers import load_answers
 
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = verified_folder(tracking_uri, model, Settings().verify_key, Path(scratch)) / ARTIFACTS / MODEL_FOLDER
-        return load_answers(folder, classifier.classes, classifier.preprocessing.size, known_keys(Settings()))
+    with verified_folder(tracking_uri, model, Settings().verify_key) as version:
+        folder, size = version / ARTIFACTS / MODEL_FOLDER, classifier.preprocessing.size
+        return load_answers(folder, classifier.classes, size, known_keys(Settings()))
 
 
 CHAMPION = "champion"
@@ -77,7 +74,9 @@ _NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the secon
 
 
 def value_of(version: RegisteredVersion) -> ModelVersion:
-    return ModelVersion(version.name, str(version.version), version.run_id or "")
+    """Return the version, with what identifies its files."""
+    files = version.tags.get(FILES) or version.source or ""
+    return ModelVersion(version.name, str(version.version), version.run_id or "", files)
 
 
 def by_alias(tracking_uri: str, name: str, alias: str) -> ModelVersion | None:
@@ -209,5 +208,5 @@ def _load_classifier(tracking_uri: str, model: ModelVersion, device: str, verify
     """Check and load once a process: a version never changes."""
     from resnet_core.model.classifier import Classifier
 
-    folder = verified_folder(tracking_uri, model, verify_key)
-    return Classifier.load(folder / ARTIFACTS / MODEL_FOLDER, device)
+    with verified_folder(tracking_uri, model, verify_key) as folder:
+        return Classifier.load(folder / ARTIFACTS / MODEL_FOLDER, device)

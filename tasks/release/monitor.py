@@ -2,10 +2,12 @@
 
 import json
 import logging
+import tempfile
 import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import mlflow.artifacts
@@ -15,7 +17,6 @@ from prefect import task
 from prefect.artifacts import create_table_artifact
 from pydantic import ValidationError
 from scipy.stats import fisher_exact, norm
-from upath import UPath
 
 from resnet_core.errors import JobError, plural
 from resnet_core.evaluation.comparison import Comparison, Pair, below, compare, in_words
@@ -157,8 +158,9 @@ def _evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dic
     """Return `interval`, `images` and `groups` of the metric on the held-out images; None if it was not measured."""
     try:
         place = f"runs:/{version.run_id}/evaluation/metrics.json"
-        file = mlflow.artifacts.download_artifacts(artifact_uri=place, tracking_uri=tracking_uri)
-        found = json.loads(UPath(file).read_text(encoding="utf-8"))
+        with tempfile.TemporaryDirectory() as scratch:
+            file = mlflow.artifacts.download_artifacts(place, dst_path=scratch, tracking_uri=tracking_uri)
+            found = json.loads(Path(file).read_text(encoding="utf-8"))
         ends = [found["metrics"][metric][name] for name in ("value", "low", "high")]
     except (MlflowException, OSError, KeyError):
         return None

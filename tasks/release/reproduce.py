@@ -30,7 +30,7 @@ from resnet_core.evaluation.metrics import METRICS
 from resnet_core.model.classifier import WEIGHTS, Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from resnet_core.storage.digest import source_digest
+from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.training.config import warm_started
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
@@ -97,8 +97,8 @@ class Origin:
 @task
 def recall(version: ModelVersion, here: Workspace) -> Origin:
     """Read the version's lineage from verified files. Raises UserError if it has none."""
-    folder = verified_folder(here.tracking_uri, version, Settings().verify_key)
-    lineage = read_lineage(folder / ARTIFACTS)
+    with verified_folder(here.tracking_uri, version, Settings().verify_key) as folder:
+        lineage = read_lineage(folder / ARTIFACTS)
     if not lineage:
         raise UserError(
             f"{version} was registered without a record of its training. "
@@ -147,15 +147,15 @@ def train_again(origin: Origin, shard_set: ShardSet, here: Workspace) -> Reprodu
     Writes the outcome on the version.
     """
     version, started = origin.version, time.monotonic()
-    tracking_uri, folder = here.tracking_uri, here.store.reproduce(version.name, version.version)
+    tracking_uri, folder = here.tracking_uri, here.store.reproduce(version.name, digest_of(version.files))
     then = replace(here, resident_bytes=origin.lineage["resident_bytes"])
     with _starting_point(origin, here) as start, _threads_of(origin):
         job = replace(job_of(shard_set, origin.dataset, then), state=folder / STATE)
         if start:
             job = replace(job, start=start, config=warm_started(job.config))
         again = _train_job(job, here)
-    registered = verified_folder(tracking_uri, version, Settings().verify_key) / ARTIFACTS / MODEL_FOLDER
-    identical, largest, metrics = compare(again, registered, shard_set, here.keys)
+    with verified_folder(tracking_uri, version, Settings().verify_key) as registered:
+        identical, largest, metrics = compare(again, registered / ARTIFACTS / MODEL_FOLDER, shard_set, here.keys)
     found = Reproduction(version, identical, largest, metrics, surroundings(origin), time.monotonic() - started)
     if folder.exists():
         folder.fs.rm(folder.path, recursive=True)
@@ -186,7 +186,8 @@ def _starting_point(origin: Origin, here: Workspace) -> Iterator[UPath | None]:
             f"{origin.version} began with the weights of the training {digest}, "
             f"which is neither in {folder.parent} nor a registered version. It cannot be trained again."
         )
-    yield UPath(verified_folder(here.tracking_uri, value_of(made_of_it[0])) / ARTIFACTS / MODEL_FOLDER)
+    with verified_folder(here.tracking_uri, value_of(made_of_it[0])) as files:
+        yield UPath(files / ARTIFACTS / MODEL_FOLDER)
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def find_batch(place: str, store: Store) -> _ScoredBatch:
         raise UserError(f"BATCH: {folder} has no Parquet files any more. Run `grayline classify-batch` again.")
     with scores.parts[0].open("rb") as file:
         classes = json.loads(pq.read_schema(file).metadata[METADATA_KEY])["classes"]
-    return _ScoredBatch(scores, digest_of(str(folder), scores.model.name, scores.model.version), tuple(classes))
+    return _ScoredBatch(scores, digest_of(str(folder), scores.model), tuple(classes))
 
 
 def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> None:

@@ -457,4 +457,5 @@ def test_moving_the_alias_waits_for_neither_prefect_nor_torch(nights: Nights) ->
 
 
 def test_a_local_version_is_checked_where_it_lies(nights: Nights) -> None:
-    assert verified_folder(nights.uri, TWO) == nights.files("2")
+    with verified_folder(nights.uri, TWO) as folder:
+        assert folder == nights.files("2")

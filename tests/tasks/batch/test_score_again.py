@@ -196,6 +196,43 @@ def test_another_version_takes_the_place_of_the_old_one_when_it_is_complete(digi
     assert left == {"_batch.json", "_manifest.json"}
 
 
+_ONE, _OTHER = ModelVersion("model", "3", "run", "one"), ModelVersion("model", "3", "run", "other")
+_OLD, _FOUR = ModelVersion("model", "3", "run"), ModelVersion("model", "4", "run", "other")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "why"),
+    [
+        (_ONE, _OTHER, "its rows are by another model version 3"),
+        (_OLD, _ONE, "its rows do not say by which files of model version 3"),
+        (_ONE, _FOUR, "it has rows by another version, code or options"),
+    ],
+)
+def test_rows_of_other_files_are_scored_again_whatever_their_number(
+    digit_folder: Path,
+    tmp_path: Path,
+    before: ModelVersion,
+    after: ModelVersion,
+    why: str,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Numbers begin at 1 again once somebody deletes the model, or where another server is asked."""
+    output = tmp_path / "out"
+    classify(digit_folder, output, model=before)
+    if not before.files:  # as an earlier release wrote it
+        job = json.loads((output / "_batch.json").read_text())
+        del job["model"]["files"]
+        (output / "_batch.json").write_text(json.dumps(job))
+    with caplog.at_level("INFO", logger="grayline"):
+        scores = classify(digit_folder, output, model=after)
+    assert scores.reused < 200
+    assert why in caplog.text
+    assert json.loads((output / "_manifest.json").read_text())["model_files"] == after.files
+    assert classify(digit_folder, output, model=after).reused == 200
+    with pytest.raises(UserError, match="was scored by model version"):
+        classify(digit_folder, output, model=before, only_failed=True)
+
+
 @pytest.mark.parametrize("moved", [0, 1, 3])
 def test_a_replacement_that_was_killed_in_the_middle_is_completed(
     digit_folder: Path, tmp_path: Path, moved: int

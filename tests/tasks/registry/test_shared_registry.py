@@ -100,6 +100,20 @@ def test_version_0_is_not_the_challenger(registry: MlflowClient) -> None:
         champion.make_champion(registry.tracking_uri, "parts", "0", "")
 
 
+def test_a_version_is_known_by_its_files_where_numbers_begin_again(registry: MlflowClient) -> None:
+    uri = registry.tracking_uri
+    registry.set_model_version_tag("parts", "1", versions.FILES, "digest of the first")
+    first, second = versions.find_version(uri, "parts", "1"), versions.find_version(uri, "parts", "2")
+    assert (first.files, second.files) == ("digest of the first", "file:///nowhere")  # of an earlier release
+    registry.delete_registered_model("parts")
+    registry.create_registered_model("parts")
+    run = registry.create_run(registry.create_experiment("again")).info.run_id
+    registry.create_model_version("parts", "file:///elsewhere", run, {versions.FILES: "another digest"})
+    again = versions.find_version(uri, "parts", "1")
+    assert (str(again), again.files) == (str(first), "another digest")
+    assert again != first
+
+
 def test_a_deleted_experiment_is_restored(registry: MlflowClient, caplog: pytest.LogCaptureFixture) -> None:
     experiment = registry.get_experiment_by_name("parts")
     assert experiment
