@@ -10,7 +10,6 @@ A version that is deleted in MLflow no longer keeps its files. A training of ano
 asked stays, with its shards: whether a version needs it is not known here.
 """
 
-import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,7 @@ from upath import UPath
 
 from resnet_core.storage.turns import holder_of
 from resnet_core.storage.digest import digest_of
+from resnet_core.storage.files import DamagedFileError, read_json
 from tasks.progress import progress
 from tasks.registry import runs
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
@@ -107,7 +107,11 @@ def _of_other_registries(store: Store, name: str, tracking_uri: str) -> dict[str
 
 def _shards_of(training: UPath) -> str | None:
     path = training / LINEAGE
-    return json.loads(path.read_text(encoding="utf-8")).get("shards") if path.exists() else None
+    try:
+        return read_json(path).get("shards") if path.exists() else None
+    except DamagedFileError as error:
+        log.warning("prune       %s: every shard set is left", error)
+        return None
 
 
 def _unread_pixels(store: Store, name: str, before: datetime) -> Iterator[Leftover]:

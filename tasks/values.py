@@ -6,7 +6,7 @@ PyTorch.
 
 from __future__ import annotations
 
-import json
+import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from resnet_core.images.preprocessing import Preprocessing
     from tasks.parts import Part
 
+
+log = logging.getLogger("grayline")
 
 Value = TypeVar("Value")
 
@@ -113,11 +115,16 @@ class ShardSet:
     def open(folder: UPath) -> ShardSet | None:
         """Read a finished shard set, FOLDER = shards/<dataset>/<digest>; None if it or one of its files is missing."""
         from resnet_core.images.preprocessing import Preprocessing
+        from resnet_core.storage.files import DamagedFileError, read_json
 
         path = folder / MANIFEST
         if not path.exists():
             return None
-        manifest = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            manifest = read_json(path)
+        except DamagedFileError as error:
+            log.warning("shards      %s: the set is taken for missing; the next night writes it again", error)
+            return None
         files = tuple(folder / name for name in manifest["shards"])
         if not all(file.exists() for file in files):
             return None

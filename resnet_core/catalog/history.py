@@ -17,9 +17,13 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.storage.database import create, database
-from resnet_core.storage.files import write_whole
+from resnet_core.storage.files import whole, write_whole
 
 MOST = 64
+_REMEDY = (
+    "It has what changed in these versions of the catalog. Restore it from a backup of the store; without one, "
+    "delete it, and `grayline catalog log` and `diff` lack them."
+)
 WATCHED = ("image_id", "label", "soft_label", "split", "status")
 _CHANGE = pa.schema(
     [
@@ -96,7 +100,7 @@ def append(db: duckdb.DuckDBPyConnection, folder: UPath, version: int) -> int:
     numbers = pa.array([version + 1] * len(changes), pa.int32())
     table = changes.append_column("version", numbers).select(_CHANGE.names).cast(_CHANGE)
     with write_whole(folder / f"{version + 1:06}.parquet") as draft:
-        pq.write_table(table, draft, compression="zstd")
+        pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
     return version + 1
 
 
@@ -110,7 +114,7 @@ def compact(folder: UPath) -> None:
         # Files of older code may lack columns.
         joined = pa.concat_tables([_read(delta) for delta in deltas], promote_options="default")
         with write_whole(folder / f"{deltas[0].first:06}-{deltas[-1].last:06}.parquet") as draft:
-            pq.write_table(joined, draft, compression="zstd")
+            pq.write_table(joined, draft, compression="zstd", write_page_checksum=True)
     kept = {delta.path.name for delta in _deltas(folder)}
     for path in folder.glob("*.parquet"):
         if path.name not in kept:
@@ -134,6 +138,12 @@ def difference(folder: UPath, low: int, high: int) -> pa.Table:
         return db.sql(_BETWEEN, params={"low": low, "high": high}).to_arrow_table()
 
 
+def restored(folder: UPath) -> tuple[int, pa.Table]:
+    """Return the newest version, 0 without any, and its files with the columns WATCHED: all that a history knows."""
+    last = last_version(folder)
+    return last, difference(folder, 0, last).select(["uri", *WATCHED])
+
+
 def versions(folder: UPath) -> pa.Table:
     """Return the numbers of files that `came`, `went` and `changed` by `version`."""
     with database() as db:
@@ -149,5 +159,5 @@ def _load(db: duckdb.DuckDBPyConnection, files: list[_Delta]) -> None:
 
 
 def _read(delta: _Delta) -> pa.Table:
-    with delta.path.open("rb") as file:
-        return pq.read_table(file)
+    with whole(delta.path, _REMEDY), delta.path.open("rb") as file:
+        return pq.read_table(file, page_checksum_verification=True)

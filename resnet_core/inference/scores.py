@@ -19,6 +19,7 @@ from upath import UPath
 from resnet_core.model.classifier import Classifier, checked
 from resnet_core.reasons import with_reason_codes
 from resnet_core.shards.format import METADATA_KEY
+from resnet_core.storage.files import whole
 
 # Largest shares of the picked rows: bad files, and rows drawn from each label whatever their confidence.
 # Drawn rows show errors of which the model is certain.
@@ -212,10 +213,15 @@ def score_table(
     return pa.table({name: columns[name] for name in SCHEMA.names}).cast(SCHEMA)
 
 
+_REMEDY = (
+    "Its rows are lost. Delete it, and run the same `grayline classify-batch` again, which scores their files again."
+)
+
+
 def read_scores(path: UPath, columns: Sequence[str] = ()) -> pa.Table:
     """Return columns of a file of scores, by default all. Codes of older releases' rows come from their texts."""
-    with path.open("rb") as file:
-        parquet = pq.ParquetFile(file)
+    with whole(path, _REMEDY), path.open("rb") as file:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
         names = columns or parquet.schema_arrow.names
         if "reason_code" in parquet.schema_arrow.names:
             return parquet.read(names)

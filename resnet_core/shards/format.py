@@ -35,7 +35,7 @@ from resnet_core.errors import UserError
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.shards.encryption import WHERE, Keys, decryption_properties, encryption_properties
 from resnet_core.shards.soft_labels import SoftLabels, joined, read_column
-from resnet_core.storage.files import is_local
+from resnet_core.storage.files import DamagedFileError, is_local, whole
 
 Split = Literal["train", "validation", "test"]
 
@@ -144,25 +144,58 @@ def _write(
         column_encoding=encoding,
         write_statistics=facts,
         encryption_properties=encryption_properties(keys) if keys else None,
+        write_page_checksum=True,
     )
+
+
+class _File(pq.ParquetFile):  # type: ignore[misc]
+    """A Parquet file whose errors name it."""
+
+    place: UPath
+
+    def read(self, *what: Any, **how: Any) -> pa.Table:
+        with whole(self.place):
+            return super().read(*what, **how)
+
+    def read_row_group(self, *what: Any, **how: Any) -> pa.Table:
+        with whole(self.place):
+            return super().read_row_group(*what, **how)
 
 
 def open_file(path: UPath, keys: Keys | None = None) -> pq.ParquetFile:
     """Open a Parquet file, encrypted or not; a local one is mapped into memory.
 
-    Raises UserError for an encrypted file if its key is missing.
+    Raises UserError for an encrypted file if its key is missing, DamagedFileError for other bytes than were written.
     """
-    properties = decryption_properties(keys) if keys else None
+    how: dict[str, Any] = {"page_checksum_verification": True}
+    if keys:
+        how["decryption_properties"] = decryption_properties(keys)
     try:
-        if is_local(path):
-            return pq.ParquetFile(path.path, memory_map=True, decryption_properties=properties)
-        return pq.ParquetFile(path.fs.open(path.path, "rb"), pre_buffer=True, decryption_properties=properties)
+        with whole(path):
+            if is_local(path):
+                file = _File(path.path, memory_map=True, **how)
+            else:
+                file = _File(path.fs.open(path.path, "rb"), pre_buffer=True, **how)
     except UserError as error:
         raise UserError(f"{path}: {error}.") from None
-    except OSError:
+    except DamagedFileError:
         if keys is None and _is_encrypted(path):
             raise UserError(f"{path}: is encrypted. Set {WHERE} to the keys that it was written with.") from None
         raise
+    file.place = path
+    return file
+
+
+def check(path: UPath, rows: int, keys: Keys | None = None) -> None:
+    """Raise DamagedFileError unless a shard has so many rows, and each column that is learned from its checksum.
+
+    Only the footer is read where the store is not a disk of this machine.
+    """
+    file = open_file(path, keys)
+    if file.metadata.num_rows != rows:
+        raise DamagedFileError(path, f"{file.metadata.num_rows:,} rows, not {rows:,}")
+    for number in range(file.num_row_groups if is_local(path) else 0):
+        file.read_row_group(number, columns=["image_id", *FACTS, "levels"])
 
 
 def _is_encrypted(path: UPath) -> bool:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.storage.files import write_whole
+from resnet_core.storage.files import whole, write_whole
 
 _MEMORY = "256MB"  # enough for the hash tables of a million images; beyond it DuckDB goes on in files
 _ROW_GROUP = 4096
@@ -111,10 +111,20 @@ def write_through(rows: Iterator[pa.Table], path: UPath, metadata: Mapping[str, 
     """
     first = next(rows)
     schema = first.schema.with_metadata(metadata)
-    with write_whole(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as writer:
+    with (
+        write_whole(path) as draft,
+        pq.ParquetWriter(draft, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         for table in chain([first], rows):
             writer.write_table(table, row_group_size=_ROW_GROUP)
             yield table
+
+
+def check_parquet(path: UPath) -> None:
+    """Read a Parquet file with its checksums, a piece at a time. Raises DamagedFileError."""
+    with whole(path), path.open("rb") as file:
+        for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
+            pass
 
 
 def count(db: duckdb.DuckDBPyConnection, query: str) -> int:

@@ -1,5 +1,9 @@
-"""Files that appear whole or not at all, in any fsspec store: written beside and renamed, or put at once."""
+"""Files that appear whole or not at all, in any fsspec store: written beside and renamed, or put at once.
 
+A copy of a store may be cut off, and a disk may lose a sector: `whole` and `read_json` name such a file.
+"""
+
+import json
 import os
 import shutil
 import tempfile
@@ -7,13 +11,48 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from upath import UPath
 
-from resnet_core.errors import UserError
+from resnet_core.errors import JobError, UserError
 from resnet_core.policy import check_protocol
 from resnet_core.storage import locations
 from resnet_core.storage.locations import from_home
+
+
+class DamagedFileError(JobError):
+    """A file is there, but it is not what was written. Derived files are then made again.
+
+    remedy: of a file that nothing else can make: what is lost, and which command goes on.
+    """
+
+    def __init__(self, path: UPath | Path, why: str, remedy: str = "") -> None:
+        super().__init__(f"{path} is damaged ({why}){remedy and '. '}{remedy}")
+        self.path, self.why, self.remedy = path, why, remedy
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return DamagedFileError, (self.path, self.why, self.remedy)
+
+
+@contextmanager
+def whole(path: UPath | Path, remedy: str = "") -> Iterator[None]:
+    """Raise DamagedFileError for what readers of Parquet and JSON raise where the bytes are others.
+
+    Errors of the store itself, such as a missing file, have a number and stay as they are.
+    """
+    try:
+        yield
+    except (OSError, ValueError, EOFError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
+        raise DamagedFileError(path, (str(error).strip() or type(error).__name__).splitlines()[0], remedy) from None
+
+
+def read_json(path: UPath | Path, remedy: str = "") -> Any:
+    """Return the content of a JSON file. Raises DamagedFileError."""
+    with whole(path, remedy):
+        return json.loads(path.read_text(encoding="utf-8"))
 
 
 def is_local(path: UPath) -> bool:

@@ -34,7 +34,7 @@ from resnet_core.inference.engines import (
 )
 from resnet_core.model.classifier import Classifier
 from resnet_core.storage.digest import DamagedVersionError, file_digest
-from resnet_core.storage.files import as_local, write_text, write_whole
+from resnet_core.storage.files import DamagedFileError, as_local, read_json, write_text, write_whole
 from tasks.batch.values import EngineChoice, EngineTrial
 from tasks.registry.int8_file import Int8, allowed_int8, int8_file
 from tasks.registry.versions import answers_of, load_classifier
@@ -223,16 +223,26 @@ def all_trials(around: Surroundings, wanted: EngineName | None, files: int) -> _
 
 
 def _read_trials(around: Surroundings) -> _Trials:
-    """Read trials, without those whose files are gone or would not be run now."""
-    path = around.folder / TRIALS
+    """Read trials, without those whose files are not the tried ones, or would not be run now."""
+    path, file = around.folder / TRIALS, around.folder / ENGINE_FILE
     if not path.exists():
         return {}
-    rows = [EngineTrial(**row) for row in json.loads(path.read_text(encoding="utf-8"))]
-    written = (around.folder / ENGINE_FILE).exists()
+    try:
+        rows = [EngineTrial(**row) for row in read_json(path)]
+    except (DamagedFileError, TypeError) as error:
+        log.warning("engine      %s: engines are tried again (%s)", path, error)
+        return {}
+    written = ""
+    if file.exists():
+        with as_local(file) as local:
+            written = file_digest(local)
+    if written and any(row.name in _WRITTEN and row.digest not in ("", written) for row in rows):
+        log.warning("engine      %s is damaged: it is written and tried again", file)
     return {
         row.name: row
         for row in rows
-        if (row.name not in _WRITTEN or written) and (row.name != "int8" or row.digest == _digest(around.int8))
+        if (row.name not in _WRITTEN or (written and row.digest == written))
+        and (row.name != "int8" or row.digest == _digest(around.int8))
     }
 
 

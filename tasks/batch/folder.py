@@ -22,12 +22,15 @@ from resnet_core.errors import JobError, UserError
 from resnet_core.sources.source import check_source, source_kind
 from resnet_core.storage import locations
 from resnet_core.storage.digest import digest_of
-from resnet_core.storage.files import to_path, write_text
+from resnet_core.storage.files import read_json, to_path, write_text
 from resnet_core.storage.globs import parse_glob
 from tasks.store import BATCH_BEGUN, MANIFEST, NEXT, Store, own_files
 from tasks.values import ModelVersion
 
 log = logging.getLogger("grayline")
+
+
+_ANEW = "Choose another --output, or delete the folder and run the same command again: every file is scored again"
 
 
 class SupersededError(JobError):
@@ -130,7 +133,7 @@ def _why_not(found: dict[str, Any], job: Job) -> str:
 def read_job(folder: UPath) -> dict[str, Any] | None:
     """Return the content of _batch.json; None if it is missing."""
     try:
-        found: dict[str, Any] = json.loads((folder / BATCH_BEGUN).read_text(encoding="utf-8"))
+        found: dict[str, Any] = read_json(folder / BATCH_BEGUN, f"It says whose rows these are. {_ANEW}.")
     except (FileNotFoundError, NotADirectoryError):
         return None
     return found
@@ -151,8 +154,8 @@ def score_files(folder: UPath, key: str) -> list[UPath]:
 def replace(output: UPath) -> None:
     """Replace the old rows by the complete ones in _next. An interrupted replacement can be done again."""
     begun = output / NEXT
+    names = set(read_json(begun / MANIFEST, f"Delete {begun}, and run the same command again.")["parts"])
     text = (begun / MANIFEST).read_text(encoding="utf-8")
-    names = set(json.loads(text)["parts"])
     (output / MANIFEST).unlink(missing_ok=True)
     for old in output.glob("*.parquet"):
         if old.name not in names:

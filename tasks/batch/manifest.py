@@ -23,7 +23,7 @@ from datetime import UTC, datetime
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.storage.files import write_whole
+from resnet_core.storage.files import read_json, write_whole
 from tasks.batch.values import Scores
 from tasks.store import MANIFEST, own_files
 from tasks.values import ModelVersion
@@ -65,7 +65,7 @@ def read_manifest(folder: UPath) -> Scores:
 
     Raises FileNotFoundError for a batch that is not finished.
     """
-    content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    content = read_json(folder / MANIFEST, "Run the same `grayline classify-batch` again, which writes it anew.")
     labels = {name: (label["count"], label["mean_confidence"]) for name, label in content.get("labels", {}).items()}
     return Scores(
         source=content["source"],

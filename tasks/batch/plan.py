@@ -209,7 +209,7 @@ def _carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
     table = table.filter(pc.is_in(table["uri"], value_set=pa.array(uris, pa.string())))
     made = folder / f"{key}-{digest_of(path.name, table['uri'].to_pylist())}.parquet"
     with write_whole(made) as draft:
-        pq.write_table(table, draft)
+        pq.write_table(table, draft, write_page_checksum=True)
     return made
 
 

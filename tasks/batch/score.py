@@ -89,7 +89,7 @@ def score_part(part: Part, how: Scoring) -> PartOutcome:
     table = with_metadata(pa.concat_tables(tables), trained.classes)
     check_run(part.path.parent, how.run)
     with write_whole(part.path) as draft:
-        pq.write_table(table, draft)
+        pq.write_table(table, draft, write_page_checksum=True)
     return outcome(table, again, engine.refused)
 
 

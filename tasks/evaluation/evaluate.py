@@ -1,6 +1,5 @@
 """Evaluate: a classifier on the held-out images that training has never seen."""
 
-import json
 import logging
 from dataclasses import asdict
 from pathlib import Path
@@ -16,7 +15,7 @@ import resnet_core.evaluation
 import resnet_core.model
 import resnet_core.plotting
 import tasks.evaluation
-from resnet_core.errors import NotANumberError
+from resnet_core.errors import JobError, NotANumberError
 from resnet_core.evaluation import assess
 from resnet_core.evaluation import input_sizes as by_size
 from resnet_core.evaluation.assess import Assessment, HeldOut
@@ -29,8 +28,8 @@ from resnet_core.model.calibration import in_words
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from resnet_core.storage.digest import digest_of, source_digest, table_digest
-from resnet_core.storage.files import as_local, write_folder
+from resnet_core.storage.digest import check_digests, digest_of, source_digest, table_digest, write_digests
+from resnet_core.storage.files import as_local, read_json, write_folder
 from resnet_core.training.loop import no_number
 from tasks.dataset import Dataset
 from tasks.evaluation.files import described, write_metrics, write_plots, write_predictions, write_slices
@@ -95,6 +94,7 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
         write_predictions(draft, rows, images, assessed, shard_set.classes)
         write_slices(draft, assessed.slices)
         write_plots(draft, checkpoint.folder, assessed, sizes, images, shard_set.classes)
+        write_digests(draft)
         _log_to_mlflow(here.tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
     page = markdown(assessed, sizes, checkpoint)
     create_markdown_artifact(page, key="evaluation", description="Held-out metrics")
@@ -104,11 +104,19 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
 
 def _read_evaluation(checkpoint: Checkpoint, key: dict[str, str]) -> Evaluation | None:
     """Return the evaluation that `evaluate` has written of this checkpoint, unless its key is another."""
-    path = checkpoint.folder / EVALUATION / METRICS_FILE
-    found = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
-    if {name: found.get(name) for name in key} != key:
+    folder = checkpoint.folder / EVALUATION
+    if not (folder / METRICS_FILE).exists():
         return None
-    return _evaluation_of(checkpoint.folder / EVALUATION, found)
+    try:
+        found = read_json(folder / METRICS_FILE)
+        if {name: found.get(name) for name in key} != key:
+            return None
+        with as_local(folder) as local:
+            check_digests(local)
+    except JobError as error:
+        log.warning("evaluate    %s: %s; it is measured again", folder, error)
+        return None
+    return _evaluation_of(folder, found)
 
 
 def _evaluation_of(folder: UPath, found: dict[str, Any]) -> Evaluation:

@@ -32,7 +32,7 @@ from resnet_core.plotting.canvas import SMALLEST, heated, picture, webp
 from resnet_core.plotting.sheets import NEIGHBOURS, GalleryImage, NeighbourImage, gallery_sheet
 from resnet_core.shards import format as shards
 from resnet_core.storage.digest import digest_of, source_digest
-from resnet_core.storage.files import as_local, write_folder
+from resnet_core.storage.files import DamagedFileError, as_local, read_json, write_folder
 from tasks import artifacts
 from tasks.evaluation.held_out import LOOK_ALIKE
 from tasks.evaluation.look_alikes import closest, described
@@ -103,7 +103,11 @@ def explain(night: Night, here: Workspace) -> Explanation:
 
 def _read_gallery(folder: UPath) -> dict[str, Any]:
     path = folder / GALLERY
-    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else {}
+    try:
+        return dict(read_json(path)) if path.exists() else {}
+    except DamagedFileError as error:
+        log.warning("explain     %s: it is made again", error)
+        return {}
 
 
 def _read_predictions(path: UPath, classes: Sequence[str]) -> _Predictions:

@@ -28,7 +28,7 @@ from resnet_core.model.features import Layer, compute, shape_of
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
-from resnet_core.storage.files import write_text, write_whole
+from resnet_core.storage.files import read_json, write_text, write_whole
 from tasks.registry.images import check_fits
 from tasks.registry.versions import load_classifier
 from tasks.store import FEATURE_LISTING, FEATURES_BEGUN, MANIFEST, WORK, own_files
@@ -143,7 +143,7 @@ def begin(output: UPath, job: dict[str, Any]) -> None:
     """Claim the folder for this job: the same job may go on, another may not write into it."""
     mark = output / FEATURES_BEGUN
     if mark.exists():
-        found = json.loads(mark.read_text(encoding="utf-8"))
+        found = read_json(mark, f"Delete {output}, and run the same command again.")
         if found != job:
             raise UserError(
                 f"-o: {output} holds {found['layer']} features of {found['dataset']} as {found['format']}, by "

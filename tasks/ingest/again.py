@@ -12,8 +12,14 @@ from upath import UPath
 
 from resnet_core.catalog.history import last_version
 from resnet_core.errors import UserError
-from resnet_core.storage.files import write_text
+from resnet_core.storage.files import read_json, write_text
 from tasks.store import SPLITS, Store
+
+# Without it, the split would go back to the one that people have left.
+_REMEDY = (
+    "It says when the split began anew. Restore it from a backup of the store; without one, delete it, and run "
+    "`grayline split --again NAME`."
+)
 
 
 @dataclass(frozen=True)
@@ -31,7 +37,7 @@ def beginnings(history: UPath) -> tuple[_Beginning, ...]:
     path = history / SPLITS
     if not path.exists():
         return ()
-    return tuple(_Beginning(**entry) for entry in json.loads(path.read_text(encoding="utf-8")))
+    return tuple(_Beginning(**entry) for entry in read_json(path, _REMEDY))
 
 
 def begin_again(store: Store, name: str, why: str) -> _Beginning:

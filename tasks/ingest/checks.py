@@ -23,7 +23,7 @@ from resnet_core.errors import DataCheckError, plural
 from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.drift_plots import compare_nights
 from resnet_core.plotting.sheets import PAIRS, ConflictPair, conflict_sheet, contact_sheet
-from resnet_core.storage.files import write_text, write_whole
+from resnet_core.storage.files import DamagedFileError, read_json, write_text, write_whole
 from tasks.artifacts import Markdown, markdown_table, picture, plain
 from tasks.dataset import Dataset
 from tasks.ingest import placement
@@ -93,10 +93,15 @@ def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
         if not name.isdecimal() or int(name) >= version:
             continue
         path = nights / name / SUMMARY
-        if path.exists():
-            found = json.loads(path.read_text(encoding="utf-8"))
-            if found["accepted"]:
-                return name, Summary.from_dict(found["summary"])
+        try:
+            found = read_json(path)
+        except FileNotFoundError:
+            continue
+        except DamagedFileError as error:
+            log.warning("checks      %s: an earlier night is compared with instead", error)
+            continue
+        if found["accepted"]:
+            return name, Summary.from_dict(found["summary"])
     return None
 
 

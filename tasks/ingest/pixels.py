@@ -4,6 +4,7 @@ They are a cache between two stages: ingest writes them, the catalog takes the f
 Deleting them costs reading the source again.
 """
 
+import logging
 from collections.abc import Sequence
 from functools import lru_cache
 
@@ -17,6 +18,7 @@ import resnet_core.images
 import resnet_core.reading
 import resnet_core.reasons
 from resnet_core.catalog.build import FACTS
+from resnet_core.errors import JobError
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading.pool import read_files
@@ -24,11 +26,14 @@ from resnet_core.reasons import TRIED_AGAIN
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
-from resnet_core.storage.files import write_whole
+from resnet_core.storage.files import DamagedFileError, write_whole
 from tasks.dataset import Dataset
 from tasks.ingest.arrivals import set_aside
 from tasks.parts import Part
+from tasks.store import own_files
 from tasks.workspace import Workspace
+
+log = logging.getLogger("grayline")
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="read {part.path.name}")
@@ -67,16 +72,39 @@ def _is_complete(part: Part, keys: Keys | None) -> bool:
 
     A file that could not be opened, or was still being written, is tried again.
     """
-    if not part.path.exists():
+    try:
+        codes = shards.open_file(part.path, keys).read(columns=["reason_code"])["reason_code"]
+    except (FileNotFoundError, DamagedFileError):
         return False
-    codes = shards.open_file(part.path, keys).read(columns=["reason_code"])["reason_code"]
     return TRIED_AGAIN.isdisjoint(codes.to_pylist())
+
+
+def whole_parts(folder: UPath, keys: Keys | None) -> list[str]:
+    """Return the names of the parts in a cache. A torn one is removed, with a line: its files are read again."""
+    there = []
+    for path in own_files(folder, "*.parquet"):
+        try:
+            shards.open_file(path, keys)
+            there.append(path.name)
+        except DamagedFileError as error:
+            path.unlink()
+            log.warning("ingest      %s: its files are read again", error)
+    return there
+
+
+def _read(path: UPath, columns: Sequence[str], keys: Keys | None) -> pa.Table:
+    """Return columns of a part. A torn one is removed: the next run reads its files again."""
+    try:
+        return shards.open_file(path, keys).read(columns=list(columns))
+    except DamagedFileError as error:
+        path.unlink(missing_ok=True)
+        raise JobError(f"{error}. It is removed: run the same command again, which reads its files again.") from None
 
 
 def read_facts(path: UPath, keys: Keys | None) -> pa.RecordBatch:
     """Return all columns but the pixels, as rows of the catalog's `facts`."""
     columns = [name for name in FACTS.names if name not in ("part", "row")]
-    table = shards.open_file(path, keys).read(columns=columns)
+    table = _read(path, columns, keys)
     named = table.append_column("part", pa.array([path.name] * len(table), pa.string()))
     named = named.append_column("row", pa.array(range(len(table)), pa.int32()))
     return named.select(FACTS.names).cast(FACTS).combine_chunks().to_batches()[0]
@@ -84,7 +112,7 @@ def read_facts(path: UPath, keys: Keys | None) -> pa.RecordBatch:
 
 def read_rows(path: UPath, rows: NDArray[np.int64], size: int, keys: Keys | None) -> NDArray[np.uint8]:
     """Return uint8 [N, size, size]: the pixels in these rows of the part."""
-    table = shards.open_file(path, keys).read(columns=["pixels"])
+    table = _read(path, ["pixels"], keys)
     return shards.unpacked(table["pixels"], size)[rows]
 
 
@@ -96,5 +124,5 @@ def read_pixels(path: UPath, uris: Sequence[str], size: int, keys: Keys | None) 
 
 @lru_cache(maxsize=8)
 def _part(path: UPath, size: int, keys: Keys | None) -> tuple[dict[str, int], NDArray[np.uint8]]:
-    table = shards.open_file(path, keys).read(columns=["uri", "pixels"])
+    table = _read(path, ["uri", "pixels"], keys)
     return {uri: row for row, uri in enumerate(table["uri"].to_pylist())}, shards.unpacked(table["pixels"], size)

@@ -20,10 +20,10 @@ from resnet_core.storage import database
 from resnet_core.storage.files import to_path, write_whole
 from resnet_core.storage.matching import Places
 from tasks.dataset import Dataset
-from tasks.ingest.catalog import load_catalog
+from tasks.ingest.catalog import heal_catalog, load_catalog
 from tasks.ingest.layout import find_splits
 from tasks.ingest.levels import with_decision
-from tasks.ingest.pixels import pixel_folder
+from tasks.ingest.pixels import pixel_folder, whole_parts
 from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted
 from tasks.store import CORRECTIONS, ENTRIES, UNREAD
@@ -43,9 +43,10 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     """
     check_source(dataset.source)
     reading.start()  # most nights bring something new
+    heal_catalog(dataset.name, here)
     image = with_decision(dataset.image, here.store.catalog(dataset.name))
     pixels = pixel_folder(dataset, image, here)
-    there = [path.name for path in pixels.iterdir()] if pixels.exists() else []
+    there = whole_parts(pixels, here.keys)
     if not there and pixels.parent.exists():
         log.info("ingest      the cached pixels are by other settings or code: every file is read again")
     with database.database() as db, more_roots(dataset.manifest_roots):

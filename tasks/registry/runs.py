@@ -20,7 +20,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from upath import UPath
 
-from resnet_core.storage.files import is_local, write_text
+from resnet_core.storage.files import DamagedFileError, is_local, read_json, write_text
 from tasks.registry.moved import follow_store
 from tasks.store import REGISTERED, Store
 
@@ -129,13 +129,17 @@ def _flat(settings: dict[str, Any], prefix: str = "") -> Iterable[tuple[str, Any
 
 def note_registration(folder: UPath, run_id: str) -> None:
     """Note beside a training by which run a version was made of it. Every registry has its own runs."""
-    runs = {*_noted_runs(folder), run_id}
+    try:
+        runs = {*_noted_runs(folder), run_id}
+    except DamagedFileError as error:
+        log.warning("register    %s: runs of other registries are not known any more", error)
+        runs = {run_id}
     write_text(folder / REGISTERED, json.dumps(sorted(runs)) + "\n")
 
 
 def _noted_runs(folder: UPath) -> list[str]:
     path = folder / REGISTERED
-    return [str(run_id) for run_id in json.loads(path.read_text(encoding="utf-8"))] if path.exists() else []
+    return [str(run_id) for run_id in read_json(path)] if path.exists() else []
 
 
 def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
@@ -143,6 +147,8 @@ def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
     mlflow = client(tracking_uri)
     try:
         noted = [mlflow.get_run(run_id) for run_id in _noted_runs(folder)]
+    except DamagedFileError:
+        return True  # nobody knows: it stays
     except MlflowException as error:
         if not is_gone(error):
             raise

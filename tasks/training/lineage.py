@@ -18,7 +18,7 @@ from upath import UPath
 import resnet_core
 from resnet_core.device import Machine, find_device, this_machine
 from resnet_core.storage.digest import source_digest
-from resnet_core.storage.files import write_text
+from resnet_core.storage.files import read_json, write_text
 from tasks.dataset import Dataset
 from tasks.store import LINEAGE
 from tasks.training.run import LEARNING
@@ -52,7 +52,8 @@ def write_lineage(folder: UPath, dataset: Dataset, shard_set: ShardSet, start: s
 def read_lineage(folder: UPath | Path) -> dict[str, Any]:
     """Read the lineage; empty for a training of an earlier release."""
     path = folder / LINEAGE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    remedy = "It is the record of the training. Delete its folder, and the next night trains again"
+    return dict(read_json(path, f"{remedy}.")) if path.exists() else {}
 
 
 def machine_of(lineage: dict[str, Any]) -> Machine | None:

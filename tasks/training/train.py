@@ -12,7 +12,7 @@ from upath import UPath
 from resnet_core.device import find_device
 from resnet_core.model.classifier import WEIGHTS
 from resnet_core.storage.digest import digest_of, digests_of
-from resnet_core.storage.files import as_local, write_folder, write_text
+from resnet_core.storage.files import DamagedFileError, as_local, read_json, write_folder, write_text
 from resnet_core.training.config import warm_started
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
@@ -116,14 +116,15 @@ def _is_whole(folder: UPath) -> bool:
         if WEIGHTS in found and found == (written or found):
             return True
         why = f"{MODEL}/ has other files than were written"
-    except (ValueError, AttributeError) as error:
-        why = f"{EPOCHS}: {error}"
+    except DamagedFileError as error:
+        why = f"{EPOCHS}: {error.why}"
     log.warning("train       the training in %s is damaged (%s): it is made again", folder, why)
     return False
 
 
 def _read_summary(folder: UPath) -> dict[str, Any]:
-    return json.loads((folder / EPOCHS).read_text(encoding="utf-8"))
+    found: dict[str, Any] = read_json(folder / EPOCHS)
+    return found
 
 
 def _train_new(job: Job, folder: UPath, made_of: str, run_id: str, here: Workspace) -> None:

@@ -1,6 +1,7 @@
 """Shards: what goes in comes out, for our readers and for anybody else's."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import duckdb
@@ -16,6 +17,7 @@ from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.shards import format as shards
 from resnet_core.shards import row_groups
 from resnet_core.shards.encryption import Keys
+from resnet_core.storage.files import DamagedFileError
 
 CLASSES = tuple("0123456789")
 Digits = tuple[np.ndarray, list[str]]
@@ -175,3 +177,28 @@ def test_packed_pixels_come_back_with_their_row(tmp_path: Path, digits: Digits) 
     assert found["uri"].to_pylist() == uris
     assert np.array_equal(shards.unpacked(found["pixels"], 8), digits[0][:1700])
     assert np.array_equal(shards.unpacked(found["pixels"].slice(1020, 9), 8), digits[0][1020:1029])
+
+
+def _cut(content: bytes) -> bytes:
+    return content[: len(content) // 2]
+
+
+def _flipped(content: bytes) -> bytes:
+    """One bit among the levels, which neither length nor footer shows."""
+    place = content.index(b"\x00" * 3)
+    return content[:place] + b"\x01" + content[place + 1 :]
+
+
+@pytest.mark.parametrize("torn", [_cut, _flipped, lambda content: b"", lambda content: b"<html>sign in</html>"])
+def test_a_torn_shard_is_named(tmp_path: Path, digits: Digits, torn: Callable[[bytes], bytes]) -> None:
+    (file,) = write(UPath(tmp_path), digits, count=150)
+    shards.check(file, 150)
+    with pytest.raises(DamagedFileError, match="150 rows, not 151"):
+        shards.check(file, 151)
+    file.write_bytes(torn(file.read_bytes()))
+    with pytest.raises(DamagedFileError) as error:
+        shards.check(file, 150)
+    assert str(error.value).startswith(f"{file} is damaged (")
+    assert "\n" not in str(error.value)
+    with pytest.raises(DamagedFileError):
+        shards.read([file], "train", CLASSES)
