@@ -68,7 +68,7 @@ def classify_batch(
     )
     how = Scoring(
         version, chosen, here.tracking_uri, here.device, here.limits, batch.run, batch.known,
-        embedded=1.0 if embeddings else _EMBEDDED / max(1, batch.files),
+        embedded=1.0 if embeddings else _EMBEDDED / max(1, batch.files), tried=batch.tried,
     )  # fmt: skip
     with watched(batch, fail_over) as watch, on_gpus():
         run_all(lambda part: score_part.submit(part, how), batch.waiting, watch)

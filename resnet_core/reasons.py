@@ -40,8 +40,19 @@ class ReasonCode(StrEnum):
         return self.replace("_", " ")
 
 
-# The next run reads these files again, also if size and time are the same.
-TRIED_AGAIN = frozenset({ReasonCode.UNREACHABLE, ReasonCode.STILL_WRITTEN})
+# Faults of a moment are not verdicts: a stall, a network, memory that others took, a copy under way. The next run reads
+# these files again, also if size and time are the same.
+TRIED_AGAIN = frozenset(
+    {ReasonCode.UNREACHABLE, ReasonCode.STILL_WRITTEN, ReasonCode.OVER_TIME, ReasonCode.DECODER_CRASHED}
+)
+# A file that costs every run the time of a stall is tried so often in all. The column `tries` counts the runs.
+MOST_TRIES = 3
+# SQL over rows with `reason_code` and `tries`: whether the next run reads the file again. Older releases did not count.
+LOOK_AGAIN = (
+    f"coalesce(reason_code in ('{ReasonCode.UNREACHABLE}', '{ReasonCode.STILL_WRITTEN}') "
+    f"or reason_code in ('{ReasonCode.OVER_TIME}', '{ReasonCode.DECODER_CRASHED}') "
+    f"and coalesce(tries, 0) < {MOST_TRIES}, false)"
+)
 
 
 class Reason(NamedTuple):

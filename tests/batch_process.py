@@ -28,7 +28,9 @@ def batch(source: str, output: str, ready: Any = None, environment: dict[str, st
     if ready:
         ready.set()
     work = plan_batch.plan_batch.fn(source, UPath(output), MODEL, ours.preprocessing)
-    how = score.Scoring(MODEL, EngineChoice("torch", 64, 1, 0.0), "", "cpu", Limits(), work.run, work.known)
+    how = score.Scoring(
+        MODEL, EngineChoice("torch", 64, 1, 0.0), "", "cpu", Limits(), work.run, work.known, 0.0, work.tried
+    )
     for part in work.waiting:
         score.score_part.fn(part, how)
     finish_batch.finish_batch.fn(work, 1.0)

@@ -39,7 +39,7 @@ def classify(
     **wanted: bool,
 ) -> Scores:
     batch = plan(source, output, model, **wanted)
-    how = score.Scoring(model, CHOICE, "", "cpu", Limits(), batch.run, batch.known, embedded)
+    how = score.Scoring(model, CHOICE, "", "cpu", Limits(), batch.run, batch.known, embedded, batch.tried)
     again = sum(score.score_part.fn(part, how).again for part in batch.waiting[:stop_after])
     return finish_batch.finish_batch.fn(batch, 1.0, again=again)
 

@@ -28,7 +28,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from resnet_core.images.statistics import HASH_BYTES
-from resnet_core.reasons import ReasonCode
+from resnet_core.reasons import MOST_TRIES, TRIED_AGAIN, ReasonCode
 from resnet_core.storage import database
 
 CATALOG = pa.schema(
@@ -46,6 +46,7 @@ CATALOG = pa.schema(
         ("status", pa.string()),
         ("reason_code", pa.string()),  # `resnet_core.reasons.ReasonCode`
         ("reason", pa.string()),  # text for people
+        ("tries", pa.int32()),  # nights that have tried a file with a transient reason; null: no such file
         ("near", pa.string()),  # image_id of the same picture
         ("look_alike", pa.string()),  # of a held-out image: image_id of the training image of its label most like it
         ("residual", pa.float32()),  # how far these two differ, as a share of variance
@@ -184,11 +185,16 @@ select r.image_id, r.uri, r.label, coalesce(d.split, case when r.status <> 'quar
     case when r.status = 'ok' and w.label is not null then '{ReasonCode.CLASS_TOO_SMALL}' else r.why_code end
         as reason_code,
     case when r.status = 'ok' and w.label is not null then w.why else r.why end as reason,
+    case when r.why_code in ({", ".join(f"'{code}'" for code in sorted(TRIED_AGAIN))})
+        then least(coalesce(tried.tries, 0) + 1, {MOST_TRIES})::int end as tries,
     d.near, d.look_alike, d.residual, d.crowded,
     r.brightness, r.contrast, r.sharpness, r.size, r.modified, true as present, r.part
 from rows r left join waiting w on r.label = w.label
     left join decided d on r.status <> 'quarantined' and r.image_id = d.image_id
     left join kept on r.image_id = kept.image_id
+    left join (
+        select uri, size, modified, max(tries) as tries from previous where tries is not null and present group by all
+    ) tried on r.why_code is not null and tried.uri = r.uri and tried.size = r.size and tried.modified = r.modified
 union all by name
 select p.* replace (false as present) from previous p
 where image_id is not null

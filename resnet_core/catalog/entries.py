@@ -12,14 +12,14 @@ from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog.build import CATALOG, ENTRIES
 from resnet_core.errors import UserError, plural
-from resnet_core.reasons import TRIED_AGAIN, Reason, ReasonCode, with_reason_codes
+from resnet_core.reasons import LOOK_AGAIN, Reason, ReasonCode, with_reason_codes
 from resnet_core.sources.listing import BROKEN_LINK
 from resnet_core.storage import database
 from resnet_core.storage.matching import Places, difference, match
 from resnet_core.storage.names import fold_label, fold_path
 
 ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
-KNOWN_BY = ("uri", "size", "modified", "part", "reason_code")  # columns of `previous` that entries need
+KNOWN_BY = ("uri", "size", "modified", "part", "reason_code", "tries")  # columns of `previous` that entries need
 
 _MISSING = Reason.of(ReasonCode.FILE_MISSING, "listed in the labels, not found in the source")
 _UNLABELLED = Reason.of(ReasonCode.LABEL_MISSING, "it has none yet")
@@ -34,7 +34,7 @@ from (select * from listed where not ignored) f full join labels l on f.path = l
 _UNMATCHED = "select path from labels where path not in (select path from listed where not ignored) order by path"
 # A link to nothing is read, with or without a label: that gives its reason.
 _NO_LABEL = f"label is null and modified is distinct from '{BROKEN_LINK}'"
-# Permissions and networks recover without a change of size or time.
+# Faults of a moment are not verdicts: permissions and networks recover without a change of size or time.
 _ENTRIES = f"""
 create or replace table entries as
 with entry as (
@@ -46,8 +46,7 @@ with entry as (
 ),
 known as (
     select uri, size, modified, min(part) as part from previous
-    where part in (select unnest($parts::varchar[]))
-        and coalesce(reason_code, '') not in {tuple(map(str, sorted(TRIED_AGAIN)))}
+    where part in (select unnest($parts::varchar[])) and not {LOOK_AGAIN}
     group by all
 )
 select entry.*, case when entry.reason_code is null then known.part end as part
@@ -128,7 +127,9 @@ def load_previous(db: DuckDBPyConnection, file: Path | None, columns: Sequence[s
     if file is not None and "reason_code" not in pq.read_schema(file).names:
         database.create(db, "previous", CATALOG, map(with_reason_codes, pq.ParquetFile(file).iter_batches()))
     elif file is not None:
-        query = f"insert into previous by name select {', '.join(columns)} from read_parquet($file)"
+        there = set(pq.read_schema(file).names)  # earlier releases lack some
+        names = ", ".join(name for name in columns if name == "*" or name in there)
+        query = f"insert into previous by name select {names} from read_parquet($file)"
         db.execute(query, {"file": str(file)})
 
 

@@ -4,9 +4,10 @@ All columns of a part are made at once, as Arrow arrays: a dictionary per image 
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import duckdb
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from resnet_core.model.classifier import Classifier, checked
-from resnet_core.reasons import with_reason_codes
+from resnet_core.reasons import MOST_TRIES, TRIED_AGAIN, with_reason_codes
 from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.files import whole
 
@@ -134,6 +135,7 @@ SCHEMA = pa.schema(
         *PREDICTED,
         *_READ,
         *_KNOWN_BY,
+        ("tries", pa.int32()),  # runs that have tried a file with a transient reason; null: no such file
         ("model_name", pa.string()),
         ("model_version", pa.string()),
         ("scored_at", pa.timestamp("us", tz="UTC")),
@@ -189,12 +191,17 @@ def spread(values: pa.Array | pa.Table, rows: NDArray[np.int64], count: int) -> 
 
 
 def score_table(
-    files: pa.Table, images: pa.Table, predicted: pa.Table, model: tuple[str, str], at: datetime
+    files: pa.Table,
+    images: pa.Table,
+    predicted: pa.Table,
+    model: tuple[str, str],
+    at: datetime,
+    tried: Mapping[str, int] | None = None,
 ) -> pa.Table:
     """Return the rows of files, in their order.
 
     files: uri, size, modified. images: the result of reading them. predicted: PREDICTED, null without an image.
-    model: name and version.
+    model: name and version. tried: runs that have tried files with a transient reason, by URI.
     """
     count = len(files)
     columns = {
@@ -206,6 +213,7 @@ def score_table(
         **{name: predicted[name] for name in PREDICTED.names},
         **{name: images[name] for name in _READ.names},
         **{name: files[name] for name in _KNOWN_BY.names},
+        "tries": _tries(images["reason_code"], files["uri"], tried or {}),
         "model_name": pa.array([model[0]] * count, pa.string()),
         "model_version": pa.array([model[1]] * count, pa.string()),
         "scored_at": pa.array([at] * count, SCHEMA.field("scored_at").type),
@@ -224,9 +232,24 @@ def read_scores(path: UPath, columns: Sequence[str] = ()) -> pa.Table:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         names = columns or parquet.schema_arrow.names
         if "reason_code" in parquet.schema_arrow.names:
-            return parquet.read(names)
-        table = with_reason_codes(parquet.read([*names, "image_id", "reason"]))
-        return table.select(columns) if columns else table
+            table = parquet.read(names)
+        else:
+            table = with_reason_codes(parquet.read([*names, "image_id", "reason"]))
+    table = with_tries(table)
+    return table.select(columns) if columns else table
+
+
+def with_tries(rows: Any) -> Any:
+    """Add the column `tries` to a table or batch; rows of earlier releases lack it."""
+    return rows if "tries" in rows.schema.names else rows.append_column("tries", pa.nulls(len(rows), pa.int32()))
+
+
+def _tries(codes: pa.ChunkedArray, uris: pa.ChunkedArray, tried: Mapping[str, int]) -> pa.Array:
+    """Return the runs that have tried each file with a transient reason. tried: of earlier runs, by URI."""
+    if codes.null_count == len(codes):
+        return pa.nulls(len(codes), pa.int32())
+    pairs = zip(codes.to_pylist(), uris.to_pylist(), strict=True)
+    return pa.array([min(tried.get(u, 0) + 1, MOST_TRIES) if c in TRIED_AGAIN else None for c, u in pairs], pa.int32())
 
 
 def with_metadata(table: pa.Table, classes: Sequence[str]) -> pa.Table:

@@ -24,7 +24,7 @@ import resnet_core.reasons
 from resnet_core.errors import UserError
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.inference.scores import PREDICTED, read_scores
-from resnet_core.reasons import ReasonCode
+from resnet_core.reasons import LOOK_AGAIN
 from resnet_core.sources import shard_files
 from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import LISTED, list_manifest
@@ -54,12 +54,18 @@ from (select * replace (coalesce(size, 0) as size, coalesce(modified, '') as mod
 where not coalesce(ignored, false)
 """
 _DONE = pa.schema([(name, pa.string()) for name in ("uri", "modified", "part")] + [("size", pa.int64())])
-_DONE = _DONE.append(pa.field("state", pa.string()))  # scored; failed; lost: it could not even be opened
-# A file that could not be opened is tried again: permissions and networks recover, and neither shows in its time.
-_CHOSEN = """
+_DONE = _DONE.append(pa.field("state", pa.string()))  # scored; failed
+for _field in (pa.field("reason_code", pa.string()), pa.field("tries", pa.int32())):
+    _DONE = _DONE.append(_field)
+# A fault of the moment is not a verdict on an image. Its end does not show in the file's time.
+_CHOSEN = f"""
 create or replace table chosen as
 select uri, min(part) as part from done join entries using (uri, size, modified)
-where state != 'lost' group by uri
+where not {LOOK_AGAIN} group by uri
+"""
+_TRIED = """
+select uri, max(tries)::int as tries from done join entries using (uri, size, modified)
+where tries is not null group by uri
 """
 # Failed files once more: other files of the source are not looked at.
 _CHOSEN_UNLESS_FAILED = """
@@ -117,6 +123,7 @@ def plan_batch(
         kept, stale = _carry(db, old, mine.folder, job.key)
         waiting = cut(db, mine, job.key)
         known = _write_known(stale, mine.folder) if waiting else None
+        tried = _write_tried(db, mine)
         files, total = db.execute(_CHECK).fetchall()[0]
         ignored = _write_ignored(db, mine)
     return Batch(
@@ -128,6 +135,7 @@ def plan_batch(
         kept=kept,
         waiting=waiting,
         known=known,
+        tried=tried,
         ignored=ignored,
         files=files,
         check=(files, int(total)),
@@ -168,10 +176,8 @@ def _load_done(db: DuckDBPyConnection, parts: list[UPath]) -> dict[str, UPath]:
 
 
 def _done_rows(path: UPath) -> pa.RecordBatch:
-    table = read_scores(path, ["uri", "modified", "size", "status", "reason_code"])
-    lost = pc.fill_null(pc.equal(table["reason_code"], ReasonCode.UNREACHABLE.value), fill_value=False)
-    state = pc.if_else(pc.equal(table["status"], "ok"), "scored", pc.if_else(lost, "lost", "failed"))
-    table = table.append_column("state", state)
+    table = read_scores(path, ["uri", "modified", "size", "status", "reason_code", "tries"])
+    table = table.append_column("state", pc.if_else(pc.equal(table["status"], "ok"), "scored", "failed"))
     table = table.append_column("part", pa.array([path.name] * len(table), pa.string()))
     return table.select(_DONE.names).cast(_DONE).combine_chunks().to_batches()[0]
 
@@ -226,6 +232,17 @@ def _write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
     path = mine.folder / WORK / f"{mine.run}-ignored.parquet"
     with write_whole(path) as draft:
         db.sql("select path from listed where ignored order by path").write_parquet(str(draft))
+    return path
+
+
+def _write_tried(db: DuckDBPyConnection, mine: Claim) -> UPath | None:
+    """Write how many runs have tried the files with a fault of the moment; None if there are none."""
+    rows = db.sql(_TRIED).to_arrow_table()
+    if not len(rows):
+        return None
+    path = mine.folder / WORK / f"{mine.run}-tried.parquet"
+    with write_whole(path) as draft:
+        pq.write_table(rows, draft)
     return path
 
 

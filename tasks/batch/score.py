@@ -45,7 +45,7 @@ class Scoring:
     """The settings that all parts of a batch share.
 
     `embedded` is the share of images whose embedding is kept. `known` is a file of rows by content, or None. `run`
-    is the batch's run.
+    is the batch's run. `tried` is the batch's.
     """
 
     model: ModelVersion
@@ -56,6 +56,7 @@ class Scoring:
     run: str
     known: UPath | None = None
     embedded: float = 0.0
+    tried: UPath | None = None
 
 
 def may_succeed(task: object, run: object, state: State) -> bool:
@@ -80,11 +81,13 @@ def score_part(part: Part, how: Scoring) -> PartOutcome:
     trained = load_classifier(how.tracking_uri, how.model, how.device)
     engine = open_engine(how.engine, how.model, how.tracking_uri, how.device)
     known = _read_known(how.known) if how.known else None
+    tried = _read_tried(how.tried) if how.tried else {}
     files, done, tables, again = part.files(), 0, [], 0
     for images in read_images(files, trained.preprocessing, how.limits, engine.batch_size):
         predicted, looked_up = predict(trained, engine, images, known, how.embedded)
         some = files.slice(done, len(images))
-        tables.append(score_table(some, images, predicted, (how.model.name, how.model.version), datetime.now(UTC)))
+        names = (how.model.name, how.model.version)
+        tables.append(score_table(some, images, predicted, names, datetime.now(UTC), tried))
         done, again = done + len(images), again + looked_up
     table = with_metadata(pa.concat_tables(tables), trained.classes)
     check_run(part.path.parent, how.run)
@@ -167,3 +170,10 @@ def sampled(image_ids: pa.ChunkedArray, share: float) -> NDArray[np.int64]:
 def _read_known(path: UPath) -> pa.Table:
     with path.open("rb") as file:
         return pq.read_table(file)
+
+
+@lru_cache(maxsize=2)
+def _read_tried(path: UPath) -> dict[str, int]:
+    with path.open("rb") as file:
+        rows = pq.read_table(file)
+    return dict(zip(rows["uri"].to_pylist(), rows["tries"].to_pylist(), strict=True))

@@ -29,6 +29,7 @@ class Batch:
     check     the sum that the rows' URIs must have
     ignored   a file with the names of the source's ignored files
     known     a file of scored rows to look up by content hash, for files that were moved or touched, or None
+    tried     a file of the runs that have tried files with a fault of the moment, or None
     """
 
     source: str
@@ -42,6 +43,7 @@ class Batch:
     ignored: UPath
     files: int
     check: tuple[int, int]
+    tried: UPath | None = None
 
     @property
     def to_score(self) -> int:

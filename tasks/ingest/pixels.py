@@ -70,7 +70,7 @@ def _write_part(part: Part, files: pa.Table, images: pa.Table, keys: Keys | None
 def _is_complete(part: Part, keys: Keys | None) -> bool:
     """Return whether an interrupted run has read this part.
 
-    A file that could not be opened, or was still being written, is tried again.
+    A file with a fault of the moment is tried again.
     """
     try:
         codes = shards.open_file(part.path, keys).read(columns=["reason_code"])["reason_code"]

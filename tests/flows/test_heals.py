@@ -4,16 +4,21 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pytest
 import yaml
 
 from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import JobError
+from resnet_core.reading.image import schema
+from resnet_core.reading.pool import read_files
 from resnet_core.storage.files import DamagedFileError
+from tasks.ingest import pixels
 from tests.conftest import write_folder
 
 pytestmark = pytest.mark.usefixtures("prefect")
@@ -121,6 +126,33 @@ def test_a_lost_catalog_is_restored_from_its_history(
     tear(store, "catalog/few/*", cut)
     with pytest.raises(JobError, match=r"catalog.parquet is damaged .* Restore it from a backup of the store, or"):
         nightly_retrain(home, "ingest")
+
+
+@pytest.mark.parametrize("code", ["over_time", "decoder_crashed"])
+def test_a_stall_in_one_night_is_no_verdict_in_the_next(
+    home: str, store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str
+) -> None:
+    uri = str(next((tmp_path / "raw").rglob("*.png")))
+
+    def stalled(files: pa.Table, *how: Any) -> pa.Table:
+        rows = read_files(files, *how).to_pylist()
+        for row, name in zip(rows, files["uri"].to_pylist(), strict=True):
+            if name == uri:
+                row.update(reason_code=code, reason=code)
+        return pa.Table.from_pylist(rows, schema(8))
+
+    def night() -> tuple[int, str, int | None]:
+        read = nightly_retrain(home, "ingest").catalog.read
+        row = pd.read_parquet(store / "catalog/few/catalog.parquet").set_index("uri").loc[uri]
+        return read, str(row.status), None if pd.isna(row.tries) else int(row.tries)
+
+    monkeypatch.setattr(pixels, "read_files", stalled)
+    assert [night() for _ in range(2)] == [(200, "quarantined", 1), (1, "quarantined", 2)]
+    monkeypatch.setattr(pixels, "read_files", read_files)
+    assert [night() for _ in range(2)] == [(1, "ok", None), (0, "ok", None)]
+    monkeypatch.setattr(pixels, "read_files", stalled)
+    Path(uri).touch()  # a file that stalls every reader is given up
+    assert [night() for _ in range(4)] == [(1, "quarantined", tries) for tries in (1, 2, 3)] + [(0, "quarantined", 3)]
 
 
 def test_torn_rows_are_named_with_the_remedy_which_works(home: str, store: Path, tmp_path: Path) -> None:

@@ -2,12 +2,14 @@
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
@@ -25,6 +27,7 @@ from tasks.batch import folder as batch_folder
 from tasks.batch import score
 from tasks.batch.folder import SupersededError
 from tasks.batch.manifest import read_manifest
+from tasks.batch.score import read_images
 from tasks.values import ModelVersion
 from tests.resnet_core.model.test_classifier import a_classifier
 from tests.scoring import CHOICE, MODEL, break_some, classify, plan, rows_of, times, use
@@ -271,3 +274,52 @@ def test_what_a_forgotten_worker_brings_is_not_taken(digit_folder: Path, tmp_pat
         finish_batch.finish_batch.fn(old, 1.0)
     assert not times(tmp_path / "out")
     assert score.score_part.fn(new.waiting[0], replace(how, run=new.run)).images == 64
+
+
+def stalled(uri: str, code: str) -> Callable[..., Iterator[pa.Table]]:
+    """Read images as ever, but of one file say that the moment was a bad one."""
+
+    def read(files: pa.Table, *how: Any) -> Iterator[pa.Table]:
+        done = 0
+        for table in read_images(files, *how):
+            rows = table.to_pylist()
+            for row, name in zip(rows, files["uri"].slice(done, len(table)).to_pylist(), strict=True):
+                if name == uri:
+                    row.update(reason_code=code, reason=code)
+            done += len(rows)
+            yield pa.Table.from_pylist(rows, table.schema)
+
+    return read
+
+
+@pytest.mark.parametrize(
+    ("code", "again"), [("over_time", 3), ("decoder_crashed", 3), ("unreachable", 5), ("damaged", 1)]
+)
+def test_a_fault_of_the_moment_is_looked_at_again_and_counted(
+    digit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, again: int
+) -> None:
+    uri = str(next(digit_folder.glob("1/*.png")))
+    counts = []
+    for _ in range(5):
+        monkeypatch.setattr(score, "read_images", stalled(uri, code))
+        scores = classify(digit_folder, tmp_path / "out")
+        assert scores.reasons == {code: 1}
+        row = rows_of(tmp_path / "out").set_index("uri").loc[uri]
+        counts.append((scores.files - scores.reused, None if pd.isna(row.tries) else int(row.tries)))
+    tries = [min(run, 3) for run in range(1, 6)] if code != "damaged" else [None] * 5
+    assert [read for read, _ in counts] == [200, *[1] * (again - 1), *[0] * (5 - again)]
+    assert [count for _, count in counts] == tries
+    monkeypatch.setattr(score, "read_images", read_images)
+    scores = classify(digit_folder, tmp_path / "out")
+    assert scores.failed == (code != "unreachable")
+
+
+def test_a_stall_is_no_verdict_on_an_image(digit_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = str(next(digit_folder.glob("1/*.png")))
+    monkeypatch.setattr(score, "read_images", stalled(uri, "over_time"))
+    assert classify(digit_folder, tmp_path / "out").failed == 1
+    (old,) = (path for path in (tmp_path / "out").glob("*.parquet") if uri in pq.read_table(path)["uri"].to_pylist())
+    pq.write_table(pq.read_table(old).drop_columns(["tries"]), old)  # as an earlier release wrote it
+    monkeypatch.setattr(score, "read_images", read_images)
+    assert classify(digit_folder, tmp_path / "out").failed == 0
+    assert rows_of(tmp_path / "out").tries.isna().all()
