@@ -20,9 +20,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.storage.turns import holder_of
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import DamagedFileError, read_json
+from resnet_core.storage.turns import holder_of
 from tasks.progress import progress
 from tasks.registry import runs
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
