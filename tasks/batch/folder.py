@@ -13,24 +13,34 @@ import logging
 import os
 import re
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 from uuid import uuid4
 
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from duckdb import DuckDBPyConnection
 from upath import UPath
 
 from resnet_core.errors import JobError, UserError
+from resnet_core.inference.scores import PREDICTED, read_scores
 from resnet_core.sources.source import check_source, source_kind
 from resnet_core.storage import locations
 from resnet_core.storage.digest import digest_of
-from resnet_core.storage.files import read_json, to_path, write_text
+from resnet_core.storage.files import read_json, to_path, write_text, write_whole
 from resnet_core.storage.globs import parse_glob
-from tasks.store import BATCH_BEGUN, MANIFEST, NEXT, Store, own_files
+from tasks.store import BATCH_BEGUN, MANIFEST, NEXT, SCORED, WORK, Store, own_files
 from tasks.values import ModelVersion
 
 log = logging.getLogger("grayline")
 
-
 _ANEW = "Choose another --output, or delete the folder and run the same command again: every file is scored again"
+_MOST_KNOWN = 100_000  # rows whose predictions a worker looks up by content: 50 MB of memory
+_TRIED = """
+select uri, max(tries)::int as tries from done join entries using (uri, size, modified)
+where tries is not null group by uri
+"""
 
 
 class SupersededError(JobError):
@@ -186,3 +196,47 @@ def model_of(output: UPath) -> str | None:
     """Return the version that the rows of a batch are by, as NAME/VERSION."""
     found = read_job(output)
     return None if found is None else f"{found['model']['name']}/{found['model']['version']}"
+
+
+def write_tried(db: DuckDBPyConnection, mine: Claim) -> UPath | None:
+    """Write how many runs have tried the files with a fault of the moment; None if there are none."""
+    rows = db.sql(_TRIED).to_arrow_table()
+    if not len(rows):
+        return None
+    path = mine.folder / WORK / f"{mine.run}-tried.parquet"
+    with write_whole(path) as draft:
+        pq.write_table(rows, draft)
+    return path
+
+
+def write_known(stale: list[UPath], folder: UPath) -> UPath | None:
+    """Write scored rows to look up by content hash, for files that were changed, moved or touched.
+
+    Returns None if there are none, or too many to look up.
+    """
+    tables, count = [], 0
+    for path in stale:
+        table = read_scores(path)
+        tables.append(table.filter(pc.field("status") == "ok"))
+        count += len(tables[-1])
+        if count > _MOST_KNOWN:
+            return None
+    if not count:
+        return None
+    known = folder / WORK / SCORED
+    with write_whole(known) as draft:
+        pq.write_table(pa.concat_tables(tables).select(["image_id", *PREDICTED.names]), draft)
+    return known
+
+
+@lru_cache(maxsize=2)
+def read_known(path: UPath) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.read_table(file)
+
+
+@lru_cache(maxsize=2)
+def read_tried(path: UPath) -> dict[str, int]:
+    with path.open("rb") as file:
+        rows = pq.read_table(file)
+    return dict(zip(rows["uri"].to_pylist(), rows["tries"].to_pylist(), strict=True))

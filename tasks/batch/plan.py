@@ -23,7 +23,7 @@ import resnet_core.reading
 import resnet_core.reasons
 from resnet_core.errors import UserError
 from resnet_core.images.preprocessing import Preprocessing
-from resnet_core.inference.scores import PREDICTED, read_scores
+from resnet_core.inference.scores import read_scores
 from resnet_core.reasons import LOOK_AGAIN
 from resnet_core.sources import shard_files
 from resnet_core.sources.listing import NO_LABELS
@@ -32,12 +32,14 @@ from resnet_core.sources.source import list_source, source_kind
 from resnet_core.storage import database
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import to_path, write_whole
-from tasks.batch.folder import Claim, Job, absolute_source, check_places, claim, read_job, score_files
+from tasks.batch.folder import (
+    Claim, Job, absolute_source, check_places, claim, read_job, score_files, write_known, write_tried,
+)  # fmt: skip
 from tasks.batch.values import Batch
 from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted, progress
 from tasks.settings import Settings
-from tasks.store import SCORED, WORK, Store
+from tasks.store import WORK, Store
 from tasks.values import ModelVersion
 
 # The code that decides a row, beside the file and the version.
@@ -45,7 +47,6 @@ _CODE = (
     resnet_core.images, resnet_core.inference, resnet_core.model, resnet_core.reading, resnet_core.reasons,
 )  # fmt: skip
 MOST_PARTS = 10_000  # beyond ten million files parts are larger: to each of them Prefect takes some 20 ms
-_MOST_KNOWN = 100_000  # rows whose predictions a worker looks up by content: 50 MB of memory
 
 ENTRIES = f"""
 create or replace table entries as
@@ -62,10 +63,6 @@ _CHOSEN = f"""
 create or replace table chosen as
 select uri, min(part) as part from done join entries using (uri, size, modified)
 where not {LOOK_AGAIN} group by uri
-"""
-_TRIED = """
-select uri, max(tries)::int as tries from done join entries using (uri, size, modified)
-where tries is not null group by uri
 """
 # Failed files once more: other files of the source are not looked at.
 _CHOSEN_UNLESS_FAILED = """
@@ -122,8 +119,8 @@ def plan_batch(
         db.execute(_CHOSEN_UNLESS_FAILED if only_failed else _CHOSEN)
         kept, stale = _carry(db, old, mine.folder, job.key)
         waiting = cut(db, mine, job.key)
-        known = _write_known(stale, mine.folder) if waiting else None
-        tried = _write_tried(db, mine)
+        known = write_known(stale, mine.folder) if waiting else None
+        tried = write_tried(db, mine)
         files, total = db.execute(_CHECK).fetchall()[0]
         ignored = _write_ignored(db, mine)
     return Batch(
@@ -233,34 +230,3 @@ def _write_ignored(db: DuckDBPyConnection, mine: Claim) -> UPath:
     with write_whole(path) as draft:
         db.sql("select path from listed where ignored order by path").write_parquet(str(draft))
     return path
-
-
-def _write_tried(db: DuckDBPyConnection, mine: Claim) -> UPath | None:
-    """Write how many runs have tried the files with a fault of the moment; None if there are none."""
-    rows = db.sql(_TRIED).to_arrow_table()
-    if not len(rows):
-        return None
-    path = mine.folder / WORK / f"{mine.run}-tried.parquet"
-    with write_whole(path) as draft:
-        pq.write_table(rows, draft)
-    return path
-
-
-def _write_known(stale: list[UPath], folder: UPath) -> UPath | None:
-    """Write scored rows to look up by content hash, for files that were changed, moved or touched.
-
-    Returns None if there are none, or too many to look up.
-    """
-    tables, count = [], 0
-    for path in stale:
-        table = read_scores(path)
-        tables.append(table.filter(pc.field("status") == "ok"))
-        count += len(tables[-1])
-        if count > _MOST_KNOWN:
-            return None
-    if not count:
-        return None
-    known = folder / WORK / SCORED
-    with write_whole(known) as draft:
-        pq.write_table(pa.concat_tables(tables).select(["image_id", *PREDICTED.names]), draft)
-    return known

@@ -7,7 +7,6 @@ busy, whether decoding or the network takes longer.
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from functools import lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +30,7 @@ from resnet_core.shards import format as shards
 from resnet_core.sources import shard_files
 from resnet_core.storage.files import write_whole
 from tasks.batch.engine import open_engine
-from tasks.batch.folder import SupersededError, check_run
+from tasks.batch.folder import SupersededError, check_run, read_known, read_tried
 from tasks.batch.values import Batch, EngineChoice, PartOutcome
 from tasks.parts import Part
 from tasks.registry.versions import load_classifier
@@ -80,8 +79,8 @@ def score_part(part: Part, how: Scoring) -> PartOutcome:
     """
     trained = load_classifier(how.tracking_uri, how.model, how.device)
     engine = open_engine(how.engine, how.model, how.tracking_uri, how.device)
-    known = _read_known(how.known) if how.known else None
-    tried = _read_tried(how.tried) if how.tried else {}
+    known = read_known(how.known) if how.known else None
+    tried = read_tried(how.tried) if how.tried else {}
     files, done, tables, again = part.files(), 0, [], 0
     for images in read_images(files, trained.preprocessing, how.limits, engine.batch_size):
         predicted, looked_up = predict(trained, engine, images, known, how.embedded)
@@ -164,16 +163,3 @@ def sampled(image_ids: pa.ChunkedArray, share: float) -> NDArray[np.int64]:
     """
     most = share * 2**32
     return np.array([k for k, image_id in enumerate(image_ids.to_pylist()) if int(image_id[:8], 16) < most], np.int64)
-
-
-@lru_cache(maxsize=2)
-def _read_known(path: UPath) -> pa.Table:
-    with path.open("rb") as file:
-        return pq.read_table(file)
-
-
-@lru_cache(maxsize=2)
-def _read_tried(path: UPath) -> dict[str, int]:
-    with path.open("rb") as file:
-        rows = pq.read_table(file)
-    return dict(zip(rows["uri"].to_pylist(), rows["tries"].to_pylist(), strict=True))

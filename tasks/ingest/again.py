@@ -1,19 +1,26 @@
-"""A split begun anew: a person's decision, with who, when and why, that the next night carries out.
+"""A split begun anew: a person's decision, with who, when and why, that the next night carries out. A catalog again.
 
 The file `splits.json` beside the catalog's history has an entry for each. Their number is the split's generation: it
 goes into the hash, so that a test image of before may become a training image.
 """
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
+import pyarrow as pa
 from upath import UPath
 
+from resnet_core.catalog import build, history
 from resnet_core.catalog.history import last_version
-from resnet_core.errors import UserError
-from resnet_core.storage.files import read_json, write_text
-from tasks.store import SPLITS, Store
+from resnet_core.errors import JobError, UserError, plural
+from resnet_core.storage import database
+from resnet_core.storage.files import DamagedFileError, read_json, write_text
+from tasks.store import CATALOG_VERSION, SPLIT_GENERATION, SPLITS, Store
+from tasks.workspace import Workspace
+
+log = logging.getLogger("grayline")
 
 # Without it, the split would go back to the one that people have left.
 _REMEDY = (
@@ -57,3 +64,34 @@ def begin_again(store: Store, name: str, why: str) -> _Beginning:
 def seed_of(seed: int, generation: int) -> str:
     """Return the text that the hash begins with; that of the first generation is the seed alone."""
     return f"{seed}.{generation}" if generation else str(seed)
+
+
+def heal_catalog(dataset: str, here: Workspace) -> None:
+    """Restore a catalog that is damaged, or gone, from its history: files with labels, splits and statuses.
+
+    Facts of the files, and rows of files that are gone, are lost. Raises JobError without a history.
+    """
+    path, versions = here.store.catalog(dataset), here.store.history(dataset)
+    why = "is gone"
+    if path.exists():
+        try:
+            database.check_parquet(path)
+            return
+        except DamagedFileError as error:
+            why = f"is damaged ({error.why})"
+    version, rows = history.restored(versions)
+    if not version:
+        if path.exists():
+            raise JobError(f"{path} {why}. Restore it from a backup of the store, or delete it to begin anew.")
+        return
+    columns = {
+        name: rows[name] if name in rows.column_names else pa.nulls(len(rows), field.type)
+        for name, field in zip(build.CATALOG.names, build.CATALOG, strict=True)
+    }
+    table = pa.table(columns | {"present": pa.array([True] * len(rows))}, build.CATALOG)
+    notes = {CATALOG_VERSION: str(version), SPLIT_GENERATION: str(len(beginnings(versions)))}
+    list(database.write_through(iter([table]), path, notes))
+    log.warning(
+        "ingest      %s %s: %s restored from %s, with labels and splits; every file is read again",
+        path, why, plural(len(rows), "row"), versions,
+    )  # fmt: skip

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from threading import Thread
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from numpy.typing import NDArray
@@ -17,13 +16,13 @@ from resnet_core.catalog.build import FACTS, SLICED
 from resnet_core.catalog.near_duplicates import Candidates, copy_of, look_alike
 from resnet_core.catalog.placement import Placement, placement
 from resnet_core.catalog.ties import CLOSE, NO_PAIRS, Pairs
-from resnet_core.errors import JobError, UserError, plural
+from resnet_core.errors import UserError, plural
 from resnet_core.evaluation.decide import class_recalls
 from resnet_core.reading.pool import end_idle
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage import database
 from resnet_core.storage.digest import table_digest
-from resnet_core.storage.files import DamagedFileError, as_local
+from resnet_core.storage.files import as_local
 from tasks.dataset import Dataset
 from tasks.ingest import again, classes
 from tasks.ingest.layout import remaining
@@ -92,37 +91,6 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         log.info("split       %s", line)
     scan.entries.parent.fs.rm(scan.entries.parent.path, recursive=True)
     return written
-
-
-def heal_catalog(dataset: str, here: Workspace) -> None:
-    """Restore a catalog that is damaged, or gone, from its history: files with labels, splits and statuses.
-
-    Facts of the files, and rows of files that are gone, are lost. Raises JobError without a history.
-    """
-    path, versions = here.store.catalog(dataset), here.store.history(dataset)
-    why = "is gone"
-    if path.exists():
-        try:
-            database.check_parquet(path)
-            return
-        except DamagedFileError as error:
-            why = f"is damaged ({error.why})"
-    version, rows = history.restored(versions)
-    if not version:
-        if path.exists():
-            raise JobError(f"{path} {why}. Restore it from a backup of the store, or delete it to begin anew.")
-        return
-    columns = {
-        name: rows[name] if name in rows.column_names else pa.nulls(len(rows), field.type)
-        for name, field in zip(build.CATALOG.names, build.CATALOG, strict=True)
-    }
-    table = pa.table(columns | {"present": pa.array([True] * len(rows))}, build.CATALOG)
-    notes = {CATALOG_VERSION: str(version), SPLIT_GENERATION: str(len(again.beginnings(versions)))}
-    list(database.write_through(iter([table]), path, notes))
-    log.warning(
-        "ingest      %s %s: %s restored from %s, with labels and splits; every file is read again",
-        path, why, plural(len(rows), "row"), versions,
-    )  # fmt: skip
 
 
 def load_catalog(db: DuckDBPyConnection, path: UPath, columns: Sequence[str] = ("*",)) -> int:

@@ -126,3 +126,15 @@ def read_pixels(path: UPath, uris: Sequence[str], size: int, keys: Keys | None) 
 def _part(path: UPath, size: int, keys: Keys | None) -> tuple[dict[str, int], NDArray[np.uint8]]:
     table = _read(path, ["uri", "pixels"], keys)
     return {uri: row for row, uri in enumerate(table["uri"].to_pylist())}, shards.unpacked(table["pixels"], size)
+
+
+def is_usable(path: UPath, rows: int, keys: Keys | None) -> bool:
+    """Return whether the shard is there and whole; a torn one is made again, with a line."""
+    if not path.exists():
+        return False
+    try:
+        shards.check(path, rows, keys)
+    except DamagedFileError as error:
+        log.warning("preprocess  %s: it is made again", error)
+        return False
+    return True

@@ -24,9 +24,9 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.soft_labels import parse
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
-from resnet_core.storage.files import DamagedFileError, link, write_text, write_whole
+from resnet_core.storage.files import link, write_text, write_whole
 from tasks.dataset import Dataset
-from tasks.ingest.pixels import READING, pixel_folder, read_pixels
+from tasks.ingest.pixels import READING, is_usable, pixel_folder, read_pixels
 from tasks.store import MANIFEST, own_files
 from tasks.values import Catalog, ShardSet
 from tasks.workspace import Workspace
@@ -112,18 +112,6 @@ def _check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> No
             )
 
 
-def _is_usable(path: UPath, rows: int, keys: Keys | None) -> bool:
-    """Return whether the shard is there and whole; a torn one is made again, with a line."""
-    if not path.exists():
-        return False
-    try:
-        shards.check(path, rows, keys)
-    except DamagedFileError as error:
-        log.warning("preprocess  %s: it is made again", error)
-        return False
-    return True
-
-
 def _may_succeed(task: object, run: object, state: State) -> bool:
     return not isinstance(state.result(raise_on_failure=False), JobError)
 
@@ -131,9 +119,9 @@ def _may_succeed(task: object, run: object, state: State) -> bool:
 @task(retries=2, retry_delay_seconds=5, retry_condition_fn=_may_succeed, task_run_name="shard {plan.path.name}")
 def write_shard(plan: ShardPlan, catalog: Catalog, keys: Keys | None = None) -> int:
     """Write the shard unless it exists. Returns the number of images written."""
-    if _is_usable(plan.path, plan.count, keys):
+    if is_usable(plan.path, plan.count, keys):
         return 0
-    if plan.twin and plan.twin != plan.path and _is_usable(plan.twin, plan.count, keys):
+    if plan.twin and plan.twin != plan.path and is_usable(plan.twin, plan.count, keys):
         link(plan.twin, plan.path)
         return 0
     rows = _rows_of_part(catalog, plan.part.name)

@@ -20,7 +20,8 @@ from resnet_core.storage import database
 from resnet_core.storage.files import to_path, write_whole
 from resnet_core.storage.matching import Places
 from tasks.dataset import Dataset
-from tasks.ingest.catalog import heal_catalog, load_catalog
+from tasks.ingest.again import heal_catalog
+from tasks.ingest.catalog import load_catalog
 from tasks.ingest.layout import find_splits
 from tasks.ingest.levels import with_decision
 from tasks.ingest.pixels import pixel_folder, whole_parts

@@ -1,8 +1,10 @@
 """The work of every training: its Job from a shard set and a data set file, and its progress."""
 
+import logging
 from collections.abc import Callable
 
 from prefect.client.schemas.objects import State
+from upath import UPath
 
 import resnet_core.device
 import resnet_core.model
@@ -11,18 +13,22 @@ import resnet_core.training
 from resnet_core.device import describe, find_device
 from resnet_core.errors import JobError, UserError
 from resnet_core.model import pretrained
-from resnet_core.model.classifier import Classifier
+from resnet_core.model.classifier import WEIGHTS, Classifier
 from resnet_core.model.resnet import ModelConfig
-from resnet_core.storage.digest import digest_of, source_digest
+from resnet_core.storage.digest import digest_of, digests_of, source_digest
+from resnet_core.storage.files import DamagedFileError, as_local, read_json
 from resnet_core.training import job as job_module
 from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import World
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 from tasks.dataset import Dataset
+from tasks.store import EPOCHS, MODEL
 from tasks.training.processes import LostProcessError, run_on_devices
 from tasks.values import ShardSet
 from tasks.workspace import Workspace
+
+log = logging.getLogger("grayline")
 
 # The code that decides the outcome of a training, beside its data and settings.
 LEARNING = (resnet_core.device, resnet_core.model, resnet_core.shards, resnet_core.training)
@@ -99,3 +105,23 @@ class Meter:
         if isinstance(at, Epoch) and at.validation_accuracy is not None:
             text += f"  validation {at.validation_accuracy:.3f}"
         return text
+
+
+def is_whole(folder: UPath) -> bool:
+    """Return whether a finished training is there, with the files that it wrote; a damaged one is made again.
+
+    Trainings of earlier releases have no digests of their files.
+    """
+    if not (folder / EPOCHS).exists():
+        return False
+    try:
+        written = read_json(folder / EPOCHS).get("files")
+        with as_local(folder / MODEL) as model:
+            found = digests_of(model)
+        if WEIGHTS in found and found == (written or found):
+            return True
+        why = f"{MODEL}/ has other files than were written"
+    except DamagedFileError as error:
+        why = f"{EPOCHS}: {error.why}"
+    log.warning("train       the training in %s is damaged (%s): it is made again", folder, why)
+    return False

@@ -10,9 +10,8 @@ from prefect import task
 from upath import UPath
 
 from resnet_core.device import find_device
-from resnet_core.model.classifier import WEIGHTS
 from resnet_core.storage.digest import digest_of, digests_of
-from resnet_core.storage.files import DamagedFileError, as_local, read_json, write_folder, write_text
+from resnet_core.storage.files import read_json, write_folder, write_text
 from resnet_core.training.config import warm_started
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
@@ -22,7 +21,7 @@ from tasks.registry import runs as tracking
 from tasks.registry.versions import CHAMPION, SHARDS, by_alias, checkpoint_of
 from tasks.store import EPOCHS, MODEL, STATE
 from tasks.training.lineage import write_lineage
-from tasks.training.run import Meter, job_of, learning_digest, may_succeed, places, run_job
+from tasks.training.run import Meter, is_whole, job_of, learning_digest, may_succeed, places, run_job
 from tasks.values import Checkpoint, Night, ShardSet, have
 from tasks.workspace import Workspace
 
@@ -40,7 +39,7 @@ def train(night: Night, dataset: Dataset, here: Workspace) -> Checkpoint:
     run_id = tracking.open_run(tracking_uri, here.store.root, dataset.name, folder.name, name=name)
     tracking.log_params(tracking_uri, run_id, dataset.model_dump(exclude={"card"}))
     tracking.set_tags(tracking_uri, run_id, _tags_of(dataset, shard_set))
-    reused = _is_whole(folder)
+    reused = is_whole(folder)
     if not reused:
         job = replace(job_of(shard_set, dataset, here), state=folder / STATE)
         if champion:
@@ -86,7 +85,7 @@ def _champion_of(dataset: Dataset, here: Workspace) -> UPath | None:
     if champion is None:
         return None
     folder = here.store.runs(dataset.name) / checkpoint_of(here.tracking_uri, champion)
-    if _is_whole(folder):
+    if is_whole(folder):
         return folder
     log.warning("train       the champion's training is gone from %s: this one starts from scratch", folder)
     return None
@@ -100,26 +99,6 @@ def _training_digest(made_of: str, champion: UPath | None) -> str:
     if champion is None:
         return made_of
     return champion.name if _read_summary(champion).get("made_of") == made_of else digest_of(made_of, champion.name)
-
-
-def _is_whole(folder: UPath) -> bool:
-    """Return whether a finished training is there, with the files that it wrote; a damaged one is made again.
-
-    Trainings of earlier releases have no digests of their files.
-    """
-    if not (folder / EPOCHS).exists():
-        return False
-    try:
-        written = _read_summary(folder).get("files")
-        with as_local(folder / MODEL) as model:
-            found = digests_of(model)
-        if WEIGHTS in found and found == (written or found):
-            return True
-        why = f"{MODEL}/ has other files than were written"
-    except DamagedFileError as error:
-        why = f"{EPOCHS}: {error.why}"
-    log.warning("train       the training in %s is damaged (%s): it is made again", folder, why)
-    return False
 
 
 def _read_summary(folder: UPath) -> dict[str, Any]:
