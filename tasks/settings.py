@@ -40,6 +40,9 @@ class Settings(BaseSettings):
     max_bytes: int = Field(Limits.bytes, description="Files of more bytes are quarantined, unread.")
     max_pixels: int = Field(Limits.pixels, description="Images of more pixels are quarantined, undecoded.")
     max_seconds: float = Field(Limits.seconds, description="Images that take longer are quarantined.")
+    free_bytes: int = Field(
+        16 * 1024**2, description="Space that a night or a batch must leave free on its disk; 0 asks for nothing."
+    )
     keys: SecretStr | None = Field(None, description="Encryption keys: lines of `name = base64`, the last is current.")
     key_file: str | None = Field(None, description="A file of such lines.")
     allowed_protocols: str = Field(

@@ -12,6 +12,7 @@ from uuid import uuid4
 from upath import UPath
 
 from resnet_core.errors import UserError, nearest
+from resnet_core.storage.files import remove_drafts
 from resnet_core.storage.ignored import is_from_system
 
 # In the catalog file's schema metadata.
@@ -191,8 +192,11 @@ class Store:
     def begin_work(self, dataset: str) -> UPath:
         """Return a new folder for this night, which its last stage removes.
 
-        Folders that killed nights have left are removed: whoever begins holds the data set's turn.
+        Folders and drafts that killed nights have left are removed: whoever begins holds the data set's turn.
         """
+        for place in LAYOUT:
+            if "<dataset>" in place.path:
+                remove_drafts(self.root / place.path.split("/")[0] / dataset)
         folder = self.work(dataset)
         for path in own_files(folder):
             path.fs.rm(path.path, recursive=True)

@@ -1,12 +1,26 @@
-"""Workspace: where a flow works, made once from the machine's settings and the data set."""
+"""Workspace: where a flow works, made once from the machine's settings and the data set; and whether it has room."""
 
+import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
+from upath import UPath
+
+from resnet_core.errors import JobError
 from resnet_core.images.limits import Limits
 from resnet_core.shards.encryption import Keys
+from resnet_core.storage.files import is_local
 from tasks.dataset import Dataset
 from tasks.settings import Settings, check_store, keys_for, known_keys
 from tasks.store import Store
+
+if TYPE_CHECKING:
+    from resnet_core.model.resnet import ModelConfig
+
+_PIXELS = 3  # copies of the pixels of a new image: one in the cache, two in the shards
+_WEIGHTS = 8  # copies of the weights: a checkpoint has up to four, the training one, MLflow one, its uploads two
+_ROW = 1024  # bytes of a row of scores
 
 
 @dataclass(frozen=True)
@@ -50,3 +64,41 @@ def workspace(dataset: Dataset | None = None) -> Workspace:
         here = here.of(dataset)
     check_store(settings.root)
     return here
+
+
+def ask_for(place: UPath, needed: int, work: str) -> None:
+    """Raise JobError unless the disk of `place` has so many bytes free, and `GRAYLINE_FREE_BYTES` more.
+
+    Object stores are not asked.
+    """
+    least = Settings().free_bytes
+    if not least or not is_local(place):
+        return
+    folder = next(parent for parent in (Path(place.path), *Path(place.path).parents) if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if free < needed + least:
+        raise JobError(
+            f"{work}: not enough space on the disk of {place}: {_mb(free)} free, about {_mb(needed + least)} needed. "
+            "Make room (`grayline prune` lists what nothing needs), or set GRAYLINE_STORE to a larger disk."
+        )
+
+
+def of_night(files: int, size: int, model: "ModelConfig") -> int:
+    """Return the bytes for so many new files; a night without any needs next to none."""
+    if not files:
+        return 0
+    import torch
+
+    from resnet_core.model import resnet
+
+    with torch.device("meta"):
+        weights = sum(tensor.numel() for tensor in resnet.build(model, size=size, classes=2).parameters())
+    return _PIXELS * files * size**2 + _WEIGHTS * 4 * weights
+
+
+def of_batch(files: int) -> int:
+    return _ROW * files
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:,.0f} MB"

@@ -15,8 +15,9 @@ from flows.cli import begin, demo, frameworks, labels, predict, scores, stages, 
 from flows.cli.tables import console, say
 from flows.interrupt import stoppable
 from resnet_core.errors import JobError, UserError
+from resnet_core.storage.files import disk_full, says_full
 from tasks.progress import complain, show_log_lines
-from tasks.settings import prepare_environment
+from tasks.settings import Settings, prepare_environment
 from tasks.validation import invalid
 
 app = typer.Typer(
@@ -65,6 +66,11 @@ def _status() -> int:
     except (UserError, JobError) as error:
         complain(error)
         return 2 if isinstance(error, UserError) else 1
+    except Exception as error:
+        if not says_full(error):
+            raise
+        complain(disk_full(Settings().root))
+        return 1
 
 
 def _in_a_line(error: TyperException) -> str:

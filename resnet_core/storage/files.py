@@ -3,8 +3,10 @@
 A copy of a store may be cut off, and a disk may lose a sector: `whole` and `read_json` name such a file.
 """
 
+import errno
 import json
 import os
+import re
 import shutil
 import tempfile
 import uuid
@@ -33,6 +35,44 @@ class DamagedFileError(JobError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return DamagedFileError, (self.path, self.why, self.remedy)
+
+
+class DiskFullError(JobError):
+    """The disk is full. Whatever was written before stays, and the same command goes on from there."""
+
+
+def says_full(error: BaseException | None) -> bool:
+    """Return whether an error, or one behind it, says that a disk is full: of the system, Arrow, Rust or SQLite."""
+    while error is not None:
+        text = str(error)
+        if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in text for sign in _FULL):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+_FULL = (os.strerror(errno.ENOSPC), "os error 28", "Errno 28", "disk is full")
+
+
+def disk_full(place: UPath | Path) -> DiskFullError:
+    """Return the error for a full disk: which, and the remedy."""
+    return DiskFullError(
+        f"{place}: {os.strerror(errno.ENOSPC)}. Make room (`grayline prune` lists what nothing needs), or set "
+        "GRAYLINE_STORE to a larger disk, and run the same command again: it goes on from here."
+    )
+
+
+@contextmanager
+def _room(path: UPath) -> Iterator[None]:
+    """Raise DiskFullError for whatever the writers of this file raise on a full disk."""
+    try:
+        yield
+    except JobError:
+        raise
+    except Exception as error:
+        if says_full(error):
+            raise disk_full(path) from None
+        raise
 
 
 @contextmanager
@@ -108,10 +148,11 @@ def write_whole(path: UPath) -> Iterator[Path]:
         final.parent.mkdir(parents=True, exist_ok=True)
         draft = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
         try:
-            yield draft
-            with open(draft, "rb+") as file:
-                os.fsync(file.fileno())
-            draft.replace(final)
+            with _room(path):
+                yield draft
+                with open(draft, "rb+") as file:
+                    os.fsync(file.fileno())
+                draft.replace(final)
         finally:
             draft.unlink(missing_ok=True)
     else:
@@ -124,17 +165,42 @@ def write_whole(path: UPath) -> Iterator[Path]:
 
 @contextmanager
 def write_folder(path: UPath) -> Iterator[Path]:
-    """Do the same for a folder, which replaces an existing one."""
-    with tempfile.TemporaryDirectory() as made:
+    """Do the same for a folder, which replaces an existing one once it is whole."""
+    with tempfile.TemporaryDirectory() as made, _room(path):
         yield Path(made)
-        if path.exists():
-            path.fs.rm(path.path, recursive=True)
-        if is_local(path):
-            draft = Path(path.path).with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-            shutil.copytree(made, draft)
-            draft.replace(path.path)
-        else:
+        if not is_local(path):
+            if path.exists():
+                path.fs.rm(path.path, recursive=True)
             path.fs.put(made + "/", path.path, recursive=True)
+            return
+        draft, old = (Path(path.path).with_name(f".{path.name}.{uuid.uuid4().hex[:8]}") for _ in range(2))
+        try:
+            shutil.copytree(made, draft)
+            if path.exists():
+                Path(path.path).replace(old)
+            draft.replace(path.path)
+        finally:
+            for left in (draft, old):
+                shutil.rmtree(left, ignore_errors=True)
+
+
+def remove_drafts(folder: UPath) -> int:
+    """Remove what killed processes have left half-written below a local folder. Returns its number.
+
+    Nobody may be writing there.
+    """
+    if not (is_local(folder) and folder.exists()):
+        return 0
+    drafts = [path for path in Path(folder.path).rglob(".*") if _DRAFT.fullmatch(path.name)]
+    for path in drafts:
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+    return len(drafts)
+
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")
 
 
 @contextmanager

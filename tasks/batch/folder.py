@@ -7,7 +7,6 @@ _work/                   files that the stages hand to each other
 _next/                   the same again: another version's rows, until they are complete
 """
 
-import errno
 import json
 import logging
 import os
@@ -125,8 +124,6 @@ def claim(output: UPath, job: Job) -> Claim:
     try:
         write_text(folder / BATCH_BEGUN, content)
     except OSError as error:
-        if error.errno == errno.ENOSPC:
-            raise
         reason = error.strerror or type(error).__name__
         raise UserError(f"--output: cannot write under {output} ({reason}). Choose another folder.") from None
     return Claim(output, folder, run)

@@ -41,6 +41,7 @@ from tasks.progress import counted, progress
 from tasks.settings import Settings
 from tasks.store import WORK, Store
 from tasks.values import ModelVersion
+from tasks.workspace import ask_for, of_batch
 
 # The code that decides a row, beside the file and the version.
 _CODE = (
@@ -119,6 +120,7 @@ def plan_batch(
         db.execute(_CHOSEN_UNLESS_FAILED if only_failed else _CHOSEN)
         kept, stale = _carry(db, old, mine.folder, job.key)
         waiting = cut(db, mine, job.key)
+        ask_for(output, of_batch(sum(part.count for part in waiting)), "score")
         known = write_known(stale, mine.folder) if waiting else None
         tried = write_tried(db, mine)
         files, total = db.execute(_CHECK).fetchall()[0]

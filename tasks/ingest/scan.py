@@ -29,7 +29,7 @@ from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted
 from tasks.store import CORRECTIONS, ENTRIES, UNREAD
 from tasks.values import Scan
-from tasks.workspace import Workspace
+from tasks.workspace import Workspace, ask_for, of_night
 
 log = logging.getLogger("grayline")
 
@@ -59,6 +59,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
         _check_entries(db, dataset)
         work = here.store.begin_work(dataset.name)
         count, unread = entries.count_entries(db)
+        ask_for(here.store.root, of_night(unread, image.size, dataset.model), dataset.name)
         listing = work / UNREAD
         parts = make_parts(entries.unread(db, COLUMNS, part_size(unread)), listing, pixels)
         with write_whole(work / ENTRIES) as draft:

@@ -1,12 +1,24 @@
 """Files: what is written is whole or not there."""
 
+import errno
+import shutil
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from upath import UPath
 
-from resnet_core.storage.files import link, write_folder, write_text, write_whole
+from resnet_core.storage.files import (
+    DamagedFileError,
+    DiskFullError,
+    link,
+    read_json,
+    remove_drafts,
+    says_full,
+    write_folder,
+    write_text,
+    write_whole,
+)
 
 
 @pytest.mark.parametrize("where", ["local", "memory"])
@@ -37,3 +49,68 @@ def test_a_link_costs_no_space(tmp_path: Path) -> None:
     old.write_bytes(b"content")
     link(old, UPath(tmp_path / "set" / "new"))
     assert (tmp_path / "set" / "new").stat().st_ino == (tmp_path / "old").stat().st_ino
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device", "a.parquet"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        shutil.Error([("a", "b", "[Errno 28] No space left on device: 'a' -> 'b'")]),
+        RuntimeError("Error while serializing: I/O error: No space left on device (os error 28)"),  # safetensors
+        ValueError("(sqlite3.OperationalError) database or disk is full"),
+    ],
+)
+def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path, error: Exception) -> None:
+    file, folder = UPath(tmp_path / "a.json"), UPath(tmp_path / "model")
+    write_text(file, "before")
+    with write_folder(folder) as draft:
+        (draft / "weights").write_text("before")
+    for writer in (write_whole(file), write_folder(folder)):
+        with (
+            pytest.raises(DiskFullError, match=r"^\S+: No space left on device\. Make room .* goes on from here\.$"),
+            writer,
+        ):
+            raise error
+    assert file.read_text() == "before"
+    assert (folder / "weights").read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "model"]
+    assert not says_full(OSError(errno.EACCES, "Permission denied"))
+
+
+def test_a_folder_that_cannot_be_copied_whole_keeps_the_one_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = UPath(tmp_path / "model")
+    with write_folder(folder) as draft:
+        (draft / "weights").write_text("before")
+
+    def fail(made: str, to: Path) -> None:
+        to.mkdir()
+        raise shutil.Error([("weights", "weights", "[Errno 28] No space left on device")])
+
+    monkeypatch.setattr(shutil, "copytree", fail)
+    with pytest.raises(DiskFullError), write_folder(folder) as draft:
+        (draft / "weights").write_text("after")
+    assert (folder / "weights").read_text() == "before"
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def test_drafts_of_killed_processes_are_removed_and_nothing_else(tmp_path: Path) -> None:
+    (tmp_path / "runs" / ".model.0123abcd").mkdir(parents=True)
+    (tmp_path / "runs" / ".model.0123abcd" / "weights").write_text("half")
+    (tmp_path / ".a.parquet.89abcdef").write_text("half")
+    for kept in ("a.parquet", ".hidden", ".DS_Store"):
+        (tmp_path / kept).write_text("whole")
+    assert remove_drafts(UPath(tmp_path)) == 2
+    assert remove_drafts(UPath(tmp_path / "nowhere")) == 0
+    assert sorted(path.name for path in tmp_path.rglob("*")) == [".DS_Store", ".hidden", "a.parquet", "runs"]
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"<html>"])
+def test_torn_json_is_named(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(DamagedFileError, match=r"a\.json is damaged \(.*\)\. Delete it\.$"):
+        read_json(tmp_path / "a.json", "Delete it.")
+    with pytest.raises(FileNotFoundError):
+        read_json(tmp_path / "b.json", "Delete it.")
