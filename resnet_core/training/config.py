@@ -10,6 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from annotated_types import Ge, Gt, Le, Lt
 
+from resnet_core.errors import TrainingError
 from resnet_core.training.augment import AugmentConfig
 
 Recipe = Literal["fast", "best"]
@@ -88,3 +89,11 @@ def with_recipe(settings: dict[str, Any]) -> dict[str, Any]:
 def warm_started(config: TrainConfig) -> TrainConfig:
     """Train from trained weights: half the epochs and a third of the rate, which keeps more of the weights."""
     return replace(config, epochs=math.ceil(config.epochs / 2), lr=config.lr / 3)
+
+
+def no_number(found: str, config: TrainConfig, also: str = "") -> TrainingError:
+    """Return the error for numbers that are none: what was found, the rate, the remedy."""
+    return TrainingError(
+        f"{found}. Lower `train.lr`, now {config.lr:g}, or set `train.clip_gradients: 1`{also}. "
+        "No version is made; the checkpoint of the last good epoch stays."
+    )

@@ -17,14 +17,14 @@ from torch import Tensor, nn
 from upath import UPath
 
 from resnet_core.device import freed_memory_stays, repeatable
-from resnet_core.errors import NotANumberError, TrainingError
+from resnet_core.errors import NotANumberError
 from resnet_core.model.inputs import Normalisation, resize_batch, to_input
 from resnet_core.training import _checkpoint, _learner
 from resnet_core.training._learner import Learner, as_targets
 from resnet_core.training._progressive import draw_sides, strength
 from resnet_core.training.augment import augment, mix, weaker
 from resnet_core.training.batches import Batch, Batches, batch_sizes, copies
-from resnet_core.training.config import TrainConfig
+from resnet_core.training.config import TrainConfig, no_number
 from resnet_core.training.distributed import World
 
 _ANSWERED = 8  # images whose answers are looked at after each epoch
@@ -134,14 +134,6 @@ def _check_numbers(learner: Learner, x: Tensor, epoch: int) -> None:
         wrong = sum(int(not tensor.isfinite().all()) for tensor in tensors)
         if learner.world.total(torch.tensor(float(wrong), device=x.device)) > 0:
             raise no_number(f"the network's {what} are no longer numbers after epoch {epoch}", learner.config)
-
-
-def no_number(found: str, config: TrainConfig, also: str = "") -> TrainingError:
-    """Return the error for numbers that are none: what was found, the rate, the remedy."""
-    return TrainingError(
-        f"{found}. Lower `train.lr`, now {config.lr:g}, or set `train.clip_gradients: 1`{also}. "
-        "No version is made; the checkpoint of the last good epoch stays."
-    )
 
 
 def _run_epoch(

@@ -33,7 +33,15 @@ from resnet_core.storage import database
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import to_path, write_whole
 from tasks.batch.folder import (
-    Claim, Job, absolute_source, check_places, claim, read_job, score_files, write_known, write_tried,
+    Claim,
+    Job,
+    absolute_source,
+    check_places,
+    claim,
+    read_job,
+    score_files,
+    write_known,
+    write_tried,
 )  # fmt: skip
 from tasks.batch.values import Batch
 from tasks.parts import COLUMNS, Part, make_parts, part_size

@@ -30,7 +30,7 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import check_digests, digest_of, source_digest, table_digest, write_digests
 from resnet_core.storage.files import as_local, read_json, write_folder
-from resnet_core.training.loop import no_number
+from resnet_core.training.config import no_number
 from tasks.dataset import Dataset
 from tasks.evaluation.files import described, write_metrics, write_plots, write_predictions, write_slices
 from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, look_alikes_of, score_split
