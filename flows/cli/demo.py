@@ -9,12 +9,10 @@ import typer
 
 from flows.cli.options import ready
 from flows.cli.tables import console, say, table
+from flows.shipped import shipped
 from resnet_core.errors import UserError, nearest
 from tasks.settings import Settings
 from tasks.store import Store
-
-_DATA = Path(__file__).resolve().parents[2] / "data"
-_SAMPLES = _DATA / "samples"
 
 app = typer.Typer()
 
@@ -33,7 +31,7 @@ def demo(
     raw = Path("data/raw") / dataset
     if not (raw / "labels.csv").exists():
         _write_sample(dataset, raw)
-    night = nightly_retrain(str(_DATA / f"{dataset}.yaml"))
+    night = nightly_retrain(str(shipped(f"data/{dataset}.yaml")))
     scores = classify_batch(str(raw), model=f"{dataset}@champion")
     show_night(night)
     show_scores(scores)
@@ -46,7 +44,7 @@ def sample(
     to: Annotated[Path, typer.Option(help="Folder to write to.")],
 ) -> None:
     """Write a real sample data set as image files and labels.csv."""
-    samples = sorted(path.stem for path in _SAMPLES.glob("*.py"))
+    samples = sorted(path.stem for path in shipped("data/samples").glob("*.py"))
     if name not in samples:
         raise UserError(f"sample: unknown data set {name!r}.{nearest(name, samples)} Known: {', '.join(samples)}.")
     _write_sample(name, to)
@@ -54,7 +52,7 @@ def sample(
 
 def _write_sample(name: str, to: Path) -> None:
     try:
-        maker = runpy.run_path(str(_SAMPLES / f"{name}.py"))
+        maker = runpy.run_path(str(shipped(f"data/samples/{name}.py")))
         count = maker["make"](to)
     except ModuleNotFoundError as error:
         raise UserError(f"sample {name}: needs {error.name}. Run `pip install 'grayline[samples]'`.") from None

@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
+from flows.shipped import shipped
 from flows.stack.processes import call
 from resnet_core.errors import UserError, nearest
 
-PREFECT_YAML = Path(__file__).resolve().parents[2] / "prefect.yaml"
+PREFECT_YAML = shipped("prefect.yaml")
 POOL = "grayline"
 
 
