@@ -30,8 +30,11 @@ check: $(INSTALLED) ## Check lint, format, types, layers and words, in seconds.
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/python -m tests.words
 
-up: $(INSTALLED) ## Start Prefect, MLflow, a worker and all deployments on this machine; PUBLIC=1 behind a TLS proxy.
-	@$(BIN)/python -m flows.stack up $(if $(PUBLIC),--public)
+up: $(INSTALLED) ## Start Prefect, MLflow, a worker, all deployments; `make up DATA.yaml ...`: with nights. PUBLIC=1: behind a TLS proxy.
+	@$(BIN)/python -m flows.stack up $(filter %.yaml %.yml,$(MAKECMDGOALS)) $(if $(PUBLIC),--public)
+
+# Data set files behind `make up` are not goals.
+%.yaml %.yml: ;
 
 down: ## Stop the processes that `make up` started.
 	@$(BIN)/python -m flows.stack down

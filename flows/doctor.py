@@ -10,9 +10,14 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from urllib.parse import urlsplit
 
-from resnet_core.errors import UserError
+from flows.stack.api import Api
+from flows.stack.deployments import POOL
+from flows.stack.reconcile import lost_runs, stuck_slots
+from resnet_core.errors import UserError, some_of
 from resnet_core.storage.files import is_local
+from resnet_core.storage.turns import holder_of
 from tasks.settings import Settings, check_store
+from tasks.store import own_files
 
 _LEAST_FREE = 5 * 1024**3  # bytes
 _PATIENCE = 5  # seconds that a server has to answer in
@@ -81,6 +86,26 @@ def check_prefect() -> str:
     except OSError:
         pass  # the flow says more
     return found
+
+
+def _check_nights() -> str:
+    """Return who is at work on which data set. Raises UserError for runs and slots of ended processes in Prefect."""
+    from prefect.settings import get_current_settings
+
+    root = Settings().root
+    files = own_files(root / "turns", "*.json")
+    found = [f"{file.stem}: {holder}" for file in files if (holder := holder_of(file))]
+    url, auth = get_current_settings().api.url, get_current_settings().api.auth_string
+    if url:
+        api = Api(url.rstrip("/"), auth.get_secret_value() if auth else "")
+        try:
+            lost = [f"run {run['name']} is {run['state_name']} and has no process" for run in lost_runs(api, POOL)]
+            lost += [f"a slot of {deployment['name']} is taken by no run" for deployment, _ in stuck_slots(api, POOL)]
+        except OSError:
+            lost = []  # no server, no work pool, no entry: the check of Prefect says more
+        if lost:
+            raise UserError(f"{some_of(lost, 3, '; ')}. Run `make down`, then `make up`: it marks and frees them.")
+    return "; ".join(found) or "nobody is at work"
 
 
 def check_mlflow() -> str:
@@ -155,4 +180,5 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "disk": _check_space,
     "prefect": check_prefect,
     "mlflow": check_mlflow,
+    "nights": _check_nights,
 }

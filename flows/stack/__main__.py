@@ -1,13 +1,18 @@
 """`python -m flows.stack up` and `down`: what `make up` and `make down` call."""
 
 import sys
+from pathlib import Path
 
 from flows.stack.local import down, up
 from resnet_core.errors import UserError
 from tasks.progress import complain
 from tasks.settings import prepare_environment
 
-_USAGE = "usage: python -m flows.stack up [--public] | down"
+_USAGE = "usage: python -m flows.stack up [DATASET.yaml ...] [--public] | down"
+
+
+def _is_dataset_file(word: str) -> bool:
+    return word.endswith((".yaml", ".yml"))
 
 
 def main() -> None:
@@ -15,10 +20,9 @@ def main() -> None:
     try:
         prepare_environment()
         match sys.argv[1:]:
-            case ["up"]:
-                up()
-            case ["up", "--public"]:
-                up(public=True)
+            case ["up", *words] if all(word == "--public" or _is_dataset_file(word) for word in words):
+                files = [Path(word).absolute() for word in words if _is_dataset_file(word)]
+                up(files, public="--public" in words)
             case ["down"]:
                 down()
             case words:

@@ -12,16 +12,23 @@ import socket
 import ssl
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from upath import UPath
+
+from flows.stack.api import Api
+from flows.stack.automations import watch_over
 from flows.stack.deployments import POOL, deploy
 from flows.stack.environments import for_mlflow, for_prefect, for_runs, server_commands
 from flows.stack.guard import own_origins
 from flows.stack.processes import running, say, start, stop, wait_for
+from flows.stack.reconcile import online, reconcile, worker_name
 from resnet_core.errors import UserError
 from resnet_core.storage.files import is_local
+from resnet_core.storage.turns import turn
 from tasks.access.passwords import OURS, PREFECT_TOML, Access, access_of, note_addresses, own_toml
 from tasks.settings import Settings, check_store
 from tasks.store import Store
@@ -31,8 +38,8 @@ _PATIENCE = 5  # seconds that a server has to answer in
 _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # no proxy is shown the password
 
 
-def up(public: bool = False) -> None:
-    """Start the servers, then the deployments, then the worker."""
+def up(datasets: Sequence[Path] = (), public: bool = False) -> None:
+    """Start the servers, then the deployments, then the worker. datasets: data set files, each to have its nights."""
     settings = Settings()
     check_store(settings.root)
     if not is_local(settings.root):
@@ -41,6 +48,11 @@ def up(public: bool = False) -> None:
         _check_public(settings)
     folder = Path(Store(settings.root).stack().path)
     folder.mkdir(exist_ok=True, mode=0o700)
+    with turn(UPath(folder / "up.json"), wait=True):
+        _start_all(folder, settings, datasets, public)
+
+
+def _start_all(folder: Path, settings: Settings, datasets: Sequence[Path], public: bool) -> None:
     access = _access(folder, settings)
     for name, port in (("prefect", settings.prefect_port), ("mlflow", settings.mlflow_port)):
         if not running(folder, name):
@@ -57,12 +69,16 @@ def up(public: bool = False) -> None:
     _check_password(f"{prefect}/api/admin/version", access.prefect, "Prefect")
     note_addresses(folder, own)
     _write_prefect_toml(prefect, access)
-    env = for_runs(settings, access)
-    deploy(folder, env)
-    start(folder, "worker", ["prefect", "worker", "start", "--pool", POOL, "--type", "process"], env)
+    env, api, worker = for_runs(settings, access), Api(f"{prefect}/api", access.prefect), worker_name()
+    deploy(folder, env, api, datasets)
+    watch_over(api)
+    if not running(folder, "worker"):
+        reconcile(api, POOL)
+    command = ["prefect", "worker", "start", "--pool", POOL, "--type", "process", "--name", worker]
+    start(folder, "worker", command, env)
     wait_for("mlflow", folder, lambda: _answers(f"{mlflow}/health"))
     _check_password(f"{mlflow}/api/2.0/mlflow/experiments/search?max_results=1", access.mlflow, "MLflow")
-    wait_for("worker", folder, lambda: _worker_is_online(prefect, access))
+    wait_for("worker", folder, lambda: worker in online(api, POOL))
     say(f"Prefect  {own['prefect'][-1] if public else prefect}   flows, runs, schedules")
     say(f"MLflow   {own['mlflow'][-1] if public else mlflow}   runs, models, versions")
     _say_how_to_get_in(folder, access)
@@ -70,8 +86,16 @@ def up(public: bool = False) -> None:
 
 def down() -> None:
     """End the worker first: it tells the server what became of its runs."""
-    folder = Path(Store(Settings().root).stack().path)
-    for name in ("worker", "prefect", "mlflow"):
+    settings = Settings()
+    folder = Path(Store(settings.root).stack().path)
+    stop(folder, "worker")
+    if running(folder, "prefect"):
+        api = Api(f"{own_origins(settings.prefect_port, None)[0]}/api", _access(folder, settings).prefect)
+        try:
+            reconcile(api, POOL)
+        except (OSError, ValueError) as error:  # it hangs: the next `up` does it
+            say(f"Prefect does not answer ({error}); the next `make up` marks runs that have ended")
+    for name in ("prefect", "mlflow"):
         stop(folder, name)
     (folder / "addresses.json").unlink(missing_ok=True)
     if own_toml():
@@ -141,12 +165,12 @@ def _check_port(port: int, setting: str) -> None:
         ) from None
 
 
-def _ask(url: str, password: str | None = None, body: bytes | None = None) -> Any:
+def _ask(url: str, password: str | None = None) -> Any:
     """Return the answer to a request. Raises OSError."""
     head = {"Content-Type": "application/json"}
     if password is not None:
         head["Authorization"] = f"Basic {base64.b64encode(password.encode()).decode()}"
-    with _DIRECT.open(urllib.request.Request(url, body, head), timeout=_PATIENCE) as answer:
+    with _DIRECT.open(urllib.request.Request(url, None, head), timeout=_PATIENCE) as answer:
         return answer.read()
 
 
@@ -168,8 +192,3 @@ def _check_password(url: str, password: str, server: str) -> None:
                 f"{server} runs with another password. Set the one that it was started with, or run `make down` first."
             ) from None
         raise
-
-
-def _worker_is_online(prefect: str, access: Access) -> bool:
-    answer = _ask(f"{prefect}/api/work_pools/{POOL}/workers/filter", access.prefect, b"{}")
-    return any(worker["status"] == "ONLINE" for worker in json.loads(answer))

@@ -9,7 +9,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import psutil
+from upath import UPath
 
+from resnet_core.storage.files import write_text
+
+_MARK = "GRAYLINE_STACK_PROCESS"  # in the environment: the stack's folder and the process's name
+_MODULES = ("prefect", "mlflow", "uvicorn")
 PATIENCE = 120.0  # seconds that a server may take to answer
 
 
@@ -18,13 +23,14 @@ def start(folder: Path, name: str, command: list[str], env: Mapping[str, str]) -
     if running(folder, name):
         say(f"{name} is running already")
         return
+    env = {**env, _MARK: f"{folder}/{name}"}
     with (folder / f"{name}.log").open("ab") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
             env=env, stdout=log, stderr=log, stdin=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
     note = {"pid": process.pid, "began": psutil.Process(process.pid).create_time()}
-    (folder / f"{name}.json").write_text(json.dumps(note), encoding="utf-8")
+    write_text(UPath(folder / f"{name}.json"), json.dumps(note))
 
 
 def running(folder: Path, name: str) -> psutil.Process | None:
@@ -37,8 +43,25 @@ def running(folder: Path, name: str) -> psutil.Process | None:
         process = psutil.Process(note["pid"])
         alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
         return process if alive and abs(process.create_time() - note["began"]) < 1 else None
-    except (FileNotFoundError, psutil.NoSuchProcess):
+    except psutil.NoSuchProcess:
         return None
+    except (OSError, ValueError, KeyError, TypeError):  # a power cut has torn the note, or removed it
+        return _marked(f"{folder}/{name}")
+
+
+def _marked(mark: str) -> psutil.Process | None:
+    """Return the process that carries the mark of `start`; its children inherit it, but run other commands."""
+    for process in psutil.process_iter():
+        try:
+            started = process.cmdline()[1:3]
+            if process.environ().get(_MARK) != mark or started[:1] != ["-m"] or started[1] not in _MODULES:
+                continue
+            parent = process.parent()
+            if parent is None or parent.environ().get(_MARK) != mark:
+                return process
+        except (psutil.Error, OSError, IndexError):  # another user's, or just ended
+            continue
+    return None
 
 
 def stop(folder: Path, name: str) -> None:
