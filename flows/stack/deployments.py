@@ -67,7 +67,7 @@ def pool_template(working_dir: Path) -> dict[str, Any]:
 def deploy(folder: Path, env: Mapping[str, str], api: Api, datasets: Sequence[Path] = ()) -> None:
     """Make the work pool and every deployment of prefect.yaml, or bring them up to date.
 
-    What a person has set stays: schedules, parameters and pauses. datasets: data set files, each to have a schedule.
+    Schedules, parameters and pauses that a person has set stay. datasets: data set files, each to have a schedule.
     """
     template = folder / "pool.json"
     template.write_text(json.dumps(pool_template(Path.cwd())), encoding="utf-8")
