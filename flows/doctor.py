@@ -8,6 +8,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from flows.stack.api import Api
@@ -16,6 +17,7 @@ from flows.stack.reconcile import lost_runs, stuck_slots
 from resnet_core.errors import UserError, some_of
 from resnet_core.storage.files import is_local
 from resnet_core.storage.turns import holder_of
+from tasks.access.modes import open_to_others
 from tasks.settings import Settings, check_store
 from tasks.store import own_files
 
@@ -51,6 +53,8 @@ def _check_device() -> str:
 def _check_store() -> str:
     root = Settings().root
     check_store(root)
+    if is_local(root) and open_to_others(Path(root.path), Settings().group):
+        raise UserError(f"{root}: others may read it, and its owner is somebody else. They run: chmod go-rwx {root}")
     return f"{root} can be written"
 
 

@@ -18,7 +18,9 @@ from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.policy import Policy, decide_by
 from resnet_core.storage.files import absolute, is_local, write_text
+from tasks.access.modes import Group, close_store, keep_private
 from tasks.access.passwords import let_in
+from tasks.access.prefect_key import use_key
 from tasks.store import STORE_MARK, Store, sqlite_address
 from tasks.validation import invalid
 
@@ -32,6 +34,7 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="GRAYLINE_", frozen=True)
 
     store: str = Field("data/store", description="Folder or fsspec URL that all files go under.")
+    group: Group = Field("none", description="What the group of new files may do with them: none, read or write.")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps.")
     runner: Literal["threads", "processes", "ray"] = Field("threads", description="Where a flow's tasks run.")
     engine: str = Field(
@@ -190,7 +193,9 @@ def prepare_environment() -> None:
     Prefect's database lies in the store too, so that a store is complete and can be deleted whole. Nothing is sent
     to anybody, and no pickle is loaded.
     """
-    store = _read_settings().root
+    settings = _read_settings()
+    store = settings.root
+    keep_private(settings.group)
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `deployment run --watch` shows a run's log
@@ -212,6 +217,8 @@ def prepare_environment() -> None:
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one of a hundred small files says nothing
     }
     if is_local(store):
+        # By default it lies in /tmp under the user's name, where another user may have put code.
+        defaults["TORCHINDUCTOR_CACHE_DIR"] = Store(store).compiled().path
         home = Store(store).prefect().path
         defaults["PREFECT_HOME"] = home
         address = sqlite_address(f"{home}/prefect.db").replace("sqlite:", "sqlite+aiosqlite:")
@@ -222,6 +229,7 @@ def prepare_environment() -> None:
         os.environ.setdefault(name, value)
     if is_local(store):
         let_in(Path(Store(store).stack().path), os.environ)
+        use_key(os.environ)
     # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
     warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
     # Pillow's warnings about a bad file are in the file's row.
@@ -241,10 +249,14 @@ def check_there(settings: Settings) -> None:
 
 def check_store(root: UPath) -> None:
     """Make the store. Raises UserError unless files can be written under it."""
+    group = Settings().group
+    keep_private(group)  # a flow of another worker than ours begins here
     try:
         root.mkdir(parents=True, exist_ok=True)
         if is_local(root):
             Store(root).prefect().mkdir(exist_ok=True)  # Prefect does not make its home's parents
+            private = [Path(place.path) for place in (Store(root).prefect(), Store(root).stack())]
+            close_store(Path(root.path), private, group)
         probe = root / ".probe"
         probe.write_bytes(b"")
         probe.unlink()

@@ -75,7 +75,8 @@ LAYOUT = (
     Place("reproduce/<model>/<digest>/", "the checkpoint of a version that is trained again", "reproduce"),
     Place("scores/<batch>/*.parquet", "one row per file of a batch, `_manifest.json`, `_drift.json`", "classify-batch"),
     Place("engines/<model>-<digest>/", "the trials of engines on this machine, and the ONNX file", "classify-batch"),
-    Place("stack/", "process ids and logs of the local servers", "make up"),
+    Place("cache/", "compiled code of the engine `compile`; deleting it costs compiling again", "classify-batch"),
+    Place("stack/", "process ids, logs and the password of the local servers", "make up"),
     Place("mlflow.db", "MLflow's database, unless `MLFLOW_TRACKING_URI` is set", "MLflow"),
     Place("mlartifacts/", "MLflow's artifacts: model versions and files of runs", "MLflow"),
     Place("prefect/", "Prefect's own files, unless `PREFECT_HOME` is set", "Prefect"),
@@ -147,6 +148,10 @@ class Store:
     def engines(self) -> UPath:
         """Return the folder of engine trials."""
         return self.root / "engines"
+
+    def compiled(self) -> UPath:
+        """Return the folder of compiled code."""
+        return self.root / "cache" / "inductor"
 
     def stack(self) -> UPath:
         """Return the folder of the local servers."""

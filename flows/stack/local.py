@@ -30,6 +30,7 @@ from resnet_core.errors import UserError
 from resnet_core.storage.files import is_local
 from resnet_core.storage.turns import turn
 from tasks.access.passwords import OURS, PREFECT_TOML, Access, access_of, note_addresses, own_toml
+from tasks.access.prefect_key import take_key_out
 from tasks.settings import Settings, check_store
 from tasks.store import Store
 
@@ -54,6 +55,7 @@ def up(datasets: Sequence[Path] = (), public: bool = False) -> None:
 
 def _start_all(folder: Path, settings: Settings, datasets: Sequence[Path], public: bool) -> None:
     access = _access(folder, settings)
+    take_key_out(os.environ)
     for name, port in (("prefect", settings.prefect_port), ("mlflow", settings.mlflow_port)):
         if not running(folder, name):
             _check_port(port, f"GRAYLINE_{name.upper()}_PORT")

@@ -25,6 +25,7 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import IO, Any
 
@@ -35,6 +36,7 @@ from resnet_core.storage.locations import facts, open_stream, read_ranges
 
 _Opener = Callable[[IO[bytes]], Any]
 _DAY = 86_400.0  # seconds
+_PREFIX = "grayline-unpacked-"
 _made: set[Path] = set()
 
 
@@ -79,7 +81,9 @@ def shared_copy(place: str, form: str, write: Callable[[str, Path], None]) -> st
     """Return another form of a file, made by `write` unless a process of this machine has made it. Raises OSError."""
     file = facts(place)
     name = hashlib.sha256(repr((place, form, file["size"], file["modified"])).encode()).hexdigest()[:32]
-    path = _folder() / name
+    folder = _folder(tempfile.gettempdir())
+    folder.mkdir(mode=0o700, exist_ok=True)  # systems tidy their temporary folders
+    path = folder / name
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if path.exists():
@@ -106,13 +110,23 @@ def _unpack(place: str, to: Path) -> None:
         raise OSError(str(error)) from None
 
 
-def _folder() -> Path:
-    folder = Path(tempfile.gettempdir()) / f"grayline-{os.getuid()}"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(1, "not a folder that only you may enter; remove it", str(folder))
-    return folder
+@lru_cache
+def _folder(temporary: str) -> Path:
+    """Return the folder that the user's processes share, in the temporary folder of the machine.
+
+    Its name has a random part, so that nobody else can take it first. The oldest one of ours is found again.
+    """
+    ours = sorted(path for path in Path(temporary).glob(f"{_PREFIX}*") if _is_ours(path))
+    return ours[0] if ours else Path(tempfile.mkdtemp(prefix=_PREFIX, dir=temporary))
+
+
+def _is_ours(path: Path) -> bool:
+    """Return whether a path is a folder of this user, which nobody else may enter."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
 def _sweep(folder: Path) -> None:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
@@ -152,6 +153,7 @@ def write_whole(path: UPath) -> Iterator[Path]:
                 yield draft
                 with open(draft, "rb+") as file:
                     os.fsync(file.fileno())
+                _open_to_group(draft)
                 draft.replace(final)
         finally:
             draft.unlink(missing_ok=True)
@@ -163,18 +165,31 @@ def write_whole(path: UPath) -> Iterator[Path]:
             path.fs.put_file(str(draft), path.path)
 
 
+def _open_to_group(file: Path) -> None:
+    """Give the group of a file the rights that it has in its folder, if libraries have made the file private."""
+    if file.is_file() and not file.stat().st_mode & 0o070 and file.parent.stat().st_mode & 0o070:
+        probe = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
+        probe.touch()
+        file.chmod(stat.S_IMODE(probe.stat().st_mode))
+        probe.unlink()
+
+
 @contextmanager
 def write_folder(path: UPath) -> Iterator[Path]:
     """Do the same for a folder, which replaces an existing one once it is whole."""
-    with tempfile.TemporaryDirectory() as made, _room(path):
-        yield Path(made)
+    with tempfile.TemporaryDirectory() as scratch, _room(path):
+        made = Path(scratch) / "made"  # unlike the temporary folder, it has the mode of all folders
+        made.mkdir()
+        yield made
         if not is_local(path):
             if path.exists():
                 path.fs.rm(path.path, recursive=True)
-            path.fs.put(made + "/", path.path, recursive=True)
+            path.fs.put(f"{made}/", path.path, recursive=True)
             return
         draft, old = (Path(path.path).with_name(f".{path.name}.{uuid.uuid4().hex[:8]}") for _ in range(2))
         try:
+            for file in made.rglob("*"):
+                _open_to_group(file)
             shutil.copytree(made, draft)
             if path.exists():
                 Path(path.path).replace(old)

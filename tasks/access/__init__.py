@@ -1,4 +1,5 @@
 """Who gets in: the passwords of the local stack, and which files others may read.
 
-Room passwords makes, reads and hands on the passwords.
+Room passwords makes, reads and hands on the passwords. Room modes says what others may do with files.
+Room prefect_key takes the key of Prefect's Secret blocks out of its database.
 """

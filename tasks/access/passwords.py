@@ -60,11 +60,14 @@ def access_of(folder: Path, prefect: str | None, mlflow: tuple[str | None, str |
     return Access(prefect or ours, both, prefect not in (None, ours), password not in (None, own))
 
 
-def own_secret(file: Path) -> str:
-    """Return what a file of ours holds; make it with random text if it is missing. Others may never read it."""
+def own_secret(file: Path, new: str | None = None) -> str:
+    """Return what a file of ours holds; make it if it is missing, by default with random text.
+
+    Others may never read it. Raises UserError if they may.
+    """
     try:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
-            out.write(secrets.token_urlsafe(24))
+            out.write(new or secrets.token_urlsafe(24))
     except FileExistsError:
         status = file.stat()
         if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:

@@ -6,6 +6,7 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -13,17 +14,20 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import yaml
 
 from tasks.store import LAYOUT
 from tests.conftest import write_folder
+from tests.outbound import addresses, watched
 from tests.tasks.batch.test_score import break_some
 
 pytestmark = pytest.mark.e2e
 
 BIN = Path(sys.executable).parent
 HOME = Path(__file__).parents[2]
+WATCH = Path(tempfile.mkdtemp(prefix="grayline-watch-"))  # the connections of every command of this file
 
 
 def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
@@ -31,14 +35,7 @@ def run(*command: str, cwd: Path, **env: str) -> subprocess.CompletedProcess[str
     clean = {
         name: value for name, value in os.environ.items() if not name.startswith(("GRAYLINE", "PREFECT", "MLFLOW"))
     }
-    return subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
-        cwd=cwd,
-        env={**clean, **env},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return watched([str(BIN / command[0]), *command[1:]], WATCH, cwd, {**clean, **env})
 
 
 def free_port() -> str:
@@ -139,6 +136,24 @@ def test_mlflows_rest_interface_has_the_version_and_its_alias(demo: Demo, stack:
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
     assert tags["grayline.gate"].startswith("passed")
     assert "gate" in tags["grayline.champion_reason"]
+
+
+def test_nothing_has_left_this_machine(demo: Demo, stack: dict[str, str]) -> None:
+    """Every connection of a night, a batch, `make up`, its servers and its worker, by Python's hook and by strace."""
+    by_python, by_system = addresses(WATCH)
+    assert {("127.0.0.1", stack[name]) for name in stack} <= by_python  # the hook is there
+    if by_system is not None:
+        assert {("127.0.0.1", stack[name]) for name in stack} <= by_system
+    assert {host for host, _ in by_python | (by_system or set())} <= {"127.0.0.1", "::1", "localhost"}
+
+
+def test_all_files_are_the_users_alone(demo: Demo, stack: dict[str, str]) -> None:
+    store = demo[0] / "data" / "store"
+    assert [path for path in (store, *store.rglob("*")) if path.stat().st_mode & 0o077] == []
+    assert (demo[0] / "prefect.toml").stat().st_mode & 0o077 == 0
+    password = (store / "stack" / "password").read_text()
+    lines = [b" ".join(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")) for pid in psutil.pids()]
+    assert not [line for line in lines if password.encode() in line]
 
 
 def test_up_again_changes_nothing_and_down_ends_everything(demo: Demo, stack: dict[str, str]) -> None:

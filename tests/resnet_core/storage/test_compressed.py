@@ -38,7 +38,7 @@ def test_it_is_made_once_and_anew_when_the_file_changes(tmp_path: Path, scratch:
     second = compressed.unpacked(packed(tmp_path, b"other"))
     assert (second != first, Path(second).read_bytes()) == (True, b"other")
     compressed._remove_made()
-    assert list((scratch / f"grayline-{os.getuid()}").iterdir()) == []
+    assert list(Path(second).parent.iterdir()) == []
 
 
 def test_processes_that_need_it_at_once_wait_for_one(tmp_path: Path, scratch: Path) -> None:
@@ -64,9 +64,22 @@ def test_processes_that_need_it_at_once_wait_for_one(tmp_path: Path, scratch: Pa
 def test_nobody_else_may_look_into_it(tmp_path: Path, scratch: Path) -> None:
     folder = Path(compressed.unpacked(packed(tmp_path))).parent
     assert folder.stat().st_mode & 0o077 == 0
-    folder.chmod(0o777)
-    with pytest.raises(PermissionError, match="not a folder that only you may enter"):
-        compressed.unpacked(packed(tmp_path))
+    compressed._folder.cache_clear()  # another process
+    assert Path(compressed.unpacked(packed(tmp_path))).parent == folder
+
+
+def test_nobody_else_can_take_the_name_first_or_keep_a_lock(tmp_path: Path, scratch: Path) -> None:
+    """Folders that others prepare under /tmp: open to all, a link, a file; and the name that earlier releases used."""
+    (scratch / "grayline-unpacked-0").mkdir()
+    (scratch / "grayline-unpacked-0").chmod(0o777)
+    (scratch / "grayline-unpacked-1").symlink_to(tmp_path)
+    (scratch / "grayline-unpacked-2").write_bytes(b"")
+    (scratch / f"grayline-{os.getuid()}").write_bytes(b"")
+    prepared = set(scratch.iterdir())
+    folder = Path(compressed.unpacked(packed(tmp_path))).parent
+    assert folder not in prepared
+    assert folder.stat().st_mode & 0o077 == 0
+    assert list((scratch / "grayline-unpacked-0").iterdir()) == []
 
 
 def test_what_a_killed_process_left_goes_a_day_later(tmp_path: Path, scratch: Path) -> None:
