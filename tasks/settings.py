@@ -198,6 +198,7 @@ def prepare_environment() -> None:
     keep_private(settings.group)
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",  # of a temporary server: no page may read it
         "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `deployment run --watch` shows a run's log
         "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
         # Leases of limits that a person sets outlive the server: a restart ends no run.

@@ -5,6 +5,7 @@ runs. A command that was killed left it behind. It is run as a script, and impor
 """
 
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -27,20 +28,27 @@ class _Process(subprocess.Popen[Any]):
 
 
 def use_own_server() -> None:
-    """Let Prefect start the server in a session of its own, if no server is set."""
+    """Let Prefect start the server in a session of its own, with a password, if no server is set."""
     from prefect.settings import get_current_settings
 
     if get_current_settings().api.url:
         return
+    from prefect.context import refresh_global_settings_context
     from prefect.server.api.server import SubprocessASGIServer
+
+    # Pages in a browser and other users of the machine reach it, too.
+    password = os.environ.setdefault("PREFECT_SERVER_API_AUTH_STRING", f"grayline:{secrets.token_urlsafe(24)}")
+    os.environ["PREFECT_API_AUTH_STRING"] = password
+    refresh_global_settings_context()
 
     class Server(SubprocessASGIServer):
         def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
             variables = get_current_settings().to_environment_variables(exclude_unset=True)
             mode = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+            ours = {name: value for name, value in os.environ.items() if not name.startswith("GRAYLINE_")}  # keys
             return _Process(
                 [sys.executable, "-P", str(Path(__file__)), str(self.port), str(os.getpid())],
-                stdin=subprocess.PIPE, env={**os.environ, **mode, **variables}, start_new_session=True,
+                stdin=subprocess.PIPE, env={**ours, **mode, **variables}, start_new_session=True,
             )  # fmt: skip
 
     Server()  # a process has one; Prefect finds it

@@ -166,7 +166,7 @@ def write_whole(path: UPath) -> Iterator[Path]:
 
 
 def _open_to_group(file: Path) -> None:
-    """Give the group of a file the rights that it has in its folder, if libraries have made the file private."""
+    """Give the group its usual rights to a file that a library has made private."""
     if file.is_file() and not file.stat().st_mode & 0o070 and file.parent.stat().st_mode & 0o070:
         probe = file.with_name(f".{file.name}.{uuid.uuid4().hex[:8]}")
         probe.touch()

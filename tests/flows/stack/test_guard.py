@@ -71,6 +71,26 @@ def test_of_another_site_only_a_link_is_followed(site: str) -> None:
     assert ask(kind="websocket", **link) == "websocket.close"
 
 
+def test_pages_may_ask_no_other_server_and_stand_in_no_frame() -> None:
+    sent: list[dict[str, Any]] = []
+
+    async def answer(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x", b"y")]})
+        await send({"type": "http.response.body", "body": b"page"})
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "GET", "path": "/", "headers": [(b"host", b"localhost:4200")]}
+    asyncio.run(Guard(answer, OWN)(scope, None, send))  # type: ignore[arg-type]
+    (first, (name, policy)), body = sent[0]["headers"], sent[1]
+    assert (first, name, body["body"]) == ((b"x", b"y"), b"content-security-policy", b"page")
+    rules = dict(rule.split(None, 1) for rule in policy.decode().split("; "))
+    assert rules["frame-ancestors"] == "'self'"
+    assert "http" not in rules["default-src"]
+    assert "*" not in policy.decode()
+
+
 def test_a_public_address_is_one_more_name() -> None:
     public = own_origins(4200, "https://prefect.example.com/")
     at_home = {"Host": "prefect.example.com", "Origin": "https://prefect.example.com"}

@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 from upath import UPath
 
-from resnet_core.storage.files import write_folder, write_text
+from resnet_core.storage.files import write_folder, write_text, write_whole
 from tasks.access.modes import keep_private
 from tasks.settings import check_store
 
@@ -44,9 +46,14 @@ def test_what_is_written_is_closed_to_others(
     write_text(root / "runs" / "x" / "a.json", "{}")
     with write_folder(root / "shards" / "x") as made:
         (made / "b.parquet").write_bytes(b"")
+        save_file({"x": np.zeros(1)}, made / "c.safetensors")  # the library makes it its owner's alone
+    with write_whole(root / "runs" / "x" / "d.safetensors") as draft:
+        save_file({"x": np.zeros(1)}, draft)
     below = tmp_path / "store"
     assert mode(below) == mode(below / "runs" / "x") == mode(below / "shards" / "x") == folder
-    assert mode(below / "runs" / "x" / "a.json") == mode(below / "shards" / "x" / "b.parquet") == file
+    assert {mode(path) for path in below.rglob("*.*") if path.suffix in (".parquet", ".safetensors")} == {file}
+    assert mode(below / "runs" / "x" / "a.json") == file
+    assert len(list(below.rglob("*.safetensors"))) == 2
     assert mode(below / "prefect") == 0o700  # its database has Secret blocks
 
 
