@@ -88,11 +88,12 @@ def run(
     name: Annotated[str, typer.Argument(help="A deployment: classify-batch, nightly-retrain, ...")],
     param: Annotated[list[str] | None, typer.Option(help="A parameter, key=value; repeat it for more.")] = None,
     watch: Annotated[bool, typer.Option(help="Follow the run to its end.")] = True,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Show Prefect's own lines, too.")] = False,
 ) -> None:
-    """Run a deployment on the Prefect server: `prefect deployment run NAME/NAME`."""
-    from flows.stack.deployments import run_deployment
+    """Run a deployment on the Prefect server, and print what came out."""
+    from flows.stack.runs import run_deployment
 
-    sys.exit(run_deployment(name, param or [], watch))
+    sys.exit(run_deployment(name, param or [], watch, verbose))
 
 
 @app.command()

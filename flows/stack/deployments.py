@@ -1,8 +1,6 @@
 """Deployments: those of prefect.yaml, the work pool that runs them, and runs by name."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +10,6 @@ import yaml
 from flows.shipped import shipped
 from flows.stack.api import Api
 from flows.stack.processes import call, say
-from resnet_core.errors import UserError, nearest
 from tasks.dataset import load_dataset
 
 PREFECT_YAML = shipped("prefect.yaml")
@@ -25,24 +22,6 @@ def deployment_names() -> list[str]:
     """Return the names in prefect.yaml."""
     content = yaml.safe_load(PREFECT_YAML.read_text(encoding="utf-8"))
     return [deployment["name"] for deployment in content["deployments"]]
-
-
-def run_deployment(name: str, parameters: list[str], watch: bool) -> int:
-    """Run `prefect deployment run NAME/NAME`; return its exit status. Raises UserError for wrong input."""
-    from prefect.settings import get_current_settings
-
-    names = deployment_names()
-    name = name.split("/")[0]
-    if name not in names:
-        raise UserError(f"run: unknown deployment {name!r}.{nearest(name, names)} Known: {', '.join(names)}.")
-    for parameter in parameters:
-        if "=" not in parameter:
-            raise UserError(f"--param: {parameter!r} is not key=value, as in --param source=data/raw/elpv.")
-    if not get_current_settings().api.url:
-        raise UserError("run: no Prefect server is set. Run `make up` in this folder, or set PREFECT_API_URL.")
-    options = [word for parameter in parameters for word in ("--param", parameter)]
-    command = [sys.executable, "-m", "prefect", "deployment", "run", f"{name}/{name}", *options]
-    return subprocess.call([*command, "--watch"] if watch else command)
 
 
 def pool_template(working_dir: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
-from flows.stack.deployments import PREFECT_YAML, deployment_names, pool_template, run_deployment
+from flows.stack.deployments import PREFECT_YAML, deployment_names, pool_template
+from flows.stack.runs import check_parameters, parse, run_deployment
 from resnet_core.errors import UserError
 
 DEPLOYMENTS = yaml.safe_load(PREFECT_YAML.read_text())["deployments"]
@@ -63,3 +64,23 @@ def test_running_a_deployment_wants_its_name_its_parameters_and_a_server(
 ) -> None:
     with temporary_settings({PREFECT_API_URL: None}), pytest.raises(UserError, match=message):
         run_deployment(name, parameters, watch=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "'dataset' is a required property"),
+        (["dataset=data/elpv.yaml", "untill=gate"], "unknown parameter 'untill'. Did you mean 'until'?"),
+        (["dataset=data/elpv.yaml", "until=lunch"], "until: 'lunch' is not of its kind"),
+        (["dataset=7"], "dataset: 7 is not of its kind"),
+        (["dataset=data/elpv.yaml", "until=gate"], ""),
+    ],
+)
+def test_parameters_are_checked_before_a_run_is_made(given: list[str], message: str) -> None:
+    entrypoint = next(d["entrypoint"] for d in DEPLOYMENTS if d["name"] == "nightly-retrain")
+    schema = parameter_schema(load_flow_from_entrypoint(entrypoint, use_placeholder_flow=False)).model_dump()
+    if not message:
+        check_parameters(parse(given), {}, schema)
+        return
+    with pytest.raises(UserError, match=message.replace("?", r"\?")):
+        check_parameters(parse(given), {}, schema)
