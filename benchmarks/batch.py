@@ -141,7 +141,7 @@ def scoring(classifier: Classifier, engine: Engine) -> Iterator[None]:
     with (
         patch.object(score, "load_classifier", lambda *place: classifier),
         patch.object(score, "open_engine", lambda *place: engine),
-        patch.object(finish_batch, "create_markdown_artifact", lambda *page, **more: None),
+        patch.object(finish_batch, "publish_page", lambda *page, **more: None),
     ):
         yield
 

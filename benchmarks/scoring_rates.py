@@ -262,7 +262,7 @@ def finishing(folder: Path, rows: pa.Table, sizes: Sequence[int]) -> Finish:
         found = finish_batch.tally(made)
         checks.append(time.perf_counter() - began)
         batch = replace(batch_of(place, made, (), found.check), run=run)
-        with patch.object(finish_batch, "create_markdown_artifact", lambda *page, **more: None):
+        with patch.object(finish_batch, "publish_page", lambda *page, **more: None):
             wholes.append(seconds(partial(finish_batch.finish_batch.fn, batch, 1.0)))
         drifts.append(seconds(partial(read_batch, made)))
         pages.append((place / MANIFEST).stat().st_size)

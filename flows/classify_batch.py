@@ -7,7 +7,7 @@ from prefect import flow
 from prefect.states import Completed
 from pydantic import Field, SecretStr
 
-from resnet_core.errors import JobError
+from resnet_core.errors import JobError, UserError
 from resnet_core.storage.files import to_output
 from tasks.batch.drift import check_drift
 from tasks.batch.engine import choose_engine
@@ -19,8 +19,9 @@ from tasks.batch.record import record_batch
 from tasks.batch.score import Scoring, sample, score_part
 from tasks.batch.values import Scores
 from tasks.cluster import on_gpus
-from tasks.registry.versions import load_classifier, resolve
+from tasks.registry.versions import is_confidential, load_classifier, resolve
 from tasks.runner import run_all, task_runner
+from tasks.settings import reveal
 from tasks.sinks.sinks import check_target, write_to
 from tasks.values import ModelVersion
 from tasks.workspace import workspace
@@ -45,6 +46,7 @@ def classify_batch(
 
     Args:
         source: Folder, glob, tar, zip, Parquet with image bytes, shards, IDX, manifest, or a URL of one.
+            Prefect shows a run's parameters: a URL with a password is secret:NAME, as in `to`.
         output: Folder for rows and manifest; by default one under scores/, named by source and version.
         model: NAME@ALIAS or NAME/VERSION; by default the champion of the only model there is.
         to: More targets of the rows: a CSV file, a database's URL, a Delta or an Iceberg table, or secret:NAME.
@@ -56,19 +58,26 @@ def classify_batch(
     """
     started, here = time.monotonic(), workspace()
     targets = [target.get_secret_value() for target in to or ()]
+    source = reveal(source, "--source")
     for target in targets:
         check_target(target)
     version = _wanted_version(here.tracking_uri, output, model, only_failed)
     classifier = load_classifier(here.tracking_uri, version, here.device)
+    confidential = is_confidential(here.tracking_uri, version, here.device)
+    if embeddings and confidential:
+        raise UserError(
+            f"--embeddings: {version} is of encrypted data, and an image can be guessed from its embedding."
+        )
     place = absolute_source(source)
     folder = to_output(output, "--output") if output else default_folder(here.store, place, version)
-    batch = plan_batch(place, folder, version, classifier.preprocessing, embeddings, only_failed)
+    kept = None if confidential else embeddings
+    batch = plan_batch(place, folder, version, classifier.preprocessing, kept, only_failed)
     chosen = choose_engine(
         version, classifier, lambda: sample(batch, classifier.preprocessing, here.limits), batch.to_score, engine, here
     )
     how = Scoring(
         version, chosen, here.tracking_uri, here.device, here.limits, batch.run, batch.known,
-        embedded=1.0 if embeddings else _EMBEDDED / max(1, batch.files), tried=batch.tried,
+        embedded=1.0 if embeddings else 0.0 if confidential else _EMBEDDED / max(1, batch.files), tried=batch.tried,
     )  # fmt: skip
     with watched(batch, fail_over) as watch, on_gpus():
         run_all(lambda part: score_part.submit(part, how), batch.waiting, watch)

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from flows.stack.api import Api
 from flows.stack.deployments import POOL
 from flows.stack.reconcile import lost_runs, stuck_slots
+from resnet_core.credentials import public
 from resnet_core.errors import UserError, some_of
 from resnet_core.storage.files import is_local
 from resnet_core.storage.turns import holder_of
@@ -74,7 +75,7 @@ def check_prefect() -> str:
     """Return the address of the Prefect server. Raises UserError if it does not answer."""
     from prefect.settings import get_current_settings
 
-    url = get_current_settings().api.url
+    url = public(get_current_settings().api.url or "")
     if not url:
         return "no server is set: each command starts a temporary one"
     found = _answers(f"{url}/health", "Prefect", "`make up`; or do without it: `make down`, or correct PREFECT_API_URL")

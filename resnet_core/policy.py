@@ -9,9 +9,11 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
+from resnet_core.credentials import public
 from resnet_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -52,9 +54,23 @@ _roots: ContextVar[tuple[str, ...]] = ContextVar("manifest_roots", default=())
 _is_named: ContextVar[bool] = ContextVar("host is named", default=False)
 
 
+_typed: set[tuple[str, str]] = set()  # protocols and hosts
+
+
 def policy() -> Policy:
     """Return the policy of this process."""
-    return _deciders[-1]()
+    decided = _deciders[-1]()
+    if not _typed:
+        return decided
+    protocols, hosts = zip(*sorted(_typed), strict=True)
+    return replace(decided, protocols=(*decided.protocols, *protocols), private_hosts=(*decided.private_hosts, *hosts))
+
+
+def allow_typed(place: str) -> None:
+    """Allow the protocol and the host of a URL that a person types on the command line: the settings are of input."""
+    url = urlsplit(place)
+    if url.scheme in ("http", "https") and url.hostname:
+        _typed.add((url.scheme, url.hostname))
 
 
 def decide_by(decide: Callable[[], Policy]) -> None:
@@ -79,6 +95,7 @@ def manifest_roots() -> tuple[str, ...]:
 
 def check_protocol(place: str) -> None:
     """Raise OutOfReachError for a chain of file systems, and for a protocol that is not allowed."""
+    place = public(place)
     if _CHAIN.match(place):
         raise OutOfReachError(f"{place}: file systems in a chain (`::`) are not opened. Name the file itself.")
     name, mark, _ = place.partition("://")

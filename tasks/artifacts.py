@@ -1,8 +1,13 @@
-"""Markdown of the Prefect pages: tables, pictures, and text from data."""
+"""Markdown: of the pages that Prefect and MLflow show, with text from data; and Prefect's pages and tables.
+
+`plain` and `code` are the only escapes for Markdown, `resnet_core.storage.names.visible` for a table of Prefect's.
+"""
 
 import base64
 import re
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
 from resnet_core.storage.names import visible
 from tasks.values import Check
@@ -14,7 +19,19 @@ class Markdown(str):
 
 def plain(text: str) -> str:
     """Return `text` in one line and escaped, so that it makes no link, picture, table cell or HTML."""
-    return re.sub(r"([\\`*_\[\]|<>&~!:])", r"\\\1", visible(re.sub(r"\s+", " ", text)))
+    escaped = re.sub(r"([\\`*_\[\]|<>&~!:#])", r"\\\1", visible(re.sub(r"\s+", " ", text)))
+    return re.sub(r"^(\d*)([+=.)-])", r"\1\\\2", escaped)  # no list, no line below a heading
+
+
+def publish_page(page: str, key: str, description: str) -> None:
+    """Show a page in Prefect, whose description is Markdown, too."""
+    create_markdown_artifact(page, key=key, description=plain(description))
+
+
+def publish_table(rows: Sequence[Mapping[str, object]], key: str, description: str) -> None:
+    """Show a table in Prefect; texts from data have codes for what browsers obey and databases refuse."""
+    shown = [{name: visible(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
+    create_table_artifact(shown, key=key, description=plain(description))
 
 
 def code(text: object) -> Markdown:

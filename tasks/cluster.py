@@ -12,6 +12,7 @@ from prefect.futures import PrefectFuture
 from prefect.settings import PREFECT_API_URL
 from prefect.task_runners import TaskRunner
 
+from resnet_core.credentials import opened
 from resnet_core.errors import UserError
 from tasks.settings import Settings
 
@@ -119,7 +120,7 @@ def _connection(settings: Settings) -> dict[str, Any]:
     Ray shows `runtime_env` in its dashboard and logs, so it contains no secrets.
     """
     return {
-        "address": settings.ray_address or "auto",
+        "address": opened(settings.ray_address or "auto"),
         "runtime_env": {
             "env_vars": {"GRAYLINE_STORE": str(settings.root)},
             "worker_process_setup_hook": "tasks.settings.prepare_environment",

@@ -33,7 +33,7 @@ from resnet_core.storage.names import fold_label
 from resnet_core.training import search_space
 from resnet_core.training.config import Recipe, TrainConfig, with_recipe
 from resnet_core.training.search_space import Value
-from tasks.validation import invalid, read_yaml, validate
+from tasks.validation import invalid, public_texts, read_yaml, validate
 
 
 class CardConfig(BaseModel):
@@ -233,7 +233,7 @@ class Dataset(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _the_recipe_lies_below(cls, content: Any) -> Any:
-        return with_recipe(content) if isinstance(content, dict) else content
+        return with_recipe(public_texts(content)) if isinstance(content, dict) else content
 
     @model_validator(mode="after")
     def _ranges_are_decided_by_an_ingest(self) -> "Dataset":

@@ -5,14 +5,16 @@ sent to any thread, process or machine, and millions of files are never in memor
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from itertools import chain
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
+from resnet_core.credentials import Access, access_to, remember
 from resnet_core.sources.listing import LISTING
 from resnet_core.storage.digest import digest_of, table_digest
 from resnet_core.storage.files import write_whole
@@ -27,15 +29,20 @@ SCHEMA = pa.schema([LISTING.field(name) for name in COLUMNS])
 
 @dataclass(frozen=True)
 class Part:
-    """`count` files for one task: row group `group` of `listing`. The task writes `path`, named by a digest."""
+    """`count` files for one task: row group `group` of `listing`. The task writes `path`, named by a digest.
+
+    access: what opens the files in another process; the listing has no secrets.
+    """
 
     path: UPath
     listing: UPath
     group: int
     count: int
+    access: Access = field(default=(), repr=False)
 
     def files(self) -> pa.Table:
         """Return uri, size, modified, container, kind, offset, length: a row a file."""
+        remember(self.access)
         with self.listing.open("rb") as file:
             return pq.ParquetFile(file, metadata=_footer(self.listing)).read_row_group(self.group)
 
@@ -74,5 +81,7 @@ def make_parts(pieces: Iterable[pa.Table], listing: UPath, folder: UPath, key: s
             rows = files.select(COLUMNS).cast(SCHEMA)
             writer.write_table(rows, row_group_size=len(rows))
             name = digest_of(table_digest([rows]), *context)
-            parts.append(Part(folder / f"{prefix}{name}.parquet", listing, len(parts), len(rows)))
+            places = pc.unique(pc.coalesce(rows["container"], rows["uri"])).to_pylist()
+            path = folder / f"{prefix}{name}.parquet"
+            parts.append(Part(path, listing, len(parts), len(rows), access_to(places)))
     return tuple(parts)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import time
+import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console
@@ -21,6 +23,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from resnet_core.credentials import masked
 from resnet_core.storage.names import visible
 
 if TYPE_CHECKING:
@@ -29,6 +32,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("grayline")
 # In a deployment's run, Prefect gives an extra logger its handlers but no level.
 log.setLevel(log.level or logging.INFO)
+
+
+class _AsText(logging.Filter):
+    """Make a log line text for every reader, such as Prefect and a worker's file: without codes and without secrets."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        record.msg, record.args = visible(masked(record.getMessage())), None
+        return True
+
+
+log.addFilter(_AsText())
 
 
 class PlainConsole(Console):
@@ -41,7 +55,7 @@ class PlainConsole(Console):
         super().__init__(highlight=False, markup=False, emoji=False, **how)
 
     def render_str(self, text: str, **how: Any) -> Text:
-        return super().render_str(visible(text), **(how | {"markup": False, "emoji": False}))
+        return super().render_str(visible(masked(text)), **(how | {"markup": False, "emoji": False}))
 
 
 # Bars and log lines share one console, so that a line appears above the bar.
@@ -70,6 +84,12 @@ def complain(error: Exception) -> None:
     """Print an error that the user can mend on stderr: a line for each thing that is wrong."""
     for line in error.args:
         console.print(f"grayline: {line}", soft_wrap=True)
+
+
+def show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print a traceback as text, without secrets: `sys.excepthook` of the commands."""
+    for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
+        console.print(line, soft_wrap=True)
 
 
 class Advance(Protocol):

@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import stat
 import warnings
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, Literal, cast
+from urllib.parse import unquote, urlsplit, urlunsplit
 
-from pydantic import Field, SecretStr, ValidationError
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from upath import UPath
 
+from resnet_core.credentials import public
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.policy import Policy, decide_by
-from resnet_core.storage.files import absolute, is_local, write_text
+from resnet_core.storage.compressed import be_private
+from resnet_core.storage.files import is_local, store_path, write_text
 from tasks.access.modes import Group, close_store, keep_private
 from tasks.access.passwords import let_in
 from tasks.access.prefect_key import use_key
 from tasks.store import STORE_MARK, Store, sqlite_address
-from tasks.validation import invalid
+from tasks.validation import invalid, public_texts
 
 if TYPE_CHECKING:
     from resnet_core.shards.encryption import Keys
@@ -65,6 +70,9 @@ class Settings(BaseSettings):
     max_members: int = Field(Policy.members, description="Files in an archive, rows of a table, images of an IDX file.")
     max_depth: int = Field(Policy.depth, description="Brackets within brackets, in YAML and JSON.")
     max_unpack_seconds: float = Field(Policy.seconds, description="Seconds for listing or unpacking a container.")
+    access_file: str | None = Field(
+        None, description="A file of URLs with user and password, a line each: they open what is named without."
+    )
     resident_bytes: int = Field(
         2 * 1024**3, description="Training pixels up to this size are held in the device's memory."
     )
@@ -89,10 +97,15 @@ class Settings(BaseSettings):
     prefect_server_api_auth_string: SecretStr | None = Field(None, validation_alias="PREFECT_SERVER_API_AUTH_STRING")
     ray_address: str | None = Field(None, validation_alias="RAY_ADDRESS")
 
+    @model_validator(mode="before")
+    @classmethod
+    def _urls_are_public(cls, content: Any) -> Any:
+        return public_texts(content)
+
     @property
     def root(self) -> UPath:
         """Return the store's absolute path."""
-        return absolute(UPath(self.store))
+        return store_path(self.store)
 
     @property
     def limits(self) -> Limits:
@@ -184,7 +197,47 @@ def known_keys(settings: Settings) -> Keys | None:
     """Return all keys that are set; None without any."""
     from resnet_core.shards.encryption import load_keys  # PyArrow and cryptography take their time to import
 
-    return load_keys(settings.keys.get_secret_value() if settings.keys else None, settings.key_file)
+    keys = load_keys(settings.keys.get_secret_value() if settings.keys else None, settings.key_file)
+    if keys is not None:
+        keep_confidential()
+    return keys
+
+
+def _learn_access(file: str) -> None:
+    """Remember the URLs of `GRAYLINE_ACCESS_FILE`. Raises UserError if others can read it, or nobody."""
+    try:
+        mode, text = Path(file).stat().st_mode, Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"GRAYLINE_ACCESS_FILE: cannot read {file} ({reason}). Correct the path.") from None
+    if os.name == "posix" and mode & stat.S_IRWXO:
+        raise UserError(f"GRAYLINE_ACCESS_FILE: everybody on this machine can read {file}. Run: chmod 600 {file}")
+    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+        if line and not line.startswith("#") and public(line) == line:
+            raise UserError(f"GRAYLINE_ACCESS_FILE: line {number} of {file} is not a URL with a secret. Remove it.")
+
+
+def keep_confidential() -> None:
+    """Leave no images in unpacked copies or in dumps of this process's memory, from now on."""
+    be_private()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with suppress(OSError):  # Linux: the limit does not bind a program that takes the dumps
+        Path("/proc/self/coredump_filter").write_text("0", encoding="ascii")
+
+
+def reveal(place: str, field: str) -> str:
+    """Return the public URL of a place, or of what Prefect's Secret block holds for `secret:NAME`."""
+    kind, _, name = place.partition(":")
+    if kind != "secret":
+        return public(place)
+    from prefect.blocks.system import Secret
+
+    try:
+        return public(str(cast("Secret[str]", Secret.load(name)).get()))
+    except ValueError:
+        raise UserError(
+            f"{field}: Prefect has no Secret block {name!r}. Create it: `prefect block create secret` shows where."
+        ) from None
 
 
 def prepare_environment() -> None:
@@ -196,6 +249,8 @@ def prepare_environment() -> None:
     settings = _read_settings()
     store = settings.root
     keep_private(settings.group)
+    if settings.access_file:
+        _learn_access(settings.access_file)
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",  # of a temporary server: no page may read it
@@ -226,6 +281,12 @@ def prepare_environment() -> None:
         if "PREFECT_HOME" not in os.environ and not address.endswith(f"{home}/prefect.db"):
             # Prefect would take the path for an address as it is.
             defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
+    server = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
+    if server.scheme in ("http", "https") and server.username:
+        # MLflow repeats its server in errors and logs, but not these variables of its own.
+        os.environ["MLFLOW_TRACKING_URI"] = urlunsplit(server._replace(netloc=server.netloc.rpartition("@")[2]))
+        defaults["MLFLOW_TRACKING_USERNAME"] = unquote(server.username)
+        defaults["MLFLOW_TRACKING_PASSWORD"] = unquote(server.password or "")
     for name, value in defaults.items():
         os.environ.setdefault(name, value)
     if is_local(store):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from resnet_core.credentials import public
 from resnet_core.errors import UserError, nearest
 from resnet_core.images.preprocessing import NO_KEY
 
@@ -50,6 +51,15 @@ _KINDS = {
     "dataclass": "keys with values",
     "too_": "a list of another length",
 }
+
+
+def public_texts(content: Any) -> Any:
+    """Return settings with public URLs wherever a text stands; what opens them is remembered."""
+    if isinstance(content, dict):
+        return {key: public_texts(value) for key, value in content.items()}
+    if isinstance(content, list):
+        return [public_texts(value) for value in content]
+    return public(content) if isinstance(content, str) else content
 
 
 class _Loader(yaml.SafeLoader):
@@ -98,6 +108,7 @@ def read_yaml(text: str) -> Any:
 
 def validate(content: Any, root: type[_Model]) -> _Model:
     """Return the content of a file as a pydantic model. Raises UserError with a line per problem."""
+    content = public_texts(content)
     wrong = dict(_booleans(content, root))
     try:
         found = root.model_validate(content)

@@ -24,7 +24,7 @@ def batch(source: str, output: str, ready: Any = None, environment: dict[str, st
     ours = a_classifier()
     score.load_classifier = lambda *place: ours  # type: ignore[assignment]
     score.open_engine = lambda *choice: Engine("torch", ours.probabilities, 64)  # type: ignore[assignment]
-    finish_batch.create_markdown_artifact = lambda *page, **more: None  # type: ignore[assignment]
+    finish_batch.publish_page = lambda *page, **more: None  # type: ignore[assignment]
     if ready:
         ready.set()
     work = plan_batch.plan_batch.fn(source, UPath(output), MODEL, ours.preprocessing)

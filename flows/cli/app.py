@@ -4,6 +4,7 @@ Exit status 0: done. 1: the job failed. 2: the input is wrong, explained in one 
 Heavy imports wait inside the commands, so that `--help` and a wrong path answer at once.
 """
 
+import re
 import sys
 from typing import Annotated
 
@@ -14,12 +15,15 @@ from typer.exceptions import TyperException
 from flows.cli import begin, demo, frameworks, labels, predict, scores, stages, store, versions
 from flows.cli.tables import console, say
 from flows.interrupt import stoppable
+from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
+from resnet_core.policy import allow_typed
 from resnet_core.storage.files import disk_full, says_full
-from tasks.progress import complain, show_log_lines
+from tasks.progress import complain, show_defect, show_log_lines
 from tasks.settings import Settings, prepare_environment
 from tasks.validation import invalid
 
+_WORD = re.compile(r"(-*[\w-]+=)?(.*)", re.DOTALL)  # an option or a parameter, and its value
 app = typer.Typer(
     name="grayline",
     help="Retrain a grayscale ResNet image classifier every night, and score image collections in bulk.",
@@ -54,9 +58,10 @@ def main() -> None:
 
 def _status() -> int:
     try:
+        sys.excepthook = show_defect
         prepare_environment()
         show_log_lines()
-        return app(standalone_mode=False, prog_name="grayline") or 0
+        return app(_public(sys.argv[1:]), standalone_mode=False, prog_name="grayline") or 0
     except typer.Abort:
         return 130
     except TyperException as error:
@@ -71,6 +76,17 @@ def _status() -> int:
             raise
         complain(disk_full(Settings().root))
         return 1
+
+
+def _public(words: list[str]) -> list[str]:
+    """Return the command line with public URLs: no command sees, prints or stores what opens them.
+
+    A place that a person types may be opened, whatever the settings allow input to name.
+    """
+    pairs = [(pair[1] or "", public(pair[2])) for word in words if (pair := _WORD.fullmatch(word))]
+    for _, place in pairs:
+        allow_typed(place)
+    return [option + place for option, place in pairs]
 
 
 def _in_a_line(error: TyperException) -> str:

@@ -11,7 +11,7 @@ from flows.cli.options import HtmlFile, ModelOption, persons_list, ready
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import plural
 from resnet_core.storage.files import to_output
-from tasks.settings import Settings, check_there
+from tasks.settings import Settings, check_there, reveal
 
 if TYPE_CHECKING:
     from tasks.batch.values import Scores
@@ -47,7 +47,7 @@ def classify_batch(
     from tasks.batch.folder import check_places
     from tasks.sinks.sinks import check_target
 
-    check_places(source, to_output(output, "--output") if output else None)
+    check_places(reveal(source, "--source"), to_output(output, "--output") if output else None)
     for target in to or ():
         check_target(target)
     if engine and engine != "auto":
@@ -81,6 +81,7 @@ def gallery(
     output: HtmlFile = "gallery.html",
     limit: Annotated[int, typer.Option(help="Show at most so many files; those to review come first.")] = 500,
     label: Annotated[list[str] | None, typer.Option(help="Only images given this label; repeatable.")] = None,
+    in_clear: Annotated[bool, typer.Option(help="Write the images of an encrypted version's batch, too.")] = False,
 ) -> None:
     """Write a scored batch as one page to look through and correct; it exports labels for the next night."""
     from tasks.report.gallery_page import check_options, find_batch, write_gallery
@@ -89,7 +90,7 @@ def gallery(
 
     to = check_place(output, "gallery.html")
     folder = find_batch(batch, Store(Settings().root))
-    check_options(folder, limit, label or [])
+    check_options(folder, limit, label or [], in_clear)
     page = write_gallery(folder, to, limit, label or [], Settings().limits)
     unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
     say(f"{page.batch}: {page.shown:,} of {plural(page.files, 'file')}, {page.size / 1e6:,.1f} MB{unseen}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from flows.cli.tables import console, say
 from flows.stack.deployments import deployment_names
+from resnet_core.credentials import masked, opened
 from resnet_core.errors import UserError, nearest
 
 if TYPE_CHECKING:
@@ -58,6 +59,11 @@ def parse(parameters: list[str]) -> dict[str, Any]:
         key, equals, text = parameter.partition("=")
         if not equals:
             raise UserError(f"--param: {parameter!r} is not key=value, as in --param source=data/raw/elpv.")
+        if opened(text) != text or masked(text) != text:
+            raise UserError(
+                "--param: Prefect stores and shows a run's parameters, and this URL has a secret. Keep it in a Secret "
+                "block (`prefect block create secret`), and give secret:NAME."
+            )
         try:
             values[key] = json.loads(text)
         except ValueError:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import duckdb
 import pyarrow as pa
-from upath import UPath
 
 from resnet_core.catalog.build import LABELS, fields
 from resnet_core.catalog.entries import fold_labels
@@ -27,6 +26,7 @@ from resnet_core.sources.listing import LOCATED
 from resnet_core.sources.locate import locate, may_open
 from resnet_core.sources.manifest import read_manifest, say_beyond
 from resnet_core.storage import database, globs
+from resnet_core.storage.files import to_path
 from resnet_core.storage.locations import Reach, absolute, facts, out_of_reach, place_of
 from resnet_core.storage.matching import Places
 from resnet_core.storage.names import fold_path
@@ -116,7 +116,7 @@ def check_corrections(place: str) -> None:
 def _read_corrections(place: str) -> Iterator[pa.RecordBatch]:
     """Yield the rows of a table, or of all tables in a folder or of a glob. Raises UserError."""
     for file in sorted(_files(place)):
-        table = read_manifest(UPath(file))
+        table = read_manifest(to_path(file))
         folder = file.rpartition("/")[0]
         columns = {name: table[name] for name in _ROWS.names if name in table.column_names}
         columns["uri"] = pa.array([place_of(folder, path) for path in table["path"].to_pylist()], pa.string())
@@ -204,7 +204,9 @@ def load_corrections(db: duckdb.DuckDBPyConnection, file: Path | None) -> None:
     """Make `corrections` from the file of `write_corrections`; empty without a file."""
     database.create(db, "corrections", CORRECTIONS)
     if file is not None:
-        db.execute("insert into corrections by name select * from read_parquet($file)", {"file": str(file)})
+        db.execute(
+            "insert into corrections by name select * from read_parquet($file)", {"file": database.file_name(file)}
+        )
 
 
 def correct(db: duckdb.DuckDBPyConnection) -> dict[str, int]:

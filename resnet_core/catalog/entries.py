@@ -130,7 +130,7 @@ def load_previous(db: DuckDBPyConnection, file: Path | None, columns: Sequence[s
         there = set(pq.read_schema(file).names)  # earlier releases lack some
         names = ", ".join(name for name in columns if name == "*" or name in there)
         query = f"insert into previous by name select {names} from read_parquet($file)"
-        db.execute(query, {"file": str(file)})
+        db.execute(query, {"file": database.file_name(file)})
 
 
 def make_entries(db: DuckDBPyConnection, parts: Sequence[str]) -> None:
@@ -175,6 +175,8 @@ def write_entries(db: DuckDBPyConnection, assigned: Iterable[pa.RecordBatch], fi
 
 def load_entries(db: DuckDBPyConnection, file: Path) -> list[str]:
     """Make `entries` from the file of `write_entries`. Returns the names of their parts."""
-    db.execute("create or replace table entries as select * from read_parquet($file)", {"file": str(file)})
+    db.execute(
+        "create or replace table entries as select * from read_parquet($file)", {"file": database.file_name(file)}
+    )
     rows = db.sql("select distinct part from entries where part is not null order by part").fetchall()
     return [part for (part,) in rows]

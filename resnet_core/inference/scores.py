@@ -20,6 +20,7 @@ from upath import UPath
 from resnet_core.model.classifier import Classifier, checked
 from resnet_core.reasons import MOST_TRIES, TRIED_AGAIN, with_reason_codes
 from resnet_core.shards.format import METADATA_KEY
+from resnet_core.storage.database import file_name
 from resnet_core.storage.files import whole
 
 # Largest shares of the picked rows: bad files, and rows drawn from each label whatever their confidence.
@@ -82,7 +83,8 @@ def pick(db: duckdb.DuckDBPyConnection, files: Sequence[str], limit: int, labels
     Images that need review come first, then those with the least confidence; some rows are drawn from each label, and
     some are bad files. labels: only rows with these labels, without bad files; empty: all.
     """
-    description = db.execute("select * from read_parquet($files) limit 0", {"files": list(files)}).description or []
+    files = [file_name(file) for file in files]
+    description = db.execute("select * from read_parquet($files) limit 0", {"files": files}).description or []
     existing = {column[0] for column in description}
     columns = ", ".join(name if name in existing else f"null as {name}" for name in _PICK.names)
     listed = ", ".join(f"'{file.replace(chr(39), 2 * chr(39))}'" for file in files)
@@ -171,8 +173,13 @@ def predictions(classifier: Classifier, probabilities: NDArray[np.float32]) -> p
     return pa.table(columns, PREDICTED)
 
 
-def with_embeddings(predicted: pa.Table, rows: NDArray[np.int64], embeddings: NDArray[np.float32]) -> pa.Table:
-    """Return the table with embeddings, float32 [M, D], in M of its rows."""
+_NO_ROWS, _NO_EMBEDDINGS = np.empty(0, np.int64), np.empty((0, 0), np.float32)
+
+
+def with_embeddings(
+    predicted: pa.Table, rows: NDArray[np.int64] = _NO_ROWS, embeddings: NDArray[np.float32] = _NO_EMBEDDINGS
+) -> pa.Table:
+    """Return the table with embeddings, float32 [M, D], in M of its rows and in no others."""
     column = lists(pa.array(embeddings.ravel(), pa.float32()), [embeddings.shape[1]] * len(rows))
     place = PREDICTED.get_field_index("embedding")
     return predicted.set_column(place, PREDICTED.field(place), spread(column, rows, len(predicted)))

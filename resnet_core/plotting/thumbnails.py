@@ -8,7 +8,6 @@ from itertools import groupby
 import numpy as np
 import pyarrow as pa
 from PIL import Image
-from upath import UPath
 
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Gray, Preprocessing
@@ -17,6 +16,7 @@ from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards
 from resnet_core.sources import shard_files
 from resnet_core.sources.locate import locate
+from resnet_core.storage.files import to_path
 
 SIDE = 224  # pixels at most
 LEAST = 8
@@ -94,5 +94,5 @@ def _of_shards(files: pa.Table, numbers: list[int]) -> Iterator[tuple[int, Thumb
     places = files["container"].to_pylist()
     for place, group in groupby(numbers, key=lambda number: places[number]):
         part = list(group)
-        side = shards.image_size(shards.open_file(UPath(place)))
+        side = shards.image_size(shards.open_file(to_path(place)))
         yield from _numbered(part, iterate_rows(files.take(part), side, 128), side)

@@ -16,14 +16,16 @@ from typing import Any
 
 import pyarrow as pa
 
+from resnet_core.credentials import opened
 from resnet_core.images.limits import DEFAULT_LIMITS, Limits
 from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.reading._process import LostError, ReaderError, ReaderProcess
 from resnet_core.reading.image import ReadImage, as_table, read_image, schema, unreachable
 from resnet_core.reading.worker import make_request
 from resnet_core.reasons import Reason, ReasonCode
-from resnet_core.sources.fetch import COLUMNS, prepare
+from resnet_core.sources.fetch import COLUMNS, prepare, readable
 from resnet_core.sources.locate import read_bytes
+from resnet_core.storage.compressed import is_private
 
 log = logging.getLogger("grayline")
 
@@ -64,7 +66,7 @@ def iterate_files(
             continue
         first, alone = done, done in suspects
         stop = first + 1 if alone else min((row for row in {*suspects, *condemned} if row > first), default=len(files))
-        request = make_request(_rows(files.slice(first, stop - first)), settings, limits)
+        request = make_request(_rows(files.slice(first, stop - first)), settings, limits, private=is_private())
         try:
             with _borrow(command, fresh=alone or starts > 0) as reader:
                 for table in reader.ask(request, stop - first, limits.seconds):
@@ -90,7 +92,9 @@ def _hash_only(
     """Return the row of an image that must not be decoded again; its bytes are hashed only."""
     try:
         with _borrow(command) as reader:
-            (table,) = reader.ask(make_request(_rows(file), settings, limits, reason), 1, limits.seconds)
+            (table,) = reader.ask(
+                make_request(_rows(file), settings, limits, reason, private=is_private()), 1, limits.seconds
+            )
             return table
     except LostError:
         unread = Reason.of(ReasonCode.UNREACHABLE, f"its bytes could not be read, and before: {reason.text}")
@@ -98,7 +102,16 @@ def _hash_only(
 
 
 def _rows(files: pa.Table) -> list[dict[str, Any]]:
-    return files.select(COLUMNS).to_pylist()
+    """Return the rows for a request, with the secrets that open them: the reader takes them from a pipe."""
+    rows = files.select(COLUMNS).to_pylist()
+    places = {(row["container"], row["kind"]) for row in rows if row["container"]}
+    containers = {place: opened(readable(*place)) for place in places}
+    for row in rows:
+        if row["container"]:
+            row["container"] = containers[row["container"], row["kind"]]
+        else:
+            row["uri"] = opened(row["uri"])
+    return rows
 
 
 @contextmanager

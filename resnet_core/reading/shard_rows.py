@@ -5,11 +5,11 @@ from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
-from upath import UPath
 
 from resnet_core.images.statistics import measure
 from resnet_core.reading.image import schema
 from resnet_core.shards import format as shards
+from resnet_core.storage.files import to_path
 
 
 def iterate_rows(files: pa.Table, size: int, most: int) -> Iterator[pa.Table]:
@@ -20,7 +20,7 @@ def iterate_rows(files: pa.Table, size: int, most: int) -> Iterator[pa.Table]:
     columns = (files[name].to_pylist() for name in ("container", "offset"))
     for container, pairs in groupby(zip(*columns, strict=True), key=lambda pair: pair[0]):
         rows = np.array([row for _, row in pairs])
-        file = shards.open_file(UPath(container))
+        file = shards.open_file(to_path(container))
         start = 0
         for group in range(file.num_row_groups):
             count = file.metadata.row_group(group).num_rows

@@ -27,8 +27,10 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_core import credentials
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.policy import Policy, decide_by, policy
 from resnet_core.reading.image import ReadImage, as_columns, read_image, too_many_bytes, unreachable
 from resnet_core.reasons import Reason
 from resnet_core.storage.locations import read_whole
@@ -73,6 +75,15 @@ def _answer(request: dict[str, Any], progress: int) -> Iterator[tuple[list[ReadI
     reason = Reason(*request["reason"]) if request["reason"] else None
     _set_limit(resource.RLIMIT_DATA, _memory_limit(limits))
     rows = request["rows"]
+    decide_by(lambda: Policy(**request["policy"]))
+    if request["private"]:
+        from resnet_core.storage.compressed import be_private
+
+        be_private()
+    credentials.forget()  # those of an earlier request
+    for row in rows:
+        place = "container" if row["container"] else "uri"
+        row[place] = credentials.public(row[place])
     contents = _open_rows([row for row in rows if row["size"] <= limits.bytes])
     images: list[ReadImage] = []
     flushed = time.monotonic()
@@ -126,10 +137,19 @@ def _set_limit(which: int, value: int) -> None:
 
 
 def make_request(
-    rows: list[dict[str, Any]], settings: Preprocessing, limits: Limits, reason: Reason | None = None
+    rows: list[dict[str, Any]],
+    settings: Preprocessing,
+    limits: Limits,
+    reason: Reason | None = None,
+    *,
+    private: bool = False,
 ) -> bytes:
-    """Make the frame of a request. rows: of a listing, with the columns of `resnet_core.sources.fetch.open_rows`."""
-    how = {"settings": asdict(settings), "limits": asdict(limits), "reason": reason}
+    """Make the frame of a request. rows: of a listing, with the columns of `resnet_core.sources.fetch.open_rows`.
+
+    private: the reader leaves no copy under a name.
+    """
+    how = {"settings": asdict(settings), "limits": asdict(limits), "reason": reason, "private": private}
+    how["policy"] = asdict(policy())
     return b"".join(_frame({"rows": rows, **how}, np.empty(0, np.uint8)))
 
 

@@ -57,6 +57,8 @@ def load_keys(text: str | None, file: str | None) -> Keys | None:
         return parse_keys(text, "GRAYLINE_KEYS")
     if not file:
         return None
+    if re.search(r"=\s*[A-Za-z0-9+/]{20,}=*\s*$", file):
+        raise UserError("GRAYLINE_KEY_FILE: holds a key itself. Set GRAYLINE_KEYS to it, or write it to a file.")
     path = Path(file)
     try:
         mode, text = path.stat().st_mode, path.read_text(encoding="utf-8")

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import groupby
 from typing import Any
 
@@ -9,7 +10,7 @@ import pyarrow as pa
 
 from resnet_core.errors import UserError
 from resnet_core.sources import _idx, _image_tables, _tar, _zip
-from resnet_core.storage.compressed import unpacked
+from resnet_core.storage.compressed import is_private, unpacked
 from resnet_core.storage.locations import read_ranges, read_whole
 
 COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")  # of a listing, to open its files
@@ -38,13 +39,22 @@ def prepare(files: pa.Table) -> None:
     """
     pairs = files.select(["container", "kind"]).group_by(["container", "kind"]).aggregate([])
     for pair in pairs.to_pylist():
-        try:
-            if pair["kind"] in _UNPACKED:
-                unpacked(pair["container"])
-            elif pair["kind"] == "parquet":
-                _image_tables.regrouped(pair["container"])
-        except (OSError, UserError):
-            continue  # opening each of its rows gives the error
+        with suppress(OSError, UserError):  # opening each of its rows gives the error
+            _readable(pair["container"], pair["kind"])
+
+
+def _readable(container: str, kind: str) -> str:
+    if kind in _UNPACKED:
+        return unpacked(container)
+    return _image_tables.regrouped(container) if kind == "parquet" else container
+
+
+def readable(container: str, kind: str) -> str:
+    """Return where another process reads a container: this process's own copy, if copies have no names."""
+    if is_private():
+        with suppress(OSError, UserError):
+            return _readable(container, kind)
+    return container
 
 
 def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:

@@ -20,7 +20,7 @@ from resnet_core.errors import UserError, some_of
 from resnet_core.sources.listing import BATCH, BROKEN_LINK, record_batch, top_folder
 from resnet_core.storage.globs import Glob, State, matches
 from resnet_core.storage.ignored import OWN_MARKS, is_ignored
-from resnet_core.storage.locations import absolute, file_system, is_url, printable, remote_facts
+from resnet_core.storage.locations import absolute, file_system, is_url, os_errors, printable, remote_facts
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -252,7 +252,8 @@ def _walk_remote(
     while waiting:
         folder, above, state = waiting.pop()
         try:
-            entries = fs.ls(folder, detail=True)
+            with os_errors():
+                entries = fs.ls(folder, detail=True)
         except OSError as error:
             yield from _unreadable(root + "/" + above, above, error)
             continue

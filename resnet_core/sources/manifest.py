@@ -25,6 +25,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from upath import UPath
 
+from resnet_core.credentials import masked, public
 from resnet_core.errors import UserError, nearest, plural, some_of
 from resnet_core.shards.soft_labels import EXAMPLE, parse
 from resnet_core.sources._image_tables import (
@@ -78,13 +79,23 @@ def _read(path: UPath, label_column: str | None) -> Iterator[tuple[dict[str, pa.
     try:
         with open_stream(str(path)) as file:
             if path.suffix.lower() == ".parquet":
-                yield from _read_parquet(file, str(path), label_column)
+                rows = _read_parquet(file, str(path), label_column)
             else:
-                yield from _read_delimited(file, path, label_column)
+                rows = _read_delimited(file, path, label_column)
+            for texts, count in rows:
+                yield {name: _without_secrets(name, texts[name]) for name in texts}, count
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file. Correct `labels:` or `source:`.") from None
     except (OSError, ValueError, pa.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read as a table ({error}). Make it again.") from None
+        raise UserError(f"{path}: cannot be read as a table ({masked(str(error))}). Make it again.") from None
+
+
+def _without_secrets(name: str, column: pa.Array) -> pa.Array:
+    """Return a column with public URLs; the secrets of those of `path` are remembered, for they are opened."""
+    if not pc.any(pc.match_substring(column, "://")).as_py():
+        return column
+    shown = public if name == "path" else masked
+    return pa.array([text and shown(text) for text in column.to_pylist()], pa.string())
 
 
 def list_manifest(manifest: UPath, label_column: str | None = None) -> Iterator[pa.RecordBatch]:

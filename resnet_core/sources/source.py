@@ -18,6 +18,7 @@ from typing import Literal
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from resnet_core.credentials import public
 from resnet_core.errors import UserError, some_of
 from resnet_core.policy import OutOfReachError, check_protocol
 from resnet_core.reasons import ReasonCode
@@ -49,7 +50,7 @@ def source_kind(source: str) -> Kind:
     Raises UserError for a source that is missing or of an unknown kind.
     """
     check_protocol(source)
-    place = absolute(source)
+    source, place = public(source), absolute(source)
     try:
         kind = facts(place)["type"]
     except FileNotFoundError:
@@ -92,6 +93,7 @@ def _is_image(place: str) -> bool:
 
 def check_source(source: str) -> None:
     """Raise UserError unless there is something to list; opens no image."""
+    source = public(source)
     try:
         kind = source_kind(source)
         empty = _is_empty(source, kind)

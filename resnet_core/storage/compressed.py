@@ -4,6 +4,9 @@ The unpacked copy is named by the file's URI, size and tag, and shared by all pr
 in the temporary folder is its owner's alone. The copy goes when the process that made it ends; copies of killed
 processes go a day later, when another is made.
 
+With confidential images, copies have no name: each process makes its own, and the system frees it with the process,
+however it ends. Where the system has no /proc, they are as above.
+
 fsspec's `filecache` does not fit: processes do not wait for each other, and nothing is removed at the end. Its
 import takes longer than the start of a reader process.
 """
@@ -27,6 +30,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
+from threading import Event, Lock
 from typing import IO, Any
 
 import pyarrow as pa
@@ -38,6 +42,19 @@ _Opener = Callable[[IO[bytes]], Any]
 _DAY = 86_400.0  # seconds
 _PREFIX = "grayline-unpacked-"
 _made: set[Path] = set()
+_FILES = Path("/proc/self/fd")
+_unnamed: dict[str, IO[bytes]] = {}  # copies without a name
+_lock = Lock()
+_private = Event()
+
+
+def be_private() -> None:
+    """From now on, leave no copy under a name: images of this process are confidential."""
+    _private.set()
+
+
+def is_private() -> bool:
+    return _private.is_set()
 
 
 def _open_zstd(file: IO[bytes]) -> Any:
@@ -83,6 +100,8 @@ def shared_copy(place: str, form: str, write: Callable[[str, Path], None]) -> st
     name = hashlib.sha256(repr((place, form, file["size"], file["modified"])).encode()).hexdigest()[:32]
     folder = _folder(tempfile.gettempdir())
     folder.mkdir(mode=0o700, exist_ok=True)  # systems tidy their temporary folders
+    if is_private() and _FILES.exists():
+        return _unnamed_copy(name, place, write, folder)
     path = folder / name
     with open(path.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -100,6 +119,20 @@ def shared_copy(place: str, form: str, write: Callable[[str, Path], None]) -> st
         atexit.register(_remove_made)
     _made.add(path)
     return str(path)
+
+
+def _unnamed_copy(name: str, place: str, write: Callable[[str, Path], None], folder: Path) -> str:
+    """Return the place of a copy that only this process and its readers can open."""
+    with _lock:
+        if name not in _unnamed:
+            file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 held until the process ends
+            try:
+                write(place, _FILES / str(file.fileno()))
+            except BaseException:
+                file.close()
+                raise
+            _unnamed[name] = file
+        return f"/proc/{os.getpid()}/fd/{_unnamed[name].fileno()}"
 
 
 def _unpack(place: str, to: Path) -> None:

@@ -1,6 +1,7 @@
 """A DuckDB for the length of a block: joins and sorts of tables that need not fit in memory."""
 
 import atexit
+import glob
 import os
 import shutil
 import tempfile
@@ -50,6 +51,7 @@ def _engine(process: int) -> duckdb.DuckDBPyConnection:
             "memory_limit": _MEMORY,
             "threads": 2,
             "temp_directory": folder,
+            "temp_file_encryption": True,  # with a key of this process: what it spills tells of confidential images
             "preserve_insertion_order": False,
             "allocator_background_threads": True,  # give memory back to the system, though the engine stays
         },
@@ -125,6 +127,11 @@ def check_parquet(path: UPath) -> None:
     with whole(path), path.open("rb") as file:
         for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
             pass
+
+
+def file_name(path: object) -> str:
+    """Return how DuckDB is told a file: its stars and brackets would be a pattern for others."""
+    return glob.escape(str(path))
 
 
 def count(db: duckdb.DuckDBPyConnection, query: str) -> int:

@@ -33,6 +33,9 @@ _NO_TEXT = {
     b"\x1f\x8b": "compressed by gzip", b"%PDF": "a PDF",
 }  # fmt: skip
 
+# A text that spreadsheets compute, also in wide letters of Chinese and Japanese; a number alone. Both fit RE2.
+FORMULA, NUMBER = "^'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+
 
 def read_delimited(
     file: IO[bytes], name: str, wanted: Sequence[str], required: Sequence[str], *, bare: bool = False
@@ -79,6 +82,16 @@ def normalised(column: str, wanted: Sequence[str]) -> str:
     return column.lower() if column.lower() in wanted else column
 
 
+def as_cell(text: str) -> str:
+    """Return a text as a spreadsheet takes it for text: with an apostrophe before what it would compute."""
+    return f"'{text}" if re.match(FORMULA, text) and not re.fullmatch(NUMBER, text) else text
+
+
+def _from_cell(text: str) -> str:
+    """Return the text that `as_cell` was given."""
+    return text[1:] if text[:1] == "'" and as_cell(text[1:]) == text else text
+
+
 @contextmanager
 def _open(file: IO[bytes], encoding: str, newline: str | None = "") -> Iterator[io.TextIOWrapper]:
     """Open the file as text, from its begin; leave it open afterwards."""
@@ -123,7 +136,7 @@ def _rows(file: IO[bytes], encoding: str, separator: str, above: str, name: str)
                     line = lines + rows.line_num
                     raise UserError(f"{name}: line {line} has {len(row)} fields, the header {width}. Correct it.")
                 if any(row):
-                    yield lines + rows.line_num, row + [""] * (width - len(row))
+                    yield lines + rows.line_num, list(map(_from_cell, row)) + [""] * (width - len(row))
                 begin = rows.line_num
         except csv.Error as error:
             what = "a quotation mark is not closed" if "end of data" in str(error) else str(error)

@@ -3,6 +3,7 @@
 A copy of a store may be cut off, and a disk may lose a sector: `whole` and `read_json` name such a file.
 """
 
+import base64
 import errno
 import json
 import os
@@ -15,13 +16,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from upath import UPath
 
+from resnet_core.credentials import opened
 from resnet_core.errors import JobError, UserError
 from resnet_core.policy import check_protocol
 from resnet_core.storage import locations
-from resnet_core.storage.locations import from_home
 
 
 class DamagedFileError(JobError):
@@ -101,15 +103,31 @@ def is_local(path: UPath) -> bool:
     return path.protocol in ("", "file", "local")
 
 
-def absolute(path: UPath) -> UPath:
-    """Return a local path from the root of the disk, `~` as the home folder; others unchanged."""
-    return UPath(os.path.abspath(from_home(path.path))) if is_local(path) else path
+def _options(place: str) -> dict[str, Any]:
+    """Return the options that open a URL which has a user and a password."""
+    url = urlsplit(opened(place))
+    if url.scheme in ("http", "https"):
+        user = base64.b64encode(f"{unquote(url.username or '')}:{unquote(url.password or '')}".encode()).decode()
+        return {"client_kwargs": {"headers": {"Authorization": f"Basic {user}"}}} if url.username else {}
+    import fsspec
+
+    found: dict[str, Any] = fsspec.get_filesystem_class(url.scheme)._get_kwargs_from_urls(opened(place))
+    return found
 
 
 def to_path(place: str) -> UPath:
-    """Return the absolute path that a user names. Raises OutOfReachError for a protocol that is not allowed."""
+    """Return the absolute path that a user names. Raises OutOfReachError for a protocol that is not allowed.
+
+    A URL is shown without its secrets; they are options of its file system.
+    """
     check_protocol(place)
-    return UPath(locations.absolute(place))
+    return store_path(place)
+
+
+def store_path(place: str) -> UPath:
+    """Return the same for the store, which may lie anywhere."""
+    place = locations.absolute(place)
+    return UPath(place) if opened(place) == place else UPath(place, **_options(place))
 
 
 # Nothing of ours belongs there, whatever the user's rights are.

@@ -1,4 +1,7 @@
-"""Places: files of this machine, or URLs that fsspec opens; read whole, as a stream, or in ranges."""
+"""Places: files of this machine, or URLs that fsspec opens; read whole, as a stream, or in ranges.
+
+URLs are public (`resnet_core.credentials`): `file_system` alone adds what opens them.
+"""
 
 import io
 import os
@@ -13,6 +16,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
+from resnet_core.credentials import masked, opened, public
 from resnet_core.policy import OutOfReachError, check_protocol, guarded_client, manifest_roots
 from resnet_core.storage.names import spellings
 
@@ -56,8 +60,9 @@ def from_home(place: str) -> str:
 
 
 def absolute(place: str) -> str:
-    """Return a local path from the root of the disk, `~` as the home folder; a URL without its last slash."""
+    """Return a local path from the root of the disk, `~` as the home folder; a public URL without its last slash."""
     if is_url(place):
+        place = public(place)
         return place if place.endswith("://") else place.rstrip("/")
     return os.path.abspath(from_home(_FILE.sub("", place)))
 
@@ -71,9 +76,10 @@ def file_system(url: str) -> tuple["AbstractFileSystem", str]:
     check_protocol(url)
     import fsspec
 
+    url = opened(url)
     protocol = url.partition("://")[0].lower()
     guarded = {"get_client": guarded_client} if protocol in ("http", "https") else {}
-    with _os_errors():
+    with os_errors():
         # `url_to_fs` and some file systems take a `::` in a file's name for a chain of file systems.
         kind = fsspec.get_filesystem_class(protocol)
         odd = url.rfind("/", len(protocol) + len("://"), url.find("::")) if "::" in url else -1
@@ -89,7 +95,7 @@ def facts(place: str) -> dict[str, Any]:
         kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}.get(stat.S_IFMT(status.st_mode), "other")
         return {"type": kind, "size": status.st_size, "modified": str(status.st_mtime_ns)}
     fs, name = file_system(place)
-    with _os_errors():
+    with os_errors():
         return remote_facts(fs.info(name))
 
 
@@ -178,7 +184,7 @@ def open_stream(place: str) -> IO[bytes]:
     if not is_url(place):
         return open(_existing(place), "rb", buffering=1024**2)
     fs, name = file_system(place)
-    with _os_errors():
+    with os_errors():
         return io.BufferedReader(fs.open(name, "rb", block_size=BLOCK, cache_type="readahead"), 1024**2)
 
 
@@ -233,7 +239,7 @@ def _reader(place: str) -> Iterator[Any]:
         fs, name = file_system(place)
 
         def fetch(start: int, end: int) -> bytes:
-            with _os_errors():
+            with os_errors():
                 data = fs.cat_file(name, start=start, end=end)
             # Web servers without ranges send the whole file.
             return data if len(data) <= end - start else data[start:end]
@@ -282,8 +288,8 @@ def _existing(path: str) -> str:
 
 
 @contextmanager
-def _os_errors() -> Iterator[None]:
-    """Raise the errors of file systems' libraries as OSError."""
+def os_errors() -> Iterator[None]:
+    """Raise the errors of file systems' libraries as OSError, without secrets in their texts."""
     try:
         yield
     except Exception as error:  # noqa: BLE001 - every library has a family of its own
@@ -296,4 +302,10 @@ def _as_os_error(error: Exception) -> OSError:
         if isinstance(inner, OutOfReachError):
             return inner
         inner = inner.__cause__ or inner.__context__
-    return error if isinstance(error, OSError) else OSError(f"{type(error).__name__}: {error}")
+    if not isinstance(error, OSError):
+        return OSError(masked(f"{type(error).__name__}: {error}"))
+    if str(error) == masked(str(error)):
+        return error
+    kind = next(kind for kind in type(error).__mro__ if kind.__module__ == "builtins")
+    clean: OSError = kind(*(masked(text) if isinstance(text, str) else text for text in error.args))
+    return clean if str(clean) == masked(str(clean)) else OSError(masked(str(error)))

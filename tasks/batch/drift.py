@@ -18,7 +18,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from prefect.events import emit_event
 from upath import UPath
@@ -28,7 +27,7 @@ from resnet_core.drift.reference import MOST
 from resnet_core.drift.summary import SCORE_COLUMNS, Summary, summarise
 from resnet_core.errors import plural
 from resnet_core.storage.files import write_text, write_whole
-from tasks.artifacts import Markdown, markdown_table, picture, plain
+from tasks.artifacts import Markdown, markdown_table, picture, plain, publish_page
 from tasks.batch.values import DriftReport, Scores
 from tasks.registry.versions import reference_of
 from tasks.store import DRIFT, DRIFT_PLOT
@@ -62,7 +61,7 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     with write_whole(scores.output / DRIFT_PLOT) as draft:
         draft.write_bytes(png)
     write_report(scores, report)
-    create_markdown_artifact(markdown(scores, report, png), key="drift", description=report.in_words())
+    publish_page(markdown(scores, report, png), key="drift", description=report.in_words())
     for each in report.drifted:
         log.warning("drift       %s", each)
     if report.drifted:
@@ -191,7 +190,7 @@ def markdown(scores: Scores, report: DriftReport, png: bytes) -> str:
     )
     return (
         f"# {plain(scores.batch)}: {plain(report.in_words())}\n\n"
-        f"{plural(report.images, 'image')} against what {report.version.name} version "
+        f"{plural(report.images, 'image')} against what {plain(report.version.name)} version "
         f"{report.version.version} was trained "
         "on. Drift is a distance over its threshold that chance would make with p below 0.001.\n\n"
         f"{markdown_table(header, rows, numbers=header[1:5])}\n\n{picture('drift', png)}\n"

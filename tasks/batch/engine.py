@@ -12,7 +12,6 @@ from importlib.metadata import PackageNotFoundError, version
 import numpy as np
 from numpy.typing import NDArray
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from prefect.cache_policies import NO_CACHE
 
 import resnet_core.device
@@ -24,6 +23,7 @@ from resnet_core.errors import UserError
 from resnet_core.inference.engines import check_engine
 from resnet_core.model.classifier import Classifier
 from resnet_core.storage.digest import digest_of, source_digest
+from tasks.artifacts import publish_table
 from tasks.batch.engine_trials import Surroundings, all_trials, fastest
 from tasks.batch.engine_trials import open_engine as open_engine
 from tasks.batch.values import EngineChoice
@@ -91,7 +91,7 @@ def report(choice: EngineChoice) -> None:
     log.info(
         "engine      %s, about %s images/s%s", choice.name, f"{choice.speed:,.0f}", "".join(f"; {o}" for o in others)
     )
-    create_table_artifact(
+    publish_table(
         [{"engine": t.name, "images/s": round(t.speed), "times torch": round(t.ratio, 2),
           "largest difference": f"{t.difference:.1g}", "decided otherwise": f"{t.differing} of {t.compared}",
           "why not": t.wrong} for t in choice.trials],

@@ -10,7 +10,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
@@ -19,7 +18,7 @@ from resnet_core.inference.scores import read_scores
 from resnet_core.reading.pool import end_idle
 from resnet_core.storage import database
 from resnet_core.storage.files import is_local
-from tasks.artifacts import code, markdown_table
+from tasks.artifacts import code, markdown_table, plain, publish_page
 from tasks.batch.folder import check_run, remove, replace
 from tasks.batch.manifest import write_manifest
 from tasks.batch.values import Batch, Scores
@@ -85,6 +84,7 @@ def finish_batch(
         reasons=dict(found.reasons.most_common()),
         ignored=_count_rows(batch.ignored),
         refused=refused or {},
+        confidential=batch.confidential,
     )
     write_manifest(batch.folder, scores, found.parts, batch.ignored)
     if (work := batch.folder / WORK).exists():
@@ -94,9 +94,7 @@ def finish_batch(
         replace(batch.final)
     for line in in_words(scores):
         log.info("score       %s", line)
-    create_markdown_artifact(
-        markdown(scores, found.bad), key="scores", description=f"{plural(batch.files, 'file')} scored"
-    )
+    publish_page(markdown(scores, found.bad), key="scores", description=f"{plural(batch.files, 'file')} scored")
     return scores
 
 
@@ -184,7 +182,7 @@ def markdown(scores: Scores, bad: list[tuple[str, str]]) -> str:
     labels = ((name, f"{count:,}", f"{mean:.3f}") for name, (count, mean) in scores.labels.items())
     bad_files = bad
     text = (
-        f"# {plural(scores.files, 'file')} scored by {scores.model}\n\n"
+        f"# {plural(scores.files, 'file')} scored by {plain(str(scores.model))}\n\n"
         f"{scores.outcome()}; {scores.speed()}\n\n"
         f"from {code(scores.source)} to {code(scores.output)}\n\n"
         f"{markdown_table(header, labels, numbers=header[1:])}\n"

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from upath import UPath
 
+from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
 from resnet_core.inference.scores import PREDICTED, read_scores
 from resnet_core.sources.source import check_source, source_kind
@@ -71,7 +72,7 @@ class Claim:
 
 
 def absolute_source(source: str) -> str:
-    return str(to_path(source)) if "://" not in source else source
+    return public(source) if "://" in source else str(to_path(source))
 
 
 def check_places(source: str, output: UPath | None) -> None:
@@ -105,9 +106,9 @@ def claim(output: UPath, job: Job) -> Claim:
     found = read_job(output)
     if found is None and own_files(output, "*.parquet"):
         raise UserError(f"--output: {output} holds Parquet files of something else. Choose another folder.")
-    if found is not None and found["source"] != job.source:
+    if found is not None and public(found["source"]) != job.source:
         raise UserError(
-            f"--output: {output} holds a batch of {found['source']} by {found['model']['name']} "
+            f"--output: {output} holds a batch of {public(found['source'])} by {found['model']['name']} "
             f"version {found['model']['version']}. Choose another folder."
         )
     begun, folder = output / NEXT, output

@@ -13,6 +13,7 @@ reasons                         number of bad files by reason
 parts                           number of rows by Parquet file
 seconds, images_per_second      of this run
 finished_at                     ISO 8601, UTC
+confidential                    whether the version is of encrypted data: pages with pictures ask for --in-clear
 ignored                         names of the source's ignored files, in full; own outputs as folders
 """
 
@@ -43,6 +44,7 @@ def write_manifest(folder: UPath, scores: Scores, rows: Mapping[str, int], ignor
         "parts": rows,
         "seconds": round(scores.seconds, 3),
         "images_per_second": round(scores.images_per_second, 1),
+        "confidential": scores.confidential,
         "finished_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
     head = json.dumps(content, indent=2, ensure_ascii=False).removesuffix("\n}")
@@ -82,4 +84,5 @@ def read_manifest(folder: UPath) -> Scores:
         reasons=content.get("reasons", {}),
         ignored=len(content.get("ignored", ())),
         refused=content.get("engines_not_used", {}),
+        confidential=content.get("confidential", False),
     )

@@ -101,7 +101,7 @@ def plan_batch(
     output: UPath,
     model: ModelVersion,
     preprocessing: Preprocessing,
-    embeddings: bool = False,
+    embeddings: bool | None = False,
     only_failed: bool = False,
 ) -> Batch:
     """List the source, and find files without a valid row.
@@ -109,7 +109,8 @@ def plan_batch(
     The output and the store are left out if they lie in the source.
 
     Raises UserError for a source that is missing, empty, or of other pixels than the version's. Raises it for an
-    output that another job uses. only_failed: try only the files again whose rows say failed.
+    output that another job uses. embeddings: whether all are kept; None: the version is confidential, and none is.
+    only_failed: try only the files again whose rows say failed.
     """
     check_places(source, output)
     place = absolute_source(source)
@@ -146,6 +147,7 @@ def plan_batch(
         ignored=ignored,
         files=files,
         check=(files, int(total)),
+        confidential=embeddings is None,
     )
 
 

@@ -16,6 +16,7 @@ from upath import UPath
 
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import as_local
+from tasks.artifacts import code, plain
 from tasks.batch.values import DriftReport, Scores
 from tasks.registry.runs import client, experiment_id, running
 from tasks.store import MANIFEST
@@ -92,4 +93,5 @@ def metric_name(label: str) -> str:
 
 def note(scores: Scores, drift: DriftReport) -> str:
     """Return the text at the top of the run's page."""
-    return f"{scores.headline()}. Source `{scores.source}`, rows in `{scores.output}`.\n\nDrift: {drift.in_words()}"
+    where = f"Source {code(scores.source)}, rows in {code(scores.output)}"
+    return f"{plain(scores.headline())}. {where}.\n\nDrift: {plain(drift.in_words())}"

@@ -145,7 +145,8 @@ def predict(
     if known is not None:
         again = good[looked_up >= 0]
         index[again] = len(fresh) + looked_up[looked_up >= 0]
-        made = pa.concat_tables([made, known.select(PREDICTED.names).cast(PREDICTED)])
+        rows = known.select(PREDICTED.names).cast(PREDICTED)
+        made = pa.concat_tables([made, rows if embedded else with_embeddings(rows)])
     return made.take(pa.array(index, mask=index < 0)), len(good) - len(fresh)
 
 

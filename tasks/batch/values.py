@@ -30,6 +30,7 @@ class Batch:
     ignored   a file with the names of the source's ignored files
     known     a file of scored rows to look up by content hash, for files that were moved or touched, or None
     tried     a file of the runs that have tried files with a fault of the moment, or None
+    confidential  whether the version is of encrypted data
     """
 
     source: str
@@ -44,6 +45,7 @@ class Batch:
     files: int
     check: tuple[int, int]
     tried: UPath | None = None
+    confidential: bool = False
 
     @property
     def to_score(self) -> int:
@@ -80,6 +82,7 @@ class Scores:
     reasons  number of failed files by reason
     ignored  number of files that are never images by their names
     refused  by engine: why it was not used
+    confidential  whether the version is of encrypted data
     """
 
     source: str
@@ -97,6 +100,7 @@ class Scores:
     reasons: dict[str, int] = field(default_factory=dict)
     ignored: int = 0
     refused: dict[str, str] = field(default_factory=dict)
+    confidential: bool = False
 
     @property
     def batch(self) -> str:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
 import resnet_core.device
@@ -31,6 +30,7 @@ from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import check_digests, digest_of, source_digest, table_digest, write_digests
 from resnet_core.storage.files import as_local, read_json, write_folder
 from resnet_core.training.config import no_number
+from tasks.artifacts import publish_page
 from tasks.dataset import Dataset
 from tasks.evaluation.files import described, write_metrics, write_plots, write_predictions, write_slices
 from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, look_alikes_of, score_split
@@ -97,7 +97,7 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
         write_digests(draft)
         _log_to_mlflow(here.tracking_uri, checkpoint.mlflow_run_id, draft, assessed)
     page = markdown(assessed, sizes, checkpoint)
-    create_markdown_artifact(page, key="evaluation", description="Held-out metrics")
+    publish_page(page, key="evaluation", description="Held-out metrics")
     say(assessed)
     return _evaluation_of(checkpoint.folder / EVALUATION, content)
 

@@ -17,7 +17,6 @@ import numpy as np
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
 import resnet_core.explain
@@ -34,6 +33,7 @@ from resnet_core.shards import format as shards
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import DamagedFileError, as_local, read_json, write_folder
 from tasks import artifacts
+from tasks.artifacts import publish_page
 from tasks.evaluation.held_out import LOOK_ALIKE
 from tasks.evaluation.look_alikes import closest, described
 from tasks.progress import progress
@@ -96,7 +96,7 @@ def explain(night: Night, here: Workspace) -> Explanation:
             (draft / GALLERY_SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
             (draft / GALLERY).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             tracking.client(here.tracking_uri).log_artifacts(checkpoint.mlflow_run_id, str(draft), EXPLANATION)
-        create_markdown_artifact(page(checkpoint.dataset, folder, known), key="explanation", description="Gallery")
+        publish_page(page(checkpoint.dataset, folder, known), key="explanation", description="Gallery")
     errors = sum(item["label"] != item["predicted"] for item in known["items"])
     return Explanation(folder, known["layer"], len(known["items"]), errors)
 

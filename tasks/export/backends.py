@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 
 from resnet_core.errors import JobError, plural
 from resnet_core.export import formats as export_formats
 from resnet_core.export.formats import RUNS, Backend, compare
 from resnet_core.export.graph import describe, trace
 from resnet_core.shards import format as shards
+from tasks.artifacts import publish_table
 from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.registry.images import check_fits
@@ -70,7 +70,7 @@ def measure(model: ModelVersion, backend: Backend, shard_set: ShardSet, here: Wo
         {"by": backend, "accuracy": accuracy, "images/s": result.speed},
         {"by": "PyTorch", "accuracy": own, "images/s": result.own_speed},
     ]
-    create_table_artifact(
+    publish_table(
         rows,
         key="backend",
         description=f"{model} on {plural(found.count, 'held-out image')}",

@@ -5,7 +5,6 @@ import time
 from dataclasses import asdict, dataclass
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from upath import UPath
 
 from resnet_core.errors import JobError, UserError
@@ -13,6 +12,7 @@ from resnet_core.export import formats as export_formats
 from resnet_core.export.formats import SUFFIX, Agreement, Format, check_installed, compare
 from resnet_core.export.graph import describe, trace
 from resnet_core.storage.files import write_whole
+from tasks.artifacts import publish_table
 from tasks.progress import progress
 from tasks.registry.images import images_of
 from tasks.registry.versions import load_classifier
@@ -118,7 +118,7 @@ def export_on_record(
 ) -> Export:
     """Run `export`, and publish the outcome."""
     made = export(model, kind, output, here, allow_difference)
-    create_table_artifact(
+    publish_table(
         [{name: str(value) for name, value in asdict(made).items() if name != "version"}],
         key="export",
         description=f"{model} as {kind}",

@@ -14,7 +14,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from upath import UPath
 
 import resnet_core.inference
@@ -29,6 +28,7 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import read_json, write_text, write_whole
+from tasks.artifacts import publish_table
 from tasks.registry.images import check_fits
 from tasks.registry.versions import load_classifier
 from tasks.store import FEATURE_LISTING, FEATURES_BEGUN, MANIFEST, WORK, own_files
@@ -222,7 +222,7 @@ def finish_features(plan: _FeaturePlan) -> FeatureSet:
         job.version, plan.folder, job.layer, job.kind, tuple(job.facts["shape"]), total, len(names), reused
     )
     log.info("features    %s, %s of them done in an earlier run", plural(total, "image"), f"{reused:,}")
-    create_table_artifact(
+    publish_table(
         [{name: str(value) for name, value in asdict(made).items()}],
         key="features",
         description=f"{job.layer} of {plural(total, 'image')}",

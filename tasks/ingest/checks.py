@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 from upath import UPath
 
@@ -24,7 +23,7 @@ from resnet_core.images.preprocessing import Gray
 from resnet_core.plotting.drift_plots import compare_nights
 from resnet_core.plotting.sheets import PAIRS, ConflictPair, conflict_sheet, contact_sheet
 from resnet_core.storage.files import DamagedFileError, read_json, write_text, write_whole
-from tasks.artifacts import Markdown, markdown_table, picture, plain
+from tasks.artifacts import Markdown, markdown_table, picture, plain, publish_page
 from tasks.dataset import Dataset
 from tasks.ingest import placement
 from tasks.store import COMPARISON, CONFLICTS, LOOK_ALIKES, SAMPLES, SUMMARY, own_files
@@ -72,7 +71,7 @@ def check_data(evidence: Evidence, catalog: Catalog, dataset: Dataset, here: Wor
     page = markdown(name, findings, evidence, pictures)
     if placed:
         page += _placement_part(placed, pictures)
-    create_markdown_artifact(page, key="data-checks", description=headline(name, findings))
+    publish_page(page, key="data-checks", description=headline(name, findings))
     failed = [finding for finding in findings if finding.action == "fail"]
     _write_summary(folder, now, findings, accepted=not failed)
     check_quarantine(now, dataset.quarantine_limit)

@@ -30,6 +30,7 @@ from resnet_core.storage.files import DamagedFileError, write_whole
 from tasks.dataset import Dataset
 from tasks.ingest.arrivals import set_aside
 from tasks.parts import Part
+from tasks.settings import keep_confidential
 from tasks.store import own_files
 from tasks.workspace import Workspace
 
@@ -39,6 +40,8 @@ log = logging.getLogger("grayline")
 @task(retries=2, retry_delay_seconds=5, task_run_name="read {part.path.name}")
 def read_part(part: Part, settings: Preprocessing, limits: Limits, keys: Keys | None = None) -> int:
     """Read every file of the part and write its facts and pixels. Returns the number of files."""
+    if keys is not None:
+        keep_confidential()  # also in a process of its own
     if not _is_complete(part, keys):
         files = part.files()
         _write_part(part, files, set_aside(files, read_files(files, settings, limits)), keys)

@@ -15,6 +15,7 @@ from typing import Any
 import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
+from resnet_core.credentials import opened
 from resnet_core.storage.digest import DamagedVersionError, file_digest
 from tasks.registry.integrity import verify
 from tasks.registry.runs import client
@@ -71,7 +72,7 @@ def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator
     with tempfile.TemporaryDirectory() as scratch:
         uri = f"runs:/{version.run_id}/{place_of(version)}"
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=tracking_uri, dst_path=scratch))
+            folder = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=opened(tracking_uri), dst_path=scratch))
         except (MlflowException, OSError) as error:
             raise _refusal(version, f"is gone from {uri} ({type(error).__name__})") from None
         path = folder / FILE

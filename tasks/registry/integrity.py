@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from mlflow.exceptions import MlflowException
 
+from resnet_core.credentials import opened
 from resnet_core.errors import UserError
 from resnet_core.storage.digest import (
     DIGESTS,
@@ -63,7 +64,7 @@ def _verified(tracking_uri: str, model: ModelVersion, verify_key: str | None, sc
         local = place.startswith(("file:", "/"))
         folder = Path(
             mlflow.artifacts.download_artifacts(
-                artifact_uri=place, tracking_uri=tracking_uri, dst_path=None if local else scratch
+                artifact_uri=place, tracking_uri=opened(tracking_uri), dst_path=None if local else scratch
             )
         )
     except (MlflowException, OSError) as error:
@@ -101,8 +102,15 @@ _MAKE_A_KEY = "Make a key pair: openssl ecparam -genkey -name prime256v1 -noout 
 _MAKE_A_KEY += "openssl ec -in private.pem -pubout -out public.pem"
 
 
+def _check_is_path(key: Path, setting: str) -> None:
+    """Raises UserError, which does not repeat it, for a key in the place of its file's path."""
+    if "-----BEGIN" in str(key) or "\n" in str(key):
+        raise UserError(f"{setting}: holds a key itself. Write the key to a file, and set the path of that file.")
+
+
 def sign(folder: Path, private_key: Path) -> str:
     """Sign all files of the folder. Returns the SHA-256 of the public key. Raises UserError for an unusable key."""
+    _check_is_path(private_key, "GRAYLINE_SIGNING_KEY")
     signing, _, hashing = _model_signing("GRAYLINE_SIGNING_KEY")
     try:
         public = load_pem_private_key(private_key.read_bytes(), None).public_key()
@@ -118,6 +126,7 @@ def sign(folder: Path, private_key: Path) -> str:
 
 def verify(folder: Path, public_key: Path) -> None:
     """Raises DamagedVersionError unless the key's owner signed exactly these files, UserError for an unusable key."""
+    _check_is_path(public_key, "GRAYLINE_VERIFY_KEY")
     _, verifying, _ = _model_signing("GRAYLINE_VERIFY_KEY")
     try:
         load_pem_public_key(public_key.read_bytes())

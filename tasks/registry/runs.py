@@ -20,6 +20,7 @@ from mlflow.tracking import MlflowClient
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from upath import UPath
 
+from resnet_core.credentials import opened
 from resnet_core.storage.files import DamagedFileError, is_local, read_json, write_text
 from tasks.registry.moved import follow_store
 from tasks.store import REGISTERED, Store
@@ -38,7 +39,8 @@ _SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
 def client(tracking_uri: str) -> MlflowClient:
     """Return a client of the registry; in a store that has moved, its places are corrected first."""
     follow_store(tracking_uri)
-    return MlflowClient(tracking_uri, registry_uri=tracking_uri)
+    address = opened(tracking_uri)
+    return MlflowClient(address, registry_uri=address)
 
 
 def mlflow_name(name: str) -> str:
@@ -48,11 +50,6 @@ def mlflow_name(name: str) -> str:
         return name
     short = allowed[: _LONGEST_NAME - 9].replace("/", "_").lstrip(".")
     return f"{short}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
-
-
-def in_words(tracking_uri: str) -> str:
-    """Return the registry for messages, without its password."""
-    return re.sub(r"://[^/]*@", "://", tracking_uri)
 
 
 def open_run(
@@ -195,7 +192,7 @@ def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-        run_id, sampling_interval=_SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=tracking_uri
+        run_id, sampling_interval=_SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=opened(tracking_uri)
     )
     monitor.start()  # type: ignore[no-untyped-call]
     try:

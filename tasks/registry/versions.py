@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -14,8 +15,9 @@ from resnet_core.errors import UserError, nearest, some_of
 from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
 from tasks.registry.integrity import verified_folder
-from tasks.registry.runs import client, in_words
-from tasks.settings import Settings, known_keys
+from tasks.registry.runs import client
+from tasks.settings import Settings, keep_confidential, known_keys
+from tasks.store import LINEAGE
 from tasks.values import ModelVersion
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
@@ -107,9 +109,7 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
         if not names:
             raise UserError(f"{field}: {_none_yet(tracking_uri)}")
         if len(names) > 1:
-            raise UserError(
-                f"{field}: name one of {_listed(names)}, as in {names[0]}@{CHAMPION}, of {in_words(tracking_uri)}."
-            )
+            raise UserError(f"{field}: name one of {_listed(names)}, as in {names[0]}@{CHAMPION}, of {tracking_uri}.")
         reference = names[0]
     name, version, alias = _split(reference)
     check_model(tracking_uri, name, field)
@@ -119,7 +119,7 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
     if model is None:
         aliases = sorted(client(tracking_uri).get_registered_model(name).aliases)
         hint = nearest(alias, aliases) or (f" It has: {', '.join(aliases)}." if aliases else " It has none yet.")
-        raise UserError(f"{field}: model {name!r} has no alias {alias!r}.{hint} Registry: {in_words(tracking_uri)}.")
+        raise UserError(f"{field}: model {name!r} has no alias {alias!r}.{hint} Registry: {tracking_uri}.")
     return model
 
 
@@ -135,13 +135,13 @@ def check_model(tracking_uri: str, name: str, field: str = "") -> None:
         if not names:
             raise UserError(f"{start}{_none_yet(tracking_uri)}") from None
         raise UserError(
-            f"{start}no model {name!r}.{nearest(name, names)} Registered in {in_words(tracking_uri)}: {_listed(names)}."
+            f"{start}no model {name!r}.{nearest(name, names)} Registered in {tracking_uri}: {_listed(names)}."
         ) from None
 
 
 def _none_yet(tracking_uri: str) -> str:
     return (
-        f"no model is registered yet in {in_words(tracking_uri)}. Run `grayline retrain --dataset FILE.yaml` first, "
+        f"no model is registered yet in {tracking_uri}. Run `grayline retrain --dataset FILE.yaml` first, "
         "or set GRAYLINE_STORE to the store that has it."
     )
 
@@ -182,15 +182,14 @@ def find_version(tracking_uri: str, name: str, version: str) -> ModelVersion:
     versions = versions_of(tracking_uri, name)
     if version not in versions:
         numbers = ", ".join(sorted(versions, key=int)) or "none"
-        raise UserError(
-            f"model {name!r} has no version {version!r}. It has: {numbers}. Registry: {in_words(tracking_uri)}."
-        )
+        raise UserError(f"model {name!r} has no version {version!r}. It has: {numbers}. Registry: {tracking_uri}.")
     return value_of(versions[version])
 
 
 def versions_of(tracking_uri: str, name: str) -> dict[str, RegisteredVersion]:
     """Return all versions of a model by their numbers."""
-    registry, condition = client(tracking_uri), f"name = '{name}'"
+    quote = '"' if "'" in name else "'"  # MLflow's filters have no escape
+    registry, condition = client(tracking_uri), f"name = {quote}{name}{quote}"
     pages = _all_pages(lambda token: registry.search_model_versions(condition, page_token=token))
     return {str(version.version): version for version in pages}
 
@@ -200,13 +199,26 @@ def load_classifier(tracking_uri: str, model: ModelVersion, device: str) -> Clas
 
     Raises DamagedVersionError if its files are not those registered, or not signed by GRAYLINE_VERIFY_KEY.
     """
-    return _load_classifier(tracking_uri, model, device, Settings().verify_key)
+    return _load_classifier(tracking_uri, model, device, Settings().verify_key)[0]
+
+
+def is_confidential(tracking_uri: str, model: ModelVersion, device: str) -> bool:
+    """Return whether the version was trained on an encrypted data set: nothing may show images like those."""
+    return _load_classifier(tracking_uri, model, device, Settings().verify_key)[1]
 
 
 @lru_cache(maxsize=4)
-def _load_classifier(tracking_uri: str, model: ModelVersion, device: str, verify_key: str | None) -> Classifier:
+def _load_classifier(
+    tracking_uri: str, model: ModelVersion, device: str, verify_key: str | None
+) -> tuple[Classifier, bool]:
     """Check and load once a process: a version never changes."""
     from resnet_core.model.classifier import Classifier
 
-    with verified_folder(tracking_uri, model, verify_key) as folder:
-        return Classifier.load(folder / ARTIFACTS / MODEL_FOLDER, device)
+    with verified_folder(tracking_uri, model, verify_key) as version:
+        folder = version / ARTIFACTS
+        begun = folder / LINEAGE
+        lineage = json.loads(begun.read_text(encoding="utf-8")) if begun.exists() else {}
+        confidential = bool(lineage.get("dataset", {}).get("encrypt"))
+        if confidential:
+            keep_confidential()
+        return Classifier.load(folder / MODEL_FOLDER, device), confidential

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 from prefect import task
-from prefect.artifacts import create_table_artifact
 
 from resnet_core.errors import plural, some_of
 from resnet_core.evaluation import evidence
@@ -20,6 +19,7 @@ from resnet_core.evaluation.comparison import Comparison, compare, compare_slice
 from resnet_core.evaluation.evidence import Evidence
 from resnet_core.evaluation.metrics import METRICS
 from resnet_core.evaluation.slices import SIDE_GROUPS
+from tasks.artifacts import publish_table
 from tasks.dataset import Dataset, Gate
 from tasks.evaluation.page import too_few
 from tasks.registry import runs as tracking
@@ -86,7 +86,7 @@ def record(decision: Decision, gate: Gate, tracking_uri: str) -> None:
     registry = tracking.client(tracking_uri)
     for name, value in tags.items():
         registry.set_model_version_tag(version.name, version.version, name, value)
-    create_table_artifact(
+    publish_table(
         [{"check": c.name, "wanted": c.wanted, "found": c.found, "passed": c.passed} for c in decision.checks],
         key="gate",
         description=f"{version}: {outcome}",

@@ -14,13 +14,14 @@ import mlflow.artifacts
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from prefect import task
-from prefect.artifacts import create_table_artifact
 from pydantic import ValidationError
 from scipy.stats import fisher_exact, norm
 
+from resnet_core.credentials import opened
 from resnet_core.errors import JobError, plural
 from resnet_core.evaluation.comparison import Comparison, Pair, below, compare, in_words
 from resnet_core.evaluation.metrics import METRICS, Interval, intervals
+from tasks.artifacts import publish_table
 from tasks.dataset import Gate
 from tasks.registry import runs as tracking
 from tasks.registry.images import learned_from
@@ -159,7 +160,7 @@ def _evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dic
     try:
         place = f"runs:/{version.run_id}/evaluation/metrics.json"
         with tempfile.TemporaryDirectory() as scratch:
-            file = mlflow.artifacts.download_artifacts(place, dst_path=scratch, tracking_uri=tracking_uri)
+            file = mlflow.artifacts.download_artifacts(place, dst_path=scratch, tracking_uri=opened(tracking_uri))
             found = json.loads(Path(file).read_text(encoding="utf-8"))
         ends = [found["metrics"][metric][name] for name in ("value", "low", "high")]
     except (MlflowException, OSError, KeyError):
@@ -190,7 +191,7 @@ def record(verdict: Verdict, labels: str, tracking_uri: str) -> None:
         f"{outcome} {at:%Y-%m-%d %H:%M} UTC: {verdict.metric} {verdict.found} on {plural(verdict.count, 'new image')}"
     )
     registry.set_model_version_tag(version.name, version.version, MONITOR, text)
-    create_table_artifact(
+    publish_table(
         [{"check": c.name, "wanted": c.wanted, "found": c.found, "passed": c.passed} for c in verdict.checks],
         key="monitor",
         description=f"{version}: {text}",

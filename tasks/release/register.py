@@ -29,6 +29,7 @@ from mlflow.types.schema import Array
 from prefect import task
 
 import resnet_core
+from resnet_core.credentials import opened
 from resnet_core.drift.reference import EMBEDDINGS
 from resnet_core.drift.reference import REFERENCE as REFERENCE_FILE
 from resnet_core.evaluation.input_sizes import evenly
@@ -189,7 +190,7 @@ def _log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
     dataset = mlflow.data.pandas_dataset.from_pandas(
         table, source=source, name=catalog.dataset, digest=catalog.digest, targets="label"
     )
-    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_tracking_uri(opened(tracking_uri))
     with mlflow.start_run(run_id=run_id):
         mlflow.log_input(dataset, context="training", tags={CATALOG_VERSION: str(catalog.version)})
 
@@ -200,7 +201,7 @@ def _log_model(tracking_uri: str, made: Made, keys: Keys | None) -> str:
     They are weights as safetensors, settings as JSON, the code as text, and answers for held-out images. Two of the
     images are the example. If they are confidential, the answers are encrypted, and the example is black.
     """
-    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_tracking_uri(opened(tracking_uri))
     shard_set = made.shard_set
     if keys:
         example = np.zeros((2, shard_set.preprocessing.size, shard_set.preprocessing.size), dtype=np.uint8)

@@ -19,7 +19,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from safetensors.torch import load_file
 from upath import UPath
 
@@ -34,7 +33,7 @@ from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.training.config import warm_started
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
-from tasks.artifacts import markdown_table, plain
+from tasks.artifacts import markdown_table, plain, publish_page
 from tasks.dataset import Dataset
 from tasks.ingest.levels import with_decision
 from tasks.ingest.pixels import pixel_folder
@@ -161,7 +160,7 @@ def train_again(origin: Origin, shard_set: ShardSet, here: Workspace) -> Reprodu
         folder.fs.rm(folder.path, recursive=True)
     text = f"{datetime.now(UTC).isoformat(timespec='seconds')}: {found.verdict}"
     tracking.client(tracking_uri).set_model_version_tag(version.name, version.version, REPRODUCED, text)
-    create_markdown_artifact(markdown(found), key="reproduction", description="A version trained again")
+    publish_page(markdown(found), key="reproduction", description="A version trained again")
     return found
 
 
@@ -277,4 +276,4 @@ def markdown(found: Reproduction) -> str:
     rows = [(name.replace("_", " "), f"{then:.4f}", f"{now:.4f}") for name, (then, now) in found.metrics.items()]
     metrics = f"\n{markdown_table(('metric', 'the version', 'trained again'), rows)}\n" if rows else ""
     around = "\n".join(f"- {what}: {plain(text)}" for what, text in found.surroundings.items())
-    return f"# {found.version}\n\n{plain(found.verdict)}\n{metrics}\n{around}\n"
+    return f"# {plain(str(found.version))}\n\n{plain(found.verdict)}\n{metrics}\n{around}\n"

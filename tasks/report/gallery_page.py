@@ -94,8 +94,13 @@ def find_batch(place: str, store: Store) -> _ScoredBatch:
     return _ScoredBatch(scores, digest_of(str(folder), scores.model), tuple(classes))
 
 
-def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str]) -> None:
-    """Raises UserError for a number out of range and for a label that is not a class."""
+def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str], in_clear: bool = False) -> None:
+    """Raises UserError for a number out of range, for a label that is not a class, and for confidential images."""
+    if batch.scores.confidential and not in_clear:
+        raise UserError(
+            f"BATCH: {batch.scores.model} is of encrypted data, and the page shows images to whoever has it. Give "
+            "--in-clear to write it all the same, to a place that only you may read."
+        )
     if not 1 <= limit <= MOST:
         raise UserError(f"--limit: {limit} is not from 1 to {MOST:,}. Choose images by --label instead.")
     for label in map(fold_label, labels):

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 
 from resnet_core.catalog.history import versions
+from resnet_core.credentials import public
 from resnet_core.errors import plural
 from resnet_core.evaluation.metrics import Interval
-from tasks.artifacts import checks_table, markdown_table, plain
+from tasks.artifacts import checks_table, markdown_table, plain, publish_page
 from tasks.evaluation.page import counted as held_out
 from tasks.ingest import placement
 from tasks.registry.runs import client
@@ -34,7 +34,7 @@ def report_night(night: Night, here: Workspace) -> Night:
     before = champion_before(night, here.tracking_uri) if night.version else None
     changes = catalog_changes(night, here.store)
     page = markdown(night, before, changes, here.tracking_uri)
-    create_markdown_artifact(page, key="nightly-retrain", description=headline(night))
+    publish_page(page, key="nightly-retrain", description=headline(night))
     return night
 
 
@@ -132,8 +132,9 @@ def _links(night: Night, tracking_uri: str) -> list[str]:
         return []
     name, version = night.version.name, night.version.version
     links = []
-    if tracking_uri.startswith("http") and "@" not in tracking_uri:
-        links.append(f"[version {version} in MLflow]({tracking_uri.rstrip('/')}/#/models/{name}/versions/{version})")
+    if tracking_uri.startswith("http"):
+        server = public(tracking_uri).rstrip("/")
+        links.append(f"[version {version} in MLflow]({server}/#/models/{name}/versions/{version})")
     links.append(f"`grayline report {name}/{version} -o report.html`: all results on one page")
     if night.decision and night.decision.promoted:
         links.append(f"`grayline rollback {name}`: makes the earlier champion the champion again")

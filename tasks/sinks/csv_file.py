@@ -1,4 +1,4 @@
-"""Sink `FILE.csv` or `FILE.csv.gz`: a batch as one CSV file; lists are JSON."""
+"""Sink `FILE.csv` or `FILE.csv.gz`: a batch as one CSV file; lists are JSON, and no text is a formula."""
 
 import csv
 import gzip
@@ -7,12 +7,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow.csv import CSVWriter
-from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.storage import locations
-from resnet_core.storage.files import to_output, write_whole
+from resnet_core.storage.delimited import FORMULA, NUMBER
+from resnet_core.storage.files import to_output, to_path, write_whole
 from tasks.sinks.rows import ADDED, COLUMNS, with_text
 
 # Embeddings have hundreds of numbers, which a spreadsheet cannot use.
@@ -50,7 +51,7 @@ def _header(place: str) -> list[str]:
 
 def _check_writable(place: str) -> None:
     """Raises OSError unless a file can be made beside it. The file is removed if the store allows it."""
-    probe = UPath(locations.absolute(place) + ".probe")
+    probe = to_path(place + ".probe")
     with write_whole(probe) as draft:
         draft.write_bytes(b"")
     with suppress(OSError):
@@ -59,7 +60,7 @@ def _check_writable(place: str) -> None:
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     """Replace the file as a whole; the rows name their batch."""
-    with write_whole(UPath(locations.absolute(place))) as draft:
+    with write_whole(to_path(place)) as draft:
         raw = pa.OSFile(str(draft), "wb")
         with pa.CompressedOutputStream(raw, "gzip") if place.endswith(".gz") else raw as file:
             write_csv(file, rows)
@@ -69,4 +70,16 @@ def write_csv(file: pa.NativeFile, rows: Iterator[pa.RecordBatch]) -> None:
     schema = with_text(pa.RecordBatch.from_pylist([], COLUMNS).select(_HEADER)).schema
     with CSVWriter(file, schema) as writer:
         for piece in rows:
-            writer.write_batch(with_text(piece.select(_HEADER)))
+            texts = with_text(piece.select(_HEADER))
+            writer.write_batch(pa.RecordBatch.from_arrays([*map(_as_cells, texts.columns)], names=texts.schema.names))
+
+
+def _as_cells(column: pa.Array) -> pa.Array:
+    """Do what `delimited.as_cell` does."""
+    if not pa.types.is_string(column.type):
+        return column
+    formula = pc.match_substring_regex(column, FORMULA)
+    if not pc.any(formula).as_py():
+        return column
+    computed = pc.and_not(formula, pc.match_substring_regex(column, NUMBER))
+    return pc.if_else(computed, pc.binary_join_element_wise("'", column, ""), column)

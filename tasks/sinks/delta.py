@@ -7,6 +7,7 @@ import pyarrow as pa
 from deltalake import DeltaTable, WriterProperties, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from resnet_core.credentials import opened
 from resnet_core.errors import UserError
 from resnet_core.storage import locations
 from resnet_core.storage.files import to_output
@@ -20,7 +21,7 @@ _IMPATIENT = {"max_retries": "2", "retry_timeout": "20s", "connect_timeout": "10
 def check(place: str) -> None:
     """Raises UserError or DeltaError unless the place has a table of scores or is empty."""
     to_output(place, "--to")
-    at = locations.absolute(place)
+    at = opened(locations.absolute(place))
     if DeltaTable.is_deltatable(at, _IMPATIENT):
         if wrong := differences(pa.schema(DeltaTable(at, storage_options=_IMPATIENT).schema().to_arrow())):
             raise UserError(f"--to: the Delta table {place} {wrong}. Choose another place.")
@@ -30,7 +31,7 @@ def check(place: str) -> None:
 
 def write(place: str, batch: str, rows: Iterator[pa.RecordBatch]) -> None:
     """Raises DeltaError and changes nothing on failure, also if another process writes the same batch."""
-    name, at = batch.replace("'", "''"), locations.absolute(place)
+    name, at = batch.replace("'", "''"), opened(locations.absolute(place))
     lacking = DeltaTable.is_deltatable(at) and not set(ADDED) <= {
         field.name for field in DeltaTable(at).schema().fields
     }

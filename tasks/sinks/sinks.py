@@ -11,22 +11,22 @@ from collections.abc import Iterator
 from importlib import import_module
 from pkgutil import iter_modules
 from typing import Protocol, cast
-from urllib.parse import unquote
 
 import pyarrow as pa
 from prefect import task
 
 import tasks.sinks
+from resnet_core.credentials import masked, public
 from resnet_core.errors import JobError, UserError, nearest, plural
 from tasks.batch.values import Scores, Written
+from tasks.settings import reveal
 from tasks.sinks.rows import batch_rows
 
 log = logging.getLogger("grayline")
 
 _DATABASES = ("mysql", "postgresql", "sqlite")  # frequent dialects, for suggestions
 _NOT_SINKS = ("rows", "sinks")
-_PASSWORD = re.compile(r"(?<=:)(/{0,2}[^/@:?#]*):(.+)@")
-_SECRETS = re.compile(r"([?&][^=&#]*(?:pass|pwd|secret|token|key)[^=&#]*)=([^&#]+)", re.IGNORECASE)
+_TOO_FEW_SLASHES = re.compile(r"(?<=:)/?(?=[^/@:?#]*:.+@)")
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -44,26 +44,24 @@ class Sink(Protocol):
 
 def check_target(target: str) -> None:
     """Raises UserError unless a batch can be written there, as far as that is known before it is scored."""
-    target = _reveal(target)
+    target = reveal(target, "--to")
     sink, place = find_sink(target)
     try:
         sink.check(place)
     except sink.ERRORS as error:
-        shown = without_secrets(target)
-        raise UserError(f"--to: {shown} cannot be written to ({_message_of(error, target)}).") from None
+        raise UserError(f"--to: {target} cannot be written to ({_message_of(error)}).") from None
 
 
 @task(retries=2, retry_delay_seconds=5, task_run_name="write {scores.batch}")
 def write_to(scores: Scores, target: str) -> Written:
     """Write the rows of a finished batch to a target of `check_target`. Raises JobError if it does not take them."""
-    target = _reveal(target)
-    shown, began = without_secrets(target), time.monotonic()
-    sink, place = find_sink(target)
+    shown, began = reveal(target, "--to"), time.monotonic()
+    sink, place = find_sink(shown)
     try:
         sink.write(place, scores.batch, batch_rows(scores.parts, scores.batch, scores.files))
     except sink.ERRORS as error:
         raise JobError(
-            f"--to: {shown} has not taken the rows of {scores.batch} ({_message_of(error, target)}) and is unchanged. "
+            f"--to: {shown} has not taken the rows of {scores.batch} ({_message_of(error)}) and is unchanged. "
             "Run the same command again: it writes the rows and scores nothing twice."
         ) from None
     written = Written(shown, scores.files, time.monotonic() - began)
@@ -85,11 +83,10 @@ def find_sink(target: str) -> tuple[Sink, str]:
     files = [name.removesuffix("_file") for name in names if name.endswith("_file")]
     prefixes = [name for name in names if name != "sql" and not name.endswith("_file")] + ["secret"]
     suggestion = nearest(kind if colon else suffix, [*files, *prefixes, *_DATABASES])
+    shown = public(_TOO_FEW_SLASHES.sub("//", target, count=1))
     forms = [*(f"FILE.{name}, FILE.{name}.gz" for name in files), "DATABASE-URL#TABLE"]
     forms += [f"{name}:PLACE" for name in prefixes]
-    raise UserError(
-        f"--to: {without_secrets(target)!r} is not a place to write to.{suggestion} Known: {', '.join(forms)}."
-    )
+    raise UserError(f"--to: {shown!r} is not a place to write to.{suggestion} Known: {', '.join(forms)}.")
 
 
 def _load(name: str, target: str) -> Sink:
@@ -100,29 +97,7 @@ def _load(name: str, target: str) -> Sink:
         raise UserError(f"--to: {target} needs {package}. Run `pip install 'grayline[lake]'`.") from None
 
 
-def _reveal(target: str) -> str:
-    """Return the target, or the value of Prefect's Secret block for `secret:NAME`."""
-    kind, _, name = target.partition(":")
-    if kind != "secret":
-        return target
-    from prefect.blocks.system import Secret
-
-    try:
-        return str(cast("Secret[str]", Secret.load(name)).get())
-    except ValueError:
-        raise UserError(
-            f"--to: Prefect has no Secret block {name!r}. Create it: `prefect block create secret` shows where."
-        ) from None
-
-
-def without_secrets(target: str) -> str:
-    """Return the target for people, logs and records: passwords and keys are `***`."""
-    return _SECRETS.sub(r"\1=***", _PASSWORD.sub(r"\1:***@", target))
-
-
-def _message_of(error: Exception, target: str) -> str:
-    """Return a library's message in one line, without colours and without the target's secrets."""
+def _message_of(error: Exception) -> str:
+    """Return a library's message in one line, without colours and without secrets."""
     text = _COLOURS.sub("", " ".join(str(getattr(error, "orig", None) or error).split())) or type(error).__name__
-    for _, secret in _PASSWORD.findall(target) + _SECRETS.findall(target):
-        text = text.replace(secret, "***").replace(unquote(secret), "***")
-    return text
+    return masked(text)

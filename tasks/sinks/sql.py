@@ -16,6 +16,7 @@ from pyarrow.csv import WriteOptions, write_csv
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
 
+from resnet_core.credentials import opened
 from resnet_core.errors import UserError, nearest, plural
 from resnet_core.storage.files import to_output
 from tasks.sinks.rows import ADDED, BATCH, COLUMNS, missing_columns, with_text
@@ -110,7 +111,7 @@ def _without_nul(rows: pa.RecordBatch) -> pa.RecordBatch:
 
 def _open_place(place: str) -> tuple[sa.URL, sa.Table]:
     """Parse `URL`, `URL#TABLE` or `URL#SCHEMA.TABLE`. Raises UserError."""
-    address, _, name = place.partition("#")
+    address, _, name = opened(place).partition("#")
     match = _NAME.fullmatch(name or _TABLE)
     if not match:  # the text may be half a password and is not repeated
         raise UserError("--to: after the # comes the name of a table. Write a # in a password as %23.")

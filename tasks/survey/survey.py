@@ -24,7 +24,7 @@ from resnet_core.sources.fetch import open_files
 from resnet_core.sources.manifest import read_texts
 from resnet_core.sources.source import source_kind
 from resnet_core.storage import database
-from resnet_core.storage.files import absolute
+from resnet_core.storage.files import to_path
 from resnet_core.storage.names import fold_label
 from tasks.dataset import Dataset
 from tasks.ingest.scan import list_files
@@ -77,7 +77,7 @@ def find_labels(source: str) -> list[str]:
     """Return the tables beside the images that name files and classes."""
     if source_kind(source) != "folder":
         return []
-    folder, found = absolute(UPath(source)), []
+    folder, found = to_path(source), []
     for path in sorted(path for pattern in _TABLES for path in folder.glob(pattern)):
         try:
             table = read_texts(path)
@@ -104,7 +104,7 @@ def survey(source: str, labels: str | None, here: Workspace) -> Survey:
         whole = replace(here, store=Store(UPath(scratch))) if images <= MOST else None
         with _quiet():
             catalog = ingest_alone(dataset, whole) if whole else None
-    columns = tuple(read_texts(absolute(UPath(labels))).column_names) if labels else ()
+    columns = tuple(read_texts(to_path(labels)).column_names) if labels else ()
     if catalog and catalog.placement:
         counts = {each.label: each.placed + each.waiting for each in catalog.placement.classes}
     if len(counts) < 2:

@@ -15,7 +15,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
 from resnet_core.errors import UserError, plural
@@ -26,7 +25,7 @@ from resnet_core.storage.files import as_local, write_text, write_whole
 from resnet_core.training import job as training
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
-from tasks.artifacts import markdown_table
+from tasks.artifacts import markdown_table, publish_page
 from tasks.dataset import Dataset
 from tasks.progress import progress
 from tasks.registry import runs as tracking
@@ -194,7 +193,7 @@ def finish_folds(plan: _FoldPlan, reused: Sequence[bool], shard_set: ShardSet, h
     )
     write_text(plan.folder / FOLDS_SUMMARY, json.dumps(summary(found), indent=2) + "\n")
     _log_to_mlflow(found, plan.folder, here.tracking_uri)
-    create_markdown_artifact(markdown(found), key="cross-validation", description="Metrics over the folds")
+    publish_page(markdown(found), key="cross-validation", description="Metrics over the folds")
     return found
 
 

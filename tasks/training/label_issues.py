@@ -16,7 +16,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
 import resnet_core.evaluation
@@ -31,10 +30,11 @@ from resnet_core.shards.row_groups import row_groups
 from resnet_core.sources.listing import NO_LABELS
 from resnet_core.sources.manifest import list_manifest, read_texts
 from resnet_core.sources.source import list_source, source_kind
+from resnet_core.storage.delimited import as_cell
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import as_local, to_path, write_text, write_whole
 from resnet_core.storage.matching import Places, match
-from tasks.artifacts import code, markdown_table, picture
+from tasks.artifacts import code, markdown_table, picture, publish_page
 from tasks.dataset import Dataset
 from tasks.registry import runs as tracking
 from tasks.store import ISSUES, ISSUES_SHEET
@@ -139,7 +139,7 @@ def find_label_issues(found: CrossValidation, shard_set: ShardSet, dataset: Data
         }
     )
     table = table_of(suspects, labels_table(dataset, here.store.catalog(dataset.name)))
-    text = table.to_csv(index=False)
+    text = table.map(lambda cell: as_cell(cell) if isinstance(cell, str) else cell).to_csv(index=False)
     digest = digest_of(hashlib.sha256(found.predictions.read_bytes()).hexdigest(), text, source_digest(*_MADE_BY))
     folder = here.store.label_issues(dataset.name) / digest
     write_text(folder / ISSUES, text)
@@ -159,7 +159,7 @@ def find_label_issues(found: CrossValidation, shard_set: ShardSet, dataset: Data
         mlflow_run_id=found.mlflow_run_id,
     )
     _log_to_mlflow(made, here.tracking_uri)
-    create_markdown_artifact(page(made), key="label-issues", description=headline(made))
+    publish_page(page(made), key="label-issues", description=headline(made))
     return made
 
 

@@ -26,6 +26,7 @@ from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization import matplotlib as pictures
 
+from resnet_core.credentials import opened
 from resnet_core.training.search_space import Between, Space, Value, significant
 
 # Trials before the sampler learns from them, and before the median of the others ends one early.
@@ -47,7 +48,7 @@ def open_study(storage: str, name: str, epochs: int) -> Study:
         Path(unquote(storage.removeprefix("sqlite:///"))).parent.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=max(1, epochs // 3))
     return optuna.create_study(
-        storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
+        storage=opened(storage), study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
     )
 
 

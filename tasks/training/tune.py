@@ -18,7 +18,6 @@ import yaml
 from optuna.study import Study
 from optuna.trial import Trial
 from prefect import task
-from prefect.artifacts import create_markdown_artifact
 from upath import UPath
 
 from resnet_core.errors import JobError, TrainingError, UserError, nearest, plural
@@ -30,7 +29,7 @@ from resnet_core.training import search_space
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 from resnet_core.training.search_space import Space, Value
-from tasks.artifacts import markdown_table
+from tasks.artifacts import markdown_table, publish_page
 from tasks.dataset import Dataset
 from tasks.progress import Advance, progress
 from tasks.registry import runs as tracking
@@ -285,7 +284,7 @@ def finish_study(plan: _StudyPlan, here: Workspace) -> Tuning:
         Path(folder, "best.yaml").write_text(_fragment_text(values), encoding="utf-8")
         studies.draw(study, Path(folder))
         tracking.client(tracking_uri).log_artifacts(plan.mlflow_run_id, folder, "tune")
-    create_markdown_artifact(markdown(found), key="tune", description="The best values, and what matters")
+    publish_page(markdown(found), key="tune", description="The best values, and what matters")
     return found
 
 

@@ -3,6 +3,7 @@
 import io
 import logging
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,10 +18,11 @@ from flows.cli.store import _describe
 from resnet_core.errors import UserError, plural, some_of
 from resnet_core.storage.names import visible
 from tasks import progress
-from tasks.artifacts import Markdown, code, markdown_table, plain
+from tasks.artifacts import Markdown, code, markdown_table, plain, publish_table
 from tasks.batch import progress as batch_progress
 from tasks.batch.finish import markdown as scores_page
-from tasks.batch.values import Scores
+from tasks.batch.record import note
+from tasks.batch.values import DriftReport, Scores
 from tasks.report.pages import environment
 from tasks.training.label_issues import LabelIssues
 from tasks.values import ModelVersion
@@ -111,6 +113,33 @@ def test_markdown_shows_names_as_they_are(name: str) -> None:
     assert "<strong>bold</strong>" in table
     assert re.fullmatch(r"<p><code>(.*)</code></p>\s*", made.render(code(name)))
     assert "\n" not in plain(name)
+
+
+@pytest.mark.parametrize("name", ["# a", "- a", "1. a", "+ a", "=", "--- "])
+def test_a_line_that_begins_with_a_name_is_no_list_or_heading(name: str) -> None:
+    made = MarkdownIt("commonmark").render(f"above\n{plain(name)}\n\n{plain(name)}")
+    assert not re.search("<(h1|h2|li|hr)", made), made
+
+
+def test_any_log_handler_gets_text_without_codes_and_secrets(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger="grayline"):
+        logging.getLogger("grayline").warning("labels %s of %s", "\x1b[2J\n\u202eevil", "http://me:geheim@h/x")
+    assert "labels \\x1b[2J\\n\\u202eevil of http://h/x" in caplog.text
+
+
+def test_prefects_tables_and_descriptions_are_text(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: dict[str, object] = {}
+    monkeypatch.setattr("tasks.artifacts.create_table_artifact", lambda rows, **more: made.update(rows=rows, **more))
+    publish_table([{"check": "recall of \x1b[31m[a](http://x)", "n": 3}], key="gate", description="[a](http://x)")
+    assert made["rows"] == [{"check": "recall of \\x1b[31m[a](http://x)", "n": 3}]
+    assert "<a" not in MarkdownIt("commonmark").render(str(made["description"]))
+
+
+def test_mlflows_note_of_a_batch_shows_names_as_they_are(tmp_path: Path) -> None:
+    hostile = replace(scores({}, UPath(tmp_path / "`](http://x) [a](http://y)")), source="`<img src=x>`")
+    text = note(hostile, DriftReport(VERSION, 0, (), "**no** [reference](http://z)"))
+    page = MarkdownIt("commonmark").render(text)
+    assert not re.search("<(a|img|strong)", page), page
 
 
 def test_the_page_of_a_batch_shows_names_as_they_are(tmp_path: Path) -> None:

@@ -117,7 +117,10 @@
   // Export
 
   function table() {
-    const quoted = (value) => `"${String(value ?? "").replaceAll('"', '""')}"`;
+    // A spreadsheet would compute such a text; the apostrophe goes when the table is read (storage/delimited.py).
+    const formula = /^'*[=+\-@\t\r\n\uff1d\uff0b\uff0d\uff20]/, number = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
+    const cell = (text) => formula.test(text) && !number.test(text) ? `'${text}` : text;
+    const quoted = (value) => `"${cell(String(value ?? "")).replaceAll('"', '""')}"`;
     const lines = [...chosen.values()].sort((a, b) => a.uri < b.uri ? -1 : 1).map((one) => [
       one.uri, one.label, facts.source, one.predicted, one.confidence.toFixed(4), one.image, one.at,
     ].map(quoted).join(","));

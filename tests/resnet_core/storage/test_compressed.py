@@ -98,3 +98,22 @@ def test_a_file_that_does_not_unpack_leaves_nothing(tmp_path: Path, scratch: Pat
     with pytest.raises(OSError, match="does not unpack"):
         compressed.unpacked(place)
     assert [file for file in scratch.rglob("*") if file.suffix != ".lock" and file.is_file()] == []
+
+
+def test_a_confidential_copy_has_no_name_and_goes_with_a_killed_process(tmp_path: Path, scratch: Path) -> None:
+    """Another process of the user, such as a reader, opens it for as long as its process lives."""
+    script = (
+        "import sys; from resnet_core.storage.compressed import be_private, unpacked; be_private();"
+        "print(unpacked(sys.argv[1]), flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, packed(tmp_path)],
+        env={**os.environ, "TMPDIR": str(scratch)}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    ) as process:  # fmt: skip
+        assert process.stdout
+        place = process.stdout.readline().strip()
+        assert Path(place).read_bytes() == CONTENT
+        assert [file for file in scratch.rglob("*") if file.is_file()] == []
+        process.kill()
+    assert not Path(place).exists()
+    assert [file for file in scratch.rglob("*") if file.is_file()] == []

@@ -40,7 +40,7 @@ def classifier(monkeypatch: pytest.MonkeyPatch) -> Classifier:
     """An untrained network in place of the registry's, which tests/flows covers."""
     ours = a_classifier()
     use(ours, monkeypatch)
-    monkeypatch.setattr(finish_batch, "create_markdown_artifact", lambda *page, **more: None)
+    monkeypatch.setattr(finish_batch, "publish_page", lambda *page, **more: None)
     return ours
 
 

@@ -390,6 +390,21 @@ def test_a_batch_in_another_store_is_read_there(scores: Path, page: Path) -> Non
         assert found.rows.equals(pick(db, [str(path) for path in sorted(scores.glob("*.parquet"))], 50).rows)
 
 
+@pytest.mark.parametrize(("name", "beside"), [("out[1]", "out1"), ("out*", "out2"), ("out?", "out3"), ("o'x", "o")])
+def test_a_folder_named_like_a_pattern_shows_its_own_rows(scores: Path, name: str, beside: str) -> None:
+    """DuckDB takes stars and brackets for patterns of other names."""
+    rows = pq.read_table(min(scores.glob("*.parquet")))
+    for folder, marked in ((name, "own"), (beside, "foreign")):
+        (scores.parent / folder).mkdir()
+        uris = pa.array([f"{marked} {row}" for row in range(len(rows))])
+        marked_rows = rows.set_column(rows.schema.get_field_index("uri"), "uri", uris)
+        pq.write_table(marked_rows, scores.parent / folder / "a.parquet")
+    with database() as db:
+        shown = pick(db, [str(scores.parent / name / "a.parquet")], 5000).rows["uri"].to_pylist()
+    assert shown
+    assert {uri.split()[0] for uri in shown} == {"own"}
+
+
 def test_the_command(store: Path, digits: Digits, tmp_path: Path) -> None:
     scores, _ = write_batch(store, digits, 30)
     done = CliRunner().invoke(app, ["gallery", "new", "-o", str(tmp_path / "a" / "g.html"), "--limit", "10"])
