@@ -199,12 +199,12 @@ def _log_model(tracking_uri: str, made: Made, keys: Keys | None) -> str:
     """Log the files of the version as a pyfunc. Returns MLflow's id of it.
 
     They are weights as safetensors, settings as JSON, the code as text, and answers for held-out images. Two of the
-    images are the example. If they are confidential, the answers are encrypted, and the example is black.
+    images are the example. If they are confidential, the answers are encrypted, and the example is gray.
     """
     mlflow.set_tracking_uri(opened(tracking_uri))
     shard_set = made.shard_set
     if keys:
-        example = np.zeros((2, shard_set.preprocessing.size, shard_set.preprocessing.size), dtype=np.uint8)
+        example = np.full((2, shard_set.preprocessing.size, shard_set.preprocessing.size), 128, dtype=np.uint8)
     else:
         example = next(shards.iterate(shard_set.files, "test", shard_set.classes)).pixels[:2]
     with mlflow.start_run(run_id=made.checkpoint.mlflow_run_id), _model_files(made, keys) as artifacts:
