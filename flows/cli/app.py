@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from typer.exceptions import TyperException
 
 from flows.cli import begin, demo, frameworks, labels, predict, scores, stages, store, versions
-from flows.cli.tables import console, say
+from flows.cli.tables import console, say, table
 from flows.interrupt import stoppable
 from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
@@ -113,16 +113,46 @@ def run(
 
 
 @app.command()
-def doctor() -> None:
+def doctor(
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Also hold registry, catalogs, shards, rows and engines against each other.")
+    ] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="With --deep: remove torn files that are made again, and drafts.")
+    ] = False,
+) -> None:
     """Check the installation, and print the remedy of each failure."""
     from flows.doctor import examine
 
+    if repair and not deep:
+        raise UserError("--repair: needs --deep, which finds what to repair.")
     passed = True
     for name, ok, text in examine():
         passed &= ok
         console.print("ok   " if ok else "fails", style="green" if ok else "red", end=" ")
         say(f"{name:<10} {text}")
+    if deep and passed:
+        passed = _audit(repair)
     sys.exit(0 if passed else 1)
+
+
+def _audit(repair: bool) -> bool:
+    """Print what disagrees, with the command that mends it. Returns whether nothing is left."""
+    from flows.audit import audit
+    from tasks.workspace import workspace
+
+    rows, left = table("where", "what is wrong", "mend it with"), 0
+    for found in audit(workspace().with_known_keys()):
+        mended = repair and found.mend is not None
+        if mended and found.mend:
+            found.mend()
+        left += not mended
+        rows.add_row(found.place, found.wrong, "removed: it is made again" if mended else found.remedy)
+    if rows.row_count:
+        console.print(rows)
+    else:
+        say("registry, catalogs, shards, rows and engines agree")
+    return not left
 
 
 if __name__ == "__main__":

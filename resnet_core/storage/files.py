@@ -217,15 +217,15 @@ def write_folder(path: UPath) -> Iterator[Path]:
                 shutil.rmtree(left, ignore_errors=True)
 
 
-def remove_drafts(folder: UPath) -> int:
-    """Remove what killed processes have left half-written below a local folder. Returns its number.
+def remove_drafts(folder: UPath, only_count: bool = False) -> int:
+    """Remove, or only count, what killed processes have left half-written below a local folder. Returns its number.
 
     Nobody may be writing there.
     """
     if not (is_local(folder) and folder.exists()):
         return 0
     drafts = [path for path in Path(folder.path).rglob(".*") if _DRAFT.fullmatch(path.name)]
-    for path in drafts:
+    for path in () if only_count else drafts:
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

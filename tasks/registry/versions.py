@@ -105,7 +105,7 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
     Raises UserError about the option or argument `field`, with the models, versions or aliases that exist.
     """
     if reference is None:
-        names = _model_names(tracking_uri)
+        names = model_names(tracking_uri)
         if not names:
             raise UserError(f"{field}: {_none_yet(tracking_uri)}")
         if len(names) > 1:
@@ -130,7 +130,7 @@ def check_model(tracking_uri: str, name: str, field: str = "") -> None:
     except MlflowException as error:
         if error.error_code not in _NOT_FOUND:
             raise
-        names = _model_names(tracking_uri)
+        names = model_names(tracking_uri)
         start = f"{field}: " if field else ""
         if not names:
             raise UserError(f"{start}{_none_yet(tracking_uri)}") from None
@@ -146,7 +146,7 @@ def _none_yet(tracking_uri: str) -> str:
     )
 
 
-def _model_names(tracking_uri: str) -> list[str]:
+def model_names(tracking_uri: str) -> list[str]:
     """Return the names of all registered models, those of other tools included."""
     registry = client(tracking_uri)
     return [model.name for model in _all_pages(lambda token: registry.search_registered_models(page_token=token))]

@@ -35,7 +35,7 @@ def _check(images: np.ndarray) -> None:
         )
     if images.dtype.kind in "ui" and (dark := int((images.max(axis=(1, 2)) <= 1).sum())):
         raise MlflowException.invalid_parameter_value(
-            f"{dark} of {len(images)} images have no level over 1: floats from 0 to 1? {wanted}, black 0 and white 255: "
+            f"{dark} of {len(images)} images have no level over 1: floats from 0 to 1? {wanted}, black 0, white 255: "
             "`numpy.rint(255 * image).astype(numpy.uint8)`."
         )
 

@@ -1,0 +1,247 @@
+"""Audit: hold registry, catalogs, shards, trainings, rows and engines against each other, by their digests.
+
+place          agrees when
+registry       every version has the files that its digest lists; every alias names a version; the database is whole
+catalog        it is whole; its version is the last of its history; the history has no gap
+shards         every file is whole; the images of the newest set have the label and the split of the catalog
+pixels, runs   files are those that were written
+scores         parts, rows and manifest agree; the registry knows the version by its digest
+engines        the file is the one that was tried
+drafts, work   there are none where no night is at work
+
+`repair` removes derived files alone: what a night or a batch makes again. The rest has the command that mends it.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from urllib.parse import unquote
+
+import pyarrow.parquet as pq
+from mlflow.exceptions import MlflowException
+from upath import UPath
+
+from resnet_core.catalog import history
+from resnet_core.errors import JobError, UserError
+from resnet_core.inference.scores import read_scores
+from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
+from resnet_core.storage.database import check_parquet, database
+from resnet_core.storage.digest import check_digests, file_digest
+from resnet_core.storage.files import DamagedFileError, as_local, read_json, remove_drafts
+from resnet_core.storage.turns import holder_of
+from tasks.batch.manifest import read_manifest
+from tasks.registry.integrity import check_version
+from tasks.registry.runs import client
+from tasks.registry.versions import SHARDS, model_names, value_of, versions_of
+from tasks.settings import Settings
+from tasks.store import CATALOG_VERSION, ENGINE_FILE, EPOCHS, EVALUATION, MANIFEST, TRIALS, Store, own_files
+from tasks.training.run import is_whole
+from tasks.values import ShardSet
+from tasks.workspace import Workspace
+
+_NIGHT, _BACKUP = "grayline retrain --dataset FILE.yaml", "restore it from a backup of the store"
+_REPAIR = "grayline doctor --deep --repair"
+_DISAGREE = """
+select count(*) from facts
+anti join (from rows where present and status = 'ok') using (image_id, label, split)
+"""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A disagreement: where, what, and the command that mends it. `mend` removes it where that is safe."""
+
+    place: str
+    wrong: str
+    remedy: str
+    mend: Callable[[], object] | None = None
+
+
+def audit(here: Workspace) -> Iterator[Finding]:
+    """Yield every disagreement. Data sets that a night is working on are left out."""
+    store = here.store
+    yield from _registry(here)
+    names = {path.name for place in (store.shards, store.runs, store.pixels) for path in own_files(place("any").parent)}
+    for name in sorted(names | {path.name for path in own_files(store.catalog("any").parents[1])}):
+        if holder := holder_of(store.turn(name)):
+            yield Finding(name, f"not looked at: {holder} is at work", f"wait, then {_REPAIR}")
+            continue
+        yield from _catalog(store, name)
+        yield from _shards(store, name, here.keys)
+        yield from _derived(store, name, here.keys)
+    known = {value_of(v).files for name in model_names(here.tracking_uri) for v in _versions(here, name)}
+    for folder in own_files(store.scores()):
+        yield from _batch(folder, known)
+    yield from _engines(store)
+
+
+@contextmanager
+def _caught(
+    found: list[Finding], place: object, remedy: str, mend: Callable[[], object] | None = None
+) -> Iterator[None]:
+    """Note what is wrong as a finding."""
+    try:
+        yield
+    except (JobError, UserError, OSError, ValueError, KeyError, TypeError) as error:
+        why = error.why if isinstance(error, DamagedFileError) else str(error) or type(error).__name__
+        found.append(Finding(str(place), why, remedy, mend))
+
+
+def _versions(here: Workspace, name: str) -> list:  # type: ignore[type-arg]  # of MLflow's versions
+    return list(versions_of(here.tracking_uri, name).values())
+
+
+def _registry(here: Workspace) -> Iterator[Finding]:
+    found: list[Finding] = []
+    if here.tracking_uri.startswith("sqlite:///"):
+        file = unquote(here.tracking_uri.removeprefix("sqlite:///").partition("?")[0])
+        try:
+            with closing(sqlite3.connect(file)) as db:
+                (verdict,) = db.execute("pragma quick_check").fetchone()
+        except sqlite3.DatabaseError as error:
+            verdict = str(error)
+        if verdict != "ok":
+            yield Finding(file, f"MLflow's database is damaged ({verdict})", _BACKUP)
+            return
+    registry = client(here.tracking_uri)
+    for name in model_names(here.tracking_uri):
+        versions = _versions(here, name)
+        ours = [version for version in versions if SHARDS in version.tags]  # those of other tools are not judged
+        numbers = {str(version.version) for version in versions}
+        for alias, number in registry.get_registered_model(name).aliases.items():
+            if ours and str(number) not in numbers:
+                remedy = f"grayline promote {name} VERSION" if alias == "champion" else "delete the alias in MLflow"
+                yield Finding(f"{name}@{alias}", f"names version {number}, which is gone", remedy)
+        for version in ours:
+            model = value_of(version)
+            with _caught(
+                found, model, f"restore its files, or delete it in MLflow and grayline rollback {name} VERSION"
+            ):
+                check_version(here.tracking_uri, model, Settings().verify_key)
+            shard_set = here.store.shards(name) / version.tags[SHARDS]
+            if own_files(here.store.shards(name)) and not (shard_set / MANIFEST).exists():
+                yield Finding(
+                    str(model), f"its shards {shard_set.name} are gone: it scores, but is not reproduced", _BACKUP
+                )
+            try:
+                if model.run_id and registry.get_run(model.run_id).info.lifecycle_stage == "deleted":
+                    yield Finding(str(model), "its run is deleted", f"mlflow runs restore --run-id {model.run_id}")
+            except MlflowException as error:
+                yield Finding(
+                    str(model), f"its run {model.run_id} is gone ({error.error_code})", "nothing: it scores without"
+                )
+    yield from found
+
+
+def _catalog(store: Store, name: str) -> Iterator[Finding]:
+    path, folder, found = store.catalog(name), store.history(name), list[Finding]()
+    if not path.exists() and not history.last_version(folder):
+        return
+    with _caught(found, path, f"{_NIGHT} (restores it from its history)"):
+        check_parquet(path)
+        with path.open("rb") as file:
+            version = int(pq.read_schema(file).metadata[CATALOG_VERSION.encode()])
+        if (last := history.last_version(folder)) != version:
+            raise ValueError(f"it is of version {version}, and its history ends with {last}")
+    with _caught(found, folder, _BACKUP):
+        counted = history.versions(folder)["version"].to_pylist()
+        if gaps := sorted(set(range(1, history.last_version(folder) + 1)) - set(counted)):
+            raise ValueError(f"version {gaps[0]} of the catalog is missing")
+    yield from found
+
+
+def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
+    sets = [folder for folder in own_files(store.shards(name)) if folder.is_dir()]
+    for folder in sets:
+        found: list[Finding] = []
+        with _caught(found, folder / MANIFEST, _NIGHT, partial(_remove, folder / MANIFEST)):
+            for file, rows in read_json(folder / MANIFEST)["shards"].items():
+                with _caught(found, folder / file, _NIGHT, partial(_remove, folder / file)):
+                    shards.check(folder / file, rows, keys)
+        yield from found
+    whole = [made for folder in sets if (folder / MANIFEST).exists() and (made := ShardSet.open(folder))]
+    newest = max(whole, key=lambda made: (made.folder / MANIFEST).stat().st_mtime, default=None)
+    if newest is None or not store.catalog(name).exists():
+        return
+    found = []
+    with _caught(found, newest.folder, _NIGHT):
+        facts = shards.read_facts(newest.files, ["image_id", "label", "split"], ["train", "validation", "test"], keys)
+        with database() as db, store.catalog(name).open("rb") as file:
+            db.register("facts", facts)
+            db.register("rows", pq.read_table(file, columns=["image_id", "label", "split", "status", "present"]))
+            count = db.execute(_DISAGREE).fetchall()[0][0]
+        if count:
+            raise ValueError(f"{count:,} of its images have another label or split than in the catalog, or are gone")
+    yield from found
+
+
+def _derived(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
+    """Hold caches, trainings and evaluations against what was written."""
+    found: list[Finding] = []
+    for path in own_files(store.pixels(name), "*/*.parquet"):
+        with _caught(found, path, _NIGHT, partial(_remove, path)):
+            shards.open_file(path, keys).read()
+    for folder in own_files(store.runs(name)):
+        if (folder / EPOCHS).exists() and not is_whole(folder):
+            found.append(
+                Finding(str(folder), "other files than were written", _NIGHT, partial(_remove, folder / EPOCHS))
+            )
+        if (folder / EVALUATION / "digests.json").exists():
+            mend = partial(_remove, folder / EVALUATION)
+            with _caught(found, folder / EVALUATION, _NIGHT, mend), as_local(folder / EVALUATION) as local:
+                check_digests(local)
+    for place in (
+        store.work(name),
+        store.shards(name),
+        store.pixels(name),
+        store.runs(name),
+        store.catalog(name).parent,
+    ):
+        if place == store.work(name) and own_files(place):
+            found.append(Finding(str(place), "left by a night that was killed", _REPAIR, partial(_remove, place)))
+        if drafts := remove_drafts(place, only_count=True):
+            found.append(
+                Finding(str(place), f"{drafts} drafts of killed nights", _REPAIR, partial(remove_drafts, place))
+            )
+    yield from found
+
+
+def _batch(folder: UPath, known: set[str]) -> Iterator[Finding]:
+    if not (folder / MANIFEST).exists():
+        return  # not finished: the same command goes on
+    found: list[Finding] = []
+    again = f"grayline classify-batch --source SOURCE --output {folder}"
+    with _caught(found, folder / MANIFEST, again):
+        scores, parts = read_manifest(folder), read_json(folder / MANIFEST)["parts"]
+        again = f"grayline classify-batch --source {scores.source} --output {folder}"
+        for name, rows in parts.items():
+            with _caught(found, folder / name, f"delete it; {again}"):
+                count = len(read_scores(folder / name))
+                if count != rows:
+                    raise ValueError(f"{count:,} rows, not {rows:,}")
+        if sum(parts.values()) != scores.files:
+            found.append(Finding(str(folder), f"{sum(parts.values()):,} rows for {scores.files:,} files", again))
+        if scores.model.files and scores.model.files not in known:
+            found.append(Finding(str(folder), f"the registry has no {scores.model} of these files", again))
+    yield from found
+
+
+def _engines(store: Store) -> Iterator[Finding]:
+    found: list[Finding] = []
+    for folder in own_files(store.engines()):
+        with _caught(found, folder, "grayline classify-batch (tries them again)", partial(_remove, folder)):
+            trials = read_json(folder / TRIALS) if (folder / TRIALS).exists() else []
+            digests = {row["digest"] for row in trials if row["name"] in ("onnx", "openvino")} - {""}
+            if digests and (folder / ENGINE_FILE).exists():
+                with as_local(folder / ENGINE_FILE) as file:
+                    if file_digest(file) not in digests:
+                        raise ValueError(f"{ENGINE_FILE} is not the file that was tried")
+    yield from found
+
+
+def _remove(path: UPath) -> None:
+    if path.exists():
+        path.fs.rm(path.path, recursive=path.is_dir())

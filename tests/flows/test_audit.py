@@ -1,0 +1,136 @@
+"""`grayline doctor --deep` proves that registry, catalog, shards and rows agree; `--repair` does what is safe."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from upath import UPath
+
+from flows.audit import Finding, audit
+from resnet_core.storage.digest import file_digest
+from resnet_core.storage.turns import turn
+from tasks.registry.versions import CHAMPION, FILES, SHARDS
+from tasks.store import Store
+from tests.batches import write_batch
+from tests.places import a_workspace
+from tests.tasks.ingest.test_ingest import dataset_of, sharded
+from tests.versions import register_version
+
+Digits = tuple[np.ndarray, list[str]]
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An empty registry, because to make one takes seconds."""
+    from mlflow.tracking import MlflowClient
+
+    uri = f"sqlite:///{tmp_path_factory.mktemp('registry')}/mlflow.db"
+    MlflowClient(uri, registry_uri=uri).search_registered_models()
+    return uri
+
+
+@pytest.fixture
+def store(digit_folder: Path, tmp_path: Path, digits: Digits) -> Path:
+    """A store with a catalog, shards, pixels, a batch and an engine."""
+    root = tmp_path / "store"
+    sharded(dataset_of(digit_folder), UPath(root))
+    scores, _ = write_batch(root, digits, 30)
+    manifest = json.loads((scores / "_manifest.json").read_text())
+    manifest["parts"] = {f"{part}.parquet": 10 for part in range(3)}
+    (scores / "_manifest.json").write_text(json.dumps(manifest))
+    engine = root / "engines" / "d-0123456789abcdef-1234"
+    engine.mkdir(parents=True)
+    (engine / "model.onnx").write_bytes(b"graph")
+    (engine / "trials.json").write_text(json.dumps([{"name": "onnx", "digest": file_digest(engine / "model.onnx")}]))
+    return root
+
+
+def found(store: Path, registry: str) -> list[Finding]:
+    return list(audit(a_workspace(UPath(store), registry)))
+
+
+def cut(path: Path) -> None:
+    content = path.read_bytes()
+    path.unlink()
+    path.write_bytes(content[: len(content) // 2])
+
+
+def flip(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[len(content) // 3] ^= 1
+    path.unlink()
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("harm", [cut, flip])
+def test_every_torn_file_is_found_and_derived_ones_are_repaired(
+    store: Path, registry: str, harm: Callable[[Path], None]
+) -> None:
+    assert found(store, registry) == []
+    derived = [
+        min(store.glob(pattern)) for pattern in ("shards/d/*/*.parquet", "pixels/d/*/*.parquet", "engines/*/model.onnx")
+    ]
+    truth = [
+        min(store.glob(pattern)) for pattern in ("catalog/d/*.parquet", "history/d/*.parquet", "scores/new/*.parquet")
+    ]
+    for path in derived + truth:
+        harm(path)
+    (store / "shards/d/.set.0123abcd").mkdir()
+    (store / "work/d/2026-01-01").mkdir(parents=True)
+    findings = found(store, registry)
+    places = "\n".join(finding.place for finding in findings)
+    for path in derived[:2] + truth[:1] + truth[2:]:
+        assert str(path) in places
+    assert str(truth[1].parent) in places
+    assert str(derived[2].parent) in places
+    assert all(finding.remedy for finding in findings)
+    for finding in findings:
+        if finding.mend:
+            finding.mend()
+    assert all(path.exists() for path in truth)
+    left = found(store, registry)
+    assert not [finding for finding in left if finding.mend and "shards" not in finding.place]
+    assert not (store / "work/d").exists()
+    assert not (store / "shards/d/.set.0123abcd").exists()
+
+
+def test_a_night_at_work_is_left_alone(store: Path, registry: str) -> None:
+    (store / "shards/d/.set.0123abcd").mkdir()
+    with turn(Store(UPath(store)).turn("d")):
+        (finding,) = found(store, registry)
+    assert "is at work" in finding.wrong
+    assert finding.mend is None
+
+
+def test_rows_labels_and_versions_that_disagree_are_found(store: Path, registry: str) -> None:
+    manifest = store / "scores/new/_manifest.json"
+    content = json.loads(manifest.read_text())
+    content["parts"]["0.parquet"] = 11
+    content["model_files"] = "digest of a model that is gone"
+    manifest.write_text(json.dumps(content))
+    shard_set = json.loads(min(store.glob("shards/d/*/_manifest.json")).read_text())
+    shard_set["shards"] = {name: rows + 1 for name, rows in shard_set["shards"].items()}
+    min(store.glob("shards/d/*/_manifest.json")).write_text(json.dumps(shard_set))
+    version, mlflow = register_version(registry, "d")
+    mlflow.set_model_version_tag("d", version.version, FILES, "f" * 64)
+    mlflow.set_model_version_tag("d", version.version, SHARDS, "5" * 16)
+    second, _ = register_version(registry, "d")
+    mlflow.set_registered_model_alias("d", CHAMPION, second.version)
+    text = "\n".join(f"{finding.place} {finding.wrong} | {finding.remedy}" for finding in found(store, registry))
+    for wrong in (
+        "10 rows, not 11", "31 rows for 30 files", "the registry has no digits version 1 of these files",
+        "its files are gone from", "its shards 5555555555555555 are gone", "rows, not ",
+    ):  # fmt: skip
+        assert wrong in text, text
+    mlflow.delete_run(version.run_id)
+    assert "its run is deleted | mlflow runs restore --run-id" in "\n".join(
+        f"{finding.wrong} | {finding.remedy}" for finding in found(store, registry)
+    )
+
+
+def test_a_damaged_database_is_named(store: Path, tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\x00" + bytes(500))
+    findings = audit(a_workspace(UPath(store), f"sqlite:///{tmp_path}/mlflow.db"))
+    assert "MLflow's database is damaged" in next(findings).wrong
