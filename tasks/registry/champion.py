@@ -14,11 +14,9 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Literal
 
-from mlflow.exceptions import MlflowException
-
 from resnet_core.errors import UserError
 from tasks.registry.integrity import check_version
-from tasks.registry.runs import client, is_gone, set_tags
+from tasks.registry.runs import client, living_run, set_tags
 from tasks.registry.versions import (
     BEFORE,
     CHALLENGER,
@@ -155,6 +153,17 @@ def make_champion(
     return promoted
 
 
+def champion_of(tracking_uri: str, name: str) -> ModelVersion | None:
+    """Return the champion; None before the first, or, with a line, where somebody has deleted the alias."""
+    champion = by_alias(tracking_uri, name, CHAMPION)
+    if champion is None and (moves := [event for event in events(tracking_uri, name) if event.action in _MOVES]):
+        log.warning(
+            "registry    %s has no champion any more: version %s was the last. `grayline promote %s %s` brings it back",
+            name, moves[-1].after, name, moves[-1].after,
+        )  # fmt: skip
+    return champion
+
+
 def take_back(
     tracking_uri: str, name: str, version: str | None, reason: str, verify_key: str | None = None
 ) -> ModelVersion:
@@ -163,13 +172,13 @@ def take_back(
     Raises UserError for a version that does not exist, DamagedVersionError for files that are not those registered.
     """
     check_model(tracking_uri, name)
-    champion = by_alias(tracking_uri, name, CHAMPION)
+    champion = champion_of(tracking_uri, name)
     if champion is None:
-        raise UserError(f"{name}: has no champion to roll back.")
+        raise UserError(f"{name}: has no champion to roll back. `grayline promote {name} VERSION` makes one.")
     target = version or last_accepted(tracking_uri, champion)
     if target is None:
         raise UserError(
-            f"{name}: version {champion.version} is its first champion. "
+            f"{name}: version {champion.version} has no earlier champion that is still registered. "
             f"Name the version to go to: `grayline rollback {name} VERSION`."
         )
     earlier = find_version(tracking_uri, name, target)
@@ -218,14 +227,8 @@ def tag_run(tracking_uri: str, model: ModelVersion, promoted: str) -> None:
 
     A run that somebody has deleted takes no tag, and nothing depends on it.
     """
-    if not model.run_id:
-        return
-    try:
-        set_tags(tracking_uri, model.run_id, {PROMOTED: promoted})
-    except MlflowException as error:
-        if not is_gone(error):
-            raise
-        log.warning("mlflow      %s: its run was deleted, and is not tagged", model)
+    if run_id := living_run(tracking_uri, model.run_id):
+        set_tags(tracking_uri, run_id, {PROMOTED: promoted})
 
 
 def _now() -> str:

@@ -27,8 +27,9 @@ def learned_from(version: ModelVersion, here: Workspace) -> set[str] | None:
 
 def _shards_of(version: ModelVersion, here: Workspace) -> ShardSet | None:
     """Return the shards that the version's tag names, if the store still has them."""
-    digest = client(here.tracking_uri).get_model_version(version.name, version.version).tags.get(SHARDS)
-    return ShardSet.open(here.store.shards(version.name) / digest) if digest else None
+    tags = client(here.tracking_uri).get_model_version(version.name, version.version).tags
+    dataset, digest = tags.get("grayline.dataset", version.name), tags.get(SHARDS)  # a model may be renamed
+    return ShardSet.open(here.store.shards(dataset) / digest) if digest else None
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,27 @@ def is_gone(error: MlflowException) -> bool:
     return deleted or error.error_code == "RESOURCE_DOES_NOT_EXIST"
 
 
+def living_run(tracking_uri: str, run_id: str, to_read: bool = False) -> str:
+    """Return the id of a version's run; empty without one, or where somebody has deleted it.
+
+    to_read: a deleted run will do, unless it was removed for good.
+    """
+    if not run_id:
+        return ""
+    try:
+        run = client(tracking_uri).get_run(run_id)
+        alive = to_read or run.info.lifecycle_stage == LifecycleStage.ACTIVE
+    except MlflowException as error:
+        if not is_gone(error):
+            raise
+        alive = False
+    if not alive:
+        log.warning(
+            "mlflow      the run %s was deleted: nothing is %s", run_id, "read from it" if to_read else "logged there"
+        )
+    return run_id if alive else ""
+
+
 def set_tags(tracking_uri: str, run_id: str, tags: Mapping[str, str]) -> None:
     """Set tags to search runs by; tags that exist get the new value."""
     client(tracking_uri).log_batch(run_id, tags=[RunTag(name, value) for name, value in tags.items()])

@@ -23,8 +23,9 @@ from tasks.artifacts import publish_table
 from tasks.dataset import Dataset, Gate
 from tasks.evaluation.page import too_few
 from tasks.registry import runs as tracking
+from tasks.registry.champion import champion_of
 from tasks.registry.images import learned_from
-from tasks.registry.versions import CHAMPION, GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, by_alias, load_classifier
+from tasks.registry.versions import GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, load_classifier
 from tasks.release.int8 import measure_int8
 from tasks.release.side_by_side import SideBySide, score_both, speed_ratio
 from tasks.values import Check, DataReport, Decision, Evaluation, ModelVersion, Night, have
@@ -46,7 +47,7 @@ def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
     """
     version, evaluation, gate = have(night.version), have(night.evaluation), dataset.gate
     tracking_uri = here.tracking_uri
-    champion = by_alias(tracking_uri, version.name, CHAMPION)
+    champion = champion_of(tracking_uri, version.name)
     if champion and champion.version == version.version:
         return Decision(version, (), False, "data, settings and code are those of the champion")
     weak = _weak_evidence(evaluation, gate, first=champion is None)

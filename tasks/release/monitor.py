@@ -181,12 +181,12 @@ def record(verdict: Verdict, labels: str, tracking_uri: str) -> None:
         "monitor_images": float(verdict.count),
     }
     at = datetime.now(UTC)
-    if version.run_id:
-        step = len(registry.get_metric_history(version.run_id, "monitor_images")) + 1
+    if run_id := tracking.living_run(tracking_uri, version.run_id):
+        step = len(registry.get_metric_history(run_id, "monitor_images")) + 1
         made = partial(Metric, timestamp=int(time.time() * 1000), step=step)
-        registry.log_batch(version.run_id, metrics=[made(key=name, value=v) for name, v in values.items() if v == v])
+        registry.log_batch(run_id, metrics=[made(key=name, value=v) for name, v in values.items() if v == v])
         table = {"at": at.isoformat(timespec="seconds"), "labels": labels, **asdict(verdict)}
-        registry.log_dict(version.run_id, table, f"monitor/{at:%Y%m%dT%H%M%SZ}.json")
+        registry.log_dict(run_id, table, f"monitor/{at:%Y%m%dT%H%M%SZ}.json")
     text = (
         f"{outcome} {at:%Y-%m-%d %H:%M} UTC: {verdict.metric} {verdict.found} on {plural(verdict.count, 'new image')}"
     )

@@ -11,7 +11,7 @@ from resnet_core.evaluation.metrics import Interval
 from tasks.artifacts import checks_table, markdown_table, plain, publish_page
 from tasks.evaluation.page import counted as held_out
 from tasks.ingest import placement
-from tasks.registry.runs import client
+from tasks.registry.runs import client, living_run
 from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version
 from tasks.store import Store
 from tasks.values import DataReport, ModelVersion, Night
@@ -99,7 +99,8 @@ def champion_before(night: Night, tracking_uri: str) -> Before | None:
 
 def _metrics_of(version: ModelVersion, tracking_uri: str) -> dict[str, float]:
     """Return the metrics of the version's own evaluation, without intervals."""
-    logged = client(tracking_uri).get_run(version.run_id).data.metrics if version.run_id else {}
+    run_id = living_run(tracking_uri, version.run_id, to_read=True)
+    logged = client(tracking_uri).get_run(run_id).data.metrics if run_id else {}
     return {name: logged[f"test_{name}"] for name in _SHOWN if f"test_{name}" in logged}
 
 

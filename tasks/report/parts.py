@@ -21,7 +21,7 @@ from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.digest import file_digest
 from tasks.progress import progress
 from tasks.registry.champion import Event, events
-from tasks.registry.runs import client
+from tasks.registry.runs import client, living_run
 from tasks.store import EVALUATION, EXPLANATION, GALLERY, METRICS_FILE, PREDICTIONS
 from tasks.values import ModelVersion
 
@@ -73,13 +73,14 @@ def read_parts(tracking_uri: str, model: ModelVersion) -> Parts:
     version = mlflow.get_model_version(model.name, model.version)
     registered = mlflow.get_registered_model(model.name)
     with progress("report", 4, unit="parts") as advance, tempfile.TemporaryDirectory() as made:
-        training = _read_training(mlflow, model.run_id)
+        run_id = living_run(tracking_uri, model.run_id, to_read=True)
+        training = _read_training(mlflow, run_id)
         advance(1)
-        folders = {file.path for file in mlflow.list_artifacts(model.run_id)} if model.run_id else set()
+        folders = {file.path for file in mlflow.list_artifacts(run_id)} if run_id else set()
 
         def fetch(name: str) -> Path | None:
             """Download an artifact folder; None if the run does not have it."""
-            return Path(mlflow.download_artifacts(model.run_id, name, made)) if name in folders else None
+            return Path(mlflow.download_artifacts(run_id, name, made)) if name in folders else None
 
         evaluation = fetch(EVALUATION)
         metrics = _read_json(evaluation, METRICS_FILE)

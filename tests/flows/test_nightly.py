@@ -195,7 +195,7 @@ def test_the_gate_lets_no_worse_model_in_and_a_person_can(dataset: Path, store: 
     rollback("few", None, "I did not")
     assert champion() == "1"
     assert "I did not" in registry().get_model_version("few", "2").tags["grayline.rolled_back"]
-    with pytest.raises(UserError, match="version 1 is its first champion"):
+    with pytest.raises(UserError, match="version 1 has no earlier champion that is still registered"):
         rollback("few")
 
     again = nightly_retrain(str(worse))  # what a person took back stays away

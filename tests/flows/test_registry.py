@@ -217,7 +217,7 @@ def test_promote_score_roll_back_score(nights: Nights, tmp_path: Path) -> None:
     assert "flow run rollback/" in last[1].who
     tags = [nights.registry.get_run(nights.registry.get_model_version("few", v).run_id).data.tags for v in "12"]
     assert [tag["grayline.promoted"] for tag in tags] == ["true", "rolled back"]
-    with pytest.raises(UserError, match="version 1 is its first champion"):
+    with pytest.raises(UserError, match="version 1 has no earlier champion that is still registered"):
         rollback("few")
     rollback("few", 2, "after all")  # chosen by a person: it is taken back no more
     assert "grayline.rolled_back" not in nights.registry.get_model_version("few", "2").tags
