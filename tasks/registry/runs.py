@@ -147,7 +147,7 @@ def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
     except DamagedFileError:
         return True  # nobody knows: it stays
     except MlflowException as error:
-        if not is_gone(error):
+        if not _is_gone(error):
             raise
         return True
     if noted:
@@ -157,7 +157,7 @@ def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
     return not (experiment and mlflow.search_runs([experiment.experiment_id], condition, ViewType.ALL, max_results=1))
 
 
-def is_gone(error: MlflowException) -> bool:
+def _is_gone(error: MlflowException) -> bool:
     """Return whether the error says that the run does not exist, or that somebody has deleted it."""
     deleted = error.error_code == "INVALID_PARAMETER_VALUE" and "'active' state" in str(error)
     return deleted or error.error_code == "RESOURCE_DOES_NOT_EXIST"
@@ -174,7 +174,7 @@ def living_run(tracking_uri: str, run_id: str, to_read: bool = False) -> str:
         run = client(tracking_uri).get_run(run_id)
         alive = to_read or run.info.lifecycle_stage == LifecycleStage.ACTIVE
     except MlflowException as error:
-        if not is_gone(error):
+        if not _is_gone(error):
             raise
         alive = False
     if not alive:
