@@ -12,6 +12,7 @@ import typer
 
 from flows.cli.tables import console, say, table
 from resnet_core.errors import UserError, plural, some_of
+from resnet_core.storage.names import visible
 from tasks.settings import Settings, check_there
 from tasks.store import own_files
 
@@ -192,4 +193,4 @@ def _as_yaml(found: Survey, name: str, chosen: Chosen, watched: str) -> str:
         settings.append((f"evaluate: {{recall: {{{quoted(watched)}: 0.95}}}}", "found in 95% of its images"))
     what = f"{plural(found.images, 'image')} of {plural(len(found.classes), 'class', 'classes')}"
     head = f"# {what}. docs/dataset-file.md has every key."
-    return "\n".join([head, *(f"{text}  # {why}" if why else text for text, why in settings)]) + "\n"
+    return "\n".join([head, *(f"{text}  # {visible(why)}" if why else text for text, why in settings)]) + "\n"

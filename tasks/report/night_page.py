@@ -6,7 +6,8 @@ from prefect import task
 
 from resnet_core.catalog.history import versions
 from resnet_core.credentials import public
-from resnet_core.errors import plural
+from resnet_core.errors import plural, some_of
+from resnet_core.evaluation.evidence import Evidence
 from resnet_core.evaluation.metrics import Interval
 from tasks.artifacts import checks_table, markdown_table, plain, publish_page
 from tasks.evaluation.page import counted as held_out
@@ -18,6 +19,7 @@ from tasks.values import DataReport, ModelVersion, Night
 from tasks.workspace import Workspace
 
 _SHOWN = ("accuracy", "macro_f1", "roc_auc")
+_CLASSES = 6  # in the line of recalls, the lowest first
 
 
 @dataclass(frozen=True)
@@ -193,6 +195,7 @@ def summary(night: Night) -> list[tuple[str, str]]:
     if night.evaluation:
         worse = f"; worse: {', '.join(night.evaluation.worse)}" if night.evaluation.worse else ""
         rows.append(("evaluate", held_out(night.evaluation, *_SHOWN) + worse))
+        rows += _recalls(night.evaluation.evidence)
     if night.version:
         rows.append(("register", str(night.version)))
     if night.decision:
@@ -200,6 +203,13 @@ def summary(night: Night) -> list[tuple[str, str]]:
         outcome = outcome if night.decision.checks else "nothing to decide"
         rows.append(("gate", f"{outcome}: {night.decision.reason}"))
     return rows
+
+
+def _recalls(found: Evidence) -> list[tuple[str, str]]:
+    """Return how many of each class's held-out images are found, the class that is missed most first."""
+    ordered = sorted(found.recalls.items(), key=lambda each: each[1].value)
+    texts = [f"{name!r} {recall} of {found.supports[name]:,}" for name, recall in ordered if found.supports[name]]
+    return [("recall", some_of(texts, _CLASSES))] if texts else []
 
 
 def _checks_line(data: DataReport) -> str:

@@ -63,14 +63,14 @@ def test_init_writes_a_data_set_file_that_is_valid_and_says_why(tmp_path: Path) 
 
 def test_init_finds_the_table_of_labels_and_not_another_table(tmp_path: Path) -> None:
     draw(tmp_path / "scans", 20, 0)
-    lines = ["path,label,line", *(f"{n}.png,{'ok' if n % 2 else 'torn'},7" for n in range(20))]
+    lines = ['path,label,"line\nname: evil"', *(f"{n}.png,{'ok' if n % 2 else 'torn'},7" for n in range(20))]
     (tmp_path / "scans" / "truth.csv").write_text("\n".join(lines) + "\n")
     (tmp_path / "scans" / "prices.csv").write_text("part,price\na,1\n")
     done = run("init", "scans", "--yes", "--output", "s.yaml", "--name", "paper")
     assert done.exit_code == 0, done.output
     found = load_dataset("s.yaml")
     assert (found.name, found.labels) == ("paper", "scans/truth.csv")
-    assert "path, label, line" in done.output
+    assert "path, label, line\\nname: evil" in done.output
 
 
 @pytest.mark.parametrize(

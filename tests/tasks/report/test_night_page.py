@@ -123,3 +123,16 @@ def test_what_came_and_went_is_that_of_tonights_version(
     assert "1 image was read; 1 came, 3 went; 198 are good" in markdown(second, None, "1 came, 3 went")
     third = nightly_retrain(str(file), "ingest")
     assert catalog_changes(third, Store(UPath(store))) == ""
+
+
+def test_recalls_name_the_class_that_is_missed_most_first() -> None:
+    recalls = {
+        "ok": Interval(0.99, 0.95, 1.0),
+        "torn": Interval(0.6, 0.3, 0.9),
+        "gone": Interval(float("nan"), float("nan"), float("nan")),
+    }
+    found = night(FLOOR, promoted=True)
+    assert found.evaluation
+    evidence = replace(found.evaluation.evidence, supports={"ok": 90, "torn": 10, "gone": 0}, recalls=recalls)
+    page = markdown(replace(found, evaluation=replace(found.evaluation, evidence=evidence)))
+    assert "| recall | 'torn' 0.600 (0.300 to 0.900) of 10, 'ok' 0.990 (0.950 to 1.000) of 90 |" in page
