@@ -1,6 +1,7 @@
 """Check the installation: versions, device, store, disk space and servers. A failure names its remedy."""
 
 import base64
+import http.client
 import importlib.metadata
 import shutil
 import socket
@@ -171,11 +172,15 @@ def _check_connection(host: str, port: int) -> None:
 
 
 def _answers(url: str, server: str, remedy: str) -> str:
+    """Ask a server for its health. A page with another content is not its answer, as that of a proxy's login."""
     try:
-        with urllib.request.urlopen(url, timeout=_PATIENCE):
-            return f"{url} answers"
-    except OSError as error:
+        with urllib.request.urlopen(url, timeout=_PATIENCE) as answer:
+            said = answer.read(1000).strip()
+    except (OSError, ValueError, http.client.HTTPException) as error:
         raise UserError(f"{server} does not answer at {url} ({error}). Start it: {remedy}.") from None
+    if said.lower() not in (b"true", b"ok"):
+        raise UserError(f"{server} does not answer at {url}: another page lies there. Is it a login? Else {remedy}.")
+    return f"{url} answers"
 
 
 _CHECKS: dict[str, Callable[[], str]] = {

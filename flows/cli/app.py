@@ -72,9 +72,13 @@ def _status() -> int:
         complain(error)
         return 2 if isinstance(error, UserError) else 1
     except Exception as error:
-        if not says_full(error):
+        if says_full(error):
+            complain(disk_full(Settings().root))
+            return 1
+        if not _is_of_a_server(error):
             raise
-        complain(disk_full(Settings().root))
+        text = (str(error).strip() or type(error).__name__).splitlines()[0]
+        complain(JobError(f"a server gave no answer ({text[:300]}). `grayline doctor` says more; then run it again."))
         return 1
 
 
@@ -87,6 +91,13 @@ def _public(words: list[str]) -> list[str]:
     for _, place in pairs:
         allow_typed(place)
     return [option + place for option, place in pairs]
+
+
+def _is_of_a_server(error: Exception) -> bool:
+    """Return whether a client of Prefect, MLflow or a database raised it: the server's fault, or its line's."""
+    clients = {"httpx", "mlflow", "requests", "sqlalchemy", "sqlite3", "urllib3"}
+    names = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
+    return bool(names & clients) or type(error).__name__ == "PrefectHTTPStatusError"
 
 
 def _in_a_line(error: TyperException) -> str:

@@ -14,7 +14,6 @@ from pathlib import Path
 from threading import Lock
 
 import numpy as np
-from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 from upath import UPath
 
@@ -37,6 +36,7 @@ from resnet_core.storage.digest import DamagedVersionError, file_digest
 from resnet_core.storage.files import DamagedFileError, as_local, read_json, write_text, write_whole
 from tasks.batch.values import EngineChoice, EngineTrial
 from tasks.registry.int8_file import Int8, allowed_int8, int8_file
+from tasks.registry.patience import RegistryError
 from tasks.registry.versions import answers_of, load_classifier
 from tasks.store import ENGINE_FILE, TRIALS
 from tasks.values import ModelVersion
@@ -156,12 +156,8 @@ class Surroundings:
 
     @cached_property
     def int8(self) -> Int8 | None:
-        """Return the version's int8 file; None if the gate has not allowed it, or if the registry does not answer."""
-        try:
-            return allowed_int8(self.tracking_uri, self.model)
-        except MlflowException as error:
-            log.warning("engine      int8 is not tried: the registry gave no answer (%s)", _first_line(error))
-            return None
+        """Return the version's int8 file; None if the gate has not allowed it."""
+        return allowed_int8(self.tracking_uri, self.model)
 
     @cached_property
     def kept(self) -> Answers | None:
@@ -299,6 +295,8 @@ def _try_engine(around: Surroundings, name: EngineName, own: EngineTrial, known:
             log.warning("engine      %s is not used here: %s", name, trial.wrong)
             return trial
         ratio = engine_trial.ratio(engine.run, around.open(own).run, around.pixels, around.workers)
+    except RegistryError:  # no answer of MLflow is not a verdict on the engine
+        raise
     except Exception as error:  # noqa: BLE001  of whatever library
         return replace(trial, wrong=f"{_BROKEN} here ({_first_line(error)})")
     return replace(trial, speed=ratio * own.speed, ratio=ratio)

@@ -73,7 +73,7 @@ def _read_event(text: str) -> Event | None:
     try:
         event = json.loads(text)
         return Event(event["at"], event["who"], event["action"], event["from"], str(event["to"]), event["why"])
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):  # of its text; MLflow was asked before
         return None
 
 

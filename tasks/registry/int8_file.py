@@ -12,12 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
 from mlflow.exceptions import MlflowException
 
-from resnet_core.credentials import opened
 from resnet_core.storage.digest import DamagedVersionError, file_digest
 from tasks.registry.integrity import verify
+from tasks.registry.patience import download, says_missing
 from tasks.registry.runs import client
 from tasks.registry.versions import INT8
 from tasks.settings import Settings
@@ -47,12 +46,12 @@ class Int8:
 def allowed_int8(tracking_uri: str, version: ModelVersion) -> Int8 | None:
     """Return the version's int8 file; None if the gate has not allowed it, or if the version does not exist.
 
-    Raises MlflowException for other errors, such as a timeout.
+    Raises RegistryError where MLflow does not answer.
     """
     try:
         tag = _tag_of(tracking_uri, version)
     except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+        if says_missing(error):
             return None
         raise
     return Int8(tag["sha256"], tag.get("differing", 0.0)) if tag.get("allowed") else None
@@ -72,8 +71,8 @@ def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator
     with tempfile.TemporaryDirectory() as scratch:
         uri = f"runs:/{version.run_id}/{place_of(version)}"
         try:
-            folder = Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=opened(tracking_uri), dst_path=scratch))
-        except (MlflowException, OSError) as error:
+            folder = download(tracking_uri, uri, scratch)
+        except (MlflowException, OSError) as error:  # the registry's or the disk's own word
             raise _refusal(version, f"is gone from {uri} ({type(error).__name__})") from None
         path = folder / FILE
         if not path.is_file() or file_digest(path) != digest:

@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
-import mlflow.artifacts
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
     PublicFormat,
@@ -22,7 +21,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from mlflow.exceptions import MlflowException
 
-from resnet_core.credentials import opened
 from resnet_core.errors import UserError
 from resnet_core.storage.digest import (
     DIGESTS,
@@ -33,6 +31,7 @@ from resnet_core.storage.digest import (
     remove_bytecode,
     write_digests,
 )
+from tasks.registry.patience import download
 from tasks.registry.runs import client
 from tasks.values import ModelVersion
 
@@ -62,12 +61,8 @@ def _verified(tracking_uri: str, model: ModelVersion, verify_key: str | None, sc
     try:
         # With `dst_path`, MLflow would copy local files, too.
         local = place.startswith(("file:", "/"))
-        folder = Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=place, tracking_uri=opened(tracking_uri), dst_path=None if local else scratch
-            )
-        )
-    except (MlflowException, OSError) as error:
+        folder = download(tracking_uri, place, None if local else scratch)
+    except (MlflowException, OSError) as error:  # the registry's or the disk's own word: no answer is another error
         raise _refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
     try:
         if listed is None:

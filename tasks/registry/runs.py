@@ -23,6 +23,7 @@ from upath import UPath
 from resnet_core.credentials import opened
 from resnet_core.storage.files import DamagedFileError, is_local, read_json, write_text
 from tasks.registry.moved import follow_store
+from tasks.registry.patience import asked, is_answer, patient, says_missing
 from tasks.store import REGISTERED, Store
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
@@ -38,9 +39,8 @@ _SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
 
 def client(tracking_uri: str) -> MlflowClient:
     """Return a client of the registry; in a store that has moved, its places are corrected first."""
-    follow_store(tracking_uri)
-    address = opened(tracking_uri)
-    return MlflowClient(address, registry_uri=address)
+    asked(tracking_uri, follow_store, tracking_uri)
+    return patient(tracking_uri)
 
 
 def mlflow_name(name: str) -> str:
@@ -159,8 +159,7 @@ def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
 
 def _is_gone(error: MlflowException) -> bool:
     """Return whether the error says that the run does not exist, or that somebody has deleted it."""
-    deleted = error.error_code == "INVALID_PARAMETER_VALUE" and "'active' state" in str(error)
-    return deleted or error.error_code == "RESOURCE_DOES_NOT_EXIST"
+    return says_missing(error) or (is_answer(error) and "'active' state" in str(error))
 
 
 def living_run(tracking_uri: str, run_id: str, to_read: bool = False) -> str:

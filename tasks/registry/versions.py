@@ -15,6 +15,7 @@ from resnet_core.errors import UserError, nearest, some_of
 from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
 from tasks.registry.integrity import verified_folder
+from tasks.registry.patience import RegistryError, says_missing
 from tasks.registry.runs import client
 from tasks.settings import Settings, keep_confidential, known_keys
 from tasks.store import LINEAGE
@@ -72,7 +73,6 @@ ARTIFACTS, MODEL_FOLDER = "artifacts", "model"  # where MLflow keeps it, below t
 
 _Entry = TypeVar("_Entry")
 _SHOWN = 20  # names of models in a message; a shared server may have hundreds
-_NOT_FOUND = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")  # the second for an alias
 
 
 def value_of(version: RegisteredVersion) -> ModelVersion:
@@ -82,14 +82,19 @@ def value_of(version: RegisteredVersion) -> ModelVersion:
 
 
 def by_alias(tracking_uri: str, name: str, alias: str) -> ModelVersion | None:
-    """Return the version that the alias points to; None if the model or the alias does not exist.
+    """Return the version that the alias points to; None if MLflow says that the model or the alias does not exist.
 
-    Raises MlflowException for other errors, such as a timeout or a locked database.
+    Raises RegistryError where it does not answer.
     """
+    registry = client(tracking_uri)
     try:
-        return value_of(client(tracking_uri).get_model_version_by_alias(name, alias))
-    except MlflowException as error:
-        if error.error_code in _NOT_FOUND:
+        model = registry.get_registered_model(name)
+        if model.name != name:
+            raise RegistryError(f"MLflow at {tracking_uri} gave an empty answer for the model {name!r}.")
+        number = model.aliases.get(alias)
+        return value_of(registry.get_model_version(name, str(number))) if number else None
+    except MlflowException as error:  # the server's own word, or a defect
+        if says_missing(error):
             return None
         raise
 
@@ -128,7 +133,7 @@ def check_model(tracking_uri: str, name: str, field: str = "") -> None:
     try:
         client(tracking_uri).get_registered_model(name)
     except MlflowException as error:
-        if error.error_code not in _NOT_FOUND:
+        if not says_missing(error):
             raise
         names = model_names(tracking_uri)
         start = f"{field}: " if field else ""

@@ -26,6 +26,7 @@ from tasks.evaluation.held_out import facts, groups_of, in_order, score_split
 from tasks.registry.images import VersionImages
 from tasks.registry.int8_file import FILE, place_of
 from tasks.registry.integrity import sign
+from tasks.registry.patience import RegistryError
 from tasks.registry.runs import client
 from tasks.registry.versions import INT8, load_classifier
 from tasks.settings import Settings
@@ -59,6 +60,8 @@ def measure_int8(night: Night, gate: Gate, here: Workspace) -> None:
                 if key := Settings().signing_key:
                     sign(path.parent, Path(key))
                 client(tracking_uri).log_artifacts(version.run_id, folder, place_of(version))
+    except RegistryError:  # no answer of MLflow: the next night measures
+        raise
     except Exception as error:  # noqa: BLE001  of whatever library: the version is as good without
         log.warning(
             "gate        int8 was not measured: %s", (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -7,17 +7,14 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-import mlflow.artifacts
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from prefect import task
 from pydantic import ValidationError
 from scipy.stats import fisher_exact, norm
 
-from resnet_core.credentials import opened
 from resnet_core.errors import JobError, plural
 from resnet_core.evaluation.comparison import Comparison, Pair, below, compare, in_words
 from resnet_core.evaluation.metrics import METRICS, Interval, intervals
@@ -25,6 +22,7 @@ from tasks.artifacts import publish_table
 from tasks.dataset import Gate
 from tasks.registry import runs as tracking
 from tasks.registry.images import learned_from
+from tasks.registry.patience import download
 from tasks.registry.versions import GATE_SETTINGS, MONITOR, load_classifier
 from tasks.release.labelled import Answers, answer, check_labels
 from tasks.release.labelled import in_words as left_out_in_words
@@ -160,10 +158,9 @@ def _evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dic
     try:
         place = f"runs:/{version.run_id}/evaluation/metrics.json"
         with tempfile.TemporaryDirectory() as scratch:
-            file = mlflow.artifacts.download_artifacts(place, dst_path=scratch, tracking_uri=opened(tracking_uri))
-            found = json.loads(Path(file).read_text(encoding="utf-8"))
+            found = json.loads(download(tracking_uri, place, scratch).read_text(encoding="utf-8"))
         ends = [found["metrics"][metric][name] for name in ("value", "low", "high")]
-    except (MlflowException, OSError, KeyError):
+    except (MlflowException, OSError, KeyError):  # MLflow says that there is none, or it is of another release
         return None
     if None in ends:  # the held-out images could not tell
         return None

@@ -43,6 +43,7 @@ from tasks.dataset import CardConfig
 from tasks.evaluation.held_out import in_order
 from tasks.registry import runs as tracking
 from tasks.registry.integrity import seal
+from tasks.registry.patience import download
 from tasks.registry.versions import (
     CALIBRATION,
     CATALOG,
@@ -168,11 +169,7 @@ def _tags_of(made: Made) -> dict[str, str]:
 def _seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
     """List the digests of the files in MLflow's store, and sign them if a key is set. Returns the version's tags."""
     with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(
-            mlflow.artifacts.download_artifacts(
-                artifact_uri=f"models:/{model_id}", dst_path=scratch, tracking_uri=registry.tracking_uri
-            )
-        )
+        folder = download(registry.tracking_uri, f"models:/{model_id}", scratch)
         tags, files = seal(folder, Settings().signing_key)
         for file in files:
             registry.log_model_artifact(model_id, str(file))
@@ -185,7 +182,7 @@ def _log_dataset(tracking_uri: str, run_id: str, catalog: Catalog) -> None:
         table = pd.read_parquet(file)
     try:
         source = mlflow.data.dataset_source_registry.resolve_dataset_source(str(catalog.path))
-    except MlflowException:  # a kind of store that MLflow does not know
+    except MlflowException:  # a kind of store that MLflow does not know; no server is asked
         source = CodeDatasetSource(tags={"catalog": str(catalog.path)})
     dataset = mlflow.data.pandas_dataset.from_pandas(
         table, source=source, name=catalog.dataset, digest=catalog.digest, targets="label"

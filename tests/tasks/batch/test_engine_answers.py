@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mlflow.exceptions import MlflowException
 
 from resnet_core.errors import JobError, UserError
 from resnet_core.export import onnx_file
@@ -19,6 +18,7 @@ from tasks.batch import engine, engine_trials
 from tasks.batch.values import EngineChoice
 from tasks.registry import int8_file
 from tasks.registry.int8_file import Int8
+from tasks.registry.patience import RegistryError
 from tasks.values import ModelVersion
 from tests.tasks.batch.test_engine import LONG, choose, classifier, keep, model, opened
 
@@ -195,17 +195,16 @@ def test_another_machine_than_that_of_the_trial_is_held_to_the_answers_itself(
     assert (there.name, there.refused and there.refused[0]) == ("torch", "int8")
 
 
-def test_an_error_of_the_registry_is_not_a_refusal_of_int8(
-    choose: Choose, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_error_of_the_registry_is_not_a_refusal_of_int8(choose: Choose, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is it one of int8's being allowed: the batch ends, and the same command goes on."""
+
     def busy(*where: object) -> None:
-        raise MlflowException("database is locked")
+        raise RegistryError("database is locked")
 
     monkeypatch.setattr(int8_file, "_tag_of", busy)
     monkeypatch.setattr(engine_trials, "can_run", lambda name, device: name == "int8")
-    with caplog.at_level("WARNING", "grayline"):
-        assert choose(LONG).name == "torch"
-    assert "int8 is not tried: the registry gave no answer (database is locked)" in caplog.text
+    with pytest.raises(RegistryError, match="database is locked"):
+        choose(LONG)
     monkeypatch.setattr(engine, "check_engine", lambda option, wanted, device: wanted)
-    with pytest.raises(MlflowException, match="database is locked"):
+    with pytest.raises(RegistryError, match="database is locked"):
         choose(10, "int8")
