@@ -95,6 +95,8 @@ def _public(words: list[str]) -> list[str]:
 
 def _is_of_a_server(error: Exception) -> bool:
     """Return whether a client of Prefect, MLflow or a database raised it: the server's fault, or its line's."""
+    if getattr(error, "error_code", "") == "INVALID_PARAMETER_VALUE":  # it has answered: a defect of ours
+        return False
     clients = {"httpx", "mlflow", "requests", "sqlalchemy", "sqlite3", "urllib3"}
     names = {kind.__module__.partition(".")[0] for kind in type(error).__mro__}
     return bool(names & clients) or type(error).__name__ == "PrefectHTTPStatusError"
