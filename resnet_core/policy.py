@@ -9,9 +9,8 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from resnet_core.credentials import public
 from resnet_core.errors import UserError
@@ -54,23 +53,9 @@ _roots: ContextVar[tuple[str, ...]] = ContextVar("manifest_roots", default=())
 _is_named: ContextVar[bool] = ContextVar("host is named", default=False)
 
 
-_typed: set[tuple[str, str]] = set()  # protocols and hosts
-
-
 def policy() -> Policy:
     """Return the policy of this process."""
-    decided = _deciders[-1]()
-    if not _typed:
-        return decided
-    protocols, hosts = zip(*sorted(_typed), strict=True)
-    return replace(decided, protocols=(*decided.protocols, *protocols), private_hosts=(*decided.private_hosts, *hosts))
-
-
-def allow_typed(place: str) -> None:
-    """Allow the protocol and the host of a URL that a person types on the command line: the settings are of input."""
-    url = urlsplit(place)
-    if url.scheme in ("http", "https") and url.hostname:
-        _typed.add((url.scheme, url.hostname))
+    return _deciders[-1]()
 
 
 def decide_by(decide: Callable[[], Policy]) -> None:

@@ -167,6 +167,14 @@ _POLICY += [f"GRAYLINE_MAX_{name}" for name in ("UNPACKED_BYTES", "RATIO", "MEMB
 decide_by(_decide)  # in every process that has settings at all
 
 
+def allow_typed(place: str) -> None:
+    """Allow a URL that a person types on the command line, here and in processes to come: settings are of input."""
+    url, settings = urlsplit(place), _read_settings()
+    if url.scheme in ("http", "https") and url.hostname:
+        os.environ["GRAYLINE_ALLOWED_PROTOCOLS"] = f"{settings.allowed_protocols}, {url.scheme}"
+        os.environ["GRAYLINE_PRIVATE_HOSTS"] = f"{settings.private_hosts}, {url.hostname}".lstrip(", ")
+
+
 def _read_settings() -> Settings:
     """Read the settings. Raises UserError for an invalid variable."""
     try:

@@ -17,10 +17,9 @@ from flows.cli.tables import console, say, table
 from flows.interrupt import stoppable
 from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
-from resnet_core.policy import allow_typed
 from resnet_core.storage.files import disk_full, says_full
 from tasks.progress import complain, show_defect, show_log_lines
-from tasks.settings import Settings, prepare_environment
+from tasks.settings import Settings, allow_typed, prepare_environment
 from tasks.validation import invalid
 
 _WORD = re.compile(r"(-*[\w-]+=)?(.*)", re.DOTALL)  # an option or a parameter, and its value

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import sys
 from pathlib import Path
@@ -12,7 +11,7 @@ import typer
 
 from flows.cli.tables import console, say, table
 from resnet_core.errors import UserError, plural, some_of
-from resnet_core.storage.names import visible
+from resnet_core.storage.names import json_line, visible
 from tasks.settings import Settings, check_there
 from tasks.store import own_files
 
@@ -85,6 +84,7 @@ def write_file(
     source: str, labels: str | None = None, name: str | None = None, output: str | None = None, *, asks: bool
 ) -> Path:
     """Look, ask at most four questions, and write the file. Raises UserError for wrong input."""
+    from resnet_core.credentials import opened
     from resnet_core.sources.source import check_source
     from resnet_core.storage.locations import from_home, is_url
 
@@ -113,6 +113,8 @@ def write_file(
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     say(f"{path}:", "", *text.splitlines(), "")
+    if opened(source) != source:
+        say("The file has no password: keep the URL in a file, and set GRAYLINE_ACCESS_FILE to it (docs/security.md).")
     if not is_url(source) and not Path(source).is_absolute():
         say(f"`source:` is relative to this folder, {Path.cwd()}: run Grayline here.")
     seconds = found.images / found.rate + training_seconds(chosen, len(found.classes), Settings().device)
@@ -182,15 +184,12 @@ def _as_yaml(found: Survey, name: str, chosen: Chosen, watched: str) -> str:
         "gate": f"{{metric: {chosen.metric}}}",
     }
 
-    def quoted(text: str) -> str:
-        return json.dumps(text, ensure_ascii=False)
-
-    settings = [(f"name: {name}", "also the model's name"), (f"source: {quoted(found.source)}", "")]
+    settings = [(f"name: {name}", "also the model's name"), (f"source: {json_line(found.source)}", "")]
     if found.labels:
-        settings.append((f"labels: {quoted(found.labels)}", f"columns {', '.join(found.columns)}"))
+        settings.append((f"labels: {json_line(found.labels)}", f"columns {', '.join(found.columns)}"))
     settings += [(f"{key}: {value}", chosen.reasons[key]) for key, value in values.items()]
     if watched:
-        settings.append((f"evaluate: {{recall: {{{quoted(watched)}: 0.95}}}}", "found in 95% of its images"))
+        settings.append((f"evaluate: {{recall: {{{json_line(watched)}: 0.95}}}}", "found in 95% of its images"))
     what = f"{plural(found.images, 'image')} of {plural(len(found.classes), 'class', 'classes')}"
     head = f"# {what}. docs/dataset-file.md has every key."
     return "\n".join([head, *(f"{text}  # {visible(why)}" if why else text for text, why in settings)]) + "\n"

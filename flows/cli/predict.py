@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
@@ -12,6 +11,7 @@ import typer
 from flows.cli.options import ModelOption
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import UserError, plural
+from resnet_core.storage.names import json_line
 from tasks.settings import Settings, check_there
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def predict(
         for prediction in predict_files(classifier, files, settings.limits):
             found.append(prediction)
             if as_json:
-                print(json.dumps(asdict(prediction), ensure_ascii=False), flush=True)  # noqa: T201
+                print(json_line(asdict(prediction)), flush=True)  # noqa: T201
             advance(1)
     if not as_json:
         _show(found, f"{version.name} version {version.version}")

@@ -4,9 +4,11 @@ Macs store letters and accents apart (NFD), other systems together (NFC). Window
 A folded name decides identity: joins, repeated rows, classes. Only the name as it was written opens a file.
 """
 
+import json
 import re
 import unicodedata
 from collections.abc import Iterator
+from typing import Any
 
 # `resnet_core.storage.locations.printable` writes a byte that is not UTF-8 as `\udce9`: not a separator.
 _SEPARATOR = re.compile(r"\\(?!udc[89a-f][0-9a-f])")
@@ -47,6 +49,11 @@ def visible(text: str) -> str:
 
 def _code(match: re.Match[str]) -> str:
     return match[0].encode("unicode_escape").decode()
+
+
+def json_line(value: Any) -> str:
+    """Return JSON in one line, whose text no terminal obeys: control characters and marks of direction as codes."""
+    return _UNSEEN.sub(lambda match: json.dumps(match[0])[1:-1], json.dumps(value, ensure_ascii=False))
 
 
 def _in_nfc(name: str) -> str:

@@ -1,6 +1,7 @@
 """The first commands: `init` looks at images and writes a file that works; `predict` needs no flow."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,10 @@ from PIL import Image
 from typer.testing import CliRunner, Result
 
 from flows.cli.app import app
+from flows.cli.begin import _as_yaml
 from resnet_core.errors import UserError
 from resnet_core.model.classifier import Classifier
+from resnet_core.storage.names import fold_label
 from tasks.dataset import load_dataset
 from tasks.survey.survey import Survey, choose, mirrors
 
@@ -158,3 +161,11 @@ def test_predict_of_nothing_that_can_be_read_fails(tmp_path: Path) -> None:
         done = run("predict", place)
         assert isinstance(done.exception, UserError)
         assert words in str(done.exception)
+
+
+@pytest.mark.parametrize("name", ["a\nsource: /etc", 'a"}}\n', "\x1b[2J", "\x9b2J: #", "\u202e# x", "=cmd|' /C'!A0"])
+def test_names_of_columns_and_classes_do_not_become_settings(tmp_path: Path, name: str) -> None:
+    found = replace(survey_of({name: 90, "b": 30}, 40), labels=f"{name}.csv", columns=("path", name))
+    (tmp_path / "few.yaml").write_text(_as_yaml(found, "few", choose(found, True), name), encoding="utf-8")
+    data = load_dataset(tmp_path / "few.yaml")
+    assert (data.source, data.labels, data.evaluate.recall) == ("x", f"{name}.csv", {fold_label(name): 0.95})

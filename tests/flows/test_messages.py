@@ -85,7 +85,6 @@ def test_a_wrong_command_line_is_one_line_in_plain_words(
 @pytest.fixture
 def forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No secret is known, before and after; the environment is as it was."""
-    monkeypatch.setattr("resnet_core.policy._typed", set())
     before = dict(os.environ)
     forget()
     yield

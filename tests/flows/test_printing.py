@@ -1,6 +1,7 @@
 """Printing: names from data appear as they are, on the terminal, in Markdown and on pages; no name is markup."""
 
 import io
+import json
 import logging
 import re
 from dataclasses import replace
@@ -16,7 +17,7 @@ from flows.cli.labels import _show_label_issues
 from flows.cli.scores import show_scores
 from flows.cli.store import _describe
 from resnet_core.errors import UserError, plural, some_of
-from resnet_core.storage.names import visible
+from resnet_core.storage.names import json_line, visible
 from tasks import progress
 from tasks.artifacts import Markdown, code, markdown_table, plain, publish_table
 from tasks.batch import progress as batch_progress
@@ -125,6 +126,13 @@ def test_any_log_handler_gets_text_without_codes_and_secrets(caplog: pytest.LogC
     with caplog.at_level(logging.INFO, logger="grayline"):
         logging.getLogger("grayline").warning("labels %s of %s", "\x1b[2J\n\u202eevil", "http://me:geheim@h/x")
     assert "labels \\x1b[2J\\n\\u202eevil of http://h/x" in caplog.text
+
+
+def test_a_line_of_json_is_the_same_json_without_codes() -> None:
+    for name in [*HOSTILE, "\x1b]0;x\x07", "\x9b2J", "\U000e0041"]:
+        line = json_line({name: [name, 0.5]})
+        assert json.loads(line) == {name: [name, 0.5]}
+        assert visible(line) == line
 
 
 def test_prefects_tables_and_descriptions_are_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,8 @@ _SIGNATURE = "c2lnbmF0dXJl"
 @pytest.fixture(autouse=True)
 def _forgotten(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No secret is known, before and after; the policy allows the servers of this file."""
-    monkeypatch.setattr("resnet_core.policy._typed", {("http", "127.0.0.1")})
+    monkeypatch.setenv("GRAYLINE_ALLOWED_PROTOCOLS", "file, http, https, ftp")
+    monkeypatch.setenv("GRAYLINE_PRIVATE_HOSTS", "127.0.0.1")
     forget()
     yield
     forget()
