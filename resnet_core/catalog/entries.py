@@ -3,6 +3,7 @@
 `resnet_core.catalog.build` has the table of all tables.
 """
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -11,12 +12,15 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog.build import CATALOG, ENTRIES
+from resnet_core.credentials import masked
 from resnet_core.errors import UserError, plural
 from resnet_core.reasons import LOOK_AGAIN, Reason, ReasonCode, with_reason_codes
 from resnet_core.sources.listing import BROKEN_LINK
 from resnet_core.storage import database
 from resnet_core.storage.matching import Places, difference, match
 from resnet_core.storage.names import fold_label, fold_path
+
+log = logging.getLogger("grayline")
 
 ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
 KNOWN_BY = ("uri", "size", "modified", "part", "reason_code", "tries")  # columns of `previous` that entries need
@@ -131,6 +135,19 @@ def load_previous(db: DuckDBPyConnection, file: Path | None, columns: Sequence[s
         names = ", ".join(name for name in columns if name == "*" or name in there)
         query = f"insert into previous by name select {names} from read_parquet($file)"
         db.execute(query, {"file": database.file_name(file)})
+    _take_out_secrets(db)
+
+
+def _take_out_secrets(db: DuckDBPyConnection) -> None:
+    """Give the rows of earlier releases the public URLs that sources have now."""
+    query = "select uri from previous where contains(uri, '://') and (contains(uri, '@') or contains(uri, '?'))"
+    changed = [(shown, uri) for (uri,) in db.sql(query).fetchall() if (shown := masked(uri)) != uri]
+    if changed:
+        db.executemany("update previous set uri = $1 where uri = $2", changed)
+        log.warning(
+            "ingest      %s an earlier release has kept with a password or a signature: it goes from the catalog, and "
+            "stays in history/. Change it", plural(len(changed), "URL that", "URLs that"),
+        )  # fmt: skip
 
 
 def make_entries(db: DuckDBPyConnection, parts: Sequence[str]) -> None:

@@ -10,10 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from upath import UPath
 
+from resnet_core.catalog.build import CATALOG
+from resnet_core.catalog.entries import load_previous
 from resnet_core.credentials import access_to, forget, masked, opened, public, remember
 from resnet_core.errors import UserError
 from resnet_core.images.preprocessing import Preprocessing
@@ -22,6 +25,7 @@ from resnet_core.reading.pool import read_files
 from resnet_core.sources.locate import read_bytes
 from resnet_core.sources.manifest import list_manifest
 from resnet_core.sources.source import list_source
+from resnet_core.storage.database import database
 from resnet_core.storage.files import to_path
 from tasks.dataset import Dataset
 from tasks.parts import make_parts
@@ -224,3 +228,12 @@ def test_settings_of_a_data_set_are_public() -> None:
     assert PASSWORD not in data.model_dump_json()
     assert _SIGNATURE not in data.model_dump_json()
     assert opened(data.source) == f"http://me:{PASSWORD}@h/x/"
+
+
+def test_a_catalog_of_an_earlier_release_loses_its_passwords(tmp_path: Path) -> None:
+    rows = [{"uri": f"http://me:{PASSWORD}@h/1.png"}, {"uri": "/a@b?.png"}, {"uri": "https://h/2.png?id=3"}]
+    pq.write_table(pa.Table.from_pylist(rows, CATALOG), tmp_path / "catalog.parquet")
+    with database() as db:
+        load_previous(db, tmp_path / "catalog.parquet")
+        uris = {uri for (uri,) in db.sql("select uri from previous").fetchall()}
+    assert uris == {"http://h/1.png", "/a@b?.png", "https://h/2.png?id=3"}
