@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from flows.cli.options import HtmlFile, ModelOption, persons_list, ready
 from flows.cli.tables import console, number, say, table
-from resnet_core.errors import plural
+from resnet_core.errors import plural, some_of
 from resnet_core.storage.files import to_output
 from tasks.settings import Settings, check_there, reveal
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from tasks.batch.values import Scores
 
 app = typer.Typer()
+
+_GONE = 3  # files in a message
 
 
 @app.command("classify-batch")
@@ -95,3 +97,25 @@ def gallery(
     unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
     say(f"{page.batch}: {page.shown:,} of {plural(page.files, 'file')}, {page.size / 1e6:,.1f} MB{unseen}")
     say(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")
+
+
+@app.command("sort")
+def sort_batch(
+    batch: Annotated[str, typer.Argument(help="The output of a batch, or its name under scores/.")],
+    to: Annotated[str, typer.Option(help="The folder to make: a folder per label, `review` and `failed`.")],
+    copy: Annotated[bool, typer.Option("--copy/--link", help="Copy the files, or link to them.")] = False,
+) -> None:
+    """Sort a batch's files into folders by label; the originals stay as they are."""
+    from tasks.report.gallery_page import find_batch
+    from tasks.report.sorted_files import check_folder, sort_files
+    from tasks.store import Store
+
+    scores = find_batch(batch, Store(Settings().root)).scores
+    counts, gone = sort_files(scores, folder := check_folder(to, scores, copy), copy)
+    rows = table("folder", number("files"), title=str(folder))
+    for name, count in sorted(counts.items()):
+        rows.add_row(name, f"{count:,}")
+    console.print(rows)
+    if gone:
+        say(f"{plural(len(gone), 'file')} of the batch cannot be read any more: {some_of(gone, _GONE)}")
+    say("Move files between the folders, then retrain on them: folders are labels.")

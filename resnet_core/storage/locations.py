@@ -91,7 +91,7 @@ def file_system(url: str) -> tuple["AbstractFileSystem", str]:
 def facts(place: str) -> dict[str, Any]:
     """Return `type` (file, directory or other), `size` and `modified` of a place. Raises OSError."""
     if not is_url(place):
-        status = os.stat(_existing(place))
+        status = os.stat(existing(place))
         kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}.get(stat.S_IFMT(status.st_mode), "other")
         return {"type": kind, "size": status.st_size, "modified": str(status.st_mtime_ns)}
     fs, name = file_system(place)
@@ -182,7 +182,7 @@ def _find_file(folder: str, table: str, reach: Reach, path: str) -> Found:
 def open_stream(place: str) -> IO[bytes]:
     """Open a file to read from front to back, also with jumps. Raises OSError."""
     if not is_url(place):
-        return open(_existing(place), "rb", buffering=1024**2)
+        return open(existing(place), "rb", buffering=1024**2)
     fs, name = file_system(place)
     with os_errors():
         return io.BufferedReader(fs.open(name, "rb", block_size=BLOCK, cache_type="readahead"), 1024**2)
@@ -246,7 +246,7 @@ def _reader(place: str) -> Iterator[Any]:
 
         yield fetch
     else:
-        with open(_existing(place), "rb") as file:
+        with open(existing(place), "rb") as file:
 
             def read(start: int, end: int) -> bytes:
                 file.seek(start)
@@ -268,7 +268,7 @@ def _fetch(files: Sequence[tuple["AbstractFileSystem", str, int]]) -> Iterator[b
 
 def _read_local(uri: str, size: int) -> bytes | OSError:
     try:
-        with open(_existing(uri), "rb") as file:
+        with open(existing(uri), "rb") as file:
             return _checked(file.read() if size < 0 else file.read(size + 1), size)
     except OSError as error:
         return error
@@ -280,7 +280,7 @@ def _checked(data: bytes, size: int) -> bytes | OSError:
     return OSError(f"has changed since it was listed: it had {size:,} bytes then")
 
 
-def _existing(path: str) -> str:
+def existing(path: str) -> str:
     """Return a local file's name, also if `printable` has changed it."""
     if "\\udc" not in path or os.path.lexists(path):
         return path
