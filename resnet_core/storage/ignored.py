@@ -65,6 +65,11 @@ _NAMES = frozenset(name.lower() for line in IGNORED for name in (*line.folders, 
 _SUFFIXES = frozenset(suffix for line in IGNORED for suffix in line.suffixes)
 _BEGINNINGS = tuple(name.lower() for name in DOCUMENTS)
 _DOCUMENT = re.compile(rf"({'|'.join(_BEGINNINGS)})(-[a-z]+)*({'|'.join(map(re.escape, DOCUMENT_SUFFIXES))})?")
+# The same rules for columns of paths, in a fifth of the time.
+IGNORED_PATTERN = (
+    rf"(?is)(^|/)(~\$[^/]*|\.[^./][^/]*|\.\.[^/]+|{'|'.join(map(re.escape, sorted(_NAMES)))})(/|$)"
+    rf"|[^/]({'|'.join(map(re.escape, sorted(_SUFFIXES)))})$|(^|/){_DOCUMENT.pattern}$"
+)
 _USUAL = frozenset((".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm", ".webp", ".gif", ".pgm"))
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 def printable(name: str) -> str:
     """Return a name as text that any table can hold; names that are valid UTF-8 stay as they are."""
+    if name.isascii():
+        return name
     try:
         name.encode("utf-8")
     except UnicodeEncodeError:

@@ -5,9 +5,11 @@ import tarfile
 import zipfile
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
-from resnet_core.storage.ignored import IGNORED, OWN_MARKS, is_from_system, is_ignored
+from resnet_core.storage.ignored import DOCUMENTS, IGNORED, IGNORED_PATTERN, OWN_MARKS, is_from_system, is_ignored
 from tasks.store import BATCH_BEGUN, FEATURES_BEGUN, STORE_MARK
 from tests.listings import ignored, paths
 
@@ -65,3 +67,20 @@ def test_folders_archives_and_urls_ignore_the_same(tmp_path: Path) -> None:
             assert paths(source) == sorted(IMAGES), source
     finally:
         fs.rm("/ignored-test", recursive=True)
+
+
+def test_the_pattern_for_columns_says_the_same() -> None:
+    whole = [name for line in IGNORED for name in (*line.folders, *line.files)]
+    ends = [suffix for line in IGNORED for suffix in line.suffixes]
+    names = [
+        *whole, *map(str.upper, whole), *(f"{name}x" for name in whole),
+        *ends, *(f"x{end}" for end in ends), *(f"x{end}.png" for end in ends),
+        *(f"{name}{end}" for name in DOCUMENTS for end in ("", "-MIT", "-a-b.pdf", ".PDF", ".png", "s", "-1")),
+        ".hidden", "..", ".", "..x", "~$x.docx", "~x", "a.b.c.csv", "x.csv ", "x.", "noext", "é.png", "icon",
+    ]  # fmt: skip
+    paths = [
+        form.format(name) for name in names for form in ("{}", "a/{}", "a/b/{}", "{}/1.png", "a/{}/b/1.png", "a b/{}")
+    ]
+    found = pc.match_substring_regex(pa.array(paths), IGNORED_PATTERN).to_pylist()
+    assert [path for path, is_it in zip(paths, found, strict=True) if is_it != is_ignored(path)] == []
+    assert 300 < sum(found) < len(found)
