@@ -144,6 +144,7 @@ def public_folder() -> Iterator[Path]:
     """A folder that any user may enter, and no rights of root."""
     with tempfile.TemporaryDirectory() as name:
         Path(name).chmod(0o755)
+        kept = os.umask(0o022)
         user = os.geteuid()
         for place in ("open/1.png", "shut/2.png", "names-only/3.png", "open/4.png", "shut.zip"):
             touch(Path(name) / place)
@@ -155,6 +156,7 @@ def public_folder() -> Iterator[Path]:
             yield Path(name)
         finally:
             os.seteuid(user)
+            os.umask(kept)
             for place in ("shut", "names-only"):
                 (Path(name) / place).chmod(0o755)
 
