@@ -18,13 +18,14 @@ from resnet_core.reasons import LOOK_AGAIN, Reason, ReasonCode, with_reason_code
 from resnet_core.sources.listing import BROKEN_LINK
 from resnet_core.storage import database
 from resnet_core.storage.matching import Places, difference, match
-from resnet_core.storage.names import fold_label, fold_path
+from resnet_core.storage.names import bare_label, fold_label, fold_path
 
 log = logging.getLogger("grayline")
 
 ASSIGNED = pa.schema([("uri", pa.string()), ("part", pa.string())])
 KNOWN_BY = ("uri", "size", "modified", "part", "reason_code", "tries")  # columns of `previous` that entries need
 
+_VOID = ("nan", "na", "n/a", "none", "null", "<na>", "#n/a", "nil")
 _MISSING = Reason.of(ReasonCode.FILE_MISSING, "listed in the labels, not found in the source")
 _UNLABELLED = Reason.of(ReasonCode.LABEL_MISSING, "it has none yet")
 _WITH_LABELS = """
@@ -114,12 +115,18 @@ def fold_labels(db: DuckDBPyConnection, table: str) -> dict[str, list[str]]:
     return {name: [label for (label,) in rows if fold_label(label) == name] for name in changed.values() if name}
 
 
-def labels_by_case(db: DuckDBPyConnection) -> list[list[str]]:
-    """Return the labels of `entries` that differ by case alone."""
-    by_case: dict[str, list[str]] = {}
+def labels_alike(db: DuckDBPyConnection) -> list[list[str]]:
+    """Return the labels of `entries` that differ by what a person hardly sees, as `names.bare_label` has it."""
+    alike: dict[str, list[str]] = {}
     for (label,) in db.sql("select distinct label from entries where label is not null order by label").fetchall():
-        by_case.setdefault(label.casefold(), []).append(label)
-    return [labels for labels in by_case.values() if len(labels) > 1]
+        alike.setdefault(bare_label(label), []).append(label)
+    return [labels for labels in alike.values() if len(labels) > 1]
+
+
+def void_labels(db: DuckDBPyConnection) -> str:
+    """Return the labels of `entries` that programs write for a missing value, such as 'NaN'."""
+    query = f"select distinct label from entries where lower(label) in {_VOID} order by label"
+    return " and ".join(repr(label) for (label,) in db.sql(query).fetchall())
 
 
 def load_previous(db: DuckDBPyConnection, file: Path | None, columns: Sequence[str] = ("*",)) -> None:

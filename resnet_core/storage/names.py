@@ -15,6 +15,9 @@ _SEPARATOR = re.compile(r"\\(?!udc[89a-f][0-9a-f])")
 _SUPERFLUOUS = re.compile(r"(?<![:/])/+(\./+)*|^(\./+)+")  # but for the slashes of `s3://`
 _BLANKS = " \t\n\u00a0\u3000\ufeff\u200b\u2060"  # the last three have no width
 
+_QUOTES = "\"'`\u2018\u2019\u201c\u201d\u00b4\u200c\u200d"
+_NUMBER = re.compile(r"[+-]?\d{1,15}(\.\d+)?", re.ASCII)
+
 # Terminals and browsers obey these. Joiners (200c, 200d) are letters of some scripts, and stay.
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
@@ -40,6 +43,16 @@ def fold_label(label: str) -> str:
     """Return a label in NFC, without blanks and invisible characters around it."""
     label = label.strip()
     return label if label.isascii() else _in_nfc(label).strip(_BLANKS)
+
+
+def bare_label(label: str) -> str:
+    """Return what is left of a label without what a person hardly sees: two classes with the same rest are suspicious.
+
+    Case, blanks, quotation marks, characters without width, and how a number is written: 1, 01, 1.0.
+    """
+    text = _UNSEEN.sub("", unicodedata.normalize("NFKC", label)).casefold()
+    text = "".join(character for character in text if not character.isspace() and character not in _QUOTES)
+    return str(float(text)) if _NUMBER.fullmatch(text) else text
 
 
 def visible(text: str) -> str:

@@ -123,9 +123,15 @@ def _say_spellings(spellings: dict[str, list[str]]) -> None:
 
 
 def _check_entries(db: DuckDBPyConnection, dataset: Dataset) -> None:
-    for spellings in entries.labels_by_case(db)[:_SHOWN]:
-        names = " and ".join(map(repr, spellings))
-        log.warning("labels      %s differ by case alone, and are different classes. Write them alike if not", names)
+    for spellings in entries.labels_alike(db)[:_SHOWN]:
+        by_case = len({label.casefold() for label in spellings}) == 1
+        what = "case" if by_case else "blanks, quotation marks, unseen characters or how a number is written"
+        names = " and ".join(map(repr if by_case else ascii, spellings))
+        log.warning(
+            "labels      %s differ by %s alone, and are different classes. Write them alike if not", names, what
+        )
+    if void := entries.void_labels(db):
+        log.warning("labels      %s is the name of a class. Leave the cell empty if it means that there is none", void)
     classes = entries.first_labels(db, 2)
     if len(classes) < 2:
         names = repr(classes[0]) if classes else "none"

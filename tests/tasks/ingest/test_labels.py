@@ -183,3 +183,24 @@ def test_labels_of_two_files_whose_names_differ_by_their_unicode_form(tmp_path: 
     found = rows(draw(tmp_path / "d", names), tmp_path / "s", labels=labels(tmp_path / "l.csv", lines))
     assert found.groupby("label")["uri"].nunique().to_dict() == {"cat": 4, "dog": 4}
     assert found[found["label"] == "cat"]["uri"].str.contains(COMPOSED).all()
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("1", "1.0"), ("7", "007"), ("big cat", "big  cat"), ("cat", "'cat'"), ("cat", "c\u200bat"), ("cat", "\uff43at")],
+)
+def test_classes_that_a_person_hardly_tells_apart_are_named(
+    tmp_path: Path, said: pytest.LogCaptureFixture, one: str, other: str
+) -> None:
+    lines = [f"{name},{one if name < 'd' else other}" for name in NAMES]
+    found = rows(draw(tmp_path / "d", NAMES), tmp_path / "s", labels=labels(tmp_path / "l.csv", lines))
+    assert set(found["label"]) == {one, other}
+    assert (
+        f"{min(one, other)!a} and {max(one, other)!a} differ by blanks, quotation marks, unseen characters" in said.text
+    )
+
+
+def test_a_class_named_like_a_missing_value_is_named(tmp_path: Path, said: pytest.LogCaptureFixture) -> None:
+    lines = [f"{name},{'NaN' if name < 'd' else 'dog'}" for name in NAMES]
+    rows(draw(tmp_path / "d", NAMES), tmp_path / "s", labels=labels(tmp_path / "l.csv", lines))
+    assert "'NaN' is the name of a class. Leave the cell empty if it means that there is none" in said.text
