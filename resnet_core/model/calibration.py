@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from resnet_core.errors import NotANumberError
+
 CALIBRATION = "calibration.json"
 FLOOR = 1e-30  # the least probability of which a logarithm is taken
 FEWEST = 200  # images that a temperature is fitted on
@@ -69,6 +71,9 @@ class Calibration:
         return asdict(self) | {"weights": list(self.weights)}
 
     def save(self, folder: Path) -> None:
+        """Write the file. Raises NotANumberError for NaN and infinity, by which nothing can be decided."""
+        if not np.isfinite([self.temperature, *self.weights, self.threshold or 0.0]).all():
+            raise NotANumberError(f"the calibration is not made of numbers: {self.described()}")
         (folder / CALIBRATION).write_text(json.dumps(self.described(), indent=2) + "\n", encoding="utf-8")
 
 

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
@@ -94,6 +95,16 @@ def test_every_torn_file_is_found_and_derived_ones_are_repaired(
     assert not [finding for finding in left if finding.mend and "shards" not in finding.place]
     assert not (store / "work/d").exists()
     assert not (store / "shards/d/.set.0123abcd").exists()
+
+
+def test_no_file_names_the_place_of_the_store(store: Path) -> None:
+    """A store that is moved, copied or mounted elsewhere goes on."""
+    for path in (path for path in store.rglob("*") if path.is_file() and "scores" not in path.parts):
+        text = path.read_text("latin-1")
+        if path.suffix == ".parquet":
+            table = pq.read_table(path)
+            text = f"{table.schema.metadata} " + " ".join(str(table[name].to_pylist()) for name in table.column_names)
+        assert str(store) not in text, path
 
 
 def test_a_night_at_work_is_left_alone(store: Path, registry: str) -> None:

@@ -1,9 +1,12 @@
 """The registry belongs to other people and tools, too: more than a page of models, and runs that somebody deletes."""
 
+import ast
 import logging
 import shutil
+import tempfile
 from pathlib import Path
 
+import mlflow.artifacts
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
@@ -11,6 +14,7 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from tasks.registry import champion, patience, runs, versions
+from tasks.registry.integrity import verified_folder
 from tasks.registry.patience import RegistryError
 
 
@@ -126,3 +130,38 @@ def test_a_deleted_experiment_is_restored(registry: MlflowClient, caplog: pytest
         run = runs.open_run(registry.tracking_uri, UPath("/store"), "parts", "some digest")
     assert registry.get_run(run).info.experiment_id == experiment.experiment_id
     assert "the experiment parts had been deleted: restored" in caplog.text
+
+
+def test_every_download_says_where_to() -> None:
+    """Without a folder, MLflow makes one in the temporary folder for each model, and nobody removes it."""
+    home, found = Path(__file__).parents[3], 0
+    for path in [*home.glob("tasks/**/*.py"), *home.glob("flows/**/*.py")]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "download_artifacts":
+                found += 1
+                assert len(node.args) == 3 or "dst_path" in {keyword.arg for keyword in node.keywords}, path
+    assert found >= 4
+
+
+def test_a_version_of_a_server_is_removed_after_its_use(
+    registry: MlflowClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place that is not a local folder is downloaded, as from a server."""
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "MLmodel").write_text("model")
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
+    monkeypatch.setattr(MlflowClient, "get_model_version_download_uri", lambda *_: "mlflow-artifacts:/files")
+
+    def download(artifact_uri: str, tracking_uri: str, dst_path: str | None) -> str:
+        assert dst_path
+        return str(shutil.copytree(tmp_path / "files", Path(dst_path) / "files"))
+
+    monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
+    version = versions.find_version(registry.tracking_uri, "parts", "1")
+    with verified_folder(registry.tracking_uri, version) as folder:
+        assert (folder / "MLmodel").read_text() == "model"
+        assert folder.is_relative_to(tmp_path / "tmp")
+    with pytest.raises(KeyError), verified_folder(registry.tracking_uri, version):
+        raise KeyError
+    assert list((tmp_path / "tmp").iterdir()) == []
