@@ -11,6 +11,7 @@ import typer
 
 from flows.cli.tables import console, say, table
 from resnet_core.errors import UserError, plural, some_of
+from resnet_core.storage.files import is_local, to_output
 from resnet_core.storage.names import json_line, visible
 from tasks.settings import Settings, check_there
 from tasks.store import own_files
@@ -129,7 +130,10 @@ def _check_places(source: str, name: str | None, output: str | None) -> tuple[st
     name = name or base
     if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
         raise UserError(f"--name: {name!r} cannot name a model. Write lower-case letters, digits, - and _, as {base}.")
-    path = Path(output) if output else Path("data") / f"{name}.yaml"
+    to = None if output is None else to_output(output, "--output")
+    if to is not None and not is_local(to):
+        raise UserError(f"--output: {output} is not on this machine. Name a file.")
+    path = Path("data") / f"{name}.yaml" if to is None else Path(to.path)
     if path.exists():
         raise UserError(f"{path}: is there already. Choose another with --output, or --name.")
     return name, path

@@ -6,8 +6,8 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from flows.cli.tables import console, say
 from flows.stack.deployments import deployment_names
+from flows.stack.processes import say
 from resnet_core.credentials import masked, opened
 from resnet_core.errors import UserError, nearest
 
@@ -110,7 +110,7 @@ def _follow(client: "SyncPrefectClient", run: "FlowRun", name: str, verbose: boo
     for text in _outcome(client, run, name):
         say(text)
     if not state.is_completed():
-        console.print(f"{state.name}: {_why(state.message)}", style="red")
+        say(f"{state.name}: {_why(state.message)}")
     return 0 if state.is_completed() else 1
 
 
@@ -125,7 +125,7 @@ def _show_lines(client: "SyncPrefectClient", run: "FlowRun", seen: int, verbose:
         lines = client.read_logs(of_run, limit=_PAGE, offset=seen + count, sort=LogSort.TIMESTAMP_ASC)
         for line in lines:
             if verbose or line.name == _OURS:
-                say(*line.message.splitlines())
+                say(line.message)
         count += len(lines)
         if len(lines) < _PAGE:
             return count

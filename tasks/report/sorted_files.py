@@ -18,6 +18,7 @@ from resnet_core.sources.fetch import open_files
 from resnet_core.sources.listing import LISTING
 from resnet_core.sources.locate import locate
 from resnet_core.storage.database import database
+from resnet_core.storage.files import is_local, to_output
 from resnet_core.storage.locations import existing, is_url
 from tasks.batch.values import Scores
 from tasks.progress import progress
@@ -31,7 +32,10 @@ _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tif", b"MM\
 
 def check_folder(to: str, scores: Scores, copy: bool) -> Path:
     """Return the folder to sort into. Raises UserError unless it is new or empty, and outside of the source."""
-    folder = Path(to).expanduser().absolute()
+    path = to_output(to, "--to")
+    if not is_local(path):
+        raise UserError(f"--to: {to} is not on this machine. Name a folder.")
+    folder = Path(path.path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--to: {to} is not empty. Name a new folder.")
     source = os.path.realpath(scores.source)
