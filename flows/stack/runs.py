@@ -10,6 +10,7 @@ from flows.stack.deployments import deployment_names
 from flows.stack.processes import say
 from resnet_core.credentials import masked, opened
 from resnet_core.errors import UserError, nearest
+from resnet_core.storage.names import visible
 
 if TYPE_CHECKING:
     from prefect.client.orchestration import SyncPrefectClient
@@ -108,9 +109,9 @@ def _follow(client: "SyncPrefectClient", run: "FlowRun", name: str, verbose: boo
             break
         time.sleep(_EVERY)
     for text in _outcome(client, run, name):
-        say(text)
+        _print(text)
     if not state.is_completed():
-        say(f"{state.name}: {_why(state.message)}")
+        _print(f"{state.name}: {_why(state.message)}")
     return 0 if state.is_completed() else 1
 
 
@@ -125,7 +126,7 @@ def _show_lines(client: "SyncPrefectClient", run: "FlowRun", seen: int, verbose:
         lines = client.read_logs(of_run, limit=_PAGE, offset=seen + count, sort=LogSort.TIMESTAMP_ASC)
         for line in lines:
             if verbose or line.name == _OURS:
-                say(line.message)
+                _print(line.message)
         count += len(lines)
         if len(lines) < _PAGE:
             return count
@@ -142,6 +143,12 @@ def _outcome(client: "SyncPrefectClient", run: "FlowRun", name: str) -> list[str
         points = [re.sub(r"\*\*|\\(?=\W)", "", line) for line in first.splitlines() if line.startswith("- ")]
         lines += [*filter(None, [page.description]), *points]
     return ["", *lines] if lines else []
+
+
+def _print(text: str) -> None:
+    """Print what the server answers; control characters are printed as codes."""
+    for line in text.splitlines() or [""]:
+        say(visible(line))
 
 
 def _why(message: str | None) -> str:
