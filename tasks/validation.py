@@ -224,6 +224,8 @@ def _wrong(value: Any, wanted: str) -> str:
     if value is None:
         return f"is empty, and must be {wanted}. Give it a value, or remove it."
     if wanted == "text" and not isinstance(value, list | Mapping):
+        if isinstance(value, bool):
+            return f"must be text; YAML reads its word as {_shown(value)}. Put that in quotes."
         return f'must be text, not {_shown(value)}. Put it in quotes: "{_shown(value)}".'
     hint = ""
     if isinstance(value, str) and re.fullmatch(r"-?\d+,\d+", value) and "number" in wanted:

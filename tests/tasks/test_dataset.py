@@ -75,6 +75,7 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
         ("name: a\nsource: b\nevaluate: {costs: {missed_a: yes}}", "costs.missed_a: must be a number, not true."),
         ("name: a\nsource: b\nrecipe: [best]", "recipe: must be one of fast, best, not a list."),
         ("name: 7\nsource: b", 'name: must be text, not 7. Put it in quotes: "7".'),
+        ("name: no\nsource: b", "name: must be text; YAML reads its word as false. Put that in quotes."),
         ("name: a\nsource: ~", "source: is empty, and must be text."),
         ("name: a\nsource: ' '", "is no path"),
         ("name: a\nsource: b\ntrain:", "train: is empty, and must be keys with values."),
