@@ -72,6 +72,20 @@ def _check_space() -> str:
     return f"{free / 1024**3:,.0f} GiB free"
 
 
+def _check_signing() -> str:
+    """Say whether versions are verified; offer it. Raises UserError for a key that cannot be read."""
+    from tasks.registry.integrity import MAKE_A_KEY, check_key
+
+    settings = Settings()
+    if settings.verify_key:
+        check_key(settings.verify_key)
+        return f"versions that {settings.verify_key} does not verify are refused"
+    return (
+        "versions are not signed: who writes to MLflow can replace them. If others can, set GRAYLINE_SIGNING_KEY and "
+        f"GRAYLINE_VERIFY_KEY (docs/registry.md). {MAKE_A_KEY}"
+    )
+
+
 def check_prefect() -> str:
     """Return the address of the Prefect server. Raises UserError if it does not answer."""
     from prefect.settings import get_current_settings
@@ -191,4 +205,5 @@ _CHECKS: dict[str, Callable[[], str]] = {
     "prefect": check_prefect,
     "mlflow": check_mlflow,
     "nights": _check_nights,
+    "signing": _check_signing,
 }

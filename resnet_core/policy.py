@@ -5,7 +5,9 @@ A chain of file systems (`reference::https://...`) is never opened: fsspec would
 """
 
 import ipaddress
+import json
 import re
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -27,7 +29,8 @@ class Policy:
     manifest_roots: folders and URLs whose files tables may name, besides those under their own source.
 
     unpacked_bytes: of a container, such as an archive. ratio: of these to its own bytes. members: in it. seconds: for
-    reading it. depth: brackets within brackets, in YAML and JSON.
+    reading it. image_bytes: the most of a member that is unpacked at all. depth: brackets within brackets, in YAML
+    and JSON.
     """
 
     protocols: Sequence[str] = ("file", "s3", "gs", "abfs", "https")
@@ -35,6 +38,7 @@ class Policy:
     manifest_roots: Sequence[str] = ()
     unpacked_bytes: int = 2**40
     ratio: float = 200.0
+    image_bytes: int = 256 * 2**20
     members: int = 100_000_000
     depth: int = 100
     seconds: float = 3600.0
@@ -44,7 +48,7 @@ class OutOfReachError(UserError, PermissionError):
     """A place that the policy forbids. As an OSError it is the reason of a row."""
 
 
-FLOOR = 256 * 2**20  # unpacked bytes that no ratio forbids
+_FREE = 256 * 2**20  # unpacked bytes that no ratio forbids
 _ALIASES = {"local": "file", "": "file", "s3a": "s3", "gcs": "gs", "abfss": "abfs", "az": "abfs", "adl": "abfs"}
 _CHAIN = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*::")
 _WRAPPED = ipaddress.ip_network("64:ff9b::/96")  # IPv4 behind NAT64
@@ -76,6 +80,48 @@ def more_roots(roots: Sequence[str]) -> Iterator[None]:
 def manifest_roots() -> tuple[str, ...]:
     """Return the roots of the machine and those of the block."""
     return *policy().manifest_roots, *_roots.get()
+
+
+class Budget:
+    """The limits of a container while it is read. packed: its own bytes; below 0 if unknown."""
+
+    def __init__(self, place: str, packed: int = -1) -> None:
+        self._place, self._limits, self._spent = place, policy(), 0
+        self._end = time.monotonic() + self._limits.seconds
+        self._most = self._limits.unpacked_bytes
+        self._setting = "GRAYLINE_MAX_UNPACKED_BYTES"
+        if packed >= 0 and max(_FREE, self._limits.ratio * packed) < self._most:
+            self._most, self._setting = int(max(_FREE, self._limits.ratio * packed)), "GRAYLINE_MAX_RATIO"
+
+    def spend(self, count: int) -> None:
+        """Count unpacked bytes. Raises UserError beyond a limit, and after its time."""
+        self._spent += count
+        if self._spent > self._most:
+            raise UserError(
+                f"{self._place}: unpacks to more than {self._most:,} bytes. Is it made to fill disks? Raise "
+                f"{self._setting} if not."
+            )
+        if time.monotonic() > self._end:
+            raise UserError(
+                f"{self._place}: takes over {self._limits.seconds:g} s to unpack. Raise GRAYLINE_MAX_UNPACK_SECONDS if "
+                "it is whole."
+            )
+
+
+def check_members(place: str, count: int) -> None:
+    """Raise UserError for a container of too many files, rows or images."""
+    if count > policy().members:
+        raise UserError(
+            f"{place}: holds more than {policy().members:,} files or rows. Raise GRAYLINE_MAX_MEMBERS if that is right."
+        )
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of others. Raises ValueError for what is none, and for brackets that are nested too deeply."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("brackets are nested too deeply") from None
 
 
 def check_protocol(place: str) -> None:

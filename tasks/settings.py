@@ -122,6 +122,7 @@ class Settings(BaseSettings):
             _listed(self.manifest_roots),
             self.max_unpacked_bytes,
             self.max_ratio,
+            self.max_bytes,
             self.max_members,
             self.max_depth,
             self.max_unpack_seconds,
@@ -163,7 +164,9 @@ def _decide() -> Policy:
 
 
 _POLICY = [f"GRAYLINE_{name}" for name in ("STORE", "ALLOWED_PROTOCOLS", "PRIVATE_HOSTS", "MANIFEST_ROOTS")]
-_POLICY += [f"GRAYLINE_MAX_{name}" for name in ("UNPACKED_BYTES", "RATIO", "MEMBERS", "DEPTH", "UNPACK_SECONDS")]
+_POLICY += [
+    f"GRAYLINE_MAX_{name}" for name in ("UNPACKED_BYTES", "RATIO", "BYTES", "MEMBERS", "DEPTH", "UNPACK_SECONDS")
+]
 decide_by(_decide)  # in every process that has settings at all
 
 

@@ -7,6 +7,7 @@ import ast
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -16,11 +17,13 @@ from pydantic import BaseModel, ValidationError
 from resnet_core.credentials import public
 from resnet_core.errors import UserError, nearest
 from resnet_core.images.preprocessing import NO_KEY
+from resnet_core.policy import policy
 
 _Model = TypeVar("_Model", bound=BaseModel)
 _UNKNOWN_KEY = ("extra_forbidden", "unexpected_keyword_argument")
 _ONE_OF = "one of "
 _LONGEST = 60  # characters of a value in a message
+_MOST_NODES = 100_000
 _TAG = "tag:yaml.org,2002:"
 _READ_AS = {"bool": "true or false", "int": "a number", "float": "a number", "null": "nothing", "timestamp": "a date"}
 _REMEDIES = {
@@ -62,8 +65,34 @@ def public_texts(content: Any) -> Any:
     return public(content) if isinstance(content, str) else content
 
 
+def _weight(node: yaml.Node, known: dict[int, int]) -> int:
+    """Return the number of nodes, where an alias counts as all that it stands for; one within itself is endless."""
+    if id(node) not in known:
+        known[id(node)] = _MOST_NODES
+        inner = [] if isinstance(node, yaml.ScalarNode) else node.value
+        parts = chain.from_iterable(inner) if isinstance(node, yaml.MappingNode) else inner
+        known[id(node)] = min(1 + sum(_weight(part, known) for part in parts), _MOST_NODES + 1)
+    return known[id(node)]
+
+
 class _Loader(yaml.SafeLoader):
     """Refuse what YAML lets pass: a key given twice, and a key that is read as something other than text."""
+
+    _depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        self._depth += 1
+        if self._depth > policy().depth:
+            raise RecursionError
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
+
+    def get_single_node(self) -> Any:
+        node = super().get_single_node()
+        if node is not None and _weight(node, {}) > _MOST_NODES:
+            raise UserError(f"says more than {_MOST_NODES:,} things by aliases (`*name`). Write them out.")
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)

@@ -121,6 +121,8 @@ def write_file(
     seconds = found.images / found.rate + training_seconds(chosen, len(found.classes), Settings().device)
     say(f"A first night takes about {_in_words(seconds)} here, most of it training.")
     say(f"Next: `grayline retrain --dataset {path}`, then `grayline predict IMAGE`.")
+    if not Settings().verify_key:
+        say("Can others write to your MLflow? `grayline doctor` says how versions are signed.")
     return path
 
 

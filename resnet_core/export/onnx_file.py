@@ -122,6 +122,15 @@ def read_metadata(path: Path) -> str:
     return next(p.value for p in onnx.load(str(path)).metadata_props if p.key == METADATA)
 
 
+def external_data(path: Path) -> list[str]:
+    """Return the files that hold tensors of a file of ONNX; ours hold their own. Nothing of those files is read."""
+    import onnx
+    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
+
+    model = onnx.load(str(path), load_external_data=False)
+    return [ExternalDataInfo(tensor).location for tensor in _get_all_tensors(model) if uses_external_data(tensor)]
+
+
 def load(path: Path, threads: int | None = None) -> Run:
     """Load into ONNX Runtime on the CPU. threads: of a call, by default as many as torch uses."""
     import onnxruntime

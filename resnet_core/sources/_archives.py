@@ -179,7 +179,7 @@ def member_path(name: str) -> str:
 def _settled(rows: Iterable[_Row], names: _Names, mark: Callable[[], str]) -> Iterator[pa.RecordBatch]:
     """Yield all rows as LISTING. `mark` is called once the last row is there, and goes behind every `modified`."""
     with database() as db:
-        create(db, "members", _MEMBERS, batches(rows, _MEMBERS))
+        create(db, "members", _MEMBERS, batches(rows, _MEMBERS, names.place))
         db.execute("create table archive as select $1 as mark", [mark()])
         if count(db, "select count(target) from members"):
             db.execute(_RESOLVE_LINKS)

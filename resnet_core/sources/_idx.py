@@ -12,10 +12,12 @@ import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from typing import IO
 
 import pyarrow as pa
 
 from resnet_core.errors import UserError
+from resnet_core.policy import check_members
 from resnet_core.sources.listing import BATCH, numbered_rows
 from resnet_core.storage.compressed import open_unpacked
 from resnet_core.storage.locations import facts, read_ranges
@@ -98,6 +100,14 @@ def read_images(place: str, offsets: Sequence[int], lengths: Sequence[int]) -> I
             yield _pgm_header(width, height) + pixels
 
 
+def pieces(file: IO[bytes]) -> Iterator[tuple[int, int]]:
+    """Yield offset and length of the header and the images; what follows is nobody's."""
+    head = file.read(_IMAGES_HEADER.size)
+    if len(head) == _IMAGES_HEADER.size:
+        _, count, height, width = _IMAGES_HEADER.unpack(head)
+        yield 0, _IMAGES_HEADER.size + count * height * width
+
+
 def image_place(place: str, number: int) -> tuple[int, int]:
     """Return the offset and the length of an image's bytes. Raises OSError."""
     try:
@@ -121,6 +131,7 @@ def _open_images(place: str) -> tuple[int, int, int]:
         end = _IMAGES_HEADER.size + count * height * width
         if count and not height * width:
             raise UserError(f"{place}: its images have {width} x {height} pixels. Fetch it again.")
+        check_members(place, count)
         # A count that the file cannot hold is refused before anything is unpacked.
         if end > facts(place)["size"] * _MOST_PACKED >= 0:
             raise UserError(f"{place}: cut short, {count:,} images need {end:,} bytes. Fetch it again.")

@@ -4,7 +4,6 @@ The bytes lie in a binary column, or in the `image` struct (bytes, path) of Hugg
 library writes the names of the classes into the schema's metadata. It leaves the bytes out where a path will do.
 """
 
-import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,8 +15,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from resnet_core.errors import UserError, nearest
-from resnet_core.sources.listing import BATCH, NO_LABELS, numbered_rows, record_batch
-from resnet_core.storage.compressed import shared_copy
+from resnet_core.policy import check_members, parse_json
+from resnet_core.sources.listing import BATCH, NO_LABELS, column_bytes, numbered_rows, record_batch, refused
+from resnet_core.storage.compressed import check_room, shared_copy
 from resnet_core.storage.locations import UNKNOWN_SIZE, Reach, facts, find_files, open_stream, printable
 
 # Columns of paths, in any case; `path` before others.
@@ -64,8 +64,11 @@ def list_table(place: str, path: str, label_column: str | None = None) -> Iterat
         image, paths = _image_column(schema, place), _path_leaf(schema, place)
         if paths is None and image is None:
             raise UserError(f"{place}: no column holds the bytes of images. Its columns: {_list(schema.names)}.")
+        check_members(place, table.metadata.num_rows)
         label = find_label_column(schema.names, label_column, place)
         check_label_type(schema, label, place)
+        if refusal := refused(table, place, [leaf for leaf in (label, paths) if leaf]):
+            raise refusal
         start, reach = 0, Reach(place.rsplit("/", path.count("/") + 1)[0])
         for labels, linked in _labels_and_paths(table, label, image, paths):
             numbers = range(start, start + len(labels))
@@ -195,7 +198,7 @@ def class_names(schema: pa.Schema, column: str) -> list[str] | None:
     """Return the names of the numbers in a column of labels, if `datasets` wrote the file."""
     text = (schema.metadata or {}).get(b"huggingface")
     try:
-        return [str(name) for name in json.loads(text or b"")["info"]["features"][column]["names"]]
+        return [str(name) for name in parse_json(text or b"")["info"]["features"][column]["names"]]
     except (TypeError, ValueError, KeyError):
         return None
 
@@ -233,7 +236,9 @@ def read_rows(place: str, rows: Sequence[int]) -> Iterator[bytes | OSError]:
             starts = _group_starts(table)
             for run in _runs(rows, starts):
                 group = int(np.searchsorted(starts, run[0], side="right")) - 1
-                if column is None or group >= table.num_row_groups:
+                if (refusal := refused(table, place, [column or ""], [group])) is not None:
+                    yield from (OSError(str(refusal)) for _ in run)
+                elif column is None or group >= table.num_row_groups:
                     yield from (OSError("the file holds no image there any more") for _ in run)
                 else:
                     yield from _read_run(_values(table, group, column, int(starts[group])), run)
@@ -276,7 +281,10 @@ def regrouped(place: str) -> str:
     """
     with open_table(place) as table:
         column = _image_column(table.schema_arrow, place)
-        if column is None or not any(_is_large(table, group, column) for group in range(table.num_row_groups)):
+        groups = range(table.num_row_groups)
+        if column is None or not any(_is_large(table, group, column) for group in groups):
+            return place
+        if any(refused(table, place, [column], [group]) for group in groups):
             return place
     return shared_copy(place, "regrouped", _regroup)
 
@@ -288,19 +296,20 @@ def _regroup(place: str, to: Path) -> None:
             for group in range(table.num_row_groups):
                 values = _values(table, group, column or "", 0)
                 while some := [value for _, value in zip(range(_ROWS), (value for _, value in values), strict=False)]:
+                    check_room(to)
                     out.write_table(pa.table({"image": pa.array(some, pa.binary())}))
 
 
 def _is_large(table: pq.ParquetFile, group: int, column: str) -> bool:
-    metadata = table.metadata.row_group(group)
-    chunks = (metadata.column(number) for number in range(metadata.num_columns))
-    size = sum(chunk.total_uncompressed_size for chunk in chunks if chunk.path_in_schema == column)
-    return metadata.num_rows > LARGE_GROUP and size > LARGE_GROUP_BYTES
+    size = column_bytes(table, [column], [group])[1]
+    return table.metadata.row_group(group).num_rows > LARGE_GROUP and size > LARGE_GROUP_BYTES
 
 
 def _values(table: pq.ParquetFile, group: int, column: str, start: int) -> Iterator[tuple[int, bytes | None]]:
     """Yield the images of a row group with the numbers of their rows, which begin at `start`."""
-    for batch in table.iter_batches(_ROWS, row_groups=[group], columns=[column]):
+    size = column_bytes(table, [column], [group])[1] // (table.metadata.row_group(group).num_rows or 1)
+    rows = max(1, min(_ROWS, LARGE_GROUP_BYTES // (size or 1)))
+    for batch in table.iter_batches(rows, row_groups=[group], columns=[column]):
         array = batch.column(0)
         if pa.types.is_struct(array.type):
             array = pc.struct_field(array, "bytes")

@@ -45,7 +45,7 @@ def read_directory(file: IO[bytes], archive: str) -> Iterator[Member]:
     """Yield every member but folders, in the directory's order. Raises UserError for a damaged archive."""
     begin, length, shift = _find_directory(file, archive)
     file.seek(begin)
-    read = 0
+    read = held = 0
     while read < length:
         entry = file.read(_DIRECTORY_ENTRY.size)
         if len(entry) < _DIRECTORY_ENTRY.size or entry[:4] != b"PK\1\2":
@@ -58,6 +58,9 @@ def read_directory(file: IO[bytes], archive: str) -> Iterator[Member]:
         read += _DIRECTORY_ENTRY.size + sum(lengths)
         if 0xFFFFFFFF in (size, packed, offset):
             size, packed, offset = _wide(extra, size, packed, offset, archive)
+        held += packed
+        if held > begin:
+            raise _damaged(archive, "its members overlap")
         if flags & _UTF8 or (name.isascii() and _UNICODE_PATH not in extra):
             text, guessed = name.decode("utf-8", "surrogateescape"), False
         else:

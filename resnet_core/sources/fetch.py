@@ -9,12 +9,13 @@ from typing import Any
 import pyarrow as pa
 
 from resnet_core.errors import UserError
+from resnet_core.policy import policy
 from resnet_core.sources import _idx, _image_tables, _tar, _zip
 from resnet_core.storage.compressed import is_private, unpacked
 from resnet_core.storage.locations import read_ranges, read_whole
 
 COLUMNS = ("uri", "size", "modified", "container", "kind", "offset", "length")  # of a listing, to open its files
-_UNPACKED = ("raw", "tar", "idx")  # kinds whose containers may be compressed
+_UNPACKED = {"raw": _tar.pieces, "tar": _tar.pieces, "idx": _idx.pieces}  # kinds whose containers may be compressed
 
 
 def open_files(files: pa.Table) -> Iterator[bytes | OSError]:
@@ -45,7 +46,7 @@ def prepare(files: pa.Table) -> None:
 
 def _readable(container: str, kind: str) -> str:
     if kind in _UNPACKED:
-        return unpacked(container)
+        return unpacked(container, _UNPACKED[kind])
     return _image_tables.regrouped(container) if kind == "parquet" else container
 
 
@@ -62,7 +63,7 @@ def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -
         yield from read_whole([row["uri"] for row in rows], [row["size"] for row in rows])
         return
     try:
-        place = unpacked(container) if kind in _UNPACKED else container
+        place = unpacked(container, _UNPACKED[kind]) if kind in _UNPACKED else container
     except OSError as error:
         yield from (error for _ in rows)
         return
@@ -83,16 +84,34 @@ def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -
 
 
 def _read_raw(place: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
+    most = policy().image_bytes
     ranges = [(row["offset"], row["offset"] + row["length"]) for row in rows]
+    if max(row["length"] for row in rows) > most:
+        ranges = [(start, min(end, start + most)) for start, end in ranges]
     for row, data in zip(rows, read_ranges(place, ranges), strict=True):
         short = isinstance(data, bytes) and len(data) < row["length"]
-        yield OSError("the archive ends within it") if short else data
+        yield _why_short(place, row, most) if short else data
+
+
+def _why_short(place: str, row: dict[str, Any], most: int) -> OSError:
+    if row["length"] > most:
+        return OSError(f"its {row['length']:,} bytes are over the limit of {most:,}")
+    if place != row["container"]:
+        return OSError("lies beyond what may be unpacked of the archive")
+    return OSError("the archive ends within it")
 
 
 def _read_zip(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OSError]:
-    ranges = [(row["offset"], row["offset"] + _zip.USUAL_PREFIX + row["length"]) for row in rows]
-    for row, data in zip(rows, read_ranges(container, ranges), strict=True):
+    most = policy().image_bytes
+    too_large = [max(row["size"], row["length"] // 2) > most for row in rows]
+    ranges = [
+        (row["offset"], row["offset"] + (0 if over else _zip.USUAL_PREFIX + row["length"]))
+        for row, over in zip(rows, too_large, strict=True)
+    ]
+    for row, over, data in zip(rows, too_large, read_ranges(container, ranges), strict=True):
         try:
+            if over:
+                raise OSError(f"its {row['size']:,} bytes, {row['length']:,} packed, are over the limit of {most:,}")
             yield data if isinstance(data, OSError) else _unzip(container, row, data)
         except OSError as error:
             yield error

@@ -14,13 +14,18 @@ length     int64   bytes in the container
 ignored    bool    not an image by its name (`storage.ignored`), an own output, or a second name of a file
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from resnet_core.errors import UserError
+from resnet_core.policy import Budget, check_members
 from resnet_core.storage.locations import printable
+
+if TYPE_CHECKING:
+    import pyarrow.parquet as pq
 
 LISTING = pa.schema(
     [
@@ -44,10 +49,11 @@ BROKEN_LINK = "broken link"  # `modified` of a link to nothing
 NO_LABELS = ""  # in place of a label column: nobody asks for labels
 
 
-def batches(rows: Iterable[tuple[Any, ...]], schema: pa.Schema = LISTING) -> Iterator[pa.RecordBatch]:
-    """Yield the rows as record batches of at most BATCH rows."""
-    rows = iter(rows)
+def batches(rows: Iterable[tuple[Any, ...]], schema: pa.Schema, place: str) -> Iterator[pa.RecordBatch]:
+    """Yield the rows as record batches of at most BATCH rows. Raises UserError for too many members of a place."""
+    rows, count = iter(rows), 0
     while some := list(islice(rows, BATCH)):
+        check_members(place, count := count + len(some))
         columns = zip(*some, strict=True)
         arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
         yield pa.RecordBatch.from_arrays(arrays, schema=schema)
@@ -80,3 +86,28 @@ def top_folder(path: str) -> str | None:
     """Return the label that a path gives: its first folder, if it has one."""
     top, slash, _ = path.partition("/")
     return printable(top) if slash and top not in ("", "..") else None
+
+
+def column_bytes(table: "pq.ParquetFile", leaves: Sequence[str], groups: Iterable[int]) -> tuple[int, int]:
+    """Return the packed and unpacked bytes of columns in some row groups, as a Parquet file says itself."""
+    chunks = (
+        group.column(place) for group in map(table.metadata.row_group, groups) for place in range(group.num_columns)
+    )
+    sizes = [(c.total_compressed_size, c.total_uncompressed_size) for c in chunks if c.path_in_schema in leaves]
+    return sum(packed for packed, _ in sizes), sum(unpacked for _, unpacked in sizes)
+
+
+def refused(
+    table: "pq.ParquetFile", place: str, leaves: Sequence[str], groups: Iterable[int] | None = None
+) -> UserError | None:
+    """Return why columns may not be unpacked, or None. groups: row groups that the file may have; by default all.
+
+    A file that says less than it holds meets the small memory of a reader process.
+    """
+    known = range(table.num_row_groups)
+    packed, unpacked = column_bytes(table, leaves, known if groups is None else [g for g in groups if g in known])
+    try:
+        Budget(place, packed).spend(unpacked)
+    except UserError as error:
+        return error
+    return None

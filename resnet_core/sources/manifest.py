@@ -27,6 +27,7 @@ from upath import UPath
 
 from resnet_core.credentials import masked, public
 from resnet_core.errors import UserError, nearest, plural, some_of
+from resnet_core.policy import check_members
 from resnet_core.shards.soft_labels import EXAMPLE, parse
 from resnet_core.sources._image_tables import (
     PATH_COLUMNS,
@@ -37,7 +38,7 @@ from resnet_core.sources._image_tables import (
     find_label_column,
     find_path_column,
 )
-from resnet_core.sources.listing import BATCH, LOCATED, NO_LABELS, record_batch
+from resnet_core.sources.listing import BATCH, LOCATED, NO_LABELS, record_batch, refused
 from resnet_core.storage.delimited import check_columns, normalised, read_delimited
 from resnet_core.storage.locations import Reach, absolute, find_files, open_stream, printable
 from resnet_core.storage.names import fold_label, fold_path, with_slashes
@@ -193,6 +194,9 @@ def _read_parquet(file: Any, name: str, label_column: str | None) -> Iterator[tu
     columns = _with_path([normalised(column, COLUMNS) for column in schema.names], name)
     names = {column: schema.names[place] for column, place in _name_columns(columns, label_column, name).items()}
     check_label_type(schema, names.get("label"), name)
+    check_members(name, table.metadata.num_rows)
+    if refusal := refused(table, name, list(names.values())):
+        raise refusal
     names = {
         column: own for column, own in names.items() if column in _REQUIRED or _is_attribute(schema.field(own))
     }  # fmt: skip

@@ -4,7 +4,6 @@ A row of a shard is listed as a file of its own, `/data/x.parquet#row=17`. Its h
 the size of the original image is not.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from resnet_core.errors import UserError
 from resnet_core.images.decision import in_words
 from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.policy import parse_json
 from resnet_core.shards.format import METADATA_KEY, image_size
 from resnet_core.sources import folders
 from resnet_core.sources._image_tables import open_table
@@ -46,7 +46,10 @@ def check_preprocessing(source: str, preprocessing: Preprocessing) -> None:
     """Raise UserError unless the pixels were made with the version's preprocessing."""
     for place in _shard_places(source):
         with _open_shard(place) as table:
-            made = Preprocessing.of(json.loads(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
+            try:
+                made = Preprocessing.of(parse_json(table.schema_arrow.metadata[METADATA_KEY])["preprocessing"])
+            except (ValueError, TypeError, KeyError):
+                raise UserError(f"--source: {place} does not say how its pixels were made. Give the images.") from None
         if not made.same_pixels(preprocessing):
             raise UserError(
                 f"--source: {place} holds pixels made with {_describe(made)}; the version needs "

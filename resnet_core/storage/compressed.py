@@ -13,22 +13,25 @@ import takes longer than the start of a reader process.
 
 import atexit
 import bz2
+import errno
 import fcntl
 import gzip
 import hashlib
 import io
+import logging
 import lzma
 import os
 import re
 import shutil
 import stat
+import sys
 import tempfile
 import time
 import uuid
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Event, Lock
 from typing import IO, Any
@@ -36,11 +39,17 @@ from typing import IO, Any
 import pyarrow as pa
 
 from resnet_core.errors import UserError
+from resnet_core.policy import Budget, policy
 from resnet_core.storage.locations import facts, open_stream, read_ranges
 
+log = logging.getLogger("grayline")
+
+_XZ_MEMORY = 2**30  # bytes: a file of 100 may ask for 4 GiB
+_LEAST_FREE = 2**28  # bytes that stay free on the disk of the unpacked copies
 _Opener = Callable[[IO[bytes]], Any]
 _DAY = 86_400.0  # seconds
 _PREFIX = "grayline-unpacked-"
+_PIECE = 1024**2  # bytes
 _made: set[Path] = set()
 _FILES = Path("/proc/self/fd")
 _unnamed: dict[str, IO[bytes]] = {}  # copies without a name
@@ -61,11 +70,33 @@ def _open_zstd(file: IO[bytes]) -> Any:
     return pa.CompressedInputStream(pa.PythonFile(file, mode="r"), "zstd")
 
 
+class _Xz:
+    """The content of an xz file, with a limit on memory, which lzma.open has not."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self._lzma, self._rest = file, lzma.LZMADecompressor(memlimit=_XZ_MEMORY), b""
+
+    def read(self, count: int) -> bytes:
+        while True:
+            if self._lzma.eof:
+                self._rest = self._lzma.unused_data.lstrip(b"\0") or self._file.read(2**16).lstrip(b"\0")
+                if not self._rest:
+                    return b""
+                self._lzma = lzma.LZMADecompressor(memlimit=_XZ_MEMORY)
+            elif self._lzma.needs_input and not self._rest:
+                self._rest = self._file.read(2**16)
+                if not self._rest:
+                    raise EOFError("it ends too early")
+            packed, self._rest = self._rest, b""
+            if data := self._lzma.decompress(packed, count):
+                return data
+
+
 # By the first bytes. Those of bzip2 are matched further than its magic, for a tar begins with any name.
 _OPENERS: dict[bytes, _Opener] = {
     rb"\x1f\x8b\x08": gzip.open,
     rb"BZh.1AY&SY": bz2.open,
-    rb"\xfd7zXZ\x00": lzma.open,
+    rb"\xfd7zXZ\x00": _Xz,
     rb"\x28\xb5\x2f\xfd": _open_zstd,
 }
 
@@ -89,9 +120,29 @@ def open_unpacked(place: str) -> Iterator[IO[bytes]]:
         yield file
 
 
-def unpacked(place: str) -> str:
-    """Return the place of the unpacked content: the file itself, unless it is compressed. Raises OSError."""
-    return place if _opener_of(place) is None else shared_copy(place, "unpacked", _unpack)
+def _is_compressed(place: str) -> bool:
+    """Return whether a file is compressed as a whole. Raises OSError."""
+    return _opener_of(place) is not None
+
+
+Pieces = Iterable[tuple[int, int]]  # offset and length
+
+
+def _whole(file: IO[bytes]) -> Pieces:
+    return [(0, sys.maxsize)]
+
+
+def unpacked(place: str, pieces_of: Callable[[IO[bytes]], Pieces] = _whole) -> str:
+    """Return the place of the unpacked content: the file itself, unless it is compressed. Raises OSError.
+
+    pieces_of: gives the pieces that are needed, front to back; others are holes. Pieces beyond the
+    policy are missing at the end: reading them gives too few bytes.
+    """
+    if not _is_compressed(place):
+        return place
+    limits = policy()
+    form = repr((pieces_of.__module__, limits.image_bytes, limits.unpacked_bytes, limits.ratio))
+    return shared_copy(place, form, partial(_unpack, pieces_of))
 
 
 def shared_copy(place: str, form: str, write: Callable[[str, Path], None]) -> str:
@@ -135,10 +186,23 @@ def _unnamed_copy(name: str, place: str, write: Callable[[str, Path], None], fol
         return f"/proc/{os.getpid()}/fd/{_unnamed[name].fileno()}"
 
 
-def _unpack(place: str, to: Path) -> None:
+def _unpack(pieces_of: Callable[[IO[bytes]], Pieces], place: str, to: Path) -> None:
+    budget = Budget(place, facts(place)["size"])
     try:
         with open_unpacked(place) as file, to.open("wb") as out:
-            shutil.copyfileobj(file, out, 1024**2)
+            for offset, length in pieces_of(file):
+                file.seek(offset)
+                out.seek(offset)
+                left = length
+                while left and (data := file.read(min(_PIECE, left))):
+                    left -= len(data)
+                    try:
+                        budget.spend(len(data))
+                    except UserError as error:
+                        log.warning("%s The rest of it is not read", error)
+                        return
+                    check_room(to)
+                    out.write(data)
     except UserError as error:
         raise OSError(str(error)) from None
 
@@ -162,6 +226,12 @@ def _is_ours(path: Path) -> bool:
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 
 
+def check_room(file: Path) -> None:
+    """Raise OSError before the disk of the unpacked copies is full."""
+    if shutil.disk_usage(file).free < _LEAST_FREE:
+        raise OSError(errno.ENOSPC, f"less than {_LEAST_FREE:,} bytes would be left", str(file))
+
+
 def _sweep(folder: Path) -> None:
     for path in folder.iterdir():
         if path.stat().st_mtime < time.time() - _DAY:
@@ -178,7 +248,7 @@ class _Unpacking(io.RawIOBase):
     """The unpacked bytes of a compressed file. Seeking backwards starts again at the front."""
 
     def __init__(self, place: str, opener: _Opener) -> None:
-        self._place, self._opener = place, opener
+        self._place, self._opener, self._budget = place, opener, Budget(place)
         self._begin()
 
     def _begin(self) -> None:
@@ -217,6 +287,8 @@ class _Unpacking(io.RawIOBase):
 
     def _read(self, count: int) -> bytes:
         try:
-            return self._file.read(count)
+            data = self._file.read(count)
+            self._budget.spend(len(data))
+            return data
         except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as error:
             raise UserError(f"{self._place}: does not unpack ({error}). Fetch or make it again.") from None

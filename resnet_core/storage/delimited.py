@@ -10,7 +10,6 @@ import csv
 import io
 import logging
 import re
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import IO, Any
@@ -21,6 +20,7 @@ log = logging.getLogger("grayline")
 
 _SEPARATORS = ",;\t|"
 _HEAD = 64 * 1024  # bytes that are looked at to tell encodings, characters to find the header
+_LONGEST = 64 * 1024**2  # characters of a cell, bytes of a line
 _SHOWN = 40  # columns in a message, and characters of each
 _ABOVE = re.compile(r'[\r\n]*("?sep=(.)"?[ \t]*[\r\n]+)?')  # empty lines, and Excel's own
 # UTF-32 before UTF-16, whose mark it begins with.
@@ -46,6 +46,7 @@ def read_delimited(
     short line lacks are empty. bare: without a header, every line is a cell of the first of them. Raises UserError,
     with the line, for what is not such a table.
     """
+    _check_lines(file, name)
     encoding = _find_encoding(file, name)
     with _open(file, encoding) as text:
         head = text.read(_HEAD)
@@ -105,7 +106,7 @@ def _open(file: IO[bytes], encoding: str, newline: str | None = "") -> Iterator[
 
 
 def _reader(text: IO[str], separator: str) -> Any:
-    csv.field_size_limit(sys.maxsize)  # masks and JSON in a column that nobody needs
+    csv.field_size_limit(_LONGEST)  # masks and JSON in a column that nobody needs
     return csv.reader(text, delimiter=separator, skipinitialspace=separator != "\t", strict=True)
 
 
@@ -141,6 +142,17 @@ def _rows(file: IO[bytes], encoding: str, separator: str, above: str, name: str)
         except csv.Error as error:
             what = "a quotation mark is not closed" if "end of data" in str(error) else str(error)
             raise UserError(f"{name}: line {lines + begin + 1}: {what}. Correct it, or save the table anew.") from None
+
+
+def _check_lines(file: IO[bytes], name: str) -> None:
+    """Raise UserError for a line that would fill the memory."""
+    file.seek(0)
+    length = 0
+    while piece := file.read(1024**2):
+        end = max(piece.rfind(b"\n"), piece.rfind(b"\r"))
+        length = length + len(piece) if end < 0 else len(piece) - end
+        if length > _LONGEST:
+            raise UserError(f"{name}: a line has more than {_LONGEST:,} bytes. Correct it, or save the table anew.")
 
 
 def _find_encoding(file: IO[bytes], name: str) -> str:

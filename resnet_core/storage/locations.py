@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
@@ -93,12 +92,15 @@ def file_system(url: str) -> tuple["AbstractFileSystem", str]:
 def facts(place: str) -> dict[str, Any]:
     """Return `type` (file, directory or other), `size` and `modified` of a place. Raises OSError."""
     if not is_url(place):
-        status = os.stat(existing(place))
-        kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}.get(stat.S_IFMT(status.st_mode), "other")
-        return {"type": kind, "size": status.st_size, "modified": str(status.st_mtime_ns)}
+        return _local_facts(os.stat(existing(place)))
     fs, name = file_system(place)
     with os_errors():
         return remote_facts(fs.info(name))
+
+
+def _local_facts(status: os.stat_result) -> dict[str, Any]:
+    kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}.get(stat.S_IFMT(status.st_mode), "other")
+    return {"type": kind, "size": status.st_size, "modified": str(status.st_mtime_ns)}
 
 
 def remote_facts(info: dict[str, Any]) -> dict[str, Any]:
@@ -125,15 +127,30 @@ class Reach:
         places = [absolute(place) for place in (own, *manifest_roots())]
         self._urls = tuple(place if place.endswith("://") else place + "/" for place in places if is_url(place))
         self._folders = tuple(os.path.realpath(p).rstrip("/") + "/" for p in places if not is_url(p))
-        self._real = lru_cache(1024)(os.path.realpath)
+        self._holds = lru_cache(1024)(self._is_inside)
 
     def takes(self, place: str) -> bool:
         """Return whether a place, absolute or a URL, may be named; nothing is opened."""
         if is_url(place):
             return place.startswith(self._urls) and _is_plain(place)
-        folder, name = posixpath.split(place)
-        real = os.path.realpath(place) if Path(place).is_symlink() else posixpath.join(self._real(folder), name)
-        return real.startswith(self._folders)
+        return self._is_inside(place)
+
+    def look(self, place: str) -> dict[str, Any] | None:
+        """Return `facts` of a place, None if it may not be named. Raises OSError if it is missing."""
+        if is_url(place):
+            return facts(place) if self.takes(place) else None
+        if not (self._holds(posixpath.dirname(place)) or self._is_inside(place)):
+            return None
+        name = existing(place)
+        status = os.lstat(name)
+        if stat.S_ISLNK(status.st_mode):
+            if not self._is_inside(name):
+                return None
+            status = os.stat(name)
+        return _local_facts(status)
+
+    def _is_inside(self, place: str) -> bool:
+        return (os.path.realpath(place) + "/").startswith(self._folders)
 
 
 def _is_plain(url: str) -> bool:
@@ -169,15 +186,15 @@ def _find_file(folder: str, table: str, reach: Reach, path: str) -> Found:
     beyond = True
     for spelling in spellings(path):
         place = place_of(folder, spelling)
-        if not reach.takes(place):
-            continue
-        beyond = False
         try:
-            file = facts(place)
+            file = reach.look(place)
         except (OSError, ValueError):
+            beyond = False
             continue
-        if file["type"] == "file":
-            return Found(place, file["size"], file["modified"])
+        if file is not None:
+            beyond = False
+            if file["type"] == "file":
+                return Found(place, file["size"], file["modified"])
     return Found(out_of_reach(table, path), beyond=True) if beyond else Found(place_of(folder, path))
 
 
@@ -197,7 +214,13 @@ def read_whole(uris: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | OS
     """
     waiting: list[tuple[AbstractFileSystem, str, int]] = []
     for uri, size in zip(uris, sizes, strict=True):
-        fs, name = file_system(uri) if is_url(uri) else (None, uri)
+        try:
+            fs, name = file_system(uri) if is_url(uri) else (None, uri)
+        except OSError as error:
+            yield from _fetch(waiting)
+            waiting = []
+            yield error
+            continue
         held = sum(abs(size) for _, _, size in waiting)
         if waiting and (fs is not waiting[0][0] or len(waiting) == AT_ONCE or held + size > _AT_ONCE_BYTES):
             yield from _fetch(waiting)

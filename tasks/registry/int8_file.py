@@ -82,6 +82,10 @@ def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator
                 verify(folder, Path(key))
             except DamagedVersionError as error:
                 raise _refusal(version, f"is refused: {error}") from None
+        from resnet_core.export.onnx_file import external_data  # needs PyTorch, which a look at the tags does not
+
+        if names := external_data(path):
+            raise _refusal(version, f"names other files: {', '.join(names[:3])}")
         yield path
 
 

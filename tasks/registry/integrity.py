@@ -31,6 +31,7 @@ from resnet_core.storage.digest import (
     remove_bytecode,
     write_digests,
 )
+from tasks.registry.contents import check_contents
 from tasks.registry.patience import download
 from tasks.registry.runs import client
 from tasks.values import ModelVersion
@@ -63,21 +64,22 @@ def _verified(tracking_uri: str, model: ModelVersion, verify_key: str | None, sc
         local = place.startswith(("file:", "/"))
         folder = download(tracking_uri, place, None if local else scratch)
     except (MlflowException, OSError) as error:  # the registry's or the disk's own word: no answer is another error
-        raise _refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
+        raise refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
     try:
+        remove_bytecode(folder)
+        check_contents(folder)
         if listed is None:
             log.warning("%s was registered without digests: its files are not checked", model)
         else:
-            remove_bytecode(folder)
             check_digests(folder, listed)
         if verify_key:
             verify(folder, Path(verify_key))
     except DamagedVersionError as error:
-        raise _refusal(model, str(error)) from None
+        raise refusal(model, str(error)) from None
     return folder
 
 
-def _refusal(model: ModelVersion, why: str) -> DamagedVersionError:
+def refusal(model: ModelVersion, why: str) -> DamagedVersionError:
     return DamagedVersionError(
         f"{model} is refused: {why}. Restore its files, or use another version: "
         f"`grayline history {model.name}` lists the champions."
@@ -93,8 +95,8 @@ def seal(folder: Path, signing_key: str | None) -> tuple[dict[str, str], list[Pa
     return tags, files
 
 
-_MAKE_A_KEY = "Make a key pair: openssl ecparam -genkey -name prime256v1 -noout -out private.pem; "
-_MAKE_A_KEY += "openssl ec -in private.pem -pubout -out public.pem"
+MAKE_A_KEY = "Make a key pair: openssl ecparam -genkey -name prime256v1 -noout -out private.pem; "
+MAKE_A_KEY += "openssl ec -in private.pem -pubout -out public.pem"
 
 
 def _check_is_path(key: Path, setting: str) -> None:
@@ -112,11 +114,20 @@ def sign(folder: Path, private_key: Path) -> str:
         config = signing.Config().use_elliptic_key_signer(private_key=private_key)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"GRAYLINE_SIGNING_KEY: {private_key} cannot be used ({_reason(error)}). {_MAKE_A_KEY}"
+            f"GRAYLINE_SIGNING_KEY: {private_key} cannot be used ({_reason(error)}). {MAKE_A_KEY}"
         ) from None
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=(SIGNATURE_FILE, MLFLOW_NOTE)))
     config.sign(folder, folder / SIGNATURE_FILE)
     return hashlib.sha256(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+
+def check_key(public_key: str) -> None:
+    """Raise UserError for a key that cannot verify anything."""
+    _model_signing("GRAYLINE_VERIFY_KEY")
+    try:
+        load_pem_public_key(Path(public_key).read_bytes())
+    except (OSError, ValueError) as error:
+        raise UserError(f"GRAYLINE_VERIFY_KEY: {public_key} cannot be used ({_reason(error)}). {MAKE_A_KEY}") from None
 
 
 def verify(folder: Path, public_key: Path) -> None:
@@ -127,7 +138,7 @@ def verify(folder: Path, public_key: Path) -> None:
         load_pem_public_key(public_key.read_bytes())
         config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UserError(f"GRAYLINE_VERIFY_KEY: {public_key} cannot be used ({_reason(error)}). {_MAKE_A_KEY}") from None
+        raise UserError(f"GRAYLINE_VERIFY_KEY: {public_key} cannot be used ({_reason(error)}). {MAKE_A_KEY}") from None
     if not (folder / SIGNATURE_FILE).is_file():
         raise DamagedVersionError("it is not signed, and GRAYLINE_VERIFY_KEY is set")
     try:

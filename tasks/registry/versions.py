@@ -12,9 +12,10 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
 from resnet_core.errors import UserError, nearest, some_of
+from tasks.registry.contents import check_network
 from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
-from tasks.registry.integrity import verified_folder
+from tasks.registry.integrity import refusal, verified_folder
 from tasks.registry.patience import RegistryError, says_missing
 from tasks.registry.runs import client
 from tasks.settings import Settings, keep_confidential, known_keys
@@ -226,4 +227,8 @@ def _load_classifier(
         confidential = bool(lineage.get("dataset", {}).get("encrypt"))
         if confidential:
             keep_confidential()
+        try:
+            check_network(folder / MODEL_FOLDER)
+        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+            raise refusal(model, f"its description cannot be used ({error})") from None
         return Classifier.load(folder / MODEL_FOLDER, device), confidential
