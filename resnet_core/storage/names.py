@@ -9,6 +9,7 @@ import re
 import unicodedata
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import unquote
 
 # `resnet_core.storage.locations.printable` writes a byte that is not UTF-8 as `\udce9`: not a separator.
 _SEPARATOR = re.compile(r"\\(?!udc[89a-f][0-9a-f])")
@@ -76,5 +77,6 @@ def _in_nfc(name: str) -> str:
 def spellings(path: str) -> Iterator[str]:
     """Yield a path and, one after the other, the spellings under which its file may lie on a disk."""
     plain = with_slashes(path.strip())
-    others = (plain, unicodedata.normalize("NFC", plain), unicodedata.normalize("NFD", plain))
-    yield from dict.fromkeys((path, *others))
+    plains = (plain, unquote(plain)) if plain.startswith("file://") else (plain,)
+    others = [unicodedata.normalize(form, plain) for form in ("NFC", "NFD") for plain in plains]
+    yield from dict.fromkeys((path, *plains, *others))

@@ -319,3 +319,11 @@ def test_two_files_whose_names_differ_by_their_unicode_form_are_two_rows(tmp_pat
     assert batch.select(["uri", "size"]).to_pylist() == [
         {"uri": f"{tmp_path}/{composed}", "size": 3}, {"uri": f"{tmp_path}/{apart}", "size": 5}
     ]  # fmt: skip
+
+
+def test_a_file_url_may_be_written_with_percents(tmp_path: Path) -> None:
+    touch(tmp_path / "b c.png", b"one")
+    touch(tmp_path / "d%20e.png", b"other")
+    lines = f"path,label\nfile://{tmp_path}/b%20c.png,x\nfile://{tmp_path}/d%20e.png,y\n"
+    (batch,) = list_manifest(UPath(touch(tmp_path / "m.csv", lines.encode())))
+    assert batch["size"].to_pylist() == [3, 5]
