@@ -5,6 +5,7 @@ from typing import Literal
 
 from prefect import flow
 
+from flows.prune import after_the_night
 from resnet_core.storage.turns import OccupiedError, turn
 from tasks.dataset import Dataset, load_dataset
 from tasks.evaluation.evaluate import evaluate
@@ -46,9 +47,11 @@ def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
             night = ingest(data, here)
             for stage in _until(until):
                 night = stage(night, data, here)
-            return report_night(night, here)
+            night = report_night(night, here)
     except OccupiedError as error:
         return stand_back(error)
+    after_the_night()
+    return night
 
 
 def ingest(data: Dataset, here: Workspace) -> Night:

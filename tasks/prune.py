@@ -1,10 +1,17 @@
-"""Prune: remove files of earlier nights that nothing refers to any more.
+"""Prune: remove files of earlier nights that nothing refers to any more, and old versions that nothing needs.
 
 place                     stays while
+versions, runs in MLflow  `tasks.registry.retention` says so
 pixels/                   the catalog refers to it; a cache named by settings and code
 shards/, runs/            a registered version was made of it, or it is the latest
 engines/                  its version is champion or challenger
-catalog/, history/        always, and so do checks/ and scores/
+tune/, label_issues/      it is the latest
+reproduce/                its version is registered
+checks/                   always, and its plots while they are among the newest
+work/                     a night is at work
+prefect/storage/          it is new: results of tasks
+drafts of killed writes   it is new
+catalog/, history/        always, and so do scores/
 
 A version that is deleted in MLflow no longer keeps its files. A training of another registry than the one that is
 asked stays, with its shards: whether a version needs it is not known here.
@@ -12,12 +19,13 @@ asked stays, with its shards: whether a version needs it is not known here.
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from upath import UPath
 
 from resnet_core.storage.digest import digest_of
@@ -25,6 +33,7 @@ from resnet_core.storage.files import DamagedFileError, read_json
 from resnet_core.storage.turns import holder_of
 from tasks.progress import progress
 from tasks.registry import runs
+from tasks.registry.retention import delete_from_registry, expired_runs, expired_versions
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
 from tasks.store import EPOCHS, LINEAGE, MANIFEST, Store, own_files
 from tasks.workspace import Workspace
@@ -60,24 +69,76 @@ class Leftover:
         return max(file.modified for file in self.files)
 
 
-def leftovers(here: Workspace, before: datetime) -> list[Leftover]:
+@dataclass(frozen=True)
+class Pruning:
+    """What is to go: files, versions, and ids of runs that no version was made of."""
+
+    leftovers: list[Leftover]
+    versions: list[RegisteredVersion]
+    runs: list[str]
+
+    @property
+    def bytes(self) -> float:
+        """The space that the files take, without MLflow's."""
+        return sum(leftover.bytes for leftover in self.leftovers)
+
+
+def plan_pruning(here: Workspace, before: datetime, keep: int) -> Pruning:
+    """Find what is older than `before` and not needed. keep: versions, runs and data checks that stay at any age."""
+    used = _of_batches(here.store)
+    versions: list[RegisteredVersion] = []
+    runs: list[str] = []
+    for name in _names(here.store) if used is not None else ():
+        if holder_of(here.store.turn(name)) is None and versions_of(here.tracking_uri, name):
+            old = expired_versions(here.tracking_uri, name, keep, before, (used or {}).get(name, set()))
+            versions += old
+            runs += expired_runs(here.tracking_uri, name, keep, before, [str(version.run_id) for version in old])
+    going = {(version.name, str(version.version)) for version in versions}
+    return Pruning(leftovers(here, before, going) + _small_things(here, before, keep), versions, runs)
+
+
+def prune(plan: Pruning, here: Workspace) -> None:
+    """Delete the files first: a version that is gone no longer says which files were its own."""
+    delete(plan.leftovers)
+    delete_from_registry(here.tracking_uri, plan.versions, plan.runs)
+
+
+def _names(store: Store) -> list[str]:
+    """Return the data sets that have files which may go."""
+    places = (store.pixels, store.shards, store.runs)
+    return sorted({path.name for place in places for path in folders(place("any").parent)})
+
+
+def _of_batches(store: Store) -> dict[str, set[str]] | None:
+    """Return the versions that scored the batches of the store, by their names; None if a manifest is damaged."""
+    used: dict[str, set[str]] = {}
+    for path in own_files(store.scores(), f"*/{MANIFEST}"):
+        try:
+            content = read_json(path)
+            used.setdefault(content["model_name"], set()).add(str(content["model_version"]))
+        except (DamagedFileError, KeyError) as error:
+            log.warning("prune       %s: no version is deleted", error)
+            return None
+    return used
+
+
+def leftovers(here: Workspace, before: datetime, going: Collection[tuple[str, str]] = ()) -> list[Leftover]:
     """Return folders and files that nothing refers to and nothing has written to since `before`.
 
-    A data set whose catalog a night is making is left out, with a warning. Later stages of a night work on the
-    latest shard set and training, which stay.
+    going: versions, by name and number, that count as deleted. A data set whose catalog a night is making is left
+    out, with a warning. Later stages of a night work on the latest shard set and training, which stay.
     """
     store, tracking_uri = here.store, here.tracking_uri
     places = {SHARDS: store.shards, CHECKPOINT: store.runs}  # the tag of the versions that need them
     found: list[Leftover] = []
-    for name in sorted(
-        {path.name for place in (store.pixels, *places.values()) for path in folders(place("any").parent)}
-    ):
+    for name in _names(store):
         if holder := holder_of(store.turn(name)):
             log.warning("prune       %s: %s is at work: left as it is", name, holder)
             continue
         found += _unread_pixels(store, name, before)
-        versions = versions_of(tracking_uri, name).values()
-        if not versions:
+        registered = versions_of(tracking_uri, name)
+        versions = [version for number, version in registered.items() if (name, number) not in going]
+        if not registered:
             log.warning("prune       %s: no version is registered here: its shards and trainings are left", name)
             continue
         elsewhere = _of_other_registries(store, name, tracking_uri)
@@ -154,6 +215,36 @@ def _unused_engines(store: Store, name: str, in_use: set[str]) -> Iterator[Lefto
         found = re.fullmatch(rf"{re.escape(name)}-(\d+|[0-9a-f]{{16}})-[0-9a-f]+", folder.name)
         if found and found[1] not in in_use and (files := _files_of(folder)):
             yield Leftover(folder, tuple(files), "its version is neither champion nor challenger")
+
+
+def _small_things(here: Workspace, before: datetime, keep: int) -> list[Leftover]:
+    """Return files that are made again or were left by killed processes."""
+    store = here.store
+    found: list[Leftover] = []
+    for place, why in ((store.tune, "an earlier search"), (store.label_issues, "label issues of earlier nights")):
+        for parent in folders(place("any").parent):
+            found += [replace(one, why=why) for one in _unneeded(parent, set())]
+    for model in folders(store.reproduce("any", "any").parent.parent):
+        registered = versions_of(here.tracking_uri, model.name)
+        gone = [path for path in folders(model) if path.name not in registered]
+        found += [Leftover(path, tuple(_files_of(path)), "its version is deleted") for path in gone]
+    for parent in folders(store.checks("any").parent):
+        for night in [path for path in folders(parent) if path.name.isdecimal()][: -keep or None]:
+            plots = tuple(file for file in _files_of(night) if file.path.suffix == ".png")
+            found.append(Leftover(night, plots, "plots of earlier data checks; their numbers stay"))
+    for parent in folders(store.work("any").parent):
+        if holder_of(store.turn(parent.name)) is None:
+            found += [Leftover(path, tuple(_files_of(path)), "a killed night has left it") for path in folders(parent)]
+    results = store.prefect() / "storage"
+    if results.exists():
+        found += [Leftover(results, (file,), "an old task's result") for file in _files_of(results)]
+    yesterday = datetime.now(UTC) - timedelta(days=1)
+    drafts = [file for file in _files_of(store.root) if _DRAFT.fullmatch(file.path.name) and file.modified < yesterday]
+    found += [Leftover(file.path.parent, (file,), "a killed process has left it half-written") for file in drafts]
+    return [one for one in found if one.files and one.modified < before]
+
+
+_DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")  # as `resnet_core.storage.files` names them
 
 
 def delete(some: Sequence[Leftover]) -> None:

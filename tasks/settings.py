@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import resource
@@ -76,6 +77,9 @@ class Settings(BaseSettings):
     resident_bytes: int = Field(
         2 * 1024**3, description="Training pixels up to this size are held in the device's memory."
     )
+    keep_days: int = Field(30, ge=1, description="`prune` leaves what is younger; so does Prefect with its runs.")
+    keep_versions: int = Field(10, ge=1, description="`prune` leaves so many of a model's newest versions, at any age.")
+    prune_nightly: bool = Field(False, description="Whether every night ends with `prune --delete`.")
     prefect_port: int = Field(4200, description="Port of the local stack's Prefect server.")
     mlflow_port: int = Field(5000, description="Port of the local stack's MLflow server.")
     prefect_public: str | None = Field(
@@ -251,6 +255,9 @@ def reveal(place: str, field: str) -> str:
         ) from None
 
 
+_HEARTBEAT = "prefect.flow-run.heartbeat"
+
+
 def prepare_environment() -> None:
     """Set defaults for the libraries' own variables before they are imported; variables that are set stay.
 
@@ -258,7 +265,7 @@ def prepare_environment() -> None:
     to anybody, and no pickle is loaded.
     """
     settings = _read_settings()
-    store = settings.root
+    store, days = settings.root, settings.keep_days
     keep_private(settings.group)
     if settings.access_file:
         _learn_access(settings.access_file)
@@ -270,6 +277,10 @@ def prepare_environment() -> None:
         # Leases of limits that a person sets outlive the server: a restart ends no run.
         "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
         "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": f"P{days}D",
+        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{min(days, 7)}D",
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": json.dumps({_HEARTBEAT: "P1D"}),
         "DO_NOT_TRACK": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Column
 
 from flows.cli.tables import console, number, say, table
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, plural, some_of
 from tasks.settings import Settings, check_store
+
+if TYPE_CHECKING:
+    from tasks.prune import Pruning
 
 app = typer.Typer()
 catalog = typer.Typer(help="Show the versions of a data set's catalog.", no_args_is_help=True)
@@ -103,38 +106,56 @@ def split(
 @app.command()
 def prune(
     older_than: Annotated[
-        int, typer.Option(min=0, metavar="DAYS", help="Only folders that nothing has written to for so long.")
-    ] = 30,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete them; otherwise they are only listed.")] = False,
+        int | None,
+        typer.Option(min=0, metavar="DAYS", help="Only what is older; by default GRAYLINE_KEEP_DAYS, 30."),
+    ] = None,
+    keep: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Leave the N newest versions; by default GRAYLINE_KEEP_VERSIONS, 10."),
+    ] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete it; otherwise it is only listed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list it; the default.")] = False,
 ) -> None:
-    """List, or delete, files of earlier nights in the store that no catalog and no version refers to."""
-    from datetime import UTC, datetime, timedelta
+    """List, or delete, old versions, runs and files that no alias, no batch, no catalog and no version needs."""
+    from flows.prune import keep_house, plan
 
-    from tasks import prune
-    from tasks.workspace import workspace
-
-    store = Settings().root
+    if delete and dry_run:
+        raise UserError("--dry-run: lists alone, and --delete deletes. Leave one of them out.")
+    settings = Settings()
+    store, days = settings.root, settings.keep_days if older_than is None else older_than
     if not store.exists():
         raise UserError(f"GRAYLINE_STORE: there is no store {store}. Set it to the folder of the nights.")
-    before = datetime.now(UTC) - timedelta(days=older_than)
-    leftovers = prune.leftovers(workspace(), before)
-    if not leftovers:
-        say(f"nothing to prune: whatever is older than {older_than} days is still needed")
-        return
+    pruning = plan(days, keep)
+    if not pruning.leftovers and not pruning.versions and not pruning.runs:
+        say(f"nothing to prune: whatever is older than {days} days is still needed")
+    else:
+        _show_pruning(pruning, store.path)
+        found = f"{pruning.bytes / 1e6:,.1f} MB in {store}"
+        if pruning.versions or pruning.runs:
+            found += f", {plural(len(pruning.versions), 'version')} and {plural(len(pruning.runs), 'run')} in MLflow"
+        say(f"{found}: {'deleting' if delete else 'say --delete to delete them'}")
+    if delete:
+        keep_house(pruning)
+
+
+def _show_pruning(pruning: Pruning, store: str) -> None:
+    """Print a table of the files, the largest first, and the versions."""
     last_written = Column("last written", no_wrap=True)
     rows = table(
         Column("folder", no_wrap=True), number("files"), number("MB"), last_written, Column("why", overflow="fold")
     )
-    for leftover in sorted(leftovers, key=lambda leftover: -leftover.bytes):
+    for leftover in sorted(pruning.leftovers, key=lambda leftover: -leftover.bytes):
         rows.add_row(
-            leftover.folder.path.removeprefix(store.path).lstrip("/"),
+            leftover.folder.path.removeprefix(store).lstrip("/"),
             f"{len(leftover.files):,}",
             f"{leftover.bytes / 1e6:,.1f}",
             f"{leftover.modified:%Y-%m-%d}",
             leftover.why,
         )
-    console.print(rows)
-    freed = f"{sum(leftover.bytes for leftover in leftovers) / 1e6:,.1f} MB in {store}"
-    say(f"{freed}: {'deleting' if delete else 'say --delete to delete them'}")
-    if delete:
-        prune.delete(leftovers)
+    if pruning.leftovers:
+        console.print(rows)
+    by_name: dict[str, list[str]] = {}
+    for version in pruning.versions:
+        by_name.setdefault(version.name, []).append(str(version.version))
+    for name, numbers in by_name.items():
+        say(f"versions of {name}: {some_of(numbers, 20)}")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move 
 
 log = logging.getLogger("grayline")
 
-_TRAINING = "grayline.training"
+TRAINING = "grayline.training"
 _LONGEST_NAME = 250  # characters that MLflow takes
 _SECONDS_BETWEEN_SAMPLES = 10.0  # of the machine's load
 
@@ -58,10 +58,10 @@ def open_run(
     """Return the id of the training's run: of an interrupted night, or new and nested in the run `parent`."""
     mlflow = client(tracking_uri)
     experiment = experiment_id(mlflow, store, dataset)
-    runs = mlflow.search_runs([experiment], f"tags.`{_TRAINING}` = '{digest}'", max_results=1)
+    runs = mlflow.search_runs([experiment], f"tags.`{TRAINING}` = '{digest}'", max_results=1)
     if runs:
         return str(runs[0].info.run_id)
-    tags = {_TRAINING: digest} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+    tags = {TRAINING: digest} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
     run = mlflow.create_run(experiment, tags=tags, run_name=name or f"{dataset}-{digest[:8]}")
     return str(run.info.run_id)
 
@@ -153,7 +153,7 @@ def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
     if noted:
         return False
     experiment = mlflow.get_experiment_by_name(folder.parent.name)
-    condition = f"tags.`{_TRAINING}` = '{folder.name}'"
+    condition = f"tags.`{TRAINING}` = '{folder.name}'"
     return not (experiment and mlflow.search_runs([experiment.experiment_id], condition, ViewType.ALL, max_results=1))
 
 
