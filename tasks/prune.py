@@ -71,7 +71,7 @@ class Leftover:
 
 @dataclass(frozen=True)
 class Pruning:
-    """What is to go: files, versions, and ids of runs that no version was made of."""
+    """The files and versions that are to go, and the ids of runs that no version was made of."""
 
     leftovers: list[Leftover]
     versions: list[RegisteredVersion]

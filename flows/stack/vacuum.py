@@ -14,6 +14,7 @@ from pathlib import Path
 from resnet_core.storage.files import is_local
 from tasks.settings import Settings, prepare_environment
 
+_LONGEST = 900  # seconds
 _LARGEST_LOG, _KEPT_OF_LOG = 10 * 2**20, 2**20  # bytes
 
 
@@ -22,7 +23,8 @@ def vacuum() -> bool:
     home = os.environ.get("PREFECT_HOME")
     if os.environ.get("PREFECT_API_URL") or home is None or not (Path(home) / "prefect.db").exists():
         return False
-    subprocess.run([sys.executable, "-m", "flows.stack.vacuum"], check=True, capture_output=True)
+    command = [sys.executable, "-m", "flows.stack.vacuum"]
+    subprocess.run(command, check=True, capture_output=True, timeout=_LONGEST)
     return True
 
 
@@ -50,6 +52,7 @@ async def _vacuum() -> None:
     await db_vacuum.vacuum_old_flow_runs(db=db)
     await db_vacuum.vacuum_events_with_retention_overrides(db=db)
     await db_vacuum.vacuum_old_events(db=db)
+    await (await db.engine()).dispose()  # its threads would keep the process
 
 
 def main() -> None:

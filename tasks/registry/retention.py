@@ -59,7 +59,7 @@ def _of_batches(tracking_uri: str, name: str) -> set[str]:
 
 
 def expired_runs(tracking_uri: str, name: str, keep: int, before: datetime, going: Collection[str]) -> list[str]:
-    """Return the ids of trainings' runs that ended before a time, and that no version was made of but those `going`."""
+    """Return the ids of old runs of trainings that no version was made of. going: runs that are deleted anyway."""
     registry = client(tracking_uri)
     experiment = registry.get_experiment_by_name(name)
     if experiment is None:

@@ -8,6 +8,7 @@ import sys
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 
@@ -17,7 +18,13 @@ from flows.stack import vacuum
 _MAKE = """
 import asyncio
 from prefect.server.database import provide_database_interface
-asyncio.run(provide_database_interface().create_db())
+
+async def make():
+    db = provide_database_interface()
+    await db.create_db()
+    await (await db.engine()).dispose()
+
+asyncio.run(make())
 """
 
 
@@ -31,10 +38,10 @@ def test_prefect_forgets_old_runs(tmp_path: Path) -> None:
     env = {name: value for name, value in env.items() if not name.startswith("PREFECT_SERVER_")}
     subprocess.run([sys.executable, "-c", _MAKE], check=True, env=env)
     with closing(sqlite3.connect(tmp_path / "prefect.db")) as db, db:
-        db.execute("insert into flow (id, name) values ('f', 'night')")
+        db.execute("insert into flow (id, name) values ('00000000-0000-0000-0000-00000000000f', 'night')")
         for days in range(20):
             ended = f"{datetime.now(UTC) - timedelta(days=days):%Y-%m-%d %H:%M:%S.%f}"
-            row = (f"{days:032x}", str(days), "f", "COMPLETED", ended)
+            row = (str(UUID(int=days)), str(days), str(UUID(int=15)), "COMPLETED", ended)
             db.execute("insert into flow_run (id, name, flow_id, state_type, end_time) values (?, ?, ?, ?, ?)", row)
     subprocess.run([sys.executable, "-m", "flows.stack.vacuum"], check=True, env=env)
     with closing(sqlite3.connect(tmp_path / "prefect.db")) as db:
