@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import resource
@@ -255,9 +254,6 @@ def reveal(place: str, field: str) -> str:
         ) from None
 
 
-_HEARTBEAT = "prefect.flow-run.heartbeat"
-
-
 def prepare_environment() -> None:
     """Set defaults for the libraries' own variables before they are imported; variables that are set stay.
 
@@ -280,7 +276,7 @@ def prepare_environment() -> None:
         "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
         "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": f"P{days}D",
         "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{min(days, 7)}D",
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": json.dumps({_HEARTBEAT: "P1D"}),
+        "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": "P1D"}',
         "DO_NOT_TRACK": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
