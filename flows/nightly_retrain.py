@@ -1,7 +1,7 @@
 """The nightly flow: from a folder of images to a model version, promoted if the gate accepts it."""
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from prefect import flow
 
@@ -45,7 +45,7 @@ def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
     try:
         with turn(here.store.turn(data.name)):
             night = ingest(data, here)
-            for stage in _until(until):
+            for stage in _STAGES[: get_args(_Stage).index(until)]:
                 night = stage(night, data, here)
             night = report_night(night, here)
     except OccupiedError as error:
@@ -110,16 +110,4 @@ def _gate(night: Night, data: Dataset, here: Workspace) -> Night:
     return night
 
 
-_STAGES: dict[str, Callable[[Night, Dataset, Workspace], Night]] = {
-    "preprocess": preprocess,
-    "train": _train,
-    "evaluate": _evaluate,
-    "register": _register,
-    "gate": _gate,
-}
-
-
-def _until(last: _Stage) -> list[Callable[[Night, Dataset, Workspace], Night]]:
-    """Return the stages after ingest, up to the last one."""
-    names = list(_STAGES)
-    return [_STAGES[name] for name in names[: names.index(last) + 1 if last in names else 0]]
+_STAGES: tuple[Callable[[Night, Dataset, Workspace], Night], ...] = (preprocess, _train, _evaluate, _register, _gate)
