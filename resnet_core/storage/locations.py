@@ -326,6 +326,8 @@ def _as_os_error(error: Exception) -> OSError:
     while inner is not None:  # fsspec calls any failure a missing file
         if isinstance(inner, OutOfReachError):
             return inner
+        if (status := getattr(inner, "status", None)) in (401, 403):
+            return PermissionError(f"{status}: user, password or signature are missing or wrong; GRAYLINE_ACCESS_FILE")
         inner = inner.__cause__ or inner.__context__
     if not isinstance(error, OSError):
         return OSError(masked(f"{type(error).__name__}: {error}"))

@@ -24,7 +24,7 @@ from resnet_core.policy import more_roots
 from resnet_core.reading.pool import read_files
 from resnet_core.sources.locate import read_bytes
 from resnet_core.sources.manifest import list_manifest
-from resnet_core.sources.source import list_source
+from resnet_core.sources.source import check_source, list_source
 from resnet_core.storage.database import database
 from resnet_core.storage.files import to_path
 from tasks.dataset import Dataset
@@ -203,6 +203,13 @@ def test_errors_of_libraries_are_without_secrets(server: tuple[str, Path]) -> No
     with pytest.raises(UserError) as told:
         list_source(f"http://me:{PASSWORD}@127.0.0.1:9/x/")
     assert PASSWORD not in str(told.value)
+
+
+def test_a_wrong_password_is_not_a_missing_file(server: tuple[str, Path]) -> None:
+    for place in (f"http://me:wrong@{server[0]}/guarded/x.zip", f"http://{server[0]}/signed/0.png"):
+        with pytest.raises(UserError, match=r"cannot be read \(401: user, password or signature") as told:
+            check_source(place)
+        assert "wrong@" not in str(told.value)
 
 
 def test_access_reaches_another_process_and_no_more_than_needed() -> None:
