@@ -93,8 +93,11 @@ def patient(tracking_uri: str) -> MlflowClient:
     return cast(MlflowClient, _Patient(tracking_uri))
 
 
-def download(tracking_uri: str, uri: str, to: str | Path | None = None) -> Path:
-    """Return a local copy of an artifact. Raises MlflowException or OSError if MLflow or the disk says it is gone."""
+def download(tracking_uri: str, uri: str, to: str | Path | None) -> Path:
+    """Return a local copy of an artifact. Raises MlflowException or OSError if MLflow or the disk says it is gone.
+
+    to: a folder that somebody removes; None for files that lie on this disk, where nothing is copied.
+    """
     fetch = mlflow.artifacts.download_artifacts
     return Path(asked(tracking_uri, fetch, uri, tracking_uri=opened(tracking_uri), dst_path=to and str(to)))
 
