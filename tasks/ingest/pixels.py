@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 from prefect import task
+from prefect.client.schemas.objects import State
 from upath import UPath
 
 import resnet_core.images
@@ -37,7 +38,12 @@ from tasks.workspace import Workspace
 log = logging.getLogger("grayline")
 
 
-@task(retries=2, retry_delay_seconds=5, task_run_name="read {part.path.name}")
+def may_succeed(task: object, run: object, state: State) -> bool:
+    """Return whether another try may succeed: not where the error names a remedy, such as more space."""
+    return not isinstance(state.result(raise_on_failure=False), JobError)
+
+
+@task(retries=2, retry_delay_seconds=5, retry_condition_fn=may_succeed, task_run_name="read {part.path.name}")
 def read_part(part: Part, settings: Preprocessing, limits: Limits, keys: Keys | None = None) -> int:
     """Read every file of the part and write its facts and pixels. Returns the number of files."""
     if keys is not None:

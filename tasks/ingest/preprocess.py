@@ -14,19 +14,18 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from prefect import task
-from prefect.client.schemas.objects import State
 from upath import UPath
 
 import resnet_core.shards
 from resnet_core.catalog.queries import GOOD, good_images
-from resnet_core.errors import JobError, UserError, nearest, plural
+from resnet_core.errors import UserError, nearest, plural
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.soft_labels import parse
 from resnet_core.storage.digest import digest_of, source_digest, table_digest
 from resnet_core.storage.files import link, write_text, write_whole
 from tasks.dataset import Dataset
-from tasks.ingest.pixels import READING, is_usable, pixel_folder, read_pixels
+from tasks.ingest.pixels import READING, is_usable, may_succeed, pixel_folder, read_pixels
 from tasks.store import MANIFEST, own_files
 from tasks.values import Catalog, ShardSet
 from tasks.workspace import Workspace
@@ -112,11 +111,7 @@ def _check_soft_labels(rows: pa.Table, catalog: Catalog, dataset: Dataset) -> No
             )
 
 
-def _may_succeed(task: object, run: object, state: State) -> bool:
-    return not isinstance(state.result(raise_on_failure=False), JobError)
-
-
-@task(retries=2, retry_delay_seconds=5, retry_condition_fn=_may_succeed, task_run_name="shard {plan.path.name}")
+@task(retries=2, retry_delay_seconds=5, retry_condition_fn=may_succeed, task_run_name="shard {plan.path.name}")
 def write_shard(plan: ShardPlan, catalog: Catalog, keys: Keys | None = None) -> int:
     """Write the shard unless it exists. Returns the number of images written."""
     if is_usable(plan.path, plan.count, keys):

@@ -102,8 +102,7 @@ def _training_digest(made_of: str, champion: UPath | None) -> str:
 
 
 def _read_summary(folder: UPath) -> dict[str, Any]:
-    found: dict[str, Any] = read_json(folder / EPOCHS)
-    return found
+    return dict(read_json(folder / EPOCHS))
 
 
 def _train_new(job: Job, folder: UPath, made_of: str, run_id: str, here: Workspace) -> None:
