@@ -5,7 +5,6 @@ Processes and Ray pass tasks as pickles between processes of this project, never
 """
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -19,6 +18,7 @@ from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
+from resnet_core.cores import usable_cores
 from resnet_core.storage.turns import OccupiedError
 from tasks.cluster import cluster_cores, ray_runner
 from tasks.progress import progress
@@ -53,7 +53,7 @@ def stand_back(error: OccupiedError) -> Any:
 
 def workers() -> int:
     """Return the number of tasks that run in parallel on this machine."""
-    return os.cpu_count() or 1
+    return usable_cores()
 
 
 def fan_out(stage: str, submit: Callable[[Work], PrefectFuture[int]], work: Sequence[Work], total: int) -> int:

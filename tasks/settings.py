@@ -17,6 +17,7 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 from upath import UPath
 
+from resnet_core.cores import thread_variables
 from resnet_core.credentials import public
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
@@ -26,6 +27,7 @@ from resnet_core.storage.files import is_local, store_path, write_text
 from tasks.access.modes import Group, close_store, keep_private
 from tasks.access.passwords import let_in
 from tasks.access.prefect_key import use_key
+from tasks.access.upkeep import upkeep
 from tasks.store import STORE_MARK, Store, sqlite_address
 from tasks.validation import invalid, public_texts
 
@@ -270,13 +272,7 @@ def prepare_environment() -> None:
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",  # of a temporary server: no page may read it
         "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `deployment run --watch` shows a run's log
         "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
-        # Leases of limits that a person sets outlive the server: a restart ends no run.
-        "PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE": "prefect.server.concurrency.lease_storage.filesystem",
-        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": "30",  # seconds
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_ENABLED": "events,flow_runs",
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_RETENTION_PERIOD": f"P{days}D",
-        "PREFECT_SERVER_EVENTS_RETENTION_PERIOD": f"P{min(days, 7)}D",
-        "PREFECT_SERVER_SERVICES_DB_VACUUM_EVENT_RETENTION_OVERRIDES": '{"prefect.flow-run.heartbeat": "P1D"}',
+        **upkeep(days),
         "DO_NOT_TRACK": "true",
         "RAY_USAGE_STATS_ENABLED": "0",
         "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -308,7 +304,7 @@ def prepare_environment() -> None:
         os.environ["MLFLOW_TRACKING_URI"] = urlunsplit(server._replace(netloc=server.netloc.rpartition("@")[2]))
         defaults["MLFLOW_TRACKING_USERNAME"] = unquote(server.username)
         defaults["MLFLOW_TRACKING_PASSWORD"] = unquote(server.password or "")
-    for name, value in defaults.items():
+    for name, value in (defaults | thread_variables(os.environ)).items():
         os.environ.setdefault(name, value)
     if is_local(store):
         let_in(Path(Store(store).stack().path), os.environ)
