@@ -2,9 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+# A package whose files are not those of the lock is refused.
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-onnx test-tensorflow check up down bench lock clean
+.PHONY: help demo test test-onnx test-tensorflow check up down bench lock audit clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,11 +18,11 @@ test: $(INSTALLED) check ## Run every check and every test, except those that ne
 	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not onnx and not tensorflow' --numprocesses auto --maxprocesses 4 --dist loadfile
 
 test-onnx: $(INSTALLED) ## Run the tests of ONNX, onnxruntime and OpenVINO exports; install [onnx].
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[onnx]'
+	$(PIP) -r requirements-onnx.lock
 	$(BIN)/pytest -m onnx
 
 test-tensorflow: $(INSTALLED) ## Run the tests of TensorFlow's exports and readers; install [tensorflow].
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[tensorflow]'
+	$(PIP) -r requirements-tensorflow.lock
 	$(BIN)/pytest -m tensorflow
 
 check: $(INSTALLED) ## Check lint, format, types, layers and words, in seconds.
@@ -42,25 +44,27 @@ down: ## Stop the processes that `make up` started.
 bench: $(INSTALLED) ## Measure ratios against peers in the same run; print a table, write JSON.
 	$(BIN)/python -m benchmarks
 
-# Packages that constraints.txt leaves out.
-UNPINNED := grayline pip setuptools wheel
-lock: ## Resolve the newest dependencies that pyproject.toml allows, into constraints.txt; install nothing.
-	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock
-	.venv-lock/bin/pip install --quiet --dry-run --ignore-installed --report .venv-lock/report.json \
-	  '.[dev,onnx,samples,tensorflow]'
-	{ echo '# Made by `make lock`: what `make demo` and `make test` install.'; \
-	  .venv-lock/bin/python -c 'import json, sys; \
-	    packages = (item["metadata"] for item in json.load(open(".venv-lock/report.json"))["install"]); \
-	    print(*sorted((m["name"] + "==" + m["version"] for m in packages if m["name"] not in sys.argv), key=str.lower), sep="\n")' \
-	  $(UNPINNED); } > constraints.txt
+# Versions and hashes of every package, for every platform; those of an extra leave out what is in the first.
+COMPILE = .venv-lock/bin/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-annotate \
+  --custom-compile-command 'make lock' pyproject.toml
+lock: ## Resolve the newest dependencies that pyproject.toml allows, into requirements*.lock; install nothing.
+	rm -rf .venv-lock && $(PYTHON) -m venv .venv-lock && .venv-lock/bin/pip install --quiet uv==0.13.9
+	$(COMPILE) --upgrade --extra dev --extra samples -o requirements.lock
+	for extra in onnx tensorflow; do $(COMPILE) --upgrade --extra $$extra -c requirements.lock -o requirements-$$extra.lock \
+	  $$(sed -n 's/^\([A-Za-z0-9._-]*\)==.*/--no-emit-package \1/p' requirements.lock) || exit 1; done
 	rm -rf .venv-lock
+
+audit: ## Ask PyPI for known holes in the locked packages; needs a network that reaches its JSON API.
+	test -d .venv-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit==2.10.1; }
+	.venv-audit/bin/pip-audit --progress-spinner off --require-hashes --disable-pip $(addprefix -r ,$(wildcard requirements*.lock))
 
 clean: ## Remove .venv and caches; data and the store stay.
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build *.egg-info
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	  { echo 'grayline: needs Python 3.11 or newer; name one: make PYTHON=python3.11 ...' >&2; exit 2; }
 	test -d .venv || $(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,samples]'
+	$(PIP) -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@

@@ -79,7 +79,6 @@ def measure(model: ModelVersion, backend: Backend, shard_set: ShardSet, here: Wo
         raise BackendError(
             f"{backend} measures an accuracy of {accuracy:.4f} where PyTorch measures {own:.4f}, on "
             f"{plural(found.count, 'image')}; a probability differs by up to {found.difference:.2g}. "
-            "Compare the versions of "
-            "the packages with those in constraints.txt."
+            "Compare the versions of the packages with those in requirements*.lock."
         )
     return result

@@ -112,7 +112,7 @@ def _listen(
                 with suppress(OSError):  # the process is gone, which `wait` tells next
                     reports.send(None)
             case _:
-                return pickle.loads(report)
+                return pickle.loads(report)  # noqa: S301  from a process of ours, by a pipe
 
 
 def _cause(exited: ProcessExitedException, processes: ProcessContext, errors: Sequence[Connection]) -> Exception:
@@ -204,7 +204,7 @@ def portable(error: Exception, world: World) -> Exception:
     text = "".join(traceback.format_exception(error))[-_LONGEST_TRACEBACK:]
     note = f"In process {world.rank} of {world.size}:\n{text}"
     try:
-        pickle.loads(pickle.dumps(error))
+        pickle.loads(pickle.dumps(error))  # noqa: S301  made here
     except Exception as unsendable:  # noqa: BLE001  an exception's own code may raise anything
         error = RuntimeError(f"{type(error).__name__}: {error} ({unsendable})")
     error.add_note(note)

