@@ -53,6 +53,7 @@ def _engine(process: int) -> duckdb.DuckDBPyConnection:
             "temp_directory": folder,
             "temp_file_encryption": True,  # with a key of this process: what it spills tells of confidential images
             "preserve_insertion_order": False,
+            "autoinstall_known_extensions": False,  # it would fetch them from duckdb.org
             "allocator_background_threads": True,  # give memory back to the system, though the engine stays
         },
     )
