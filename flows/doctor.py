@@ -1,6 +1,5 @@
 """Check the installation: versions, device, store, disk space and servers. A failure names its remedy."""
 
-import base64
 import http.client
 import importlib.metadata
 import shutil
@@ -95,15 +94,12 @@ def check_prefect() -> str:
         return "no server is set: each command starts a temporary one"
     found = _answers(f"{url}/health", "Prefect", "`make up`; or do without it: `make down`, or correct PREFECT_API_URL")
     auth = get_current_settings().api.auth_string
-    head = {"Content-Type": "application/json"}
-    if auth and auth.get_secret_value():
-        head["Authorization"] = f"Basic {base64.b64encode(auth.get_secret_value().encode()).decode()}"
     try:
-        urllib.request.urlopen(urllib.request.Request(f"{url}/flows/count", b"{}", head), timeout=_PATIENCE).close()
+        Api(url, auth.get_secret_value() if auth else "").ask("/flows/count", {})
     except urllib.error.HTTPError as error:
         if error.code == 401 and not get_current_settings().api.key:
             raise UserError(_no_entry("Prefect", url, "PREFECT_API_AUTH_STRING (USER:PASSWORD)")) from None
-    except OSError:
+    except (OSError, ValueError):
         pass  # the flow says more
     return found
 

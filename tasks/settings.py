@@ -279,6 +279,7 @@ def prepare_environment() -> None:
         "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # `tasks.registry.patience` tries again, and says so
         "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
         "PREFECT_CLIENT_RETRY_EXTRA_CODES": "403,500,504",  # of a proxy; Prefect's own are 429, 502 and 503
+        "HF_HUB_DISABLE_TELEMETRY": "1",
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # for `train.deterministic`; cuBLAS reads it once, when it starts
         "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
         "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # what a failed task raised is kept as text

@@ -92,10 +92,10 @@ def down() -> None:
     folder = Path(Store(settings.root).stack().path)
     stop(folder, "worker")
     if running(folder, "prefect"):
-        api = Api(f"{own_origins(settings.prefect_port, None)[0]}/api", _access(folder, settings).prefect)
         try:
+            api = Api(f"{own_origins(settings.prefect_port, None)[0]}/api", _access(folder, settings).prefect)
             reconcile(api, POOL)
-        except (OSError, ValueError) as error:  # it hangs: the next `up` does it
+        except (OSError, ValueError, UserError) as error:  # it hangs: the next `up` does it
             say(f"Prefect does not answer ({error}); the next `make up` marks runs that have ended")
     for name in ("prefect", "mlflow"):
         stop(folder, name)

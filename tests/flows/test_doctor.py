@@ -2,12 +2,17 @@
 
 import os
 import socket
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from upath import UPath
 
-from flows.doctor import _check_nights, check_mlflow
+from flows.doctor import _check_nights, check_mlflow, check_prefect
+from flows.stack import local
 from resnet_core.errors import UserError
 from resnet_core.storage.turns import turn
 from tasks.store import Store
@@ -62,3 +67,52 @@ def test_a_run_without_a_process_and_a_stuck_slot_are_named(pool: Pool, monkeypa
     pool.api.ask(f"/v2/concurrency_limits/{limit}", {"active_slots": 2}, "PATCH")
     with pytest.raises(UserError, match=r"is Running and has no process; a slot of nightly-retrain .*`make up`"):
         _check_nights()
+
+
+class Closed(BaseHTTPRequestHandler):
+    """A server that is well, and asks for ada:opensesame1815 for all but its health."""
+
+    def do_GET(self) -> None:
+        known = self.headers.get("Authorization") == "Basic YWRhOm9wZW5zZXNhbWUxODE1"
+        self.send_response(200 if known or self.path.endswith("/health") else 401)
+        self.end_headers()
+        self.wfile.write(b"{}")
+
+    def do_POST(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def closed() -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Closed)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_address[1]}"
+    server.shutdown()
+
+
+def test_a_server_that_asks_for_another_password_is_named(closed: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", closed)
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "ada")
+    for password in (None, "wrong"):
+        if password:
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        with pytest.raises(UserError, match=r"MLflow at .* asks for a password.* MLFLOW_TRACKING_PASSWORD"):
+            check_mlflow()
+        with (
+            temporary_settings({PREFECT_API_URL: f"{closed}/api", PREFECT_API_AUTH_STRING: password}),
+            pytest.raises(UserError, match=r"Prefect at .* asks for a password.* PREFECT_API_AUTH_STRING \(USER"),
+        ):
+            check_prefect()
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "opensesame1815")
+    assert check_mlflow() == f"{closed}/health answers"
+    with temporary_settings({PREFECT_API_URL: f"{closed}/api", PREFECT_API_AUTH_STRING: "ada:opensesame1815"}):
+        assert check_prefect() == f"{closed}/api/health answers"
+
+
+def test_up_beside_servers_with_another_password_ends_in_a_line(closed: str) -> None:
+    local._check_password(f"{closed}/api/admin/version", "ada:opensesame1815", "Prefect")
+    with pytest.raises(UserError, match=r"Prefect runs with another password\. Set the one"):
+        local._check_password(f"{closed}/api/admin/version", "grayline:other", "Prefect")
