@@ -155,11 +155,11 @@ def test_a_page_of_another_origin_reads_nothing_and_runs_nothing(
         context.on("request", lambda request: asked.append(request.url))
         page = context.new_page()
         page.goto(mlflow)
-        page.get_by_text("Recent Experiments").wait_for()
+        page.get_by_text("Recent Experiments").wait_for(timeout=120_000)
         page.goto(prefect)
         page.evaluate("password => localStorage.setItem('prefect-password', btoa(password))", password)
         page.goto(f"{prefect}/deployments")
-        page.get_by_text("nightly-retrain").first.wait_for()
+        page.get_by_text("promote").first.wait_for(timeout=120_000)
         assert [url for url in asked if not url.startswith((prefect, mlflow, "data:", "blob:"))] == []
         for host in ("127.0.0.1", "localhost", "evil.example"):
             page.goto(f"http://{host}:{port}")
@@ -180,8 +180,9 @@ def test_a_run_cannot_bring_a_command_an_environment_or_a_folder(
     password = f"grayline:{(demo[0] / 'data' / 'store' / 'stack' / 'password').read_text()}"
     deployment = next(d for d in ask(f"{api}/deployments/filter", password, {}) if d["name"] == "promote")
     for variables in ({"command": f"touch {tmp_path / 'pwned'}"}, {"env": {"PYTHONPATH": "/x"}}, {"working_dir": "/"}):
+        body = {"parameters": {"name": "digits"}, "job_variables": variables}
         with pytest.raises(urllib.error.HTTPError) as error:
-            ask(f"{api}/deployments/{deployment['id']}/create_flow_run", password, {"job_variables": variables})
+            ask(f"{api}/deployments/{deployment['id']}/create_flow_run", password, body)
         assert error.value.code == 422
 
 
