@@ -34,6 +34,8 @@ def examine() -> Iterator[tuple[str, bool, str]]:
             yield name, True, check()
         except UserError as error:
             yield name, False, str(error)
+        except OSError as error:  # of a store on a server that is down
+            yield name, False, f"cannot be read ({error.strerror or type(error).__name__}). Mend the store first."
 
 
 def _check_versions() -> str:
