@@ -20,6 +20,7 @@ CATALOG_VERSION = "grayline.version"
 CATALOG_LEVELS = "grayline.levels"
 SPLIT_GENERATION = "grayline.split"
 LOOK_ALIKES_SOUGHT = "grayline.look_alikes"
+SPLITS_READ = "grayline.splits"  # those that the source's names have given
 
 # Files of the folders below. A manifest, and `epochs.json` of a training, are written last.
 MANIFEST = "_manifest.json"  # of a shard set, a batch, a set of features
@@ -43,7 +44,7 @@ ENTRIES, UNREAD, CORRECTIONS = "entries.parquet", "unread.parquet", "corrections
 SCORED, FEATURE_LISTING = "known.parquet", "listing.parquet"
 ARTIFACTS = "mlartifacts"  # MLflow's, beside its database
 REGISTERED = "registered.json"  # of a training: the MLflow runs by which versions were made of it
-LINEAGE = "lineage.json"  # of a training, and of every version made of it
+LINEAGE, LEARNED = "lineage.json", "learned.parquet"  # of a training, and of every version made of it
 
 _WHEN = "%Y-%m-%dT%H%M%S"
 

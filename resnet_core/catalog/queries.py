@@ -123,11 +123,16 @@ def left_out(db: DuckDBPyConnection) -> int:
     )
 
 
-def held_out(db: DuckDBPyConnection) -> tuple[int, bool, bool]:
-    """Return the number of test images in `placed`; whether labels have placed all images; whether there are groups."""
-    query = "select count(*) filter (split = 'test'), bool_and(fixed is not null), bool_or(grouped) from placed"
-    test, fixed, grouped = db.sql(query).fetchall()[0]
-    return test, fixed, grouped
+def held_out(db: DuckDBPyConnection) -> tuple[int, bool, bool, bool]:
+    """Return the number of test images in `placed`; whether labels, or else earlier nights, have placed all images;
+    whether there are groups.
+    """
+    query = (
+        "select count(*) filter (split = 'test'), bool_and(fixed is not null), not bool_or(free), bool_or(grouped) "
+        "from placed"
+    )
+    test, fixed, placed, grouped = db.sql(query).fetchall()[0]
+    return test, fixed, placed, grouped
 
 
 def placed_classes(db: DuckDBPyConnection) -> int:

@@ -135,6 +135,6 @@ def file_name(path: object) -> str:
     return glob.escape(str(path))
 
 
-def count(db: duckdb.DuckDBPyConnection, query: str) -> int:
+def count(db: duckdb.DuckDBPyConnection, query: str, params: Mapping[str, object] | None = None) -> int:
     """Return the query's only value, an integer."""
-    return int(db.execute(query).fetchall()[0][0])
+    return int(db.execute(query, params).fetchall()[0][0])

@@ -30,7 +30,7 @@ from tasks.ingest.levels import decision_text
 from tasks.ingest.pixels import read_facts, read_rows
 from tasks.ingest.placement import lines
 from tasks.progress import progress
-from tasks.store import CATALOG_LEVELS, CATALOG_VERSION, LOOK_ALIKES_SOUGHT, SPLIT_GENERATION
+from tasks.store import CATALOG_LEVELS, CATALOG_VERSION, LOOK_ALIKES_SOUGHT, SPLIT_GENERATION, SPLITS_READ
 from tasks.values import Catalog, Scan
 from tasks.workspace import Workspace
 
@@ -65,12 +65,13 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         names = queries.classes(db)
         _check_evaluation(db, dataset, names, placed)
         version = history.append(db, versions, before)
+        given = ",".join(scan.given) or notes_of(path).get(SPLITS_READ, "")
         notes = {
-            CATALOG_VERSION: str(version), SPLIT_GENERATION: str(generation),
+            CATALOG_VERSION: str(version), SPLIT_GENERATION: str(generation), SPLITS_READ: given,
             LOOK_ALIKES_SOUGHT: str(dataset.split.near_duplicates), CATALOG_LEVELS: decision_text(scan.image),
         }  # fmt: skip
         rows = build.finished_rows(db)
-        if notes != _notes(path) or queries.has_changed(db) or not set(build.CATALOG.names) <= _columns(path):
+        if notes != notes_of(path) or queries.has_changed(db) or not set(build.CATALOG.names) <= _columns(path):
             rows = database.write_through(rows, path, notes)
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions)
@@ -112,7 +113,7 @@ def _columns(path: UPath) -> set[str]:
         return set(pq.read_schema(file).names)
 
 
-def _notes(path: UPath) -> dict[str, str]:
+def notes_of(path: UPath) -> dict[str, str]:
     """Return the metadata of the catalog file, empty before the first night."""
     if not path.exists():
         return {}
@@ -144,7 +145,7 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
 def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace, generation: int) -> Placement:
     """Make `finished`: ties, splits, and held-out images that look like training images. Say what is where."""
     path, size = here.store.catalog(dataset.name), dataset.image.size
-    notes = _notes(path)
+    notes = notes_of(path)
     config = remaining(dataset.split, scan.given)
     anew = bool(notes) and generation > int(notes.get(SPLIT_GENERATION, "0"))
     if anew:

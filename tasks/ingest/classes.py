@@ -78,9 +78,11 @@ def set_aside_unlearnable(db: DuckDBPyConnection, dataset: Dataset) -> None:
     lost = queries.unlearnable(db)
     if lost:
         _take_out(db, dataset, lost)
-    test, fixed, grouped = queries.held_out(db)
+    test, fixed, placed, grouped = queries.held_out(db)
     if not test:
         remedy = "`group` has to tell apart at least two parts of a class" if grouped else "add images"
+        again = f"`grayline split --again {dataset.name} --reason TEXT`"
+        remedy = f"earlier nights have placed all on other sides: begin anew with {again}" if placed else remedy
         remedy = "give some of them `split` test in the labels, or leave it empty" if fixed else remedy
         raise UserError(f"{dataset.source}: no image can be held out for the test: {remedy}.")
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from duckdb import DuckDBPyConnection
 
 from resnet_core.catalog.splits import SplitConfig
-from resnet_core.errors import UserError, some_of
+from resnet_core.errors import UserError, plural, some_of
 from resnet_core.sources.source import Kind
 from resnet_core.storage.database import count
 from resnet_core.storage.names import fold_label
@@ -42,23 +42,28 @@ class _Found:
 
 
 def find_splits(
-    db: DuckDBPyConnection, source: str, kind: Kind, config: SplitConfig, *, labelled: bool
+    db: DuckDBPyConnection, source: str, kind: Kind, config: SplitConfig, *, labelled: bool, decided: bool = False
 ) -> tuple[str, ...]:
     """Write the splits of the source into `listed`, and the labels below them. Returns the splits that it gives.
 
-    labelled: a table has given the labels. Raises UserError for what may be splits or classes.
+    labelled: a table has given the labels. decided: an earlier night has read names of the source as splits, so that
+    other names only wait. Raises UserError for what may be splits or classes.
     """
     if labelled and count(db, "select count(split) from listed"):
         return ()
     if not config.folders or kind == "manifest":
         return ()
-    found = _by_tables(db, source) if kind in ("parquet", "idx") else _by_folders(db, source, kind, labelled)
+    tables = kind in ("parquet", "idx")
+    found = _by_tables(db, source, decided) if tables else _by_folders(db, source, kind, labelled, decided)
     if found is None:
         return ()
     sides = _classes_of(db, found)
-    _check_classes(source, sides, labelled=labelled or kind in ("parquet", "idx"))
+    if not decided:
+        _check_classes(source, sides, labelled=labelled or tables)
+    elif not labelled:
+        _set_aside(db, found)
     given = tuple(split for split in (VALIDATION, TEST) if sides[split].total())
-    if not given:
+    if not given and not decided:
         return ()
     _write(db, found, given, config)
     log.info("splits      %s", _say(db, found, sides, given, config))
@@ -70,7 +75,7 @@ def remaining(config: SplitConfig, given: Sequence[str]) -> SplitConfig:
     return replace(config, validation=0.0) if given else config
 
 
-def _by_tables(db: DuckDBPyConnection, source: str) -> _Found | None:
+def _by_tables(db: DuckDBPyConnection, source: str, decided: bool) -> _Found | None:
     """Read the names of files, and of the folders that hold them: `data/train-00000-of-00002.parquet`."""
     files = [name for (name,) in db.sql(f"select distinct {_TABLE} from {_FILES} order by 1").fetchall()]
     names: dict[str, str] = {}
@@ -80,12 +85,12 @@ def _by_tables(db: DuckDBPyConnection, source: str) -> _Found | None:
     splits = settle({file: read_name(name) for file, name in names.items()})
     if TRAIN not in splits.values() or len(set(splits.values())) == 1:
         return None
-    if others := [file for file in files if file not in splits]:
+    if (others := [file for file in files if file not in splits]) and not decided:
         raise _refusal(source, f"tables named like splits stand beside {_listed(others)}")
     return _Found(_TABLE, "label", splits)
 
 
-def _by_folders(db: DuckDBPyConnection, source: str, kind: Kind, labelled: bool) -> _Found | None:
+def _by_folders(db: DuckDBPyConnection, source: str, kind: Kind, labelled: bool, decided: bool) -> _Found | None:
     """Find the depth at which folders are named like splits: at the top, below folders that hold all, or in classes."""
     depth, names = 1, _names_at(db, 1)
     while len(names) == 1 and depth < _DEEPEST:
@@ -93,13 +98,17 @@ def _by_folders(db: DuckDBPyConnection, source: str, kind: Kind, labelled: bool)
     if not 1 < len(names) <= _MOST_NAMES:
         return None
     if not any(read_name(name).split for name in names):
-        found = _in_classes(db, source, depth, kind, labelled)
+        found = _in_classes(db, source, depth, kind, labelled, decided)
         if found is None and depth > 1 and not labelled:
             _unwrap(db, depth, kind)
+        if found is None and not labelled:
+            _say_same_below(db, depth, names)
         return found
-    if not _are_splits(db, source, depth, names):
+    if not (decided or _are_splits(db, source, depth, names)):
         return None
-    splits = settle({name: read_name(name) for name in names})
+    splits = settle({name: read_name(name) for name in (_alike(names) if decided else names)})
+    if TRAIN not in splits.values():  # those of an earlier night are gone
+        return None
     inner = depth
     while kind != "glob" and not labelled and _is_wrapped(db, depth, inner):
         inner += 1
@@ -142,7 +151,45 @@ def _unwrap(db: DuckDBPyConnection, depth: int, kind: Kind) -> None:
         log.info("splits      the labels are the folders within %s, which holds everything", above)
 
 
-def _in_classes(db: DuckDBPyConnection, source: str, depth: int, kind: Kind, labelled: bool) -> _Found | None:
+def _alike(names: Sequence[str]) -> list[str]:
+    """Return the names that name splits, without those that differ in their other words: `train`, not `train_bus`."""
+    rests = Counter(read_name(name).rest for name in names if read_name(name).split)
+    rest = max(rests, key=lambda rest: (rests[rest], -len(rest)))
+    return [name for name in names if read_name(name).split and read_name(name).rest == rest]
+
+
+def _set_aside(db: DuckDBPyConnection, found: _Found) -> None:
+    """Take the label from images outside of the splits: nobody has said where they belong."""
+    names = [name for (name,) in db.sql(f"select distinct {found.name} from {_FILES} order by 1").fetchall()]
+    others = [name for name in names if name not in found.splits]
+    rows = "select unnest($names::varchar[])"
+    images = count(db, f"select count(*) from {_FILES} and {found.name} in ({rows})", {"names": others})
+    if images:
+        db.execute(f"update listed set label = null where {found.name} in ({rows})", {"names": others})
+        log.warning(
+            "splits      %s beside the splits: %s wait without a label. Move them into the splits, or name `labels:` "
+            "with a column `split`",
+            _listed(others), plural(images, "image"),
+        )  # fmt: skip
+
+
+def _say_same_below(db: DuckDBPyConnection, depth: int, names: Sequence[str]) -> None:
+    """Say it if the folders that are taken as classes all hold the same folders: those may be the classes."""
+    below = db.sql(
+        f"select list(distinct {_part(depth + 1)} order by {_part(depth + 1)}) from {_FILES} and {_DEPTH} > {depth} "
+        f"group by {_part(depth)}"
+    ).fetchall()
+    if len(below) == len(names) and len({tuple(inner) for (inner,) in below}) == 1 and len(below[0][0]) > 1:
+        log.warning(
+            "splits      the classes are %s, and each holds %s. If those are the classes, name them by `labels:`, or "
+            "write `source: FOLDER%s/*`",
+            _listed(names), _listed(below[0][0]), "/*" * (depth + 1),
+        )  # fmt: skip
+
+
+def _in_classes(
+    db: DuckDBPyConnection, source: str, depth: int, kind: Kind, labelled: bool, decided: bool
+) -> _Found | None:
     """Find splits within each class: `cat/train/1.png`."""
     names = _names_at(db, depth + 1)
     if len(names) > _MOST_NAMES:
@@ -151,6 +198,8 @@ def _in_classes(db: DuckDBPyConnection, source: str, depth: int, kind: Kind, lab
     if TRAIN not in splits.values() or len(set(splits.values())) == 1:
         return None
     stray = count(db, f"select count(*) from {_FILES} and {_DEPTH} = {depth}")
+    if decided:
+        return _Found(_part(depth + 1), "label" if labelled else _part(depth), splits)
     if others := [name for name in names if name not in splits]:
         raise _refusal(source, f"within its folders, {_listed(splits)} stand beside {_listed(others)}")
     if stray and not labelled:

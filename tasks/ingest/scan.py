@@ -21,13 +21,13 @@ from resnet_core.storage.files import to_path, write_whole
 from resnet_core.storage.matching import Places
 from tasks.dataset import Dataset
 from tasks.ingest.again import heal_catalog
-from tasks.ingest.catalog import load_catalog
+from tasks.ingest.catalog import load_catalog, notes_of
 from tasks.ingest.layout import find_splits
 from tasks.ingest.levels import with_decision
 from tasks.ingest.pixels import pixel_folder, whole_parts
 from tasks.parts import COLUMNS, Part, make_parts, part_size
 from tasks.progress import counted
-from tasks.store import CORRECTIONS, ENTRIES, UNREAD
+from tasks.store import CORRECTIONS, ENTRIES, SPLITS_READ, UNREAD
 from tasks.values import Scan
 from tasks.workspace import Workspace, ask_for, of_night
 
@@ -51,7 +51,8 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     if not there and pixels.parent.exists():
         log.info("ingest      the cached pixels are by other settings or code: every file is read again")
     with database.database() as db, more_roots(dataset.manifest_roots):
-        ignored, given = list_files(db, dataset, here.store.own_places())
+        decided = bool(notes_of(here.store.catalog(dataset.name)).get(SPLITS_READ))
+        ignored, given = list_files(db, dataset, here.store.own_places(), decided=decided)
         if dataset.corrections:
             _say_spellings(corrections.list_corrected(db, dataset.corrections, dataset.source))
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
@@ -81,10 +82,13 @@ def _assigned(part: Part) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays([part.files()["uri"].combine_chunks(), names], schema=ASSIGNED)
 
 
-def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -> tuple[int, tuple[str, ...]]:
+def list_files(
+    db: DuckDBPyConnection, dataset: Dataset, own: Collection[str], *, decided: bool = False
+) -> tuple[int, tuple[str, ...]]:
     """Make the table `listed`: a row per file of the source, or of its labels. Raises UserError.
 
     Returns the number of ignored files, and the splits that the source gives. own: places that are left out.
+    decided: as in `find_splits`.
     """
     kind = source_kind(dataset.source)
     if kind == "shards":
@@ -99,7 +103,7 @@ def list_files(db: DuckDBPyConnection, dataset: Dataset, own: Collection[str]) -
     ignored = database.count(db, "select count(*) from listed where ignored")
     if kind != "manifest" and dataset.labels:
         _join_labels(db, dataset, dataset.labels)
-    given = find_splits(db, dataset.source, kind, dataset.split, labelled=dataset.labels is not None)
+    given = find_splits(db, dataset.source, kind, dataset.split, labelled=dataset.labels is not None, decided=decided)
     _say_spellings(entries.fold_labels(db, "listed"))
     return ignored, given
 

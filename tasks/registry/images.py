@@ -1,28 +1,74 @@
-"""Images that a version was trained and tested on: the shards that its tag names."""
+"""Images that a version was trained and tested on: the shards that its tag names, and the ids that it keeps."""
 
-from collections.abc import Iterator
+import json
+import tempfile
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.format import Images, Split, iterate, read_facts, take
+from resnet_core.storage.files import write_whole
+from tasks.registry.integrity import verified_folder
 from tasks.registry.runs import client
-from tasks.registry.versions import SHARDS
+from tasks.registry.versions import ARTIFACTS, SHARDS
+from tasks.settings import Settings
+from tasks.store import LEARNED, LINEAGE
 from tasks.values import ModelVersion, ShardSet
 from tasks.workspace import Workspace
 
+_DIGITS = 16  # of an image's id that a version keeps: 64 bits tell all images apart
 
-def learned_from(version: ModelVersion, here: Workspace) -> set[str] | None:
-    """Return the ids of the images that a version was trained on or chosen by; None if its shards are gone."""
+
+@dataclass(frozen=True)
+class Learned(Container[str]):
+    """Images that a version was trained on or chosen by, and so were the versions that its training began with."""
+
+    ids: frozenset[str]  # their first _DIGITS
+
+    @classmethod
+    def of(cls, shard_set: ShardSet, keys: Keys | None) -> "Learned":
+        facts = read_facts(shard_set.files, ["image_id"], ["train", "validation"], keys)
+        return cls(frozenset(image_id[:_DIGITS] for image_id in facts["image_id"].to_pylist()))
+
+    def __contains__(self, image_id: object) -> bool:
+        return isinstance(image_id, str) and image_id[:_DIGITS] in self.ids
+
+    def __or__(self, other: "Learned") -> "Learned":
+        return Learned(self.ids | other.ids)
+
+    def save(self, path: UPath) -> None:
+        with write_whole(path) as draft:
+            pq.write_table(pa.table({"image_id": sorted(self.ids)}), draft, compression="zstd")
+
+    def count_tested(self, shard_set: ShardSet, keys: Keys | None) -> int:
+        """Return how many test images of the shards are among them."""
+        facts = read_facts(shard_set.files, ["image_id"], ["test"], keys)
+        return sum(image_id in self for image_id in facts["image_id"].to_pylist())
+
+
+def learned_from(version: ModelVersion, here: Workspace) -> Learned | None:
+    """Return the images that a version has learned from; None if it is not known any more.
+
+    Versions of earlier releases keep no ids: their shards tell, unless their training began with another version.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = verified_folder(here.tracking_uri, version, Settings().verify_key, Path(scratch)) / ARTIFACTS
+        if (folder / LEARNED).exists():
+            return Learned(frozenset(pq.read_table(folder / LEARNED)["image_id"].to_pylist()))
+        lineage = folder / LINEAGE
+        if lineage.exists() and json.loads(lineage.read_text(encoding="utf-8")).get("start"):
+            return None
     shard_set = _shards_of(version, here)
-    if shard_set is None:
-        return None
-    facts = read_facts(shard_set.files, ["image_id"], ["train", "validation"], here.keys)
-    return set(facts["image_id"].to_pylist())
+    return Learned.of(shard_set, here.keys) if shard_set else None
 
 
 def _shards_of(version: ModelVersion, here: Workspace) -> ShardSet | None:

@@ -1,6 +1,6 @@
 """New labelled images, a file of paths and labels, and the answers of versions for them."""
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +51,7 @@ def check_labels(path: str) -> UPath:
     return to_path(path)
 
 
-def answer(path: str, classifiers: Sequence[Classifier], learned: set[str], limits: Limits) -> Answers:
+def answer(path: str, classifiers: Sequence[Classifier], learned: Container[str], limits: Limits) -> Answers:
     """Read the images and let each classifier answer.
 
     learned: ids of images that are not new to one of them. Raises UserError for labels that the first classifier
@@ -82,7 +82,7 @@ def answer(path: str, classifiers: Sequence[Classifier], learned: set[str], limi
     return Answers(classes, places[kept], numbered(groups), tuple(each[kept] for each in found), left_out)
 
 
-def why_not(image_id: str | None, learned: set[str], seen: dict[str, int]) -> str:
+def why_not(image_id: str | None, learned: Container[str], seen: dict[str, int]) -> str:
     """Return the reason why an image does not count, or an empty text."""
     if image_id is None:
         return "unreadable"
@@ -116,7 +116,7 @@ def in_words(left_out: dict[str, int]) -> str:
 
 
 def score_files(
-    files: pa.Table, classifiers: Sequence[Classifier], learned: set[str], limits: Limits
+    files: pa.Table, classifiers: Sequence[Classifier], learned: Container[str], limits: Limits
 ) -> tuple[list[str | None], list[Scores]]:
     """Return the ids of the images and each classifier's scores, columns in the order of the first one's
     classes.

@@ -21,7 +21,7 @@ from resnet_core.evaluation.metrics import METRICS, Interval, intervals
 from tasks.artifacts import publish_table
 from tasks.dataset import Gate
 from tasks.registry import runs as tracking
-from tasks.registry.images import learned_from
+from tasks.registry.images import Learned, learned_from
 from tasks.registry.patience import download
 from tasks.registry.versions import GATE_SETTINGS, MONITOR, load_classifier
 from tasks.release.labelled import Answers, answer, check_labels
@@ -81,7 +81,8 @@ def monitor(labels: str, version: ModelVersion, predecessor: ModelVersion | None
     for each, known in zip(versions, learned, strict=True):
         if known is None:
             log.warning("monitor     what version %s learned from is not kept any more", each.version)
-    found = answer(labels, classifiers, set().union(*(known or set() for known in learned)), here.limits)
+    either = Learned(frozenset[str]().union(*(known.ids for known in learned if known)))
+    found = answer(labels, classifiers, either, here.limits)
     verdict = judge(found, version, predecessor, _gate_of(version, here.tracking_uri), here.tracking_uri)
     record(verdict, labels, here.tracking_uri)
     return verdict

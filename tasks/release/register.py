@@ -62,7 +62,7 @@ from tasks.registry.versions import (
 )
 from tasks.release.card import Made, card
 from tasks.settings import Settings
-from tasks.store import LINEAGE, MODEL, PREDICTIONS
+from tasks.store import LEARNED, LINEAGE, MODEL, PREDICTIONS
 from tasks.training.lineage import environment, read_lineage
 from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, Night, have
 from tasks.workspace import Workspace
@@ -219,7 +219,7 @@ def _log_model(tracking_uri: str, made: Made, keys: Keys | None) -> str:
 
 @contextmanager
 def _model_files(made: Made, keys: Keys | None) -> Iterator[dict[str, str]]:
-    """Yield the pyfunc's artifacts: the lineage, and the classifier's folder with calibration, reference, answers."""
+    """Yield the pyfunc's artifacts: the classifier's folder with calibration, reference and answers; lineage, ids."""
     with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / MODEL) as trained:
         folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE
         shutil.copytree(trained, folder)
@@ -228,7 +228,12 @@ def _model_files(made: Made, keys: Keys | None) -> Iterator[dict[str, str]]:
                 (folder / name).write_bytes(found.read_bytes())
         _keep_answers(folder, made, keys)
         lineage.write_text(json.dumps(made.lineage, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        yield {CLASSIFIER: str(folder), "lineage": str(lineage)}
+        artifacts = {CLASSIFIER: str(folder), "lineage": str(lineage)}
+        if (made.checkpoint.folder / LEARNED).exists():  # not in a training of an earlier release
+            learned = Path(scratch) / LEARNED
+            learned.write_bytes((made.checkpoint.folder / LEARNED).read_bytes())
+            artifacts["learned"] = str(learned)
+        yield artifacts
 
 
 def _keep_answers(folder: Path, made: Made, keys: Keys | None) -> None:

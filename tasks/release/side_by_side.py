@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -45,7 +45,7 @@ class SideBySide:
 def score_both(
     new: Classifier,
     old: Classifier,
-    learned: set[str] | None,
+    learned: Container[str] | None,
     night: Night,
     slices: Sequence[str],
     keys: Keys | None,

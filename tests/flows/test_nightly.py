@@ -3,6 +3,7 @@
 import base64
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -21,10 +22,13 @@ from flows.nightly_retrain import nightly_retrain
 from flows.promote import promote, rollback
 from flows.reproduce import reproduce
 from resnet_core.errors import DataCheckError, UserError
+from tasks.ingest.again import begin_again
+from tasks.registry.images import learned_from
 from tasks.registry.versions import resolve
 from tasks.settings import Settings
-from tasks.values import Night
+from tasks.values import ModelVersion, Night
 from tests.conftest import write_folder
+from tests.places import a_workspace
 
 pytestmark = pytest.mark.usefixtures("prefect")
 
@@ -100,6 +104,20 @@ def test_a_night_starts_from_the_champion_when_the_file_says_so(
     assert third.checkpoint.digest == second.checkpoint.digest
     assert third.version == second.version
     assert reproduce("few/2").identical  # from the same weights, over as many epochs
+
+    version = ModelVersion("few", "2", third.version.run_id)  # type: ignore[union-attr]
+    here = a_workspace(Settings().root, Settings().tracking_uri)
+    known = learned_from(version, here)
+    trained = pd.concat(pd.read_parquet(path) for path in (store / "shards").glob("*/*/*.parquet"))
+    assert known is not None
+    assert known.ids == {image_id[:16] for image_id in trained[trained["split"] == "train"]["image_id"]}
+    begin_again(here.store, "few", "a test")
+    caplog.clear()
+    with caplog.at_level("INFO", logger="grayline"):
+        fourth = nightly_retrain(str(dataset))
+    assert fourth.checkpoint is not None
+    assert fourth.checkpoint.epochs == 12
+    assert re.search(r"the champion has learned from \d+ of the test images: starting from scratch", caplog.text)
 
 
 def test_what_mlflow_has(dataset: Path, store: Path, digits: Digits) -> None:

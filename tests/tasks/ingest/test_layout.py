@@ -50,10 +50,10 @@ def below(*folders: str, images: int = 2) -> list[str]:
     return [f"{folder}/{number}.png" for folder in folders for number in range(images)]
 
 
-def understood(source: object, **settings: object) -> tuple[Listed, tuple[str, ...]]:
+def understood(source: object, *, decided: bool = False, **settings: object) -> tuple[Listed, tuple[str, ...]]:
     dataset = Dataset.model_validate({"name": "d", "source": str(source), **settings})
     with database.database() as db:
-        _, given = list_files(db, dataset, ())
+        _, given = list_files(db, dataset, (), decided=decided)
         rows = db.sql("select label, split from listed where not coalesce(ignored, false)").fetchall()
     return Counter(rows), given
 
@@ -292,3 +292,79 @@ def test_an_archive_in_memory_gives_the_same(tmp_path: Path) -> None:
             assert understood(source) == (SPLIT, ("test",))
     finally:
         fs.rm("/layout-test", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "waiting"),
+    [
+        (["stray/1.png"], 1),
+        (["stray/cat/1.png", "top.png"], 2),
+        (["train_bus/cat/1.png"], 1),
+        (["test/flat.png"], 1),
+        (["extra/cat/1.png", "extra/dog/1.png", "extra/emu/1.png"], 3),
+    ],
+    ids=lambda value: str(value),
+)
+@pytest.mark.parametrize("make", [Path, zipped, tarred])
+def test_once_names_are_splits_what_comes_beside_them_waits(
+    tmp_path: Path, more: list[str], waiting: int, make: Callable[[Path], Path]
+) -> None:
+    source = write(tmp_path / "data", [*below(*SIDES), *more])
+    found, given = understood(make(source), decided=True)
+    assert given == ("test",)
+    assert {key: count for key, count in found.items() if key[0]} == SPLIT
+    assert sum(count for (label, _), count in found.items() if label is None) == waiting
+
+
+def test_strays_within_the_classes_wait_too_and_splits_that_are_gone_give_none(tmp_path: Path) -> None:
+    sides = ("cat/train", "cat/test", "dog/train", "dog/test")
+    source = write(tmp_path / "data", [*below(*sides), "cat/1.png", "emu/a.png", "dog/more/b.png"])
+    found, given = understood(source, decided=True)
+    assert given == ("test",)
+    assert {key: count for key, count in found.items() if key[0]} == SPLIT
+    assert understood(write(tmp_path / "new", below("cat", "dog")), decided=True)[1] == ()
+    assert understood(write(tmp_path / "train", below("train/cat", "train/dog")), decided=True)[1] == ()
+
+
+def test_a_class_that_comes_in_the_test_folder_alone_waits_and_ends_no_night(
+    digit_folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, store = tmp_path / "data", UPath(tmp_path / "s")
+    images = sorted(digit_folder.rglob("*.png"))[:80]
+
+    def lay(side: str, label: str, paths: Iterable[Path]) -> None:
+        for path in paths:
+            (folder / side / label).mkdir(parents=True, exist_ok=True)
+            (folder / side / label / path.name).write_bytes(path.read_bytes())
+
+    for k, label in enumerate(("cat", "dog")):
+        lay("train", label, images[20 * k : 20 * k + 12])
+        lay("test", label, images[20 * k + 12 : 20 * k + 20])
+    dataset = Dataset.model_validate({"name": "d", "source": str(folder), "image": {"size": 8}})
+    ingested(dataset, store)
+    lay("test", "emu", images[40:43])
+    lay("stray", "", images[50:51])
+    rows = table(ingested(dataset, store)[0])
+    assert rows["status"].value_counts().to_dict() == {"ok": 40, "waiting": 3, "unlabelled": 1}
+    assert "stray beside the splits: 1 image wait" in caplog.text
+    assert "1 wait for a training image: 'emu'" in caplog.text
+    lay("train", "emu", images[60:70])
+    rows = table(ingested(dataset, store)[0])
+    assert rows[rows["label"] == "emu"]["split"].value_counts().to_dict() == {"train": 10, "test": 3}
+    for path in (folder / "test").rglob("*.png"):
+        path.unlink()
+    with pytest.raises(UserError, match=r"earlier nights have placed all .* `grayline split --again d --reason TEXT`"):
+        ingested(dataset, store)
+
+
+@pytest.mark.parametrize("names", [("fold1", "fold2", "fold3"), ("seen", "unseen"), ("site A", "site B")])
+def test_folders_that_all_hold_the_same_folders_are_named(
+    tmp_path: Path, names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    source = write(tmp_path / "data", below(*(f"{name}/{label}" for name in names for label in ("cat", "dog"))))
+    assert {label for label, _ in understood(source)[0]} == set(names)
+    assert f"the classes are {', '.join(names)}, and each holds cat, dog. If those are the classes" in caplog.text
+    assert {label for label, _ in understood(f"{source}/*/*/*")[0]} == {"cat", "dog"}  # the remedy
+    caplog.clear()
+    understood(write(tmp_path / "other", below("ok/cam1", "ok/cam2", "defect/cam1")))
+    assert "each holds" not in caplog.text
