@@ -1,10 +1,8 @@
 """Images that a version was trained and tested on: the shards that its tag names, and the ids that it keeps."""
 
 import json
-import tempfile
 from collections.abc import Container, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -60,8 +58,8 @@ def learned_from(version: ModelVersion, here: Workspace) -> Learned | None:
 
     Versions of earlier releases keep no ids: their shards tell, unless their training began with another version.
     """
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = verified_folder(here.tracking_uri, version, Settings().verify_key, Path(scratch)) / ARTIFACTS
+    with verified_folder(here.tracking_uri, version, Settings().verify_key) as files:
+        folder = files / ARTIFACTS
         if (folder / LEARNED).exists():
             return Learned(frozenset(pq.read_table(folder / LEARNED)["image_id"].to_pylist()))
         lineage = folder / LINEAGE

@@ -123,7 +123,7 @@ def _weak_evidence(evaluation: Evaluation, gate: Gate, first: bool) -> list[Chec
     """Return the checks of the evidence itself. At a minimum of 0, they warn instead of refusing."""
     checks = {}
     if gate.held_out is not None:
-        checks["held_out"] = _check_held_out(evaluation.evidence, gate.held_out, first)
+        checks["held_out"] = _check_held_out(evaluation, gate, first)
     if gate.baseline:
         checks["baseline"] = _check_baseline(evaluation, gate)
     return [
@@ -132,13 +132,14 @@ def _weak_evidence(evaluation: Evaluation, gate: Gate, first: bool) -> list[Chec
     ]
 
 
-def _check_held_out(of: Evidence, least: int, first: bool) -> Check:
+def _check_held_out(evaluation: Evaluation, gate: Gate, first: bool) -> Check:
     """Refuse a verdict from a few images, from a few groups, or without an image of some class."""
-    faults = []
+    of, least, faults = evaluation.evidence, gate.held_out or 0, []
     if of.missing:
+        more = "add images of other groups" if of.groups else "hold more out with `split: {test: ...}`"
         faults.append(
-            f"no held-out image of {', '.join(of.missing)}: hold more out with `split: {{test: ...}}`, or give some of "
-            "its images the split `test` in the labels"
+            f"no held-out image of {', '.join(of.missing)}: {more}, or give some of its images the split `test` in the "
+            "labels"
         )
     if of.images < least:
         faults.append(
@@ -155,6 +156,8 @@ def _check_held_out(of: Evidence, least: int, first: bool) -> Check:
     told = evidence.told_from(of.images, 1 - of.metrics["accuracy"].value)
     if first and told > Gate().margin:
         found += f"; {evidence.in_words(told, of.images)}"
+    if evaluation.look_alikes and _strict(evaluation, gate) is None:
+        found += f"; {evaluation.look_alikes:,} look like a training image, and the others are too few to judge by"
     return Check(
         "held out", f"at least {least:,} images{groups}, some of each class", "; ".join(faults) or found, not faults
     )

@@ -339,6 +339,24 @@ def test_a_part_on_a_jig_is_on_both_sides_and_the_line_names_the_remedy(
     assert catalog.placement.leaks > 0.5 * catalog.placement.test
 
 
+def test_two_scenes_of_one_data_set_are_two_crowds(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Two cameras, or the two sides of a part, each with both classes."""
+    made = (
+        (label, "", pixels[::-1].T.copy() if number % 2 else pixels)
+        for number, (label, _, pixels) in enumerate(drawn.jig(80, share=0.4))
+    )
+    catalog, _ = ingested(pictures(tmp_path / "drawn", made), UPath(tmp_path / "s"))
+    rows = table(catalog)
+    assert sides(rows) == {"ok": BOTH, "defect": BOTH}
+    assert rows["near"].notna().sum() < 0.15 * len(rows)  # 40 images of a scene are not yet a dense crowd
+    assert "look alike, of 'defect', 'ok', and are not tied" in caplog.text
+    number = rows["uri"].str.extract(r"(\d+)\.png")[0].astype(int)
+    scene = dict(zip(rows["image_id"], number % 2, strict=True))
+    pairs = rows[rows["look_alike"].notna()]
+    assert len(pairs) > 3
+    assert all(scene[a] == scene[b] for a, b in zip(pairs["image_id"], pairs["look_alike"], strict=True))
+
+
 def test_a_jig_that_grows_night_by_night_is_as_if_it_had_come_at_once_and_each_night_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -307,6 +307,21 @@ def test_the_stricter_of_both_decides_where_enough_images_look_like_no_training_
     assert "of 30 images that look like no training image" in recall.found
 
 
+def test_look_alikes_that_leave_too_few_others_are_named() -> None:
+    every, few = evidence(EVEN, EVEN), evidence(EVEN[:19], EVEN[:19])
+    (held_out, _) = _weak_evidence(evaluation(every, few), Gate(), first=False)
+    assert held_out.passed
+    assert held_out.found.endswith("41 look like a training image, and the others are too few to judge by")
+    (held_out, _) = _weak_evidence(evaluation(every, evidence(EVEN[:20], EVEN[:20])), Gate(), first=False)
+    assert held_out.found == "60 images of 2 classes"
+
+
+def test_a_class_without_held_out_images_needs_other_groups_where_there_are_groups() -> None:
+    groups = evidence(0 * EVEN, 0 * EVEN, np.arange(60) // 6)
+    (held_out, _) = _weak_evidence(evaluation(groups), Gate(), first=False)
+    assert "no held-out image of b: add images of other groups, or give" in held_out.found
+
+
 def test_a_recall_that_few_images_cannot_show_says_so() -> None:
     passed = _check_recall(evaluation(evidence(EVEN, EVEN)), Gate(recall={"b": 0.95}), "b")
     assert passed.passed
