@@ -65,13 +65,14 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         names = queries.classes(db)
         _check_evaluation(db, dataset, names, placed)
         version = history.append(db, versions, before)
-        given = ",".join(scan.given) or notes_of(path).get(SPLITS_READ, "")
+        last = notes_of(path)
         notes = {
-            CATALOG_VERSION: str(version), SPLIT_GENERATION: str(generation), SPLITS_READ: given,
-            LOOK_ALIKES_SOUGHT: str(dataset.split.near_duplicates), CATALOG_LEVELS: decision_text(scan.image),
+            CATALOG_VERSION: str(version), SPLIT_GENERATION: str(generation), CATALOG_LEVELS: decision_text(scan.image),
+            LOOK_ALIKES_SOUGHT: str(dataset.split.near_duplicates),
+            SPLITS_READ: ",".join(scan.given) or last.get(SPLITS_READ, ""),
         }  # fmt: skip
         rows = build.finished_rows(db)
-        if notes != notes_of(path) or queries.has_changed(db) or not set(build.CATALOG.names) <= _columns(path):
+        if notes != last or queries.has_changed(db) or not set(build.CATALOG.names) <= _columns(path):
             rows = database.write_through(rows, path, notes)
         digest = table_digest(some.drop_columns(_NO_CONTENT) for some in rows)
         history.compact(versions)

@@ -51,8 +51,8 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     if not there and pixels.parent.exists():
         log.info("ingest      the cached pixels are by other settings or code: every file is read again")
     with database.database() as db, more_roots(dataset.manifest_roots):
-        decided = bool(notes_of(here.store.catalog(dataset.name)).get(SPLITS_READ))
-        ignored, given = list_files(db, dataset, here.store.own_places(), decided=decided)
+        known = notes_of(here.store.catalog(dataset.name)).get(SPLITS_READ)
+        ignored, given = list_files(db, dataset, here.store.own_places(), decided=bool(known))
         if dataset.corrections:
             _say_spellings(corrections.list_corrected(db, dataset.corrections, dataset.source))
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
@@ -88,7 +88,6 @@ def list_files(
     """Make the table `listed`: a row per file of the source, or of its labels. Raises UserError.
 
     Returns the number of ignored files, and the splits that the source gives. own: places that are left out.
-    decided: as in `find_splits`.
     """
     kind = source_kind(dataset.source)
     if kind == "shards":

@@ -221,8 +221,8 @@ def _check_against(champion: ModelVersion, night: Night, dataset: Dataset, here:
     if gate.slice_margin is not None and both.slices:
         checks.append(_check_slices(both, gate.slice_margin))
     if both.learned is None:  # what the champion may have seen can only favour it: a check that passes is valid
-        by_hand = f"; version {champion.version} may have learned from these images, which favours it: "
-        by_hand += f"`grayline promote {champion.name} {versions[0].version}` if you are sure"
+        sure = f"`grayline promote {champion.name} {versions[0].version}` if you are sure"
+        by_hand = f"; version {champion.version} may have learned from these images, which favours it: {sure}"
         checks = [check if check.passed else replace(check, found=check.found + by_hand) for check in checks]
     if gate.speed is not None:
         checks.append(_check_speed(speed_ratio(new, old, have(night.shard_set), here.keys), gate.speed, champion))

@@ -18,11 +18,11 @@ from resnet_core.training.loop import Epoch
 from tasks.dataset import Dataset
 from tasks.progress import progress
 from tasks.registry import runs as tracking
-from tasks.registry.images import Learned, learned_from
-from tasks.registry.versions import CHAMPION, SHARDS, by_alias, checkpoint_of
+from tasks.registry.versions import SHARDS
 from tasks.store import EPOCHS, LEARNED, MODEL, STATE
 from tasks.training.lineage import write_lineage
 from tasks.training.run import Meter, is_whole, job_of, learning_digest, may_succeed, places, run_job
+from tasks.training.start import start_of
 from tasks.values import Checkpoint, Night, ShardSet, have
 from tasks.workspace import Workspace
 
@@ -33,7 +33,7 @@ log = logging.getLogger("grayline")
 def train(night: Night, dataset: Dataset, here: Workspace) -> Checkpoint:
     """Train, or find the classifier that the same data, settings and code have already given."""
     shard_set, tracking_uri = have(night.shard_set), here.tracking_uri
-    champion, learned = _start_of(dataset, shard_set, here)
+    champion, learned = start_of(dataset, shard_set, here)
     made_of = learning_digest(shard_set, dataset.model, dataset.train)
     folder = here.store.runs(dataset.name) / _training_digest(made_of, champion)
     name = run_name(dataset, folder.name)
@@ -45,8 +45,7 @@ def train(night: Night, dataset: Dataset, here: Workspace) -> Checkpoint:
         job = replace(job_of(shard_set, dataset, here), state=folder / STATE)
         if champion:
             job = replace(job, start=champion / MODEL, config=warm_started(job.config))
-        start = champion.name if champion else None
-        write_lineage(folder, dataset, shard_set, start, here)
+        write_lineage(folder, dataset, shard_set, champion.name if champion else None, here)
         learned.save(folder / LEARNED)
         with tracking.running(tracking_uri, run_id, ends=False):
             _train_new(job, folder, made_of, run_id, here)
@@ -79,27 +78,6 @@ def _tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
         "grayline.recipe": dataset.recipe,
         SHARDS: shard_set.digest,
     }
-
-
-def _start_of(dataset: Dataset, shard_set: ShardSet, here: Workspace) -> tuple[UPath | None, Learned]:
-    """Return the folder of the champion's training, if this one starts from it; and the images that it learns from.
-
-    A champion that has learned from a test image is not a start: the version would be tested on what it knows.
-    """
-    learned = Learned.of(shard_set, here.keys)
-    champion = by_alias(here.tracking_uri, dataset.name, CHAMPION) if dataset.train.start == "champion" else None
-    if champion is None:
-        return None, learned
-    folder = here.store.runs(dataset.name) / checkpoint_of(here.tracking_uri, champion)
-    if not is_whole(folder):
-        log.warning("train       the champion's training is gone from %s: starting from scratch", folder)
-        return None, learned
-    known = learned_from(champion, here)
-    seen = "an unknown number" if known is None else f"{known.count_tested(shard_set, here.keys):,}"
-    if known is None or seen != "0":
-        log.warning("train       the champion has learned from %s of the test images: starting from scratch", seen)
-        return None, learned
-    return folder, learned | known
 
 
 def _training_digest(made_of: str, champion: UPath | None) -> str:
