@@ -14,18 +14,16 @@ from prefect import task
 
 from resnet_core.errors import plural, some_of
 from resnet_core.evaluation import evidence
-from resnet_core.evaluation.bootstrap import LEAST_GROUPS
 from resnet_core.evaluation.comparison import Comparison, compare, compare_slices, in_words
-from resnet_core.evaluation.evidence import Evidence
 from resnet_core.evaluation.metrics import METRICS
 from resnet_core.evaluation.slices import SIDE_GROUPS
 from tasks.artifacts import publish_table
 from tasks.dataset import Dataset, Gate
-from tasks.evaluation.page import too_few
 from tasks.registry import runs as tracking
 from tasks.registry.champion import champion_of
 from tasks.registry.images import learned_from
 from tasks.registry.versions import GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, load_classifier
+from tasks.release.evidence import UNLIKE, WARNING, check_floor, check_recall, least_of, strict_of, weak_evidence
 from tasks.release.int8 import measure_int8
 from tasks.release.side_by_side import SideBySide, score_both, speed_ratio
 from tasks.values import Check, DataReport, Decision, Evaluation, ModelVersion, Night, have
@@ -35,8 +33,6 @@ log = logging.getLogger("grayline")
 
 _SLICE_CONFIDENCE = 0.95
 _NAMED = 3  # slices that the table names
-_WARNING = "warning: "  # begins the finding of a check that would refuse, but is not asked to
-_UNLIKE = "that look like no training image"
 
 
 @task
@@ -50,9 +46,9 @@ def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
     champion = champion_of(tracking_uri, version.name)
     if champion and champion.version == version.version:
         return Decision(version, (), False, "data, settings and code are those of the champion")
-    weak = _weak_evidence(evaluation, gate, first=champion is None)
-    checks = [_check_floor(evaluation, gate), *weak, _check_history(version, tracking_uri)]
-    checks += [_check_recall(evaluation, gate, name) for name in gate.recall]
+    weak = weak_evidence(evaluation, gate, first=champion is None)
+    checks = [check_floor(evaluation, gate), *weak, _check_history(version, tracking_uri)]
+    checks += [check_recall(evaluation, gate, name) for name in gate.recall]
     if gate.data_checks:
         checks.append(_check_data(night.data))
     if gate.calibration is not None:
@@ -63,8 +59,8 @@ def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
     reason = "; ".join(f"{check.name}: {check.found}" for check in failed or _telling(checks))
     decision = Decision(version, tuple(checks), not failed, reason)
     for check in weak if not failed else ():
-        if check.found.startswith(_WARNING):
-            text = check.found.removeprefix(_WARNING)
+        if check.found.startswith(WARNING):
+            text = check.found.removeprefix(WARNING)
             log.warning("gate        warning: promoted without evidence: %s: %s", check.name, text)
     record(decision, gate, tracking_uri)
     measure_int8(night, gate, here)
@@ -94,102 +90,6 @@ def record(decision: Decision, gate: Gate, tracking_uri: str) -> None:
     )
 
 
-def _least(gate: Gate) -> int:
-    """Return the held-out images that a verdict needs."""
-    return gate.held_out or Gate().held_out or 0
-
-
-def _strict(evaluation: Evaluation, gate: Gate) -> Evidence | None:
-    """Return the evidence of images that look like no training image, if they are enough to judge by."""
-    return evaluation.unlike if evidence.usable(evaluation.unlike, evaluation.evidence, _least(gate)) else None
-
-
-def _check_floor(evaluation: Evaluation, gate: Gate) -> Check:
-    """Hold the metric of the images against the minimum, and that of the images that look like no training image."""
-    every, strict = evaluation.metrics[gate.metric], _strict(evaluation, gate)
-    found, lowest = f"{every}{_few(evaluation.evidence)}", every.value
-    if strict and strict.metrics[gate.metric].value < lowest:
-        lowest = strict.metrics[gate.metric].value
-        found = f"{strict.metrics[gate.metric]} on {strict.images:,} images {_UNLIKE}; {every} on all"
-    return Check("floor", f"{gate.metric} at least {gate.minimum:.3f}", found, lowest >= gate.minimum)
-
-
-def _few(of: Evidence) -> str:
-    text = too_few(of.groups)
-    return f" ({text})" if text else ""
-
-
-def _weak_evidence(evaluation: Evaluation, gate: Gate, first: bool) -> list[Check]:
-    """Return the checks of the evidence itself. At a minimum of 0, they warn instead of refusing."""
-    checks = {}
-    if gate.held_out is not None:
-        checks["held_out"] = _check_held_out(evaluation, gate, first)
-    if gate.baseline:
-        checks["baseline"] = _check_baseline(evaluation, gate)
-    return [
-        check if check.passed or gate.demands(name) else replace(check, found=_WARNING + check.found, passed=True)
-        for name, check in checks.items()
-    ]
-
-
-def _check_held_out(evaluation: Evaluation, gate: Gate, first: bool) -> Check:
-    """Refuse a verdict from a few images, from a few groups, or without an image of some class."""
-    of, least, faults = evaluation.evidence, gate.held_out or 0, []
-    if of.missing:
-        more = "add images of other groups" if of.groups else "hold more out with `split: {test: ...}`"
-        faults.append(
-            f"no held-out image of {', '.join(of.missing)}: {more}, or give some of its images the split `test` in the "
-            "labels"
-        )
-    if of.images < least:
-        faults.append(
-            f"{plural(of.images, 'held-out image')}: add images, hold more out with `split: {{test: ...}}`, or accept "
-            "fewer with `gate: {held_out: ...}`"
-        )
-    if too_few(of.groups):
-        faults.append(
-            f"{plural(of.groups or 0, 'held-out group')}: add groups, or hold more out with `split: {{test: ...}}`"
-        )
-    groups = f" and {LEAST_GROUPS} groups" * (of.groups is not None)
-    found = f"{plural(of.images, 'image')} of {plural(len(of.supports), 'class', 'classes')}"
-    found += f" in {plural(of.groups, 'group')}" if of.groups else ""
-    told = evidence.told_from(of.images, 1 - of.metrics["accuracy"].value)
-    if first and told > Gate().margin:
-        found += f"; {evidence.in_words(told, of.images)}"
-    if evaluation.look_alikes and _strict(evaluation, gate) is None:
-        found += f"; {evaluation.look_alikes:,} look like a training image, and the others are too few to judge by"
-    return Check(
-        "held out", f"at least {least:,} images{groups}, some of each class", "; ".join(faults) or found, not faults
-    )
-
-
-def _check_baseline(evaluation: Evaluation, gate: Gate) -> Check:
-    """Refuse a version that is not shown to be better than one answer for every image."""
-    every, strict = evaluation.evidence, _strict(evaluation, gate)
-    found, images = every.baseline, ""
-    if strict and (strict.baseline.passed, -strict.baseline.p) < (found.passed, -found.p):
-        found, images = strict.baseline, f" on {strict.images:,} images {_UNLIKE}"
-    few = ", the least of so few groups" * (found.passed and found.p > 1 - evidence.BASELINE)
-    text = f"{found.value:.3f} ({in_words(found.p)}{few}){images}"
-    if not found.passed:
-        text += ": not shown to be better than one label for every image; train longer, check the labels, or hold out "
-        text += "more groups" if every.groups else "more images"
-    wanted = f"balanced accuracy above a constant answer's {found.constant:.3f}, {evidence.BASELINE:.1%} sure"
-    return Check("baseline", wanted, text, found.passed)
-
-
-def _check_recall(evaluation: Evaluation, gate: Gate, name: str) -> Check:
-    """Hold the recall of a class, as a batch decides, against its minimum."""
-    least, used, strict = gate.recall[name], evaluation.evidence, _strict(evaluation, gate)
-    if strict and strict.recalls[name].value < used.recalls[name].value:
-        used = strict
-    recall, images = used.recalls[name], used.supports[name]
-    text = f"{recall} of {plural(images, 'image')}" + f" {_UNLIKE}" * (used is strict) + _few(used)
-    if recall.value >= least and recall.low < least:
-        text += "; these images do not show it with 95%"
-    return Check(f"recall of {name}", f"at least {least:.3f}", text, recall.value >= least)
-
-
 def _check_history(version: ModelVersion, tracking_uri: str) -> Check:
     """Refuse a version that a person took back: it does not return by itself, however good its figures are."""
     tags = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags
@@ -217,7 +117,7 @@ def _check_against(champion: ModelVersion, night: Night, dataset: Dataset, here:
     checks = [_check_images(both, champion)]
     if not len(both):
         return checks
-    checks.append(_check_champion(both, champion, gate, _strict(have(night.evaluation), gate) is not None))
+    checks.append(_check_champion(both, champion, gate, strict_of(have(night.evaluation), gate) is not None))
     if gate.slice_margin is not None and both.slices:
         checks.append(_check_slices(both, gate.slice_margin))
     if both.learned is None:  # what the champion may have seen can only favour it: a check that passes is valid
@@ -250,8 +150,8 @@ def _check_champion(both: SideBySide, champion: ModelVersion, gate: Gate, usable
     better = gate.promote == "better"
     wanted = f"{gate.metric} higher, {sure}" if better else f"{gate.metric} at most {gate.margin:.3f} lower, {sure}"
     pairs = {"": both.pair}
-    if usable and both.unlike is not None and _least(gate) <= both.unlike.sum() < len(both):
-        pairs[f" on {both.unlike.sum():,} images {_UNLIKE}"] = both.pair.only(both.unlike)
+    if usable and both.unlike is not None and least_of(gate) <= both.unlike.sum() < len(both):
+        pairs[f" on {both.unlike.sum():,} images {UNLIKE}"] = both.pair.only(both.unlike)
     outcomes = []
     for images, pair in pairs.items():
         found = compare(METRICS[gate.metric], pair, gate.level)

@@ -21,7 +21,8 @@ from tasks.dataset import Dataset, EvaluateConfig, Gate
 from tasks.ingest.again import begin_again
 from tasks.registry.champion import make_champion
 from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, SHARDS
-from tasks.release.gate import _check_floor, _check_recall, _weak_evidence, judge
+from tasks.release.evidence import check_floor, check_recall, weak_evidence
+from tasks.release.gate import judge
 from tasks.settings import Settings
 from tasks.store import Store
 from tasks.values import Check, DataReport, Decision, Evaluation, Night
@@ -276,57 +277,57 @@ def test_a_verdict_needs_evidence(
     labels: np.ndarray, decided: np.ndarray, groups: np.ndarray | None, failed: list[str], found: str
 ) -> None:
     known = evaluation(evidence(labels, decided, groups))
-    checks = {check.name: check for check in _weak_evidence(known, Gate(), first=True)}
+    checks = {check.name: check for check in weak_evidence(known, Gate(), first=True)}
     assert [name for name, check in checks.items() if not check.passed] == failed
     assert found in checks["held out"].found
     refuses = {"held out": Gate(minimum=0, held_out=20), "baseline": Gate(minimum=0, baseline=True)}
-    warned = {check.name: check for check in _weak_evidence(known, Gate(minimum=0), first=True)}
+    warned = {check.name: check for check in weak_evidence(known, Gate(minimum=0), first=True)}
     for name in failed:
         assert warned[name].passed
         assert warned[name].found == f"warning: {checks[name].found}"
-        still = [check.name for check in _weak_evidence(known, refuses[name], first=True) if not check.passed]
+        still = [check.name for check in weak_evidence(known, refuses[name], first=True) if not check.passed]
         assert still == [name]
     off = Gate(held_out=None, baseline=False)
-    assert not _weak_evidence(known, off, first=True)
+    assert not weak_evidence(known, off, first=True)
 
 
 def test_the_stricter_of_both_decides_where_enough_images_look_like_no_training_image() -> None:
     labels = np.arange(200) % 2
     good, poor = evidence(labels, labels), evidence(labels[:60], (1 - labels)[:60])
-    floor = _check_floor(evaluation(good, poor), Gate())
+    floor = check_floor(evaluation(good, poor), Gate())
     assert not floor.passed
     assert floor.found.startswith("0.000 (0.000 to 0.060) on 60 images that look like no training image; 1.000 (0.98")
-    _, baseline = _weak_evidence(evaluation(good, poor), Gate(), first=True)
+    _, baseline = weak_evidence(evaluation(good, poor), Gate(), first=True)
     assert not baseline.passed
     assert "on 60 images that look like no training image" in baseline.found
     few = evaluation(good, evidence(labels[:19], (1 - labels)[:19]))
-    assert _check_floor(few, Gate()).passed
-    assert _check_floor(evaluation(evidence(labels[:60], labels[:60]), None), Gate()).passed
-    recall = _check_recall(evaluation(good, poor), Gate(recall={"b": 0.5}), "b")
+    assert check_floor(few, Gate()).passed
+    assert check_floor(evaluation(evidence(labels[:60], labels[:60]), None), Gate()).passed
+    recall = check_recall(evaluation(good, poor), Gate(recall={"b": 0.5}), "b")
     assert (recall.passed, recall.name) == (False, "recall of b")
     assert "of 30 images that look like no training image" in recall.found
 
 
 def test_look_alikes_that_leave_too_few_others_are_named() -> None:
     every, few = evidence(EVEN, EVEN), evidence(EVEN[:19], EVEN[:19])
-    (held_out, _) = _weak_evidence(evaluation(every, few), Gate(), first=False)
+    (held_out, _) = weak_evidence(evaluation(every, few), Gate(), first=False)
     assert held_out.passed
     assert held_out.found.endswith("41 look like a training image, and the others are too few to judge by")
-    (held_out, _) = _weak_evidence(evaluation(every, evidence(EVEN[:20], EVEN[:20])), Gate(), first=False)
+    (held_out, _) = weak_evidence(evaluation(every, evidence(EVEN[:20], EVEN[:20])), Gate(), first=False)
     assert held_out.found == "60 images of 2 classes"
 
 
 def test_a_class_without_held_out_images_needs_other_groups_where_there_are_groups() -> None:
     groups = evidence(0 * EVEN, 0 * EVEN, np.arange(60) // 6)
-    (held_out, _) = _weak_evidence(evaluation(groups), Gate(), first=False)
+    (held_out, _) = weak_evidence(evaluation(groups), Gate(), first=False)
     assert "no held-out image of b: add images of other groups, or give" in held_out.found
 
 
 def test_a_recall_that_few_images_cannot_show_says_so() -> None:
-    passed = _check_recall(evaluation(evidence(EVEN, EVEN)), Gate(recall={"b": 0.95}), "b")
+    passed = check_recall(evaluation(evidence(EVEN, EVEN)), Gate(recall={"b": 0.95}), "b")
     assert passed.passed
     assert passed.found == "1.000 (0.884 to 1.000) of 30 images; these images do not show it with 95%"
-    many = _check_recall(evaluation(evidence(np.arange(400) % 2, np.arange(400) % 2)), Gate(recall={"b": 0.95}), "b")
+    many = check_recall(evaluation(evidence(np.arange(400) % 2, np.arange(400) % 2)), Gate(recall={"b": 0.95}), "b")
     assert many.found == "1.000 (0.982 to 1.000) of 200 images"
 
 
