@@ -1,6 +1,6 @@
 """Take a checkpoint to the champion and back.
 
-Rooms, in order: `register` (a version with `card` and `served_model`), `gate` (checks and decision), `evidence` (its
+Rooms, in order: `register` (with `card`, `served_model`), `gate` (checks and decision), `evidence` (its
 checks of the held-out images), `promote` (and roll back). `side_by_side` and `int8` compare for the gate.
 `monitor` runs on `labelled` new images; `reproduce` trains a version again.
 Door: `register.register`, `gate.judge`, `promote`.
