@@ -42,7 +42,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "gate": ("images", "groups", "evidence"),
     "drift": ("elpv", "digits"),
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
-    "int8": ("digits", "digits_short", "elpv"),
+    "int8": ("digits", "digits_short", "elpv", "elpv_again"),
     "command": ("fixed", "growth", "workers"),
     "whole_night": (),
     "simulate_scoring": (),
