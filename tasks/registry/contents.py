@@ -26,7 +26,7 @@ _FILES = re.compile(
     r"MLmodel|digests\.json|model\.sig|registered_model_meta|served_model\.py"
     r"|requirements\.txt|conda\.yaml|python_env\.yaml|(serving_)?input_example\.json"
     r"|code/resnet_core/(\w+/)*(\w+\.py|py\.typed)"
-    r"|artifacts/lineage\.json|artifacts/model/\w+\.(json|safetensors|parquet)"
+    r"|artifacts/(lineage\.json|learned\.parquet)|artifacts/model/\w+\.(json|safetensors|parquet)"
 )
 _PIN = re.compile(r"([A-Za-z0-9][A-Za-z0-9._-]*)(\[[\w,-]+\])?([<>=!~]{1,2}[\w.*+!]+)?")
 # Bytes of a value, by safetensors' names of types.
