@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-onnx test-tensorflow check up down bench lock audit clean
+.PHONY: help demo test test-onnx test-tensorflow check up down bench faults lock audit clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ up: $(INSTALLED) ## Start Prefect, MLflow, a worker, all deployments; `make up D
 
 down: ## Stop the processes that `make up` started.
 	@$(BIN)/python -m flows.stack down
+
+faults: $(INSTALLED) ## Let every operation of nights, batches and promotions fail once, and run them again: hours.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fault_points
 
 bench: $(INSTALLED) ## Measure ratios against peers in the same run; print a table, write JSON.
 	$(BIN)/python -m benchmarks

@@ -20,7 +20,7 @@ from resnet_core.sources._image_tables import open_table
 from resnet_core.sources.fetch import open_files
 from resnet_core.sources.listing import LISTING, LOCATED
 from resnet_core.sources.source import suffix_kind
-from resnet_core.storage.locations import AT_ONCE, UNKNOWN_SIZE, Reach, absolute, facts
+from resnet_core.storage.locations import AT_ONCE, UNKNOWN_SIZE, Reach, absolute, facts_if_there
 
 _MEMBER = re.compile(r"::(?=/|[A-Za-z][A-Za-z0-9+.-]*://)")
 _FRAGMENT = re.compile(r"(.+)#(row|image)=(\d+)", re.DOTALL)
@@ -55,7 +55,7 @@ def locate(uris: Iterable[str]) -> pa.Table:
         with suppress(OSError, UserError):
             rows = _find_members(archive, paths)
             members |= {uri: row | {"uri": uri, "path": uri} for uri, row in rows.items() if not row["ignored"]}
-    facts_of, is_shard = cache(facts), cache(_is_shard)
+    facts_of, is_shard = cache(facts_if_there), cache(_is_shard)
     with ThreadPoolExecutor(AT_ONCE) as pool:
         located = pool.map(lambda uri: members.get(uri) or _located_row(uri, facts_of, is_shard), uris)
         return pa.Table.from_pylist(list(located), LOCATED)
@@ -72,7 +72,7 @@ def _located_row(uri: str, facts_of: Any, is_shard: Any) -> _Row:
         kind = shard_files.KIND if row["kind"] == "parquet" and is_shard(row["container"]) else row["kind"]
     except (OSError, UserError, ValueError):
         return missing
-    if holder["type"] != "file":
+    if not holder or holder["type"] != "file":
         return missing
     size = row["size"] if row["container"] else holder["size"]
     return row | {"path": uri, "size": size, "modified": holder["modified"], "kind": kind, "ignored": False}
@@ -141,11 +141,7 @@ def _find_members(archive: tuple[str, str], paths: _Paths) -> dict[str, _Row]:
 
 
 def _exists(place: str) -> bool:
-    try:
-        facts(place)
-    except OSError:
-        return False
-    return True
+    return facts_if_there(place) is not None
 
 
 def _is_shard(place: str) -> bool:

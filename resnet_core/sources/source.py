@@ -27,7 +27,7 @@ from resnet_core.sources._archives import holds_files, list_tar, list_zip
 from resnet_core.sources.listing import NO_LABELS, record_batch, top_folder
 from resnet_core.storage import globs
 from resnet_core.storage.ignored import is_ignored
-from resnet_core.storage.locations import absolute, facts, open_stream, printable
+from resnet_core.storage.locations import absolute, facts, facts_if_there, open_stream, printable
 
 log = logging.getLogger("grayline")
 
@@ -135,11 +135,8 @@ def list_source(source: str, own: Collection[str] = (), label_column: str | None
 def list_file(source: str) -> pa.RecordBatch | None:
     """List a file that its name does not make a list, table or archive, whatever its content; None if it is none."""
     place = absolute(source)
-    try:
-        single = suffix_kind(place) is None and facts(place)["type"] == "file"
-    except OSError:
-        return None
-    return _list_one(place) if single else None
+    there = facts_if_there(place) if suffix_kind(place) is None else None
+    return _list_one(place) if there and there["type"] == "file" else None
 
 
 def _list_one(place: str) -> pa.RecordBatch:

@@ -18,6 +18,7 @@ from urllib.parse import unquote
 from resnet_core.credentials import masked, opened, public
 from resnet_core.policy import OutOfReachError, check_protocol, guarded_client, manifest_roots
 from resnet_core.storage.names import spellings
+from resnet_core.storage.patience import patiently
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -44,6 +45,7 @@ BLOCK = 4 * 1024**2
 # Neighbours in a container are fetched together: at most so many bytes, with gaps of at most so many.
 _RUN, GAP = 4 * 1024**2, 64 * 1024
 AT_ONCE, _AT_ONCE_BYTES = 32, 64 * 1024**2  # requests to an object store at a time, and their bytes
+
 
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*(::[A-Za-z][A-Za-z0-9+.-]*)*://")
 _FILE = re.compile("^(file|local)://", re.IGNORECASE)
@@ -101,6 +103,14 @@ def facts(place: str) -> dict[str, Any]:
 def _local_facts(status: os.stat_result) -> dict[str, Any]:
     kind = {stat.S_IFREG: "file", stat.S_IFDIR: "directory"}.get(stat.S_IFMT(status.st_mode), "other")
     return {"type": kind, "size": status.st_size, "modified": str(status.st_mtime_ns)}
+
+
+def facts_if_there(place: str) -> dict[str, Any] | None:
+    """Return the facts of a place; None if nothing lies there. Raises JobError if its file system does not say."""
+    try:
+        return patiently(facts, place)
+    except (OSError, ValueError):
+        return None
 
 
 def remote_facts(info: dict[str, Any]) -> dict[str, Any]:
@@ -187,7 +197,7 @@ def _find_file(folder: str, table: str, reach: Reach, path: str) -> Found:
     for spelling in spellings(path):
         place = place_of(folder, spelling)
         try:
-            file = reach.look(place)
+            file = patiently(reach.look, place)
         except (OSError, ValueError):
             beyond = False
             continue

@@ -209,6 +209,8 @@ def _move_champion(
 ) -> None:
     """Tag the version, move the alias, add the event. A champion is not marked as rolled back any more.
 
+    A version that is the champion already gets no second event: nothing has moved.
+
     A history that lacks the last move is completed by the version's tags; a move that never was cannot be told.
     """
     registry = client(tracking_uri)
@@ -218,7 +220,11 @@ def _move_champion(
     registry.set_model_version_tag(after.name, after.version, SINCE, _now())
     registry.set_model_version_tag(after.name, after.version, REASON, reason)
     registry.set_registered_model_alias(after.name, CHAMPION, after.version)
-    record(tracking_uri, after.name, action, before.version if before else None, after.version, why)
+    moves = [event.after for event in events(tracking_uri, after.name) if event.action in _MOVES]
+    if before is None or before.version != after.version:
+        record(tracking_uri, after.name, action, before.version if before else None, after.version, why)
+    elif not moves or moves[-1] != after.version:  # the command died between the alias and its event
+        record(tracking_uri, after.name, action, moves[-1] if moves else None, after.version, why)
     tag_run(tracking_uri, after, "true")
 
 

@@ -102,6 +102,25 @@ def test_a_move_that_fails_leaves_no_line_in_the_history(
     assert [event.after for event in champion.events(registry.tracking_uri, "parts")] == ["1", "2"]
 
 
+def test_a_promotion_that_died_before_its_event_is_completed_and_one_that_did_not_is_not_doubled(
+    registry: MlflowClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = registry.tracking_uri
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as dying:
+        dying.setattr(champion, "record", die)
+        with pytest.raises(KeyboardInterrupt):
+            champion.make_champion(uri, "parts", "1", "by hand")
+    for _ in range(2):
+        champion.make_champion(uri, "parts", "1", "by hand")
+    moves = [(event.action, event.before, event.after) for event in champion.events(uri, "parts")]
+    assert moves[-1] == ("promoted", "2", "1")
+    assert moves.count(moves[-1]) == 1
+
+
 def test_version_0_is_not_the_challenger(registry: MlflowClient) -> None:
     registry.set_registered_model_alias("parts", "challenger", "1")
     with pytest.raises(UserError, match=r"no version '0'\. It has: 1, 2\."):
