@@ -16,9 +16,9 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from resnet_core.credentials import masked, opened, public
+from resnet_core.patience import patiently
 from resnet_core.policy import OutOfReachError, check_protocol, guarded_client, manifest_roots
 from resnet_core.storage.names import spellings
-from resnet_core.storage.patience import patiently
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem

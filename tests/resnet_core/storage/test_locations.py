@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from resnet_core import patience
 from resnet_core.errors import JobError
-from resnet_core.storage import locations, patience
+from resnet_core.storage import locations
 
 
 def test_a_stall_is_not_a_missing_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
