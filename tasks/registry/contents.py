@@ -118,7 +118,7 @@ def _check_loader(content: Any) -> None:
     if flavor.get("env") not in ({"conda": "conda.yaml", "virtualenv": "python_env.yaml"}, None):
         raise DamagedVersionError("its MLmodel names another environment (env)")
     for name, artifact in dict(flavor.get("artifacts") or {}).items():
-        if not re.fullmatch(r"artifacts/(model|lineage\.json)", str(dict(artifact).get("path"))):
+        if not re.fullmatch(r"artifacts/(model|lineage\.json|learned\.parquet)", str(dict(artifact).get("path"))):
             raise DamagedVersionError(f"its MLmodel has the artifact {name!r} elsewhere")
 
 
