@@ -97,7 +97,13 @@ def test_its_batch_is_scored_again_in_the_same_folder(old: Path, caplog: pytest.
     drift_after = json.loads((old / "digits-scores" / "_drift.json").read_text())
     for name in drift_before["measures"].keys() - {"embedding"}:  # its sample is drawn by the files' paths
         assert drift_after["measures"][name]["distance"] == pytest.approx(drift_before["measures"][name]["distance"])
-    assert sum("another version, code or options" in line for line in caplog.messages) == 1
+    assert (
+        sum(
+            "do not say by which files of digits version 2: every file is scored again" in line
+            for line in caplog.messages
+        )
+        == 1
+    )
 
 
 @pytest.mark.usefixtures("prefect")
