@@ -131,10 +131,10 @@ def _open_images(place: str) -> tuple[int, int, int]:
         end = _IMAGES_HEADER.size + count * height * width
         if count and not height * width:
             raise UserError(f"{place}: its images have {width} x {height} pixels. Fetch it again.")
-        check_members(place, count)
         # A count that the file cannot hold is refused before anything is unpacked.
         if end > facts(place)["size"] * _MOST_PACKED >= 0:
             raise UserError(f"{place}: cut short, {count:,} images need {end:,} bytes. Fetch it again.")
+        check_members(place, count)
         if count:
             file.seek(end - 1)
             if not file.read(1):

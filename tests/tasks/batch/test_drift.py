@@ -398,7 +398,7 @@ def test_a_batch_is_a_run_that_is_found_again_and_the_version_lists_it(home: Hom
     assert run.info.run_name == "nightly"
     assert run.data.params == {
         "source": "/data/new", "output": str(scores.output), "model_name": "few",
-        "model_version": home.version.version, "engine": "torch",
+        "model_version": home.version.version, "model_files": home.version.files, "engine": "torch",
     }  # fmt: skip
     assert (run.data.metrics["files"], run.data.metrics["failed"]) == (scores.files, scores.failed)
     assert run.data.metrics["images_per_second"] == scores.files / 2

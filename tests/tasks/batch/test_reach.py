@@ -24,7 +24,7 @@ Digits = tuple[np.ndarray, list[str]]
 @pytest.fixture(autouse=True)
 def _classifier(monkeypatch: pytest.MonkeyPatch) -> None:
     use(a_classifier(), monkeypatch)
-    monkeypatch.setattr(finish_batch, "create_markdown_artifact", lambda *page, **more: None)
+    monkeypatch.setattr(finish_batch, "publish_page", lambda *page, **more: None)
 
 
 @pytest.fixture
