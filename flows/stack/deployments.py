@@ -10,7 +10,6 @@ import yaml
 from flows.shipped import shipped
 from flows.stack.api import Api
 from flows.stack.processes import call, say
-from tasks.dataset import load_dataset
 
 PREFECT_YAML = shipped("prefect.yaml")
 POOL = "grayline"
@@ -109,8 +108,11 @@ def _schedule_text(schedule: dict[str, Any]) -> str:
 
 def _schedule(nightly: dict[str, Any], datasets: Sequence[Path], example: dict[str, Any]) -> None:
     """Add a schedule like the example for each data set that has none; the example itself is off, and goes."""
-    if datasets:
-        nightly["schedules"] = [schedule for schedule in nightly["schedules"] if schedule != example]
+    if not datasets:
+        return
+    from tasks.dataset import load_dataset  # PyTorch: other commands ask this module for the pool's name alone
+
+    nightly["schedules"] = [schedule for schedule in nightly["schedules"] if schedule != example]
     known = {schedule.get("parameters", {}).get("dataset"): schedule for schedule in nightly["schedules"]}
     for file in datasets:
         name = load_dataset(str(file)).name
