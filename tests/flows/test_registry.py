@@ -239,7 +239,7 @@ def lose_preprocessing(files: Path) -> str:
 
 def add_code(files: Path) -> str:
     (files / "code" / "sitecustomize.py").write_text("import os")
-    return "code/sitecustomize.py is extra"
+    return "code/sitecustomize.py is not a file of a version of Grayline's"
 
 
 def change_the_list_too(files: Path) -> str:

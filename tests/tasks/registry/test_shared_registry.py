@@ -17,6 +17,15 @@ from tasks.registry import champion, patience, runs, versions
 from tasks.registry.integrity import verified_folder
 from tasks.registry.patience import RegistryError
 
+# The least that a version of Grayline's may say of its code.
+MLMODEL = """\
+flavors:
+  python_function:
+    code: code
+    loader_module: mlflow.pyfunc.loaders.code_model
+    model_code_path: served_model.py
+"""
+
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -169,7 +178,7 @@ def test_a_version_of_a_server_is_removed_after_its_use(
 ) -> None:
     """A place that is not a local folder is downloaded, as from a server."""
     (tmp_path / "files").mkdir()
-    (tmp_path / "files" / "MLmodel").write_text("model")
+    (tmp_path / "files" / "MLmodel").write_text(MLMODEL)
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     monkeypatch.setattr(MlflowClient, "get_model_version_download_uri", lambda *_: "mlflow-artifacts:/files")
@@ -181,7 +190,7 @@ def test_a_version_of_a_server_is_removed_after_its_use(
     monkeypatch.setattr(mlflow.artifacts, "download_artifacts", download)
     version = versions.find_version(registry.tracking_uri, "parts", "1")
     with verified_folder(registry.tracking_uri, version) as folder:
-        assert (folder / "MLmodel").read_text() == "model"
+        assert (folder / "MLmodel").read_text() == MLMODEL
         assert folder.is_relative_to(tmp_path / "tmp")
     with pytest.raises(KeyError), verified_folder(registry.tracking_uri, version):
         raise KeyError
