@@ -1,6 +1,5 @@
 """Files and folders are their owner's alone, whatever the machine's umask; the group comes in by a setting."""
 
-import logging
 import os
 import stat
 import subprocess
@@ -61,7 +60,6 @@ def test_a_store_of_an_earlier_release_is_closed_and_says_so(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "store" / "stack").mkdir(parents=True)
-    monkeypatch.setattr(logging.getLogger("grayline"), "propagate", True)
     check_store(UPath(tmp_path / "store"))
     check_store(UPath(tmp_path / "store"))
     assert mode(tmp_path / "store") == 0o700
