@@ -82,12 +82,12 @@ def _room(path: UPath) -> Iterator[None]:
 def whole(path: UPath | Path, remedy: str = "") -> Iterator[None]:
     """Raise DamagedFileError for what readers of Parquet and JSON raise where the bytes are others.
 
-    Errors of the store itself, such as a missing file, have a number and stay as they are.
+    Errors of the store itself stay as they are: they have a number or, such as a missing file, a class of their own.
     """
     try:
         yield
     except (OSError, ValueError, EOFError, NotImplementedError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
+        if isinstance(error, OSError) and (error.errno is not None or type(error) is not OSError):
             raise
         raise DamagedFileError(path, (str(error).strip() or type(error).__name__).splitlines()[0], remedy) from None
 

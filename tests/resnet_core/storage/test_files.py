@@ -114,3 +114,5 @@ def test_torn_json_is_named(tmp_path: Path, content: bytes) -> None:
         read_json(tmp_path / "a.json", "Delete it.")
     with pytest.raises(FileNotFoundError):
         read_json(tmp_path / "b.json", "Delete it.")
+    with pytest.raises(FileNotFoundError):  # it has no number
+        read_json(UPath(f"memory://{tmp_path.name}/b.json"), "Delete it.")
