@@ -19,6 +19,7 @@ from resnet_core.errors import UserError
 from resnet_core.export.graph import Run
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
+from resnet_core.storage.files import DamagedFileError
 
 ANSWERS = "answers.parquet"
 MOST = 512  # images
@@ -89,7 +90,7 @@ def load_answers(folder: Path, classes: Sequence[str], size: int, keys: Keys | N
         answers = Answers(shards.unpacked(table["pixels"], size).copy(), probabilities)
     except UserError as error:
         raise NoAnswersError(f"its kept answers cannot be read ({error})") from None
-    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+    except (DamagedFileError, OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise NoAnswersError(f"its kept answers are damaged ({type(error).__name__})") from None
     if not len(answers) or not np.isfinite(probabilities).all():
         raise NoAnswersError("its kept answers are empty, or are not numbers")
