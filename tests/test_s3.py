@@ -206,8 +206,7 @@ def test_a_scored_batch_and_corrections_in_a_bucket(
     assert page.read_text(encoding="utf-8").count("data:image/webp") == 14
     labels = [{"path": f"{place}/new/{number:04}.png", "label": "7"} for number in range(5)]
     bucket.put_file(str(write_labels(tmp_path / "c.csv", labels)), f"{BUCKET}/corrections/labels-new.csv")
-    found = table(
-        ingested(dataset_of(digit_folder, corrections=f"s3://{BUCKET}/corrections"), UPath(tmp_path / "s"))[0]
-    )
+    dataset = dataset_of(digit_folder, corrections=f"s3://{BUCKET}/corrections", manifest_roots=[place])
+    found = table(ingested(dataset, UPath(tmp_path / "s"))[0])
     added = found[found["uri"].str.startswith(place)]
     assert added[["label", "status", "split"]].to_numpy().tolist() == [["7", "ok", "train"]] * 5
