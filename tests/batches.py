@@ -41,7 +41,7 @@ def write_batch(
     scores.mkdir(parents=True)
     for part, start in enumerate(range(0, len(rows), -(-len(rows) // PARTS))):
         table = pa.Table.from_pylist(rows[start : start + -(-len(rows) // PARTS)], SCHEMA)
-        pq.write_table(with_metadata(table, classes), scores / f"{part}.parquet")
+        pq.write_table(with_metadata(table, classes), scores / f"{part}.parquet", write_page_checksum=True)
     review = sum(bool(row["needs_review"]) for row in rows)
     manifest = {
         "source": str(folder / "new"), "model_name": "digits", "model_version": "1", "files": len(rows),

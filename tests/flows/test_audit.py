@@ -59,8 +59,12 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    content = bytearray(path.read_bytes())
-    content[len(content) // 3] ^= 1
+    """Change a byte of the file, of a Parquet file one of its first column: headers have bytes that nothing reads."""
+    content, place = bytearray(path.read_bytes()), -1
+    if path.suffix == ".parquet":
+        column = pq.read_metadata(path).row_group(0).column(0)
+        place += (column.dictionary_page_offset or column.data_page_offset) + column.total_compressed_size
+    content[place] ^= 1
     path.unlink()
     path.write_bytes(content)
 
