@@ -19,6 +19,7 @@ from resnet_core.errors import UserError
 from resnet_core.shards import encryption
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys, load_keys, parse_keys
+from resnet_core.storage.files import DamagedFileError
 from tests.resnet_core.shards.test_format import CLASSES, Digits, table, write
 
 SECRETS = {name: base64.b64encode(bytes([k]) * 32).decode() for k, name in enumerate(("2025", "2026", "2027"), start=7)}
@@ -125,7 +126,7 @@ def test_what_was_tampered_with_is_not_read(shard: UPath) -> None:
         changed = data.copy()
         changed[place] ^= 1
         shard.write_bytes(bytes(changed))
-        with pytest.raises(OSError, match=r"(?i)decrypt"):
+        with pytest.raises(DamagedFileError, match=r"(?i)decrypt|CRC"):
             shards.open_file(shard, keyring("2026")).read()
 
 
