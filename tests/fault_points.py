@@ -29,9 +29,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from resnet_core.storage.digest import digests_of, file_digest
+
 FILES = ("EIO", "ENOSPC", "EACCES", "killed", "torn", "lost rename")
 DATABASE = ("locked", "killed at a statement")
 _ERRORS = {"EIO": errno.EIO, "ENOSPC": errno.ENOSPC, "EACCES": errno.EACCES}
+_LONG_AGO = 1_700_000_000  # seconds since 1970
 _RENAME, _READS = "os.rename", ("os.listdir", "os.scandir")
 _WRITES = (_RENAME, "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 _DIED = 137
@@ -261,6 +264,7 @@ def images(home: Path, start: int, count: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.exists():
             Image.fromarray(np.rint(digits.images[k] * (255 / 16)).astype(np.uint8)).save(path)
+            os.utime(path, (_LONG_AGO, _LONG_AGO))  # the catalog has it, and a job may be what writes the image
 
 
 class Bench:
@@ -300,6 +304,9 @@ class Bench:
             assert status == 0, f"{job}, undisturbed: {said}"
             self.points[job] = counts
             self._wanted[job] = dict(contents(self.home / "store"))
+            assert "null" not in self._wanted[job]["files"], (
+                f"{job}, undisturbed: a version's files are not those listed"
+            )
             shutil.copytree(self.home, self.kept / job)
         shutil.rmtree(self.home, ignore_errors=True)
         shutil.copytree(self.kept / str(job), self.home)
@@ -318,6 +325,7 @@ class Bench:
 
 
 _OF_THE_MOMENT = ("scored_at", "run", "seconds", "read_at")
+_FILES_OF_THE_MOMENT = ("MLmodel", "artifacts/lineage.json")  # ids and the time of MLflow; seconds of the training
 
 
 def contents(store: Path) -> Iterator[tuple[str, str]]:
@@ -333,15 +341,24 @@ def contents(store: Path) -> Iterator[tuple[str, str]]:
     with sqlite3.connect(f"file:{store}/mlflow.db?mode=ro", uri=True) as db:
         ask = db.execute
         yield "versions", json.dumps(ask("select name, version from model_versions order by 1, 2").fetchall())
-        tags = "select name, version, key, value from model_version_tags where key in (?, ?, ?) order by 1, 2, 3"
-        yield (
-            "tags",
-            json.dumps(ask(tags, ("grayline.checkpoint", "grayline.files", "grayline.champion_reason")).fetchall()),
-        )
+        tags = "select name, version, key, value from model_version_tags where key in (?, ?) order by 1, 2, 3"
+        yield "tags", json.dumps(ask(tags, ("grayline.checkpoint", "grayline.champion_reason")).fetchall())
+        sealed = ask("select version, value from model_version_tags where key = 'grayline.files' order by 1").fetchall()
+        yield "files", json.dumps([(version, _sealed(store, digest)) for version, digest in sealed])
         yield "aliases", json.dumps(ask("select * from registered_model_aliases order by 1, 2").fetchall())
         moves = ask("select value from registered_model_tags where key like 'grayline.history.%' order by key")
         said = [json.loads(value) for (value,) in moves]
         yield "moves", json.dumps([(move["action"], move["from"], move["to"]) for move in said])
+
+
+def _sealed(store: Path, digest: str) -> dict[str, str] | None:
+    """Return the digests of a version's files by the tag of their list; None if its files are others or are gone."""
+    for path in store.glob("mlartifacts/**/digests.json"):
+        if file_digest(path) == digest:
+            listed, actual = json.loads(path.read_text()), digests_of(path.parent)
+            kept = {name: value for name, value in listed.items() if name not in _FILES_OF_THE_MOMENT}
+            return kept if listed == actual else None
+    return None
 
 
 def main() -> None:
