@@ -21,6 +21,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 os.environ["GRAYLINE_STORE"] = str(SESSION / "store")
 os.environ["GRAYLINE_ALLOWED_PROTOCOLS"] = "file, s3, gs, abfs, https, memory"  # the file system of many tests
 
+from resnet_core.storage import compressed  # noqa: E402
 from tasks.settings import Settings, check_store, prepare_environment  # noqa: E402
 
 prepare_environment()
@@ -81,6 +82,12 @@ def prefect() -> Iterator[None]:
 
     with prefect_test_harness(server_startup_timeout=120):
         yield
+
+
+@pytest.fixture(autouse=True)
+def not_confidential() -> None:
+    """No test before has said for this one that the images of the process are confidential."""
+    compressed._private.clear()
 
 
 @pytest.fixture
