@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.errors import JobError
+from resnet_core.policy import more_roots
 from tasks.batch.record import SCORED
 from tasks.settings import Settings
 from tests.conftest import write_folder
@@ -74,7 +75,8 @@ def test_and_in_another_order_and_other_parts(trained: Path, tmp_path: Path, mon
     monkeypatch.setattr("tasks.parts.LEAST_IN_A_PART", 37)
     files = sorted((trained / "raw").rglob("*.png"), key=lambda path: path.name[::-1])
     (tmp_path / "list.csv").write_text("path,label\n" + "".join(f"{path},\n" for path in files))
-    classify_batch(str(tmp_path / "list.csv"), str(tmp_path / "out"))
+    with more_roots([str(trained / "raw")]):
+        classify_batch(str(tmp_path / "list.csv"), str(tmp_path / "out"))
     compare(trained, tmp_path / "out")
 
 
