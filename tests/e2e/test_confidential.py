@@ -107,10 +107,12 @@ class _Plant:
         """Note the command lines of all processes below; that of the command itself is the person's own."""
         with suppress(psutil.NoSuchProcess):
             whole = psutil.Process(pid)
+            own = whole.cmdline()  # that of a fork, too, until it has become another program
             while whole.is_running() and whole.status() != psutil.STATUS_ZOMBIE:
                 for child in whole.children(recursive=True):
                     with suppress(psutil.Error):
-                        self.lines.add(" ".join(child.cmdline()))
+                        if (line := child.cmdline()) != own:
+                            self.lines.add(" ".join(line))
                 time.sleep(0.02)
 
     def leaks(self, printed: str) -> list[str]:
