@@ -26,6 +26,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -348,7 +349,10 @@ def contents(store: Path) -> Iterator[tuple[str, str]]:
         yield "aliases", json.dumps(ask("select * from registered_model_aliases order by 1, 2").fetchall())
         moves = ask("select value from registered_model_tags where key like 'grayline.history.%' order by key")
         said = [json.loads(value) for (value,) in moves]
-        yield "moves", json.dumps([(move["action"], move["from"], move["to"]) for move in said])
+        moved = [(move["action"], move["from"], move["to"]) for move in said]
+        # A spoilt night may refuse a version for files that it could not list; the next refuses it for its scores.
+        again = [move == before and move[0] == "refused" for before, move in pairwise([None, *moved])]
+        yield "moves", json.dumps([move for move, twice in zip(moved, again, strict=True) if not twice])
 
 
 def _sealed(store: Path, digest: str) -> dict[str, str] | None:
