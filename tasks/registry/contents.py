@@ -5,8 +5,9 @@ code, another environment or a pickle. Digests and signatures tell who wrote a v
 """
 
 import math
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
@@ -36,7 +37,7 @@ _TOOLS = {"pip", "setuptools", "wheel", "python"}
 
 def check_contents(folder: Path) -> None:
     """Raise DamagedVersionError for a version of other files, code, loader or environment than ours."""
-    for path in folder.rglob("*"):
+    for path in _entries(folder):
         name = path.relative_to(folder).as_posix()
         if path.is_symlink():
             raise DamagedVersionError(f"{name} is a link")
@@ -58,6 +59,16 @@ def check_contents(folder: Path) -> None:
             _check_header(weights)
         except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DamagedVersionError(f"{weights.name} has no header of safetensors ({error})") from None
+
+
+def _entries(folder: Path) -> Iterator[Path]:
+    """Yield all that lies below. Raises OSError for a folder that may not be listed, which `rglob` would leave out."""
+
+    def fail(error: OSError) -> None:
+        raise error
+
+    for place, folders, files in os.walk(folder, onerror=fail):
+        yield from (Path(place, name) for name in (*folders, *files))
 
 
 def _check_header(weights: Path) -> None:
