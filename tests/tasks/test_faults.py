@@ -20,10 +20,12 @@ KILLS = 8
 
 # A night up to its shards as the flow runs it, without Prefect's engine, in a process that may die.
 NIGHT = """
-import sys
+import os, sys
 from pathlib import Path
 from upath import UPath
-from tests.tasks.ingest.test_ingest import dataset_of, sharded
+free = os.environ.get("GRAYLINE_FREE_BYTES")
+from tests.tasks.ingest.test_ingest import dataset_of, sharded  # forgets the machine's settings
+os.environ |= {"GRAYLINE_FREE_BYTES": free} if free else {}
 print("begins", flush=True)
 sharded(dataset_of(Path(sys.argv[1]), smallest_side=8), UPath(sys.argv[2]))
 """
@@ -83,8 +85,8 @@ def test_a_disk_that_is_full(source: Path, tmp_path: Path) -> None:
         assert "No space left on device" in said or os.strerror(28) in said
         enlarge(disk)
         assert not [path for path in disk.rglob(".*") if path.name != ".probe"]
-        again = start(source, disk)
-        assert again.wait() == 0
+        again = start(source, disk, GRAYLINE_FREE_BYTES="0")
+        assert again.wait() == 0, again.communicate()[1]
         assert shards_of(disk) == shards_of(tmp_path / "clean")
 
 
