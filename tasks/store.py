@@ -31,7 +31,7 @@ EXPLANATION, GALLERY, GALLERY_SHEET = "explanation", "gallery.json", "gallery.pn
 FOLDS, OUT_OF_FOLD, FOLDS_SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
 KEPT_ASIDE = "kept_aside.parquet"
 ISSUES, ISSUES_SHEET = "issues.csv", "issues.png"
-SPLITS = "splits.json"
+SPLITS, NOTES = "splits.json", "notes.json"
 SUMMARY, COMPARISON, SAMPLES, CONFLICTS = "summary.json", "comparison.png", "samples.png", "conflicts.png"
 LOOK_ALIKES = "look_alikes.png"
 TRIALS, ENGINE_FILE = "trials.json", "model.onnx"
@@ -63,6 +63,7 @@ LAYOUT = (
     Place("catalog/<dataset>/catalog.parquet", "one row per source image ever seen", "ingest"),
     Place("history/<dataset>/<version>.parquet", "one row per file that a version of the catalog changed", "ingest"),
     Place("history/<dataset>/splits.json", "who began the split anew, when and why", "split"),
+    Place("history/<dataset>/notes.json", "what nights have decided: gray levels, split folders", "ingest"),
     Place("checks/<dataset>/<version>/", "the data checks: `summary.json`, plots, samples", "ingest"),
     Place("pixels/<dataset>/<digest>/", "a cache of decoded images; deleting it costs reading them again", "ingest"),
     Place(

@@ -6,6 +6,7 @@ goes into the hash, so that a test image of before may become a training image.
 
 import json
 import logging
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -17,7 +18,7 @@ from resnet_core.catalog.history import last_version
 from resnet_core.errors import JobError, UserError, plural
 from resnet_core.storage import database
 from resnet_core.storage.files import DamagedFileError, read_json, write_text
-from tasks.store import CATALOG_VERSION, SPLIT_GENERATION, SPLITS, Store
+from tasks.store import CATALOG_VERSION, LOOK_ALIKES_SOUGHT, NOTES, SPLIT_GENERATION, SPLITS, Store
 from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
@@ -26,6 +27,10 @@ log = logging.getLogger("grayline")
 _REMEDY = (
     "It says when the split began anew. Restore it from a backup of the store; without one, delete it, and run "
     "`grayline split --again NAME`."
+)
+_NOTES_REMEDY = (
+    "It says how gray levels and folders were read. Restore it from a backup of the store; without one, delete it, and "
+    "both are decided anew."
 )
 
 
@@ -66,6 +71,14 @@ def seed_of(seed: int, generation: int) -> str:
     return f"{seed}.{generation}" if generation else str(seed)
 
 
+def keep_notes(history: UPath, notes: Mapping[str, str]) -> None:
+    """Keep a copy of what a catalog's metadata says: the decisions of earlier nights outlive a damaged catalog."""
+    text = json.dumps(notes, indent=2, sort_keys=True) + "\n"
+    path = history / NOTES
+    if not path.exists() or path.read_bytes() != text.encode():
+        write_text(path, text)
+
+
 def heal_catalog(dataset: str, here: Workspace) -> None:
     """Restore a catalog that is damaged, or gone, from its history: files with labels, splits and statuses.
 
@@ -89,9 +102,11 @@ def heal_catalog(dataset: str, here: Workspace) -> None:
         for name, field in zip(build.CATALOG.names, build.CATALOG, strict=True)
     }
     table = pa.table(columns | {"present": pa.array([True] * len(rows))}, build.CATALOG)
-    notes = {CATALOG_VERSION: str(version), SPLIT_GENERATION: str(len(beginnings(versions)))}
+    notes = read_json(versions / NOTES, _NOTES_REMEDY) if (versions / NOTES).exists() else {}
+    notes |= {CATALOG_VERSION: str(version), SPLIT_GENERATION: str(len(beginnings(versions)))}
+    notes.pop(LOOK_ALIKES_SOUGHT, None)  # the restored rows do not have what was found
     list(database.write_through(iter([table]), path, notes))
     log.warning(
-        "ingest      %s %s: %s restored from %s, with labels and splits; every file is read again",
+        "ingest      %s %s: %s restored from %s, with labels, splits and decisions; every file is read again",
         path, why, plural(len(rows), "row"), versions,
     )  # fmt: skip

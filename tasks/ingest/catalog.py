@@ -71,6 +71,7 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
             LOOK_ALIKES_SOUGHT: str(dataset.split.near_duplicates),
             SPLITS_READ: ",".join(scan.given) or last.get(SPLITS_READ, ""),
         }  # fmt: skip
+        again.keep_notes(versions, notes)
         rows = build.finished_rows(db)
         if notes != last or queries.has_changed(db) or not set(build.CATALOG.names) <= _columns(path):
             rows = database.write_through(rows, path, notes)

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import tifffile
 from upath import UPath
 
 from resnet_core.errors import JobError
@@ -16,6 +18,7 @@ from resnet_core.reading.image import schema
 from resnet_core.reading.pool import read_files
 from tasks.ingest import pixels
 from tests.tasks.ingest.test_ingest import dataset_of, ingested, sharded
+from tests.tasks.ingest.test_levels import files_of, put
 
 
 def catalog(store: Path) -> pd.DataFrame:
@@ -67,7 +70,7 @@ def test_a_lost_catalog_is_restored_from_its_history(
     if how != "gone":
         path.write_bytes(content[: len(content) // 2] if how == "cut" else b"")
     found, _ = ingested(dataset, UPath(store))
-    assert f"200 rows restored from {store}/history/d, with labels and splits" in caplog.text
+    assert f"200 rows restored from {store}/history/d, with labels, splits and decisions" in caplog.text
     assert (found.version, found.read) == (1, 200)
     pd.testing.assert_frame_equal(catalog(store), before)
     assert {path.name for path in (store / "history/d").iterdir()} == history
@@ -75,6 +78,23 @@ def test_a_lost_catalog_is_restored_from_its_history(
     path.write_bytes(content[:99])
     with pytest.raises(JobError, match=r"catalog.parquet is damaged .* Restore it from a backup of the store, or"):
         ingested(dataset, UPath(store))
+
+
+def test_a_lost_catalog_does_not_lose_the_white_level_that_was_decided(
+    digits: tuple[np.ndarray, list[str]], tmp_path: Path
+) -> None:
+    """White is that of the first night; the darker images that are left would be decided otherwise."""
+    folder, store = files_of(tmp_path / "source", digits, 4095, "u2"), tmp_path / "store"
+    dataset = dataset_of(folder)
+    first, _ = ingested(dataset, UPath(store))
+    assert first.image.decided is not None
+    (store / "catalog/d/catalog.parquet").write_bytes(b"")
+    for path in sorted(folder.rglob("*.tif")):
+        put(path, tifffile.imread(path) // 8)
+    healed, _ = ingested(dataset, UPath(store))
+    fresh, _ = ingested(dataset, UPath(tmp_path / "other"))
+    assert fresh.image.decided != first.image.decided
+    assert healed.image.decided == first.image.decided
 
 
 @pytest.mark.parametrize("code", ["over_time", "decoder_crashed"])
