@@ -10,7 +10,7 @@
     trained = grayline.train("data/raw/parts")           # without a registry: nothing is kept
 
 Rooms: `nights` (retrain, classify_batch), `models` (load), `trainings` (train). Door: this package.
-Each name is imported when it is first used, so that `import grayline` takes no time.
+`import grayline` takes no time: a name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -54,6 +54,7 @@ def __getattr__(name: str) -> Any:
             return "0+unknown"
     if name not in _ROOMS:
         raise AttributeError(f"module 'grayline' has no attribute {name!r}. It has: {', '.join(__all__)}")
+    import_module("grayline._environment")  # before Prefect and MLflow read their variables
     return getattr(import_module(_ROOMS[name]), name)
 
 

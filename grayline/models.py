@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from grayline._html import table
 from resnet_core.errors import UserError
 from resnet_core.inference.single import Prediction, predict_images, read_images
-from resnet_core.model.classifier import Classifier
+from resnet_core.model.classifier import DESCRIPTION, Classifier
 from resnet_core.model.features import embed
 from tasks.settings import Settings, check_there
 
@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 class Model:
     """A classifier and its name. Images are decoded as those of its training were.
 
-    An image is a path or URL, a file's bytes, an array of gray levels [H, W], one of colors, uint8 [H, W, 3 or 4],
-    or a Pillow image.
+    Images are paths or URLs, bytes of files, Pillow images, or arrays: gray levels [H, W], or uint8 [H, W, 3 or 4].
     """
 
     classifier: Classifier
@@ -38,7 +37,7 @@ class Model:
     def predict(self, images: "Iterable[Input]") -> list[Prediction]:
         """Return a prediction per image, in order.
 
-        An image that cannot be read has no label, but a reason. Raises UserError for what is no image at all.
+        An image that cannot be read has no label, but a reason. Raises UserError for anything else.
         """
         return predict_images(self.classifier, images)
 
@@ -76,10 +75,10 @@ class Model:
 def load(model: str | Path | None = None, device: str = "auto") -> Model:
     """Return a registered version, its files checked, or a classifier that `Model.save` has written.
 
-    model: NAME@ALIAS, NAME/VERSION, NAME (its champion), a folder, or None for the only model's champion.
-    Raises UserError for a version that does not exist.
+    model: NAME@ALIAS, NAME/VERSION, NAME (its champion), or None for the only model's champion. A Path, or the name of
+    a folder that `save` has written, is that folder. Raises UserError for a version that does not exist.
     """
-    if isinstance(model, Path) or (model is not None and Path(model).is_dir()):
+    if isinstance(model, Path) or (model is not None and (Path(model) / DESCRIPTION).is_file()):
         return Model(_load_folder(Path(model)), Path(model).name)
     from tasks.registry.versions import load_classifier, resolve
 

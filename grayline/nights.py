@@ -4,8 +4,10 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
-from flows.cli.options import check, ready
+from flows.cli.options import check, persons_list, ready
 from grayline._html import table
+from resnet_core.credentials import public
+from resnet_core.storage.files import to_output
 from tasks import values
 from tasks.batch import values as batch_values
 from tasks.batch.folder import check_places
@@ -57,12 +59,17 @@ def retrain(dataset: str | Path) -> Night:
 
 
 def classify_batch(source: str | Path, output: str | Path | None = None, model: str | None = None) -> Scores:
-    """Score every image of a source, as `grayline classify-batch` does. Raises UserError for wrong input."""
-    check_places(str(source), None)
-    ready()
-    from flows.classify_batch import classify_batch as flow
+    """Score every image of a source, as `grayline classify-batch` does. Raises UserError for wrong input.
 
-    return Scores(**_fields(flow(str(source), None if output is None else str(output), model)))
+    Secrets of a URL stay in this process. Its protocol and host must be allowed by the settings.
+    """
+    place, to = public(str(source)), None if output is None else public(str(output))
+    with persons_list(place):
+        check_places(place, None if to is None else to_output(to, "output"))
+        ready()
+        from flows.classify_batch import classify_batch as flow
+
+        return Scores(**_fields(flow(place, to, model)))
 
 
 def _fields(result: Any) -> dict[str, Any]:

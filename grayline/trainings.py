@@ -13,6 +13,7 @@ from upath import UPath
 
 from grayline._html import table
 from grayline.models import Model
+from resnet_core.credentials import public
 from resnet_core.device import find_device
 from resnet_core.evaluation.assess import HeldOut, assess
 from resnet_core.evaluation.calibrate import Requirements
@@ -71,9 +72,9 @@ def train(source: str | Path, labels: str | Path | None = None, epochs: int | No
 
 
 def _dataset(source: str | Path, labels: str | Path | None, epochs: int | None, settings: dict[str, Any]) -> Dataset:
-    content = {"name": "trained", "source": str(source), **settings}
+    content = {"name": "trained", "source": public(str(source)), **settings}
     if labels is not None:
-        content["labels"] = str(labels)
+        content["labels"] = public(str(labels))
     if epochs is not None:
         content["train"] = {**settings.get("train", {}), "epochs": epochs}
     return validate(content, Dataset)

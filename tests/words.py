@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 MOST_WORDS = 20
-PLACES = ("flows", "tasks", "resnet_core", "benchmarks", "data", "README.md", "CONTRIBUTING.md", "docs")
+PLACES = ("grayline", "flows", "tasks", "resnet_core", "benchmarks", "data", "README.md", "CONTRIBUTING.md", "docs")
 OPENING = re.compile(r"(What|One|Each|Some|Of|Whether)\b(?!-)")
 IS_NO = re.compile(r"\bis no\b(?! longer)|(?<!here )\b(are|was|were) no\b(?! longer)")
 SENTENCE = re.compile(r"(?<=[.!?:;])\s+|\n\s*\n|\n\s*[-*|]\s")

@@ -13,6 +13,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from resnet_core.credentials import public
 from resnet_core.errors import UserError
 from resnet_core.images.levels import BadImageError, Stored, to_gray
 from resnet_core.images.limits import DEFAULT_LIMITS, Limits
@@ -75,14 +76,14 @@ def read_images(settings: Preprocessing, images: "Iterable[Input]") -> tuple[lis
         raise UserError("images: give a list, as in predict([image])")
     names, read = [], []
     for number, image in enumerate(images):
-        names.append(fspath(image) if isinstance(image, str | PathLike) else f"#{number}")
+        names.append(public(fspath(image)) if isinstance(image, str | PathLike) else f"#{number}")
         read.append(_read(image, settings, names[-1]))
     return names, read
 
 
 def _read(image: Any, settings: Preprocessing, name: str) -> ReadImage:
     if isinstance(image, str | PathLike):
-        return read_file(absolute(fspath(image)), settings)
+        return read_file(absolute(name), settings)
     if isinstance(image, bytes):
         return read_image(image, settings)
     if hasattr(image, "mode") and hasattr(image, "save"):

@@ -29,7 +29,7 @@ from resnet_core.model.resnet import ModelConfig, build, find_stem
 from resnet_core.model.sized import Network, averaged_sides, sized
 
 WEIGHTS = "model.safetensors"
-_DESCRIPTION = "model.json"
+DESCRIPTION = "model.json"
 
 # Bytes of the stem's output, the largest tensor, of a batch on a CPU. From 32 MiB on, the allocator asks the system
 # for every tensor anew. Late layers are slow with fewer than eight images.
@@ -143,7 +143,7 @@ class Classifier:
         state = {name: value.contiguous().cpu() for name, value in self.network.state_dict().items()}
         save_file(state, folder / WEIGHTS)
         text = json.dumps(self.description(), indent=2, ensure_ascii=False)
-        (folder / _DESCRIPTION).write_text(text + "\n", encoding="utf-8")
+        (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if self.calibration != Calibration():
             self.calibration.save(folder)
 
@@ -159,7 +159,7 @@ class Classifier:
     @classmethod
     def load(cls, folder: Path, device: torch.device | str = "auto") -> "Classifier":
         """Read the files of `save`, ready to predict on the device (`auto`: see `find_device`)."""
-        text = json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))
+        text = json.loads((folder / DESCRIPTION).read_text(encoding="utf-8"))
         config, preprocessing = model_config(text["model"]), Preprocessing.of(text["preprocessing"])
         # Without stochastic depth, which has no weights, torchvision is not needed.
         plain = build(replace(config, drop_path=0.0), size=preprocessing.size, classes=len(text["classes"]))

@@ -33,6 +33,27 @@ def test_importing_it_imports_nothing_else() -> None:
     assert done.stdout == "[]\n"
 
 
+def test_prefect_and_mlflow_keep_their_files_in_the_store(tmp_path: Path) -> None:
+    code = (
+        "import grayline; grayline.Night; from prefect.settings import get_current_settings as s;"
+        "import os; print(s().home); print(os.environ['DO_NOT_TRACK'])"
+    )
+    env = {k: v for k, v in os.environ.items() if not k.startswith(("PREFECT", "MLFLOW", "DO_NOT"))}
+    env |= {"GRAYLINE_STORE": str(tmp_path / "store"), "PYTHONPATH": str(DOCS.parent)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [str(tmp_path / "store" / "prefect"), "true"]
+
+
+def test_a_password_in_a_path_stays_out_of_the_answer() -> None:
+    from resnet_core.images.preprocessing import Preprocessing
+    from resnet_core.inference.single import read_images
+
+    names, (read,) = read_images(Preprocessing(size=8), ["https://me:opensesame77@127.0.0.1:9/a.png"])
+    assert names == ["https://127.0.0.1:9/a.png"]
+    assert read.reason is not None
+    assert "opensesame77" not in read.reason.text
+
+
 @pytest.mark.e2e
 def test_the_page_runs_as_it_stands(tmp_path: Path) -> None:
     """The blocks of docs/python.md, in order, in one process, on the digits."""
