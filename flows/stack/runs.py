@@ -140,9 +140,14 @@ def _outcome(client: "SyncPrefectClient", run: "FlowRun", name: str) -> list[str
     lines: list[str] = []
     for page in client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run, key=key)):
         first = str(page.data).partition("\n## ")[0]
-        points = [re.sub(r"\*\*|\\(?=\W)", "", line) for line in first.splitlines() if line.startswith("- ")]
-        lines += [*filter(None, [page.description]), *points]
+        points = [line for line in first.splitlines() if line.startswith("- ")]
+        lines += [_unescaped(line) for line in (page.description or "", *points) if line]
     return ["", *lines] if lines else []
+
+
+def _unescaped(line: str) -> str:
+    """Return a line of Markdown as text; `tasks.artifacts.plain` has escaped it."""
+    return re.sub(r"\*\*|\\(?=\W)", "", line)
 
 
 def _print(text: str) -> None:

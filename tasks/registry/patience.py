@@ -5,7 +5,6 @@ connection and half an answer are not answers: nothing may be decided by them.
 """
 
 import logging
-import re
 import sqlite3
 from collections.abc import Callable
 from functools import partial
@@ -18,7 +17,7 @@ from mlflow.tracking import MlflowClient
 from sqlalchemy.exc import DBAPIError
 from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_delay, wait_exponential
 
-from resnet_core.credentials import opened
+from resnet_core.credentials import masked, opened
 from resnet_core.errors import JobError
 
 log = logging.getLogger("grayline")
@@ -118,5 +117,4 @@ class _Patient:
 def _short(error: BaseException | None) -> str:
     """Return the first line of an error, without the page of a proxy and without a statement of SQL."""
     text = (str(error).strip() or type(error).__name__).splitlines()[0]
-    text = text.partition(". Response body")[0].partition("[SQL")[0].strip()[:200]
-    return re.sub(r"://[^/\s@]*@", "://", text)  # without a password
+    return masked(text.partition(". Response body")[0].partition("[SQL")[0].strip())[:200]

@@ -15,7 +15,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from tasks.registry.champion import champions_before, events
 from tasks.registry.runs import TRAINING, client
-from tasks.registry.versions import CHAMPION, by_alias, versions_of
+from tasks.registry.versions import CHAMPION, all_pages, by_alias, versions_of
 
 log = logging.getLogger("grayline")
 
@@ -48,14 +48,9 @@ def _of_batches(tracking_uri: str, name: str) -> set[str]:
     experiment = registry.get_experiment_by_name(f"{name}-scores")
     if experiment is None:
         return set()
-    found: set[str] = set()
-    token = None
-    while True:
-        page = registry.search_runs([experiment.experiment_id], max_results=_PAGE, page_token=token)
-        found |= {run.data.params.get("model_version", "") for run in page}
-        token = page.token
-        if not token:
-            return found
+    ids = [experiment.experiment_id]
+    pages = all_pages(lambda token: registry.search_runs(ids, max_results=_PAGE, page_token=token))
+    return {run.data.params.get("model_version", "") for run in pages}
 
 
 def expired_runs(tracking_uri: str, name: str, keep: int, before: datetime, going: Collection[str]) -> list[str]:

@@ -155,7 +155,7 @@ def _none_yet(tracking_uri: str) -> str:
 def model_names(tracking_uri: str) -> list[str]:
     """Return the names of all registered models, those of other tools included."""
     registry = client(tracking_uri)
-    return [model.name for model in _all_pages(lambda token: registry.search_registered_models(page_token=token))]
+    return [model.name for model in all_pages(lambda token: registry.search_registered_models(page_token=token))]
 
 
 def _listed(names: Sequence[str]) -> str:
@@ -163,7 +163,7 @@ def _listed(names: Sequence[str]) -> str:
     return some_of(names, _SHOWN)
 
 
-def _all_pages(search: Callable[[str | None], PagedList[_Entry]]) -> Iterator[_Entry]:
+def all_pages(search: Callable[[str | None], PagedList[_Entry]]) -> Iterator[_Entry]:
     """Yield the entries of every page that MLflow answers a search with."""
     token: str | None = None
     while True:
@@ -196,7 +196,7 @@ def versions_of(tracking_uri: str, name: str) -> dict[str, RegisteredVersion]:
     """Return all versions of a model by their numbers."""
     quote = '"' if "'" in name else "'"  # MLflow's filters have no escape
     registry, condition = client(tracking_uri), f"name = {quote}{name}{quote}"
-    pages = _all_pages(lambda token: registry.search_model_versions(condition, page_token=token))
+    pages = all_pages(lambda token: registry.search_model_versions(condition, page_token=token))
     return {str(version.version): version for version in pages}
 
 
