@@ -9,7 +9,7 @@ SHIPPED = ("prefect.yaml", "data/*.yaml", "data/samples/*.py")
 
 
 class BuildWithFiles(build_py):
-    """Copy the files into `grayline/_shipped/`, where `flows.shipped` looks for them outside of a clone."""
+    """Copy the files into `grayline/_shipped/`, where `flows.stack.deployments` looks for them outside of a clone."""
 
     def run(self) -> None:
         super().run()

@@ -14,7 +14,7 @@ from typer.exceptions import TyperException
 
 from flows.cli import begin, demo, frameworks, labels, predict, scores, stages, store, versions
 from flows.cli.tables import console, say, table
-from flows.interrupt import stoppable
+from flows.machine.interrupt import stoppable
 from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
 from resnet_core.storage.files import disk_full, says_full
@@ -134,7 +134,7 @@ def doctor(
     ] = False,
 ) -> None:
     """Check the installation, and print the remedy of each failure."""
-    from flows.doctor import examine
+    from flows.machine.doctor import examine
 
     if repair and not deep:
         raise UserError("--repair: needs --deep, which finds what to repair.")
@@ -150,7 +150,7 @@ def doctor(
 
 def _audit(repair: bool) -> bool:
     """Print what disagrees, with the command that mends it. Returns whether nothing is left."""
-    from flows.audit import audit
+    from flows.machine.audit import audit
     from tasks.workspace import workspace
 
     rows, left = table("where", "what is wrong", "mend it with"), 0

@@ -9,7 +9,7 @@ import typer
 
 from flows.cli.options import ready
 from flows.cli.tables import console, say, table
-from flows.shipped import shipped
+from flows.stack.deployments import shipped
 from resnet_core.errors import UserError, nearest
 from tasks.settings import Settings
 from tasks.store import Store

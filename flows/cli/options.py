@@ -35,8 +35,8 @@ def ready(fans_out: bool = True, registry: bool = True) -> None:
 
     fans_out: the flow runs its tasks on the cluster. registry: it needs MLflow.
     """
-    from flows.doctor import check_mlflow, check_prefect
-    from flows.interrupt import obey_in_flows
+    from flows.machine.doctor import check_mlflow, check_prefect
+    from flows.machine.interrupt import obey_in_flows
     from flows.stack.temporary import use_own_server
 
     check_store(Settings().root)

@@ -45,7 +45,7 @@ def _move(name: str, version: int | None, reason: str, back: bool) -> None:
 
         champion = (flows.rollback if back else flows.promote)(name, version, reason)
     else:
-        from flows.doctor import check_mlflow
+        from flows.machine.doctor import check_mlflow
         from tasks.registry.champion import make_champion, take_back
 
         check_there(settings)
@@ -59,7 +59,7 @@ def _move(name: str, version: int | None, reason: str, back: bool) -> None:
 @app.command()
 def history(name: _Name) -> None:
     """List who or what moved the champion, when, from which version to which, and why."""
-    from flows.doctor import check_mlflow
+    from flows.machine.doctor import check_mlflow
     from tasks.registry.champion import events
     from tasks.registry.versions import check_model
 
@@ -141,7 +141,7 @@ def _show_verdict(verdict: Verdict) -> None:
 @app.command()
 def report(model: Model, output: HtmlFile = "report.html") -> None:
     """Write a version as one page: its quality, its errors, the gate's checks and its lineage."""
-    from flows.doctor import check_mlflow
+    from flows.machine.doctor import check_mlflow
     from tasks.registry.versions import resolve
     from tasks.report.pages import check_place
     from tasks.report.version_page import write_report

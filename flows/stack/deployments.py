@@ -7,9 +7,17 @@ from typing import Any
 
 import yaml
 
-from flows.shipped import shipped
 from flows.stack.api import Api
 from flows.stack.processes import call, say
+
+_HOME = Path(__file__).resolve().parents[2]
+
+
+def shipped(name: str) -> Path:
+    """Return the path of prefect.yaml or of what lies under data/: in a clone, or within `grayline` in a wheel."""
+    installed = _HOME / "grayline" / "_shipped" / name
+    return installed if installed.exists() else _HOME / name
+
 
 PREFECT_YAML = shipped("prefect.yaml")
 POOL = "grayline"

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from safetensors.numpy import load_file, save_file
 from upath import UPath
 
-from flows.doctor import _check_signing
+from flows.machine.doctor import _check_signing
 from resnet_core.errors import UserError
 from resnet_core.storage.digest import DamagedVersionError
 from tasks.registry import runs as tracking

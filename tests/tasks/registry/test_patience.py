@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 
-from flows.doctor import check_mlflow
+from flows.machine.doctor import check_mlflow
 from resnet_core.errors import UserError
 from tasks.registry import patience
 from tasks.registry.patience import RegistryError

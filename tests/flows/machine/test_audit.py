@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
-from flows.audit import Finding, audit
+from flows.machine.audit import Finding, audit
 from resnet_core.storage.digest import file_digest
 from resnet_core.storage.turns import turn
 from tasks.registry.versions import CHAMPION, FILES, SHARDS

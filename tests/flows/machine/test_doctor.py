@@ -11,7 +11,7 @@ import pytest
 from prefect.settings import PREFECT_API_AUTH_STRING, PREFECT_API_URL, temporary_settings
 from upath import UPath
 
-from flows.doctor import _check_nights, check_mlflow, check_prefect
+from flows.machine.doctor import _check_nights, check_mlflow, check_prefect
 from flows.stack import local
 from resnet_core.errors import UserError
 from resnet_core.storage.turns import turn
@@ -59,7 +59,7 @@ def test_who_is_at_work_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_run_without_a_process_and_a_stuck_slot_are_named(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("flows.doctor.POOL", pool.name)
+    monkeypatch.setattr("flows.machine.doctor.POOL", pool.name)
     pool.set(concurrency_limit=1)
     _check_nights()
     limit = pool.there()["nightly-retrain"]["global_concurrency_limit"]["id"]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-HOME = Path(__file__).parents[2]
+HOME = Path(__file__).parents[3]
 PLACES = {
     "asleep": "time.sleep(60)",
     "waiting for a thread": "with ThreadPoolExecutor(2) as pool: pool.submit(busy).result()",
@@ -20,7 +20,7 @@ PLACES = {
 PROGRAM = """
 import signal, subprocess, sys, time
 from concurrent.futures import ThreadPoolExecutor
-from flows.interrupt import stoppable
+from flows.machine.interrupt import stoppable
 
 DEAF = "import signal, time; [signal.signal(n, signal.SIG_IGN) for n in (2, 15)]; time.sleep(60)"
 
