@@ -49,8 +49,11 @@ class Workspace:
         return replace(self, keys=known_keys(Settings()))
 
 
-def workspace(dataset: Dataset | None = None) -> Workspace:
-    """Make the workspace, and its store if it is new. Raises UserError if the store cannot be written."""
+def workspace(dataset: Dataset | None = None, *, made: bool = True) -> Workspace:
+    """Make the workspace, and its store if it is new. Raises UserError if the store cannot be written.
+
+    made: whether there has to be a store; a look at a source needs none.
+    """
     settings = Settings()
     here = Workspace(
         store=Store(settings.root),
@@ -62,7 +65,8 @@ def workspace(dataset: Dataset | None = None) -> Workspace:
     )
     if dataset:
         here = here.of(dataset)
-    check_store(settings.root)
+    if made:
+        check_store(settings.root)
     return here
 
 

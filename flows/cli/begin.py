@@ -95,13 +95,9 @@ def write_file(
         check_source(source)
     except UserError as error:
         raise UserError(str(error).replace("Correct `source:`", "Correct the path")) from None
-    from tasks.survey.survey import choose, find_labels, mirrors, survey, training_seconds
-    from tasks.workspace import workspace
+    from tasks.survey.survey import choose, mirrors, training_seconds
 
-    tables = [] if labels else find_labels(source)
-    if len(tables) > 1:
-        labels = _ask(asks, f"Labels are in {some_of(tables, _SHOWN)}. Which of them", tables[0])
-    found = survey(source, labels or next(iter(tables), None), workspace())
+    found = _look(source, labels, asks)
     _show(found)
     mirrored = mirrors([*found.classes])
     if asks:
@@ -124,6 +120,28 @@ def write_file(
     if not Settings().verify_key:
         say("Can others write to your MLflow? `grayline doctor` says how versions are signed.")
     return path
+
+
+def _look(source: str, labels: str | None, asks: bool) -> Survey:
+    """Look at a source by the labels that were named, by a table that lies there, or by its folders.
+
+    A table that nobody named and that is of other images is left out, with a line.
+    """
+    from tasks.survey.survey import find_labels, survey
+    from tasks.workspace import workspace
+
+    here, tables = workspace(made=False), [] if labels else find_labels(source)
+    if len(tables) > 1 and asks:
+        labels = _ask(asks, f"Labels are in {some_of(tables, _SHOWN)}. Which of them", tables[0])
+    elif len(tables) > 1:
+        say(f"Labels are in {some_of(tables, _SHOWN)}: the first is taken. --labels names another.", "")
+    if labels or not tables:
+        return survey(source, labels, here)
+    try:
+        return survey(source, tables[0], here)
+    except UserError as error:
+        say(f"{tables[0]} is left out, and the folders are the classes: {error}", "")
+        return survey(source, None, here)
 
 
 def _check_places(source: str, name: str | None, output: str | None) -> tuple[str, Path]:

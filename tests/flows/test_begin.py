@@ -58,7 +58,7 @@ def test_init_writes_a_data_set_file_that_is_valid_and_says_why(tmp_path: Path) 
         "A first night takes",
     ):
         assert words in done.output, done.output
-    assert not (tmp_path / "store" / "catalog").exists()
+    assert not (tmp_path / "store").exists()
     again = run("init", "My Parts", "--yes")
     assert isinstance(again.exception, UserError)
     assert "is there already" in str(again.exception)
@@ -74,6 +74,22 @@ def test_init_finds_the_table_of_labels_and_not_another_table(tmp_path: Path) ->
     found = load_dataset("s.yaml")
     assert (found.name, found.labels) == ("paper", "scans/truth.csv")
     assert "path, label, line\\nname: evil" in done.output
+
+
+def test_init_says_which_table_it_takes_and_which_it_leaves_out(tmp_path: Path) -> None:
+    for label in ("ok", "torn"):
+        draw(tmp_path / "scans" / label, 10, len(label))
+    (tmp_path / "scans" / "old.csv").write_text("path,label\nelsewhere/1.png,ok\nelsewhere/2.png,torn\n")
+    done = run("init", "scans", "--yes", "-o", "by-folder.yaml")
+    assert "scans/old.csv is left out, and the folders are the classes" in done.output
+    assert load_dataset("by-folder.yaml").labels is None
+    rows = [f"{label}/{n}.png,{'a' if n % 2 else 'b'}\n" for label in ("ok", "torn") for n in range(10)]
+    (tmp_path / "scans" / "new.csv").write_text("path,label\n" + "".join(rows))
+    done = run("init", "scans", "--yes", "-o", "by-table.yaml")
+    assert "scans/new.csv, scans/old.csv: the first is taken. --labels names another" in done.output
+    assert load_dataset("by-table.yaml").labels == "scans/new.csv"
+    done = run("init", "scans", "--yes", "-o", "named.yaml", "--labels", "scans/old.csv")
+    assert isinstance(done.exception, UserError)
 
 
 @pytest.mark.parametrize(
