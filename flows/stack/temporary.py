@@ -8,6 +8,7 @@ import os
 import secrets
 import select
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,30 +29,57 @@ class _Process(subprocess.Popen[Any]):
 
 
 def use_own_server() -> None:
-    """Let Prefect start the server in a session of its own, with a password, if no server is set."""
+    """Start the server in a session of its own, with a password, if no server is set; Prefect finds it.
+
+    It becomes ready while the command imports the rest, which takes seconds, too.
+    """
     from prefect.settings import get_current_settings
 
     if get_current_settings().api.url:
         return
     from prefect.context import refresh_global_settings_context
-    from prefect.server.api.server import SubprocessASGIServer
 
     # Pages in a browser and other users of the machine reach it, too.
     password = os.environ.setdefault("PREFECT_SERVER_API_AUTH_STRING", f"grayline:{secrets.token_urlsafe(24)}")
     os.environ["PREFECT_API_AUTH_STRING"] = password
     refresh_global_settings_context()
+    port = _free_port()
+    early = [] if _started else [_start(port)]
+    from prefect.server.api.server import SubprocessASGIServer
 
     class Server(SubprocessASGIServer):
         def _run_uvicorn_command(self) -> subprocess.Popen[Any]:
-            variables = get_current_settings().to_environment_variables(exclude_unset=True)
-            mode = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
-            ours = {name: value for name, value in os.environ.items() if not name.startswith("GRAYLINE_")}  # keys
-            return _Process(
-                [sys.executable, "-P", str(Path(__file__)), str(self.port), str(os.getpid())],
-                stdin=subprocess.PIPE, env={**ours, **mode, **variables}, start_new_session=True,
-            )  # fmt: skip
+            return early.pop() if early else _start(self.port or port)
 
-    Server()  # a process has one; Prefect finds it
+        def stop(self) -> None:
+            super().stop()
+            _started.clear()
+
+    server = Server()  # a process has one
+    if early:
+        server.port = port
+        _started.append(server)
+
+
+_started: list[object] = []  # the server, from its start to its end
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+def _start(port: int) -> _Process:
+    from prefect.settings import get_current_settings
+
+    variables = get_current_settings().to_environment_variables(exclude_unset=True)
+    mode = {"PREFECT_UI_ENABLED": "0", "PREFECT__SERVER_EPHEMERAL": "1", "PREFECT__SERVER_FINAL": "1"}
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("GRAYLINE_")}  # keys
+    return _Process(
+        [sys.executable, "-P", str(Path(__file__)), str(port), str(os.getpid())],
+        stdin=subprocess.PIPE, env={**ours, **mode, **variables}, start_new_session=True,
+    )  # fmt: skip
 
 
 def main() -> None:

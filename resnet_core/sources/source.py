@@ -152,6 +152,11 @@ def _is_empty(source: str, kind: Kind) -> bool:
             return False
         case "tar" | "zip":
             return not holds_files(absolute(source), kind)
+        case "folder":  # its first file alone: a batch of a listing has thousands
+            return next(folders.walk(absolute(source)), None) is None
+        case "glob":
+            glob = globs.parse_glob(absolute(source))
+            return next(folders.walk(glob.folder, glob), None) is None
         case _:
             return next(list_source(source, label_column=NO_LABELS), None) is None
 
