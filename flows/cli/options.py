@@ -45,6 +45,10 @@ def ready(fans_out: bool = True, registry: bool = True) -> None:
     use_own_server()
     if registry:
         check_mlflow()
+        if (settings := Settings()).signing_key or settings.verify_key:  # MLflow takes its time to import
+            from tasks.registry.integrity import check_keys
+
+            check_keys(settings.signing_key, settings.verify_key)
     if fans_out and Settings().runner == "ray":
         from tasks.cluster import connect
 

@@ -74,13 +74,15 @@ def _check_space() -> str:
 
 
 def _check_signing() -> str:
-    """Say whether versions are verified; offer it. Raises UserError for a key that cannot be read."""
-    from tasks.registry.integrity import MAKE_A_KEY, check_key
+    """Say whether versions are signed and verified; offer it. Raises UserError for a key that cannot be used."""
+    from tasks.registry.integrity import MAKE_A_KEY, check_keys
 
     settings = Settings()
+    check_keys(settings.signing_key, settings.verify_key)
     if settings.verify_key:
-        check_key(settings.verify_key)
         return f"versions that {settings.verify_key} does not verify are refused"
+    if settings.signing_key:
+        return f"versions are signed by {settings.signing_key}, and not verified here: GRAYLINE_VERIFY_KEY is not set"
     return (
         "versions are not signed: who writes to MLflow can replace them. If others can, set GRAYLINE_SIGNING_KEY and "
         f"GRAYLINE_VERIFY_KEY (docs/registry.md). {MAKE_A_KEY}"
@@ -98,7 +100,7 @@ def check_prefect() -> str:
     auth = get_current_settings().api.auth_string
     try:
         Api(url, auth.get_secret_value() if auth else "").ask("/flows/count", {})
-    except urllib.error.HTTPError as error:
+    except urllib.error.HTTPError as error:  # other codes are for the flow to say
         if error.code == 401 and not get_current_settings().api.key:
             raise UserError(_no_entry("Prefect", url, "PREFECT_API_AUTH_STRING (USER:PASSWORD)")) from None
     except (OSError, ValueError):

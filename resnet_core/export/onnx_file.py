@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
+from resnet_core.errors import UserError, some_of
 from resnet_core.export.graph import INPUT, METADATA, OUTPUT, Run
 from resnet_core.export.quiet import quiet
 from resnet_core.model.inputs import resize_matrix
@@ -119,27 +120,45 @@ def pieces(pixels: NDArray[np.uint8]) -> Iterable[NDArray[np.uint8]]:
 def read_metadata(path: Path) -> str:
     import onnx
 
-    return next(p.value for p in onnx.load(str(path)).metadata_props if p.key == METADATA)
+    return next(p.value for p in onnx.load(str(path), load_external_data=False).metadata_props if p.key == METADATA)
 
 
 def external_data(path: Path) -> list[str]:
     """Return the files that hold tensors of a file of ONNX; ours hold their own. Nothing of those files is read."""
     import onnx
-    from onnx.external_data_helper import ExternalDataInfo, _get_all_tensors, uses_external_data
 
-    model = onnx.load(str(path), load_external_data=False)
-    return [ExternalDataInfo(tensor).location for tensor in _get_all_tensors(model) if uses_external_data(tensor)]
+    return [*_places(onnx.load(str(path), load_external_data=False))]
+
+
+def _places(message: Any) -> Iterator[str]:
+    """Yield the files that a message of ONNX names: tensors are also in branches, functions and sparse tensors."""
+    for field, value in message.ListFields():
+        if field.name == "external_data":
+            yield next((entry.value for entry in value if entry.key == "location"), "") or "a file without a name"
+        elif field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                yield from _places(part)
+
+
+def _checked(path: Path) -> bytes:
+    """Return the file's bytes. Raises UserError if its tensors are in other files, which a runtime would open."""
+    if names := external_data(path):
+        raise UserError(f"{path}: not loaded, it names other files: {some_of(names, 3)}. Export the model again.")
+    return path.read_bytes()
 
 
 def load(path: Path, threads: int | None = None) -> Run:
-    """Load into ONNX Runtime on the CPU. threads: of a call, by default as many as torch uses."""
+    """Load into ONNX Runtime on the CPU. Raises UserError for a file whose tensors are in other files.
+
+    threads: of a call, by default as many as torch uses.
+    """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
     options.intra_op_num_threads = threads or torch.get_num_threads()
     with quiet():
-        session = onnxruntime.InferenceSession(path.read_bytes(), options, providers=["CPUExecutionProvider"])
+        session = onnxruntime.InferenceSession(_checked(path), options, providers=["CPUExecutionProvider"])
     return lambda images: session.run([OUTPUT], {INPUT: images})[0]
 
 
@@ -168,6 +187,4 @@ def _compile_openvino(path: Path, hints: dict[str, Any]) -> Any:
         import openvino
 
         core = openvino.Core()
-        return core.compile_model(
-            core.read_model(path.read_bytes()), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **hints}
-        )
+        return core.compile_model(core.read_model(_checked(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **hints})

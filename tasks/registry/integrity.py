@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -107,6 +108,13 @@ def _check_is_path(key: Path, setting: str) -> None:
 
 def sign(folder: Path, private_key: Path) -> str:
     """Sign all files of the folder. Returns the SHA-256 of the public key. Raises UserError for an unusable key."""
+    config, public = _signer(private_key)
+    config.sign(folder, folder / SIGNATURE_FILE)
+    return hashlib.sha256(public).hexdigest()
+
+
+def _signer(private_key: Path) -> tuple[Any, bytes]:
+    """Return what signs by a private key, and the public key as PEM. Raises UserError for an unusable key."""
     _check_is_path(private_key, "GRAYLINE_SIGNING_KEY")
     signing, _, hashing = _model_signing("GRAYLINE_SIGNING_KEY")
     try:
@@ -117,28 +125,31 @@ def sign(folder: Path, private_key: Path) -> str:
             f"GRAYLINE_SIGNING_KEY: {private_key} cannot be used ({_reason(error)}). {MAKE_A_KEY}"
         ) from None
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=(SIGNATURE_FILE, MLFLOW_NOTE)))
-    config.sign(folder, folder / SIGNATURE_FILE)
-    return hashlib.sha256(public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+    return config, public.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
-def check_key(public_key: str) -> None:
-    """Raise UserError for a key that cannot verify anything."""
-    _model_signing("GRAYLINE_VERIFY_KEY")
-    try:
-        load_pem_public_key(Path(public_key).read_bytes())
-    except (OSError, ValueError) as error:
-        raise UserError(f"GRAYLINE_VERIFY_KEY: {public_key} cannot be used ({_reason(error)}). {MAKE_A_KEY}") from None
-
-
-def verify(folder: Path, public_key: Path) -> None:
-    """Raises DamagedVersionError unless the key's owner signed exactly these files, UserError for an unusable key."""
+def _verifier(public_key: Path) -> Any:
+    """Return what verifies by a public key. Raises UserError for an unusable key."""
     _check_is_path(public_key, "GRAYLINE_VERIFY_KEY")
     _, verifying, _ = _model_signing("GRAYLINE_VERIFY_KEY")
     try:
         load_pem_public_key(public_key.read_bytes())
-        config = verifying.Config().use_elliptic_key_verifier(public_key=public_key)
+        return verifying.Config().use_elliptic_key_verifier(public_key=public_key)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise UserError(f"GRAYLINE_VERIFY_KEY: {public_key} cannot be used ({_reason(error)}). {MAKE_A_KEY}") from None
+
+
+def check_keys(signing_key: str | None, verify_key: str | None) -> None:
+    """Raise UserError for a key that cannot sign or verify, before anything is done that needs it."""
+    if signing_key:
+        _signer(Path(signing_key))
+    if verify_key:
+        _verifier(Path(verify_key))
+
+
+def verify(folder: Path, public_key: Path) -> None:
+    """Raises DamagedVersionError unless the key's owner signed exactly these files, UserError for an unusable key."""
+    config = _verifier(public_key)
     if not (folder / SIGNATURE_FILE).is_file():
         raise DamagedVersionError("it is not signed, and GRAYLINE_VERIFY_KEY is set")
     try:

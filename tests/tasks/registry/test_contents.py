@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import yaml
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 from safetensors.numpy import load_file, save_file
 from upath import UPath
 
@@ -184,25 +184,41 @@ def test_nobody_promotes_or_scores_by_such_a_version(version: Path, tmp_path: Pa
 
 
 @pytest.mark.onnx
-def test_onnx_with_data_in_other_files_is_named_and_not_read(tmp_path: Path) -> None:
+@pytest.mark.parametrize("where", ["initializer", "constant", "branch", "function", "sparse"])
+def test_onnx_with_data_in_other_files_is_named_and_never_loaded(where: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
-    from resnet_core.export.onnx_file import external_data
+    from resnet_core.export import onnx_file
 
+    helper, secret = onnx.helper, tmp_path / "secret"
+    secret.write_bytes(np.full((4, 4), 7, np.float32).tobytes())
     weight = onnx.numpy_helper.from_array(np.zeros((4, 4), np.float32), "w")
-    graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Add", ["x", "w"], ["y"])], "g",
-        [onnx.helper.make_tensor_value_info("x", 1, [4, 4])], [onnx.helper.make_tensor_value_info("y", 1, [4, 4])],
-        [weight],
-    )  # fmt: skip
-    model = onnx.helper.make_model(graph)
-    (tmp_path / "own.onnx").write_bytes(model.SerializeToString())
-    assert external_data(tmp_path / "own.onnx") == []
-    tensor = model.graph.initializer[0]
-    tensor.ClearField("raw_data")
-    tensor.data_location = onnx.TensorProto.EXTERNAL
-    tensor.external_data.add(key="location", value="../../../etc/passwd")
-    (tmp_path / "int8.onnx").write_bytes(model.SerializeToString())
-    assert external_data(tmp_path / "int8.onnx") == ["../../../etc/passwd"]
+    info = [helper.make_tensor_value_info(name, 1, [4, 4]) for name in "xy"]
+    plain = helper.make_graph([helper.make_node("Add", ["x", "w"], ["y"])], "g", info[:1], info[1:], [weight])
+    path = tmp_path / "m.onnx"
+    path.write_bytes(helper.make_model(plain).SerializeToString())
+    assert onnx_file.external_data(path) == []
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=str(secret))
+    constant = helper.make_node("Constant", [], ["w"], value=weight)
+    nodes, more, functions = [constant], {}, []
+    if where == "initializer":
+        nodes, more = [], {"initializer": [weight]}
+    elif where == "sparse":
+        at = onnx.numpy_helper.from_array(np.arange(4), "at")
+        nodes, more = [], {"sparse_initializer": [helper.make_sparse_tensor(weight, at, [4, 4])]}
+    elif where == "branch":
+        branch = helper.make_graph([constant], "b", [], [helper.make_tensor_value_info("w", 1, [4, 4])])
+        nodes = [helper.make_node("If", ["c"], ["w"], then_branch=branch, else_branch=branch)]
+    elif where == "function":
+        functions = [helper.make_function("own", "F", [], ["w"], [constant], [helper.make_opsetid("", 18)])]
+        nodes = [helper.make_node("F", [], ["w"], domain="own")]
+    graph = helper.make_graph([*nodes, helper.make_node("Add", ["x", "w"], ["y"])], "g", info[:1], info[1:], **more)
+    path.write_bytes(helper.make_model(graph, functions=functions).SerializeToString())
+    assert set(onnx_file.external_data(path)) == {str(secret)}
+    for load in (onnx_file.load, onnx_file.load_openvino):
+        with pytest.raises(UserError, match=r"m\.onnx: not loaded, it names other files: .*secret"):
+            load(path)
 
 
 def test_promote_does_not_import_pytorch_to_look_at_a_version() -> None:
@@ -222,6 +238,18 @@ def test_doctor_offers_signing_and_names_a_key_that_cannot_be_read(
     private = ec.generate_private_key(ec.SECP256R1())
     key.write_bytes(private.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo))
     assert "does not verify are refused" in _check_signing()
+    monkeypatch.setenv("GRAYLINE_SIGNING_KEY", str(key))  # the public one
+    with pytest.raises(UserError, match=r"GRAYLINE_SIGNING_KEY: .*public\.pem cannot be used"):
+        _check_signing()
+    monkeypatch.setenv("GRAYLINE_SIGNING_KEY", "-----BEGIN EC PRIVATE KEY-----\nSECRET")
+    with pytest.raises(UserError, match="holds a key itself") as error:
+        _check_signing()
+    assert "SECRET" not in str(error.value)
+    own = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (tmp_path / "private.pem").write_bytes(own)
+    monkeypatch.setenv("GRAYLINE_SIGNING_KEY", str(tmp_path / "private.pem"))
+    monkeypatch.delenv("GRAYLINE_VERIFY_KEY")
+    assert "and not verified here" in _check_signing()
 
 
 def test_the_weights_of_a_real_version_have_a_header_of_their_own(version: Path) -> None:
