@@ -33,8 +33,11 @@ _NO_TEXT = {
     b"\x1f\x8b": "compressed by gzip", b"%PDF": "a PDF",
 }  # fmt: skip
 
-# A text that spreadsheets compute, also in wide letters of Chinese and Japanese; a number alone. Both fit RE2.
+# A text that spreadsheets compute, also in wide letters of Chinese and Japanese; a number alone. All fit RE2.
 FORMULA, NUMBER = "^'*[=+\\-@\t\r\n\uff1d\uff0b\uff0d\uff20]", r"^[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?$"
+# The same within a text, where a spreadsheet of other separators begins a cell, and how it becomes text.
+INNER, AS_TEXT = "([;|\t\r\n][\" ]*)('*[=+\\-@\uff1d\uff0b\uff0d\uff20])", r"\1'\2"
+_ESCAPED = re.compile(INNER.replace("('*", "'('*"))
 
 
 def read_delimited(
@@ -84,13 +87,20 @@ def normalised(column: str, wanted: Sequence[str]) -> str:
 
 
 def as_cell(text: str) -> str:
-    """Return a text as a spreadsheet takes it for text: with an apostrophe before what it would compute."""
-    return f"'{text}" if re.match(FORMULA, text) and not re.fullmatch(NUMBER, text) else text
+    """Return a text as a spreadsheet takes it for text: with an apostrophe before what it would compute.
+
+    A spreadsheet that cuts lines at semicolons or tabs would compute what follows one.
+    """
+    cell = re.sub(INNER, AS_TEXT, text)
+    return f"'{cell}" if re.match(FORMULA, text) and not re.fullmatch(NUMBER, text) else cell
 
 
 def _from_cell(text: str) -> str:
     """Return the text that `as_cell` was given."""
-    return text[1:] if text[:1] == "'" and as_cell(text[1:]) == text else text
+    if "'" not in text:
+        return text
+    plain = _ESCAPED.sub(r"\1\2", text)
+    return next((each for each in (plain[1:], plain) if as_cell(each) == text), text)
 
 
 @contextmanager

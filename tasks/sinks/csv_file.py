@@ -12,7 +12,7 @@ from pyarrow.csv import CSVWriter
 
 from resnet_core.errors import UserError
 from resnet_core.storage import locations
-from resnet_core.storage.delimited import FORMULA, NUMBER
+from resnet_core.storage.delimited import AS_TEXT, FORMULA, INNER, NUMBER
 from resnet_core.storage.files import to_output, to_path, write_whole
 from tasks.sinks.rows import ADDED, COLUMNS, with_text
 
@@ -28,7 +28,7 @@ def check(place: str) -> None:
     to_output(place, "--to")
     try:
         kind = locations.facts(place)["type"]
-    except FileNotFoundError:
+    except FileNotFoundError:  # nothing is replaced
         kind = None
     if kind == "directory":
         raise UserError(f"--to: {place} is a folder. Name a file in it.")
@@ -45,7 +45,7 @@ def _header(place: str) -> list[str]:
         if place.endswith(".gz"):
             start = gzip.GzipFile(fileobj=io.BytesIO(start)).read1(_LONGEST_HEADER)
         return next(csv.reader(start.decode("utf-8", "replace").splitlines()), [])
-    except (OSError, EOFError, csv.Error):
+    except (gzip.BadGzipFile, EOFError, csv.Error):
         return []
 
 
@@ -54,7 +54,7 @@ def _check_writable(place: str) -> None:
     probe = to_path(place + ".probe")
     with write_whole(probe) as draft:
         draft.write_bytes(b"")
-    with suppress(OSError):
+    with suppress(OSError):  # some stores allow no deletion
         probe.unlink()
 
 
@@ -78,8 +78,9 @@ def _as_cells(column: pa.Array) -> pa.Array:
     """Do what `delimited.as_cell` does."""
     if not pa.types.is_string(column.type):
         return column
-    formula = pc.match_substring_regex(column, FORMULA)
+    formula = pc.match_substring_regex(column, f"{FORMULA}|{INNER}")
     if not pc.any(formula).as_py():
         return column
-    computed = pc.and_not(formula, pc.match_substring_regex(column, NUMBER))
-    return pc.if_else(computed, pc.binary_join_element_wise("'", column, ""), column)
+    computed = pc.and_not(pc.match_substring_regex(column, FORMULA), pc.match_substring_regex(column, NUMBER))
+    cells = pc.replace_substring_regex(column, INNER, AS_TEXT)
+    return pc.if_else(computed, pc.binary_join_element_wise("'", cells, ""), cells)

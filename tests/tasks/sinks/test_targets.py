@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import os
+import re
 import sqlite3
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from pydantic import SecretStr
 
 import tasks.sinks
 from resnet_core.errors import UserError
-from resnet_core.storage.delimited import read_delimited
+from resnet_core.storage.delimited import as_cell, read_delimited
 from tasks.sinks.csv_file import write_csv
 from tasks.sinks.rows import COLUMNS
 from tasks.sinks.sinks import check_target, write_to
@@ -51,29 +52,41 @@ def test_a_target_that_cannot_be_is_said_at_once(target: str, message: str) -> N
 
 
 def test_no_text_in_a_csv_file_is_a_formula(tmp_path: Path) -> None:
-    """Numbers stay, and a reader of ours gets the same names."""
-    names = [
-        "=cmd|' /C calc'!A0",
-        "+1",
-        "-2.5",
-        "-a",
-        "@SUM(A1)",
-        "\t=1",
-        "'=1",
-        "plain",
-        "\uff1d1",
-        'a"b,c\nd',
-        "\u202ex",
-    ]
+    """Numbers stay, and a reader of ours gets the same names. A spreadsheet may cut lines at other characters, too."""
+    cells = {
+        "=cmd|' /C calc'!A0": "'=cmd|' /C calc'!A0",
+        "+1": "+1",
+        "-2.5": "-2.5",
+        "-a": "'-a",
+        "@SUM(A1)": "'@SUM(A1)",
+        "\t=1": "'\t'=1",
+        "'=1": "''=1",
+        "plain": "plain",
+        "it's; 'tis": "it's; 'tis",
+        "\uff1d1": "'\uff1d1",
+        'a"b,c\nd': 'a"b,c\nd',
+        "\u202ex": "\u202ex",
+        "x;=cmd": "x;'=cmd",
+        'x; "=cmd': "x; \"'=cmd",
+        "x\t@a\t-b": "x\t'@a\t'-b",
+        "x|+a;'=b": "x|'+a;''=b",
+        "x\r\n=a": "x\r\n'=a",
+        "=a;\uff1db": "'=a;'\uff1db",
+        "x;y-z=1": "x;y-z=1",
+    }
+    names = [*cells]
     rows = [{"uri": f"/{k}", "label": name, "top_labels": [name]} for k, name in enumerate(names)]
     with pa.OSFile(str(tmp_path / "x.csv"), "wb") as file:
         write_csv(file, iter([pa.RecordBatch.from_pylist(rows, COLUMNS)]))
     with (tmp_path / "x.csv").open(newline="") as text:
-        cells = [row["label"] for row in csv.DictReader(text)]
-    assert cells == [f"'{name}" if name[0] in "=-@\t'\uff1d" and name != "-2.5" else name for name in names]
+        assert [row["label"] for row in csv.DictReader(text)] == [*cells.values()] == [*map(as_cell, names)]
     with (tmp_path / "x.csv").open("rb") as file:
         columns, lines = read_delimited(file, "x.csv", ["uri"], ["uri"])
-        assert [cells[columns.index("label")] for _, cells in lines] == names
+        assert [line[columns.index("label")] for _, line in lines] == names
+    for separator in ";\t|":
+        with (tmp_path / "x.csv").open(newline="") as text:
+            for cell in (cell.lstrip('" ') for row in csv.reader(text, delimiter=separator) for cell in row):
+                assert not re.match("[=+@-]", cell), (separator, cell)
 
 
 def test_what_lies_there_and_is_not_ours_is_left_alone(
