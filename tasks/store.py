@@ -4,9 +4,12 @@
 A folder named by a digest is its own cache: it is complete once the file that its stage writes last is there.
 """
 
+import re
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote
 from uuid import uuid4
 
 from upath import UPath
@@ -224,3 +227,9 @@ def sqlite_address(path: str) -> str:
     MLflow makes the folders of the address as it is: for such a name an empty one more, beside the store.
     """
     return "sqlite:///" + path.replace("%", "%25").replace("?", "%3F")
+
+
+def sqlite_file(address: str) -> Path | None:
+    """Return the file of a database's address; None for another kind of database."""
+    file = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", address)
+    return Path(unquote(file[1])) if file else None

@@ -70,7 +70,7 @@ def _status() -> int:
     except (UserError, JobError) as error:
         complain(error)
         return 2 if isinstance(error, UserError) else 1
-    except Exception as error:
+    except Exception as error:  # errors other than a full disk keep their traceback
         if says_full(error):
             complain(disk_full(Settings().root))
             return 1
@@ -127,10 +127,10 @@ def run(
 @app.command()
 def doctor(
     deep: Annotated[
-        bool, typer.Option("--deep", help="Also hold registry, catalogs, shards, rows and engines against each other.")
+        bool, typer.Option("--deep", help="Also hold databases, registry, catalogs, shards and rows together.")
     ] = False,
     repair: Annotated[
-        bool, typer.Option("--repair", help="With --deep: remove torn files that are made again, and drafts.")
+        bool, typer.Option("--repair", help="With --deep: remove drafts and torn files that are made again.")
     ] = False,
 ) -> None:
     """Check the installation, and print the remedy of each failure."""
@@ -159,11 +159,11 @@ def _audit(repair: bool) -> bool:
         if mended and found.mend:
             found.mend()
         left += not mended
-        rows.add_row(found.place, found.wrong, "removed: it is made again" if mended else found.remedy)
+        rows.add_row(found.place, found.wrong, found.mended if mended else found.remedy)
     if rows.row_count:
         console.print(rows)
     else:
-        say("registry, catalogs, shards, rows and engines agree")
+        say("databases, registry, catalogs, shards, rows and engines agree")
     return not left
 
 

@@ -1,7 +1,8 @@
 """Audit: hold registry, catalogs, shards, trainings, rows and engines against each other, by their digests.
 
 place          agrees when
-registry       every version has the files that its digest lists; every alias names a version; the database is whole
+databases      SQLite finds pages and indexes of MLflow's, Prefect's and the searches' whole
+registry       every version has the files that its digest lists; every alias names a version
 catalog        it is whole; its version is the last of its history; the history has no gap
 shards         every file is whole; the images of the newest set have the label and the split of the catalog
 pixels, runs   files are those that were written
@@ -9,16 +10,20 @@ scores         parts, rows and manifest agree; the registry knows the version by
 engines        the file is the one that was tried
 drafts, work   there are none where no night is at work
 
-`repair` removes derived files alone: what a night or a batch makes again. The rest has the command that mends it.
+`repair` removes derived files alone: what a night or a batch makes again. Indexes of databases are made again; a
+database that nothing depends on is set aside. The rest has the command that mends it.
 """
 
+import os
+import re
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
-from urllib.parse import unquote
+from pathlib import Path
 
+import psutil
 import pyarrow.parquet as pq
 from mlflow.exceptions import MlflowException
 from upath import UPath
@@ -32,18 +37,31 @@ from resnet_core.storage.database import check_parquet, database
 from resnet_core.storage.digest import check_digests, file_digest
 from resnet_core.storage.files import DamagedFileError, as_local, read_json, remove_drafts
 from resnet_core.storage.turns import holder_of
+from tasks.access.prefect_key import prefect_database
 from tasks.batch.manifest import read_manifest
 from tasks.registry.integrity import check_version
 from tasks.registry.runs import client
 from tasks.registry.versions import SHARDS, model_names, value_of, versions_of
 from tasks.settings import Settings
-from tasks.store import CATALOG_VERSION, ENGINE_FILE, EPOCHS, EVALUATION, MANIFEST, TRIALS, Store, own_files
+from tasks.store import (
+    CATALOG_VERSION,
+    ENGINE_FILE,
+    EPOCHS,
+    EVALUATION,
+    MANIFEST,
+    TRIALS,
+    Store,
+    own_files,
+    sqlite_file,
+)
 from tasks.training.run import is_whole
 from tasks.values import ShardSet
 from tasks.workspace import Workspace
 
 _NIGHT, _BACKUP = "grayline retrain --dataset FILE.yaml", "restore it from a backup of the store"
 _REPAIR = "grayline doctor --deep --repair"
+_PATIENCE = 30.0  # seconds that a locked database is waited for
+_OF_AN_INDEX = re.compile(r"(in|from) index ")  # the rows are whole
 _DISAGREE = """
 select count(*) from facts
 anti join (from rows where present and status = 'ok') using (image_id, label, split)
@@ -52,18 +70,22 @@ anti join (from rows where present and status = 'ok') using (image_id, label, sp
 
 @dataclass(frozen=True)
 class Finding:
-    """A disagreement: where, what, and the command that mends it. `mend` removes it where that is safe."""
+    """A disagreement: where, what, and the command that mends it. `mend` does what is safe; `mended` says what."""
 
     place: str
     wrong: str
     remedy: str
     mend: Callable[[], object] | None = None
+    mended: str = "removed: it is made again"
 
 
 def audit(here: Workspace) -> Iterator[Finding]:
     """Yield every disagreement. Data sets that a night is working on are left out."""
     store = here.store
-    yield from _registry(here)
+    databases = [*_databases(here)]
+    yield from databases
+    asks = str(sqlite_file(here.tracking_uri)) not in {found.place for found in databases}
+    yield from _registry(here) if asks else ()
     names = {path.name for place in (store.shards, store.runs, store.pixels) for path in own_files(place("any").parent)}
     for name in sorted(names | {path.name for path in own_files(store.catalog("any").parents[1])}):
         if holder := holder_of(store.turn(name)):
@@ -72,7 +94,8 @@ def audit(here: Workspace) -> Iterator[Finding]:
         yield from _catalog(store, name)
         yield from _shards(store, name, here.keys)
         yield from _derived(store, name, here.keys)
-    known = {value_of(v).files for name in model_names(here.tracking_uri) for v in _versions(here, name)}
+    models = model_names(here.tracking_uri) if asks else []
+    known = {value_of(v).files for name in models for v in _versions(here, name)} if asks else None
     for folder in own_files(store.scores()):
         yield from _batch(folder, known)
     yield from _engines(store)
@@ -86,6 +109,7 @@ def _caught(
     try:
         yield
     except (JobError, UserError, OSError, ValueError, KeyError, TypeError) as error:
+        # a place that cannot be read does not agree
         why = error.why if isinstance(error, DamagedFileError) else str(error) or type(error).__name__
         found.append(Finding(str(place), why, remedy, mend))
 
@@ -94,18 +118,59 @@ def _versions(here: Workspace, name: str) -> list:  # type: ignore[type-arg]  # 
     return list(versions_of(here.tracking_uri, name).values())
 
 
+def _databases(here: Workspace) -> Iterator[Finding]:
+    files = {sqlite_file(here.tracking_uri): "MLflow's", prefect_database(os.environ): "Prefect's"}
+    searches = [sqlite_file(here.store.tuning_uri(path.name)) for path in own_files(here.store.tune("any").parent)]
+    files |= dict.fromkeys([*searches, sqlite_file(Settings().tune_storage or "")], "a search's")
+    for file, whose in files.items():
+        if file is None or not file.exists() or (wrong := _faults_of(file)) == ["ok"]:
+            continue
+        where, text = str(file), f"{whose} database is damaged ({wrong[0]})"
+        if "locked" in wrong[0]:
+            yield Finding(where, f"not looked at: {whose} {wrong[0]}", f"wait, then {_REPAIR}")
+        elif all(_OF_AN_INDEX.search(each) for each in wrong):
+            yield Finding(where, text, _REPAIR, partial(_make_indexes, file), "its indexes are made again")
+        elif whose == "MLflow's":
+            yield Finding(where, text, _BACKUP)
+        elif _is_open(file):
+            yield Finding(where, text, f"end what uses it (`make down`), then {_REPAIR}")
+        else:
+            aside = file.with_name(f"{file.name}.damaged-{int(file.stat().st_mtime)}")
+            yield Finding(where, text, _REPAIR, partial(_set_aside, file, aside), f"set aside as {aside.name}")
+
+
+def _faults_of(file: Path) -> list[str]:
+    """Return what SQLite finds wrong in a database; `ok` alone if it is whole."""
+    try:
+        with closing(sqlite3.connect(file, _PATIENCE)) as db:
+            return [str(row[0]).splitlines()[0] for row in db.execute("pragma integrity_check(20)")]
+    except sqlite3.DatabaseError as error:  # its text tells a lock from damage
+        return [str(error)]
+
+
+def _is_open(file: Path) -> bool:
+    """Return whether a process of this user has the file open."""
+    for process in psutil.process_iter():
+        with suppress(psutil.Error, OSError):  # another user's, or just ended
+            if str(file.resolve()) in {each.path for each in process.open_files()}:
+                return True
+    return False
+
+
+def _make_indexes(file: Path) -> None:
+    with closing(sqlite3.connect(file, _PATIENCE)) as db:
+        db.execute("reindex")
+
+
+def _set_aside(file: Path, aside: Path) -> None:
+    """Rename a database with what SQLite keeps beside it; whoever needs it makes an empty one."""
+    for end in ("-wal", "-shm", ""):
+        if (part := file.with_name(f"{file.name}{end}")).exists():
+            part.rename(aside.with_name(f"{aside.name}{end}"))
+
+
 def _registry(here: Workspace) -> Iterator[Finding]:
     found: list[Finding] = []
-    if here.tracking_uri.startswith("sqlite:///"):
-        file = unquote(here.tracking_uri.removeprefix("sqlite:///").partition("?")[0])
-        try:
-            with closing(sqlite3.connect(file)) as db:
-                (verdict,) = db.execute("pragma quick_check").fetchone()
-        except sqlite3.DatabaseError as error:
-            verdict = str(error)
-        if verdict != "ok":
-            yield Finding(file, f"MLflow's database is damaged ({verdict})", _BACKUP)
-            return
     registry = client(here.tracking_uri)
     for name in model_names(here.tracking_uri):
         versions = _versions(here, name)
@@ -129,7 +194,7 @@ def _registry(here: Workspace) -> Iterator[Finding]:
             try:
                 if model.run_id and registry.get_run(model.run_id).info.lifecycle_stage == "deleted":
                     yield Finding(str(model), "its run is deleted", f"mlflow runs restore --run-id {model.run_id}")
-            except MlflowException as error:
+            except MlflowException as error:  # MLflow's own word: no answer is another error
                 yield Finding(
                     str(model), f"its run {model.run_id} is gone ({error.error_code})", "nothing: it scores without"
                 )
@@ -147,9 +212,7 @@ def _catalog(store: Store, name: str) -> Iterator[Finding]:
         if (last := history.last_version(folder)) != version:
             raise ValueError(f"it is of version {version}, and its history ends with {last}")
     with _caught(found, folder, _BACKUP):
-        counted = history.versions(folder)["version"].to_pylist()
-        if gaps := sorted(set(range(1, history.last_version(folder) + 1)) - set(counted)):
-            raise ValueError(f"version {gaps[0]} of the catalog is missing")
+        history.check(folder)
     yield from found
 
 
@@ -209,7 +272,7 @@ def _derived(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
     yield from found
 
 
-def _batch(folder: UPath, known: set[str]) -> Iterator[Finding]:
+def _batch(folder: UPath, known: set[str] | None) -> Iterator[Finding]:
     if not (folder / MANIFEST).exists():
         return  # not finished: the same command goes on
     found: list[Finding] = []
@@ -219,12 +282,13 @@ def _batch(folder: UPath, known: set[str]) -> Iterator[Finding]:
         again = f"grayline classify-batch --source {scores.source} --output {folder}"
         for name, rows in parts.items():
             with _caught(found, folder / name, f"delete it; {again}"):
-                count = len(read_scores(folder / name))
+                check_parquet(folder / name)
+                count = len(read_scores(folder / name, ["uri"]))
                 if count != rows:
                     raise ValueError(f"{count:,} rows, not {rows:,}")
         if sum(parts.values()) != scores.files:
             found.append(Finding(str(folder), f"{sum(parts.values()):,} rows for {scores.files:,} files", again))
-        if scores.model.files and scores.model.files not in known:
+        if scores.model.files and known is not None and scores.model.files not in known:
             found.append(Finding(str(folder), f"the registry has no {scores.model} of these files", again))
     yield from found
 

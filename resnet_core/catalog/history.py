@@ -16,8 +16,8 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from resnet_core.errors import UserError
-from resnet_core.storage.database import create, database
-from resnet_core.storage.files import whole, write_whole
+from resnet_core.storage.database import check_parquet, create, database, write_parquet
+from resnet_core.storage.files import whole
 
 MOST = 64
 _REMEDY = (
@@ -84,6 +84,15 @@ def _deltas(folder: UPath) -> list[_Delta]:
     return kept
 
 
+def check(folder: UPath) -> None:
+    """Raise DamagedFileError for a file of other bytes than were written, ValueError for a version that is missing."""
+    for delta in _deltas(folder):
+        check_parquet(delta.path)
+    numbers = versions(folder)["version"].to_pylist()
+    if gaps := sorted(set(range(1, last_version(folder) + 1)) - set(numbers)):
+        raise ValueError(f"version {gaps[0]} of the catalog is missing")
+
+
 def last_version(folder: UPath) -> int:
     """Return the newest version, 0 before the first night."""
     return max((delta.last for delta in _deltas(folder)), default=0)
@@ -99,8 +108,7 @@ def append(db: duckdb.DuckDBPyConnection, folder: UPath, version: int) -> int:
         return version
     numbers = pa.array([version + 1] * len(changes), pa.int32())
     table = changes.append_column("version", numbers).select(_CHANGE.names).cast(_CHANGE)
-    with write_whole(folder / f"{version + 1:06}.parquet") as draft:
-        pq.write_table(table, draft, compression="zstd", write_page_checksum=True)
+    write_parquet(folder / f"{version + 1:06}.parquet", table, compression="zstd")
     return version + 1
 
 
@@ -113,8 +121,7 @@ def compact(folder: UPath) -> None:
     if len(deltas) > MOST:
         # Files of older code may lack columns.
         joined = pa.concat_tables([_read(delta) for delta in deltas], promote_options="default")
-        with write_whole(folder / f"{deltas[0].first:06}-{deltas[-1].last:06}.parquet") as draft:
-            pq.write_table(joined, draft, compression="zstd", write_page_checksum=True)
+        write_parquet(folder / f"{deltas[0].first:06}-{deltas[-1].last:06}.parquet", joined, compression="zstd")
     kept = {delta.path.name for delta in _deltas(folder)}
     for path in folder.glob("*.parquet"):
         if path.name not in kept:

@@ -10,13 +10,15 @@ from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain, islice
 from itertools import count as numbers
+from typing import Any
 
 import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 from upath import UPath
 
-from resnet_core.storage.files import whole, write_whole
+from resnet_core.storage.digest import check_seal, seal
+from resnet_core.storage.files import as_local, whole, write_whole
 
 _MEMORY = "256MB"  # enough for the hash tables of a million images; beyond it DuckDB goes on in files
 _ROW_GROUP = 4096
@@ -121,13 +123,23 @@ def write_through(rows: Iterator[pa.Table], path: UPath, metadata: Mapping[str, 
         for table in chain([first], rows):
             writer.write_table(table, row_group_size=_ROW_GROUP)
             yield table
+        writer.close()
+        seal(draft)
+
+
+def write_parquet(path: UPath, table: pa.Table, **how: Any) -> None:
+    """Write a Parquet file whole or not at all, with the checksums and the seal that `check_parquet` looks at."""
+    with write_whole(path) as draft:
+        pq.write_table(table, draft, write_page_checksum=True, **how)
+        seal(draft)
 
 
 def check_parquet(path: UPath) -> None:
-    """Read a Parquet file with its checksums, a piece at a time. Raises DamagedFileError."""
-    with whole(path), path.open("rb") as file:
-        for _ in pq.ParquetFile(file, page_checksum_verification=True).iter_batches():
+    """Read a Parquet file with its checksums, a piece at a time, and hold it to its seal. Raises DamagedFileError."""
+    with as_local(path) as local, whole(path):
+        for _ in pq.ParquetFile(local, page_checksum_verification=True).iter_batches():
             pass
+        check_seal(local)
 
 
 def file_name(path: object) -> str:

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import mmap
 import shutil
 from collections.abc import Iterable
 from functools import cache
@@ -80,6 +81,42 @@ def check_digests(folder: Path, listed: str | None = None, below: str = "") -> N
     ]
     if wrong:
         raise DamagedVersionError(some_of(wrong, 3))
+
+
+# Around the digest in a sealed file. No text has these bytes, so no name in the file can be taken for them.
+_SEAL = b"\xffsha256\xfe", b"\xfdsealed\xfc"
+
+
+def seal(parquet: Path) -> None:
+    """Write the digest of a Parquet file into it, before its footer, where no reader looks.
+
+    Checksums of pages cover neither the footer nor the bytes between pages. Files are sealed before they have a name.
+    """
+    with parquet.open("rb+") as file:
+        file.seek(-8, io.SEEK_END)
+        file.seek(-8 - int.from_bytes(file.read(4), "little"), io.SEEK_END)
+        at, footer = file.tell(), file.read()
+        file.seek(0)
+        digest = hashlib.file_digest(file, "sha256").digest()
+        file.seek(at)
+        file.write(_SEAL[0] + digest + _SEAL[1] + footer)
+
+
+def check_seal(parquet: Path) -> None:
+    """Raise ValueError unless the bytes of a sealed file are those that were written.
+
+    A file without a seal is of an earlier release, or of another program, and passes.
+    """
+    with parquet.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        begin, end = (data.rfind(mark) for mark in _SEAL)
+        if begin < 0 and end < 0:
+            return
+        begin = begin if begin >= 0 else end - 32 - len(_SEAL[0])
+        digest = hashlib.sha256(memoryview(data)[:begin])
+        after = begin + len(_SEAL[0]) + 32 + len(_SEAL[1])
+        digest.update(memoryview(data)[after:])
+        if data[begin:after] != _SEAL[0] + digest.digest() + _SEAL[1]:
+            raise ValueError("its bytes are not those that were written")
 
 
 def digest_of(*parts: Any) -> str:

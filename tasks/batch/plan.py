@@ -10,7 +10,6 @@ from itertools import groupby
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -223,8 +222,7 @@ def _carried(path: UPath, uris: list[str], folder: UPath, key: str) -> UPath:
     table = read_scores(path)
     table = table.filter(pc.is_in(table["uri"], value_set=pa.array(uris, pa.string())))
     made = folder / f"{key}-{digest_of(path.name, table['uri'].to_pylist())}.parquet"
-    with write_whole(made) as draft:
-        pq.write_table(table, draft, write_page_checksum=True)
+    database.write_parquet(made, table)
     return made
 
 

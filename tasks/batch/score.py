@@ -11,7 +11,6 @@ from datetime import UTC, datetime
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from prefect import task
 from prefect.cache_policies import NO_CACHE
@@ -28,7 +27,7 @@ from resnet_core.reading.pool import iterate_files
 from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards
 from resnet_core.sources import shard_files
-from resnet_core.storage.files import write_whole
+from resnet_core.storage.database import write_parquet
 from tasks.batch.engine import open_engine
 from tasks.batch.folder import SupersededError, check_run, read_known, read_tried
 from tasks.batch.values import Batch, EngineChoice, PartOutcome
@@ -90,8 +89,7 @@ def score_part(part: Part, how: Scoring) -> PartOutcome:
         done, again = done + len(images), again + looked_up
     table = with_metadata(pa.concat_tables(tables), trained.classes)
     check_run(part.path.parent, how.run)
-    with write_whole(part.path) as draft:
-        pq.write_table(table, draft, write_page_checksum=True)
+    write_parquet(part.path, table)
     return outcome(table, again, engine.refused)
 
 

@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from urllib.parse import quote, unquote
 
-from tasks.store import ARTIFACTS
+from tasks.store import ARTIFACTS, sqlite_file
 
 _SCHEME = re.compile(r"^([a-z-]+:)?/*")
 
@@ -31,12 +31,10 @@ _PLACES = (
 @cache
 def follow_store(tracking_uri: str) -> None:
     """Correct the places in a store's own database, once a process. Other registries are left as they are."""
-    if not tracking_uri.startswith("sqlite:///"):
+    database = sqlite_file(tracking_uri)
+    if database is None or not (database.is_file() and (database.parent / ARTIFACTS).is_dir()):
         return
-    database = Path(unquote(tracking_uri.removeprefix("sqlite:///").partition("?")[0]))
     artifacts = database.parent / ARTIFACTS
-    if not (database.is_file() and artifacts.is_dir()):
-        return
     with closing(sqlite3.connect(database, timeout=30)) as db, db:
         moved = sum(_correct(db, table, column, artifacts) for table, column in _PLACES if _has(db, table, column))
     if moved:

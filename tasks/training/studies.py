@@ -11,7 +11,6 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
-from urllib.parse import unquote
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -28,6 +27,7 @@ from optuna.visualization import matplotlib as pictures
 
 from resnet_core.credentials import opened
 from resnet_core.training.search_space import Between, Space, Value, significant
+from tasks.store import sqlite_file
 
 # Trials before the sampler learns from them, and before the median of the others ends one early.
 _RANDOM, _UNPRUNED = 8, 5
@@ -44,8 +44,8 @@ def open_study(storage: str, name: str, epochs: int) -> Study:
     # Queueing a trial again is experimental in name only: since release 2.8.
     warnings.filterwarnings("ignore", category=ExperimentalWarning)
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    if storage.startswith("sqlite:///"):
-        Path(unquote(storage.removeprefix("sqlite:///"))).parent.mkdir(parents=True, exist_ok=True)
+    if file := sqlite_file(storage):
+        file.parent.mkdir(parents=True, exist_ok=True)
     pruner = optuna.pruners.MedianPruner(n_startup_trials=_UNPRUNED, n_warmup_steps=max(1, epochs // 3))
     return optuna.create_study(
         storage=opened(storage), study_name=name, direction="maximize", load_if_exists=True, pruner=pruner

@@ -1,7 +1,10 @@
 """`grayline doctor --deep` proves that registry, catalog, shards and rows agree; `--repair` does what is safe."""
 
 import json
+import shutil
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -50,6 +53,11 @@ def store(digit_folder: Path, tmp_path: Path, digits: Digits) -> Path:
 
 def found(store: Path, registry: str) -> list[Finding]:
     return list(audit(a_workspace(UPath(store), registry)))
+
+
+def of_databases(store: Path, registry: str) -> list[Finding]:
+    """The registry may have versions of other tests."""
+    return [each for each in found(store, registry) if each.place.endswith(".db")]
 
 
 def cut(path: Path) -> None:
@@ -149,3 +157,58 @@ def test_a_damaged_database_is_named(store: Path, tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_bytes(b"SQLite format 3\x00" + bytes(500))
     findings = audit(a_workspace(UPath(store), f"sqlite:///{tmp_path}/mlflow.db"))
     assert "MLflow's database is damaged" in next(findings).wrong
+
+
+@pytest.mark.parametrize("where", ["tune/d/study.db", "prefect/prefect.db"])
+def test_databases_of_searches_and_of_prefect_are_set_aside_when_damaged(
+    store: Path, registry: str, where: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = store / where
+    file.parent.mkdir(parents=True)
+    monkeypatch.setenv("PREFECT_HOME", str(store / "prefect"))
+    monkeypatch.delenv("PREFECT_SERVER_DATABASE_CONNECTION_URL", raising=False)
+    monkeypatch.setattr("flows.machine.audit._PATIENCE", 0.1)
+    with closing(sqlite3.connect(file)) as db:
+        db.execute("create table trials (value, name)")
+        db.executemany("insert into trials values (?, ?)", [(k, f"{k}" * 50) for k in range(500)])
+        db.commit()
+    assert of_databases(store, registry) == []
+    with closing(sqlite3.connect(file, isolation_level=None)) as db:
+        db.execute("begin exclusive")
+        (finding,) = of_databases(store, registry)
+        assert "not looked at" in finding.wrong
+        assert finding.mend is None
+    with file.open("rb+") as content:  # the third page of its rows
+        content.seek(3 * 4096)
+        content.write(bytes(2000))
+        content.flush()
+        (finding,) = of_databases(store, registry)  # this process has it open
+        assert "end what uses it" in finding.remedy
+        assert finding.mend is None
+    (finding,) = of_databases(store, registry)
+    assert finding.place == str(file)
+    assert "database is damaged" in finding.wrong
+    assert finding.mend
+    finding.mend()
+    assert of_databases(store, registry) == []
+    assert [path.name for path in file.parent.iterdir()] == [finding.mended.removeprefix("set aside as ")]
+
+
+def test_an_index_that_lacks_rows_is_made_again_and_no_row_is_touched(
+    store: Path, registry: str, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    shutil.copyfile(registry.removeprefix("sqlite:///"), tmp_path / "mlflow.db")
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        db.execute("create table notes (a, b)")
+        db.executemany("insert into notes values (?, ?)", [(k, -k) for k in range(9)])
+        db.execute("create index by_a on notes (a)")
+        db.execute("pragma writable_schema = on")
+        db.execute("update sqlite_master set sql = 'create index by_a on notes (b)' where name = 'by_a'")
+        db.commit()
+    (finding,) = of_databases(store, uri)
+    assert finding.mend
+    finding.mend()
+    assert of_databases(store, uri) == []
+    with closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        assert db.execute("select count(*), sum(b) from notes").fetchone() == (9, -36)

@@ -5,18 +5,26 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+import duckdb
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+from upath import UPath
 
+from resnet_core.storage.database import check_parquet, write_parquet, write_through
 from resnet_core.storage.digest import (
     DIGESTS,
     MLFLOW_NOTE,
     DamagedVersionError,
     check_digests,
+    check_seal,
     digests_of,
     remove_bytecode,
     source_digest,
     write_digests,
 )
+from resnet_core.storage.files import DamagedFileError
 
 
 @pytest.fixture
@@ -128,3 +136,51 @@ def test_a_wing_is_its_code_and_neither_its_words_nor_its_layout(
     digests = {name: digest_as(f"wing_{name}", files, tmp_path, monkeypatch) for name, files in kinds.items()}
     assert digests["first"] == digests["reworded"]
     assert len(set(digests.values())) == 3
+
+
+@pytest.fixture
+def sealed(tmp_path: Path) -> Path:
+    """A small file of rows as batches have, with a name that has the words of a seal."""
+    table = pa.table({"uri": ["/a.png", "sha256", "sealed"], "probabilities": [[0.5, 0.5], None, [0.25, 0.75]]})
+    write_parquet(UPath(tmp_path / "rows.parquet"), table)
+    return tmp_path / "rows.parquet"
+
+
+def test_every_reader_reads_a_sealed_file(sealed: Path) -> None:
+    uris = ["/a.png", "sha256", "sealed"]
+    check_parquet(UPath(sealed))
+    assert pq.read_table(sealed)["uri"].to_pylist() == uris
+    assert pd.read_parquet(sealed)["uri"].tolist() == uris
+    assert [uri for (uri,) in duckdb.sql(f"select uri from '{sealed}' where uri <> '/b'").fetchall()] == uris
+
+
+def test_a_flipped_bit_anywhere_in_a_sealed_file_is_found(sealed: Path) -> None:
+    """Checksums of pages leave out the footer, and a flip there may change nothing that a reader sees."""
+    content = sealed.read_bytes()
+    for place in range(len(content)):
+        for bit in (0, 7):
+            flipped = bytearray(content)
+            flipped[place] ^= 1 << bit
+            sealed.write_bytes(flipped)
+            with pytest.raises(ValueError, match="not those that were written"):
+                check_seal(sealed)
+    for cut in range(1, len(content), 7):
+        sealed.write_bytes(content[:cut])
+        with pytest.raises(DamagedFileError):
+            check_parquet(UPath(sealed))
+
+
+def test_files_of_earlier_releases_pass_and_tables_in_pieces_are_sealed(tmp_path: Path) -> None:
+    old, new = UPath(tmp_path / "old.parquet"), UPath(tmp_path / "new.parquet")
+    pq.write_table(pa.table({"a": [1, 2]}), tmp_path / "old.parquet")
+    check_parquet(old)
+    pieces = (pa.table({"a": [k]}) for k in range(3))
+    assert len([*write_through(pieces, new, {"note": "kept"})]) == 3
+    check_parquet(new)
+    assert pq.read_schema(tmp_path / "new.parquet").metadata[b"note"] == b"kept"
+    assert pq.read_table(tmp_path / "new.parquet")["a"].to_pylist() == [0, 1, 2]
+    content = bytearray((tmp_path / "new.parquet").read_bytes())
+    content[content.rindex(b"note")] ^= 1
+    (tmp_path / "new.parquet").write_bytes(content)
+    with pytest.raises(DamagedFileError, match="not those that were written"):
+        check_parquet(new)
