@@ -37,6 +37,7 @@ log = logging.getLogger("grayline")
 PREFIX = "grayline.history."
 LONGEST = 2000  # characters of a reason
 _MOVES = ("promoted", "rolled back")
+_SECOND = len("2026-11-30T00:00:00")  # of a time in a tag
 _Action = Literal["promoted", "refused", "rolled back"]
 
 
@@ -154,14 +155,46 @@ def make_champion(
 
 
 def champion_of(tracking_uri: str, name: str) -> ModelVersion | None:
-    """Return the champion; None before the first, or, with a line, where somebody has deleted the alias."""
+    """Return the champion; None before the first, or, with a line, where somebody has deleted the alias.
+
+    A move that was killed after the alias is completed: its event, and the alias of the challenger that it was.
+    """
     champion = by_alias(tracking_uri, name, CHAMPION)
-    if champion is None and (moves := [event for event in events(tracking_uri, name) if event.action in _MOVES]):
-        log.warning(
-            "registry    %s has no champion any more: version %s was the last. `grayline promote %s %s` brings it back",
-            name, moves[-1].after, name, moves[-1].after,
-        )  # fmt: skip
+    if champion is None:
+        if moves := _moves_of(tracking_uri, name):
+            log.warning(
+                "registry    %s has no champion any more: version %s was the last. "
+                "`grayline promote %s %s` brings it back", name, moves[-1].after, name, moves[-1].after,
+            )  # fmt: skip
+        return None
+    moves = _moves_of(tracking_uri, name)
+    challenger = by_alias(tracking_uri, name, CHALLENGER)
+    chosen = challenger is not None and challenger.version == champion.version
+    if not moves or moves[-1].after != champion.version:
+        _complete_history(tracking_uri, champion, moves[-1] if moves else None, chosen)
+    if chosen:
+        client(tracking_uri).delete_registered_model_alias(name, CHALLENGER)
     return champion
+
+
+def _complete_history(tracking_uri: str, champion: ModelVersion, last: Event | None, chosen: bool) -> None:
+    """Add the event that a killed move lacks, from the version's tags, which are written before the alias.
+
+    Who moves an alias in MLflow's pages writes no tags: such a move is nobody's to tell. chosen: the version is also
+    the challenger, which a finished promotion ends.
+    """
+    tags = client(tracking_uri).get_model_version(champion.name, champion.version).tags
+    reason, since, before = tags.get(REASON, ""), tags.get(SINCE, "")[:_SECOND], last.after if last else None
+    newer = bool(since) and last is not None and since > last.at[:_SECOND]
+    if not newer and not (chosen and since):
+        return
+    why = reason.removeprefix(f"rolled back from version {before}: ")
+    record(tracking_uri, champion.name, "promoted" if why == reason else "rolled back", before, champion.version, why)
+    tag_run(tracking_uri, champion, "true")
+
+
+def _moves_of(tracking_uri: str, name: str) -> list[Event]:
+    return [event for event in events(tracking_uri, name) if event.action in _MOVES]
 
 
 def take_back(
@@ -220,7 +253,7 @@ def _move_champion(
     registry.set_model_version_tag(after.name, after.version, SINCE, _now())
     registry.set_model_version_tag(after.name, after.version, REASON, reason)
     registry.set_registered_model_alias(after.name, CHAMPION, after.version)
-    moves = [event.after for event in events(tracking_uri, after.name) if event.action in _MOVES]
+    moves = [event.after for event in _moves_of(tracking_uri, after.name)]
     if before is None or before.version != after.version:
         record(tracking_uri, after.name, action, before.version if before else None, after.version, why)
     elif not moves or moves[-1] != after.version:  # the command died between the alias and its event

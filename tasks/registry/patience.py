@@ -19,6 +19,7 @@ from tenacity import RetryCallState, Retrying, retry_if_exception, stop_after_de
 
 from resnet_core.credentials import masked, opened
 from resnet_core.errors import JobError
+from resnet_core.storage.files import says_full
 
 log = logging.getLogger("grayline")
 
@@ -55,7 +56,7 @@ def is_answer(error: Exception) -> bool:
 
 def _is_trouble(error: BaseException) -> bool:
     known = isinstance(error, (MlflowException, DBAPIError, sqlite3.Error, OSError))
-    return known and not is_answer(cast(Exception, error))
+    return known and not is_answer(cast(Exception, error)) and not says_full(error)  # of a full disk, others say more
 
 
 def _may_pass(error: BaseException) -> bool:

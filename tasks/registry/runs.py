@@ -146,7 +146,7 @@ def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
         noted = [mlflow.get_run(run_id) for run_id in _noted_runs(folder)]
     except DamagedFileError:
         return True  # nobody knows: it stays
-    except MlflowException as error:
+    except MlflowException as error:  # MLflow's own word, or it is raised
         if not _is_gone(error):
             raise
         return True
@@ -172,7 +172,7 @@ def living_run(tracking_uri: str, run_id: str, to_read: bool = False) -> str:
     try:
         run = client(tracking_uri).get_run(run_id)
         alive = to_read or run.info.lifecycle_stage == LifecycleStage.ACTIVE
-    except MlflowException as error:
+    except MlflowException as error:  # MLflow's own word, or it is raised
         if not _is_gone(error):
             raise
         alive = False
@@ -211,9 +211,8 @@ def system_metrics(tracking_uri: str, run_id: str) -> Iterator[None]:
     # Imported late: the module sets up loggers of libraries that may be missing.
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-    monitor = SystemMetricsMonitor(  # type: ignore[no-untyped-call]
-        run_id, sampling_interval=_SECONDS_BETWEEN_SAMPLES, resume_logging=True, tracking_uri=opened(tracking_uri)
-    )
+    how = {"sampling_interval": _SECONDS_BETWEEN_SAMPLES, "tracking_uri": opened(tracking_uri)}
+    monitor = asked(tracking_uri, SystemMetricsMonitor, run_id, resume_logging=True, **how)
     monitor.start()  # type: ignore[no-untyped-call]
     try:
         yield

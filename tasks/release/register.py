@@ -43,7 +43,7 @@ from tasks.dataset import CardConfig
 from tasks.evaluation.held_out import in_order
 from tasks.registry import runs as tracking
 from tasks.registry.integrity import seal
-from tasks.registry.patience import download
+from tasks.registry.patience import asked, download
 from tasks.registry.versions import (
     CALIBRATION,
     CATALOG,
@@ -102,8 +102,8 @@ def register(night: Night, here: Workspace) -> ModelVersion:
     registry.log_text(run_id, environment(made.lineage), "environment.txt")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # advice on schemas, which are stated here
-        _log_dataset(tracking_uri, run_id, catalog)
-        model_id = _log_model(tracking_uri, made, here.keys)
+        asked(tracking_uri, _log_dataset, tracking_uri, run_id, catalog)
+        model_id = asked(tracking_uri, _log_model, tracking_uri, made, here.keys)
     seals = _seal_model(registry, model_id)
     if not registry.search_registered_models(f"name = '{checkpoint.dataset}'"):
         registry.create_registered_model(checkpoint.dataset)

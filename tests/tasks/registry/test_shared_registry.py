@@ -4,6 +4,7 @@ import ast
 import logging
 import shutil
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import mlflow.artifacts
@@ -195,3 +196,46 @@ def test_a_version_of_a_server_is_removed_after_its_use(
     with pytest.raises(KeyError), verified_folder(registry.tracking_uri, version):
         raise KeyError
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+@pytest.mark.parametrize(("move", "event"), [("promote", "promoted"), ("roll back", "rolled back")])
+def test_a_killed_move_is_completed_by_the_next_look_at_the_champion(
+    registry: MlflowClient, monkeypatch: pytest.MonkeyPatch, move: str, event: str
+) -> None:
+    """The night finds its version the champion already, and a person is told the same: both write the event."""
+    uri = registry.tracking_uri
+
+    def die(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    made = registry.create_model_version("parts", "file:///nowhere")
+    registry.set_registered_model_alias("parts", "challenger", made.version)
+    act = partial(champion.make_champion, uri, "parts", None)
+    if move == "roll back":
+        registry.delete_registered_model_alias("parts", "challenger")
+        act = partial(champion.take_back, uri, "parts", "1")
+    with monkeypatch.context() as patch:
+        patch.setattr(champion, "record", die)
+        patch.setattr(champion, "_now", lambda: "2099-01-01T00:00:00+00:00")
+        with pytest.raises(KeyboardInterrupt):
+            act("gate: floor: 0.9")
+    number = "3" if move == "promote" else "1"
+    for _ in range(2):
+        found = champion.champion_of(uri, "parts")
+        assert found
+        assert found.version == number
+    events = champion.events(uri, "parts")
+    assert [each.after for each in events] == ["1", "2", number]
+    assert (events[-1].action, events[-1].before, events[-1].why) == (event, "2", "gate: floor: 0.9")
+    aliases = registry.get_registered_model("parts").aliases
+    assert {alias: str(version) for alias, version in aliases.items()} == {"champion": number}
+
+
+def test_an_alias_that_a_person_moves_is_no_killed_move(registry: MlflowClient) -> None:
+    uri = registry.tracking_uri
+    champion.make_champion(uri, "parts", "1", "by hand")
+    registry.set_registered_model_alias("parts", "champion", "2")
+    found = champion.champion_of(uri, "parts")
+    assert found
+    assert found.version == "2"
+    assert [each.after for each in champion.events(uri, "parts")] == ["1", "2", "1"]
