@@ -10,7 +10,9 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -22,6 +24,7 @@ from tasks.store import LAYOUT
 from tests.browser import chromium
 from tests.conftest import write_folder
 from tests.hostile import ask, hostile_page
+from tests.hostile_names import LIVE
 from tests.outbound import addresses, watched
 from tests.tasks.batch.test_score import break_some
 
@@ -137,6 +140,20 @@ def test_mlflows_rest_interface_has_the_version_and_its_alias(demo: Demo, stack:
     assert "gate" in tags["grayline.champion_reason"]
 
 
+@contextmanager
+def signed_in(prefect: str, mlflow: str, password: str) -> Iterator[tuple[Any, list[str]]]:
+    """Yield a browser whose user has entered both passwords, and a list that gets the addresses that it asks."""
+    with chromium("--host-resolver-rules=MAP *.example 127.0.0.1") as browser:
+        own = {"username": "grayline", "password": password.partition(":")[2], "origin": mlflow}
+        context = browser.new_context(http_credentials=own)
+        asked: list[str] = []
+        context.on("request", lambda request: asked.append(request.url))
+        # Before any script of Prefect's own: its page forgets the password at an answer to what it asked without it.
+        keep = f"localStorage.setItem('prefect-password', btoa({json.dumps(password)}))"
+        context.add_init_script(f"if (location.origin === {json.dumps(prefect)}) {keep}")
+        yield context, asked
+
+
 def test_a_page_of_another_origin_reads_nothing_and_runs_nothing(
     demo: Demo, stack: dict[str, str], tmp_path: Path
 ) -> None:
@@ -147,15 +164,8 @@ def test_a_page_of_another_origin_reads_nothing_and_runs_nothing(
     before = ask(f"{prefect}/api/flow_runs/count", password, {})
     with (
         hostile_page(prefect, mlflow, deployment["id"], f"touch {tmp_path / 'pwned'}") as port,
-        chromium("--host-resolver-rules=MAP *.example 127.0.0.1") as browser,
+        signed_in(prefect, mlflow, password) as (context, asked),
     ):
-        own = {"username": "grayline", "password": password.partition(":")[2], "origin": mlflow}
-        context = browser.new_context(http_credentials=own)
-        asked: list[str] = []
-        context.on("request", lambda request: asked.append(request.url))
-        # Before any script of Prefect's own: its page forgets the password at an answer to what it asked without it.
-        keep = f"localStorage.setItem('prefect-password', btoa({json.dumps(password)}))"
-        context.add_init_script(f"if (location.origin === {json.dumps(prefect)}) {keep}")
         page = context.new_page()
         page.goto(mlflow)
         page.get_by_text("Recent Experiments").wait_for(timeout=120_000)
@@ -171,6 +181,34 @@ def test_a_page_of_another_origin_reads_nothing_and_runs_nothing(
     models = ask(f"{mlflow}/api/2.0/mlflow/registered-models/search", password)["registered_models"]
     assert [model["name"] for model in models] == ["digits"]
     assert not (tmp_path / "pwned").exists()
+
+
+def test_names_are_text_on_the_live_pages_of_both_servers(demo: Demo, stack: dict[str, str], tmp_path: Path) -> None:
+    prefect, mlflow = (f"http://127.0.0.1:{stack[f'GRAYLINE_{name}_PORT']}" for name in ("PREFECT", "MLFLOW"))
+    password = f"grayline:{(demo[0] / 'data' / 'store' / 'stack' / 'password').read_text()}"
+    servers = {"PREFECT_API_URL": f"{prefect}/api", "MLFLOW_TRACKING_URI": mlflow, "PYTHONPATH": str(HOME)}
+    done = run("python", "-m", "tests.hostile_names", str(tmp_path), cwd=demo[0], **servers, **stack)
+    assert done.returncode == 0, done.stderr
+    made = json.loads(done.stdout.splitlines()[-1])
+    artifacts = {each["key"]: each["id"] for each in ask(f"{prefect}/api/artifacts/filter", password, {})}
+    pages = {  # by the address, a text that is there once the page is whole
+        f"{prefect}/artifacts/artifact/{artifacts['names-page']}": "window.pwned=2",
+        f"{prefect}/artifacts/artifact/{artifacts['gate']}": "window.pwned=2",
+        f"{prefect}/artifacts": "names-page",
+        f"{mlflow}/#/models/names": "window.pwned=2",
+        f"{mlflow}/#/models/names/versions/{made['version']}": "window.pwned=2",
+        f"{mlflow}/#/experiments/{made['experiment']}/runs/{made['run']}": "window.pwned=2",
+        f"{mlflow}/#/experiments/{made['experiment']}/runs": "names",
+    }
+    with signed_in(prefect, mlflow, password) as (context, asked):
+        page = context.new_page()
+        page.on("dialog", lambda dialog: (asked.append(dialog.message), dialog.dismiss()))
+        for address, text in pages.items():
+            page.goto("about:blank")
+            page.goto(address)
+            page.get_by_text(text).first.wait_for(timeout=60_000)
+            assert page.evaluate(LIVE) == [], address
+        assert [url for url in asked if not url.startswith((prefect, mlflow, "data:", "blob:", "about:"))] == []
 
 
 def test_a_run_cannot_bring_a_command_an_environment_or_a_folder(

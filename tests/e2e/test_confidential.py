@@ -29,6 +29,8 @@ pytestmark = pytest.mark.e2e
 
 _SIZE = 16  # px, as in the data set file: pixels in the shards are those of the files
 _KEY = os.urandom(32)
+_TEMPORARY = Path("/tmp")
+_OWN = ("few.yaml", "killed.yaml")  # the data set files, in which a person may write a password
 SECRETS = {
     "password of the source": "opensesame77",
     "signature of the labels": "c2lnbmF0dXJl99",
@@ -36,6 +38,8 @@ SECRETS = {
     "password in a cell": "drittens66",
     "password of a sink": "viertens55",
     "password of the store": "fuenftens44",
+    "password of MLflow": "sechstens33",
+    "a key in the place of its path": "MHcCAQEEIPlantedKey22",
     "S3's secret key": "wJalrXUtnFEMI/K7MDENG",
     "encryption key": base64.b64encode(_KEY).decode(),
 }
@@ -54,6 +58,7 @@ class _Plant:
     host: str = ""
     patterns: dict[str, bytes] = field(default_factory=dict)
     lines: set[str] = field(default_factory=set)
+    before: frozenset[Path] = field(default_factory=lambda: frozenset(_TEMPORARY.iterdir()))
 
     def image(self, number: int) -> bytes:
         """Return a PNG of noise, whose rows and bytes are in no other file."""
@@ -119,13 +124,14 @@ class _Plant:
         """Return what was found, and where."""
         needles = {name: text.encode() for name, text in SECRETS.items()} | {"raw encryption key": _KEY} | self.patterns
         places = {"the terminal": printed.encode(), "a process": "\n".join(self.lines).encode()}
-        shared = [path for path in Path("/dev/shm").glob("**/*") if path.stat().st_uid == os.getuid()]
-        for path in [*self.work.rglob("*"), *shared]:
-            if path.is_file() and path.name != "few.yaml":
-                places[str(path)] = path.read_bytes()
-                if path.suffix == ".parquet":
-                    with suppress(OSError):  # encrypted
-                        places[f"rows of {path}"] = pd.read_parquet(path).to_csv().encode()
+        new = [path for path in _TEMPORARY.iterdir() if path not in self.before and "pytest" not in path.name]
+        for top in (self.work, Path("/dev/shm"), *new):
+            for path in (top, *top.rglob("*")):
+                with suppress(OSError):  # of another user, encrypted, or gone: other tests write there, too
+                    if path.is_file() and path.name not in _OWN and path.stat().st_uid == os.getuid():
+                        places[str(path)] = path.read_bytes()
+                        if path.suffix == ".parquet":
+                            places[f"rows of {path}"] = pd.read_parquet(path).to_csv().encode()
         return sorted(
             f"{name} in {place}" for name, text in needles.items() for place in places if text in places[place]
         )
@@ -178,7 +184,8 @@ def plant(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Plant]:
         "train": {"epochs": 1},
         "gate": {"minimum": 0.0},
     }
-    (planted.work / "few.yaml").write_text(yaml.safe_dump(content))
+    for name in _OWN:
+        (planted.work / name).write_text(yaml.safe_dump(content | {"name": name.partition(".")[0]}))
     yield planted
     web.shutdown()
 
@@ -203,6 +210,13 @@ def test_a_night_and_a_batch_leave_no_secret_and_no_image(plant: _Plant) -> None
     assert (status, "--embeddings" in printed) == (2, True), printed
 
 
+def test_a_killed_night_leaves_no_image(plant: _Plant) -> None:
+    status, printed = plant.run("retrain", "--dataset", "killed.yaml", kill_at="preprocess")
+    assert status == -signal.SIGKILL, printed
+    assert list((plant.work / "data/store/pixels/killed").glob("*/*.parquet"))
+    assert not plant.leaks(printed)
+
+
 def test_a_killed_batch_leaves_no_image(plant: _Plant) -> None:
     source = f"http://{_AUTH['/guarded/']}@{plant.host}/guarded/many.tar.gz"
     status, printed = plant.run(
@@ -221,7 +235,11 @@ def test_what_does_not_answer_shows_no_secret(plant: _Plant) -> None:
     assert (status, "127.0.0.1" in printed) == (2, True), printed
     assert not plant.leaks(printed)
     store = f"ftp://me:{SECRETS['password of the store']}@127.0.0.1:1/s"
-    status, printed = plant.run("doctor", GRAYLINE_STORE=store, MLFLOW_TRACKING_URI="http://127.0.0.1:9")
+    key = f"-----BEGIN EC PRIVATE KEY-----\n{SECRETS['a key in the place of its path']}\n-----END EC PRIVATE KEY-----"
+    mlflow = f"http://me:{SECRETS['password of MLflow']}@127.0.0.1:9"
+    keys = {"GRAYLINE_VERIFY_KEY": key, "GRAYLINE_SIGNING_KEY": key}
+    status, printed = plant.run("doctor", GRAYLINE_STORE=store, MLFLOW_TRACKING_URI=mlflow, **keys)
     assert status == 1, printed
+    assert "GRAYLINE_VERIFY_KEY: holds a key itself" in printed
     assert "Traceback" not in printed
     assert not plant.leaks(printed)
