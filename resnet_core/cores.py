@@ -56,5 +56,5 @@ def _quota(root: Path) -> float:
 def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="ascii").strip()
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # this system has no such limit
         return ""

@@ -19,7 +19,7 @@ def patiently(look: Callable[[str], _Answer], place: str) -> _Answer:
     """
     try:
         return look(place)
-    except OSError as error:
+    except OSError as error:  # a stall, or it is raised
         if not _may_pass(error):
             raise
     from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_exponential

@@ -132,3 +132,16 @@ WORDS = [
 @pytest.mark.parametrize(("page", "word"), sorted(set(WORDS)))
 def test_is_documented(page: str, word: str) -> None:
     assert word in (DOCS / page).read_text(encoding="utf-8"), f"docs/{page} does not mention {word}"
+
+
+def test_every_test_that_a_table_of_the_security_page_names_is_there() -> None:
+    """A cell names files, and behind a colon words of the names of their tests."""
+    cells = [line.rstrip("| ").rpartition("|")[2] for line in (DOCS / "security.md").read_text().splitlines()]
+    files = {path.name: path for path in (HOME / "tests").rglob("test_*.py")}
+    named = [(text, path) for text in cells for path in re.findall(r"tests/[\w/.]+|test_\w+\.py", text)]
+    assert len(named) > 50
+    assert [path for _, path in named if not (HOME / path).exists() and path not in files] == []
+    for text in cells:
+        for name, tests in re.findall(r"(test_\w+\.py)`?: (\w+_\w+(?:, \w+_\w+)*)", text):
+            content = files[name].read_text()
+            assert [word for word in tests.split(", ") if not re.search(rf"def test_\w*{word}", content)] == [], name

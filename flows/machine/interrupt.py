@@ -108,7 +108,7 @@ def _leave() -> None:
     with _EXIT_LOCK:
         sys.stdout.flush()
         for child in psutil.Process().children(recursive=True):
-            with suppress(psutil.Error, OSError):
+            with suppress(psutil.Error, OSError):  # it has ended by itself
                 if os.getsid(child.pid) == os.getsid(0):
                     child.kill()
         os._exit(128 + _received[0])

@@ -32,7 +32,7 @@ class Api:
             try:
                 with _DIRECT.open(request, timeout=_PATIENCE) as answer:
                     return json.loads(answer.read() or b"null")
-            except urllib.error.HTTPError as error:
+            except urllib.error.HTTPError as error:  # the server is starting
                 tried += 1
                 if error.code != 503 or tried == _TRIES:
                     raise

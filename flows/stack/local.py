@@ -179,7 +179,7 @@ def _ask(url: str, password: str | None = None) -> Any:
 def _answers(url: str) -> bool:
     try:
         _ask(url)
-    except OSError:
+    except OSError:  # it is asked until it answers, or for PATIENCE
         return False
     return True
 

@@ -129,7 +129,7 @@ def _files(place: str) -> Iterator[str]:
     glob = None
     try:
         kind = facts(where)["type"]
-    except FileNotFoundError:
+    except FileNotFoundError:  # a pattern, or the user's mistake
         if not globs.is_glob(place):
             raise UserError(f"corrections: {place}: there is no such file or folder. Make it, or correct it.") from None
         glob = globs.parse_glob(where)

@@ -190,7 +190,7 @@ def _drain(pipe: int) -> bytes:
     """Return the bytes that a pipe holds now, without waiting for more."""
     try:
         return os.read(pipe, _CHUNK)
-    except BlockingIOError:
+    except BlockingIOError:  # the pipe is empty
         return b""
 
 

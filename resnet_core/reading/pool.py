@@ -164,6 +164,6 @@ def read_file(uri: str, settings: Preprocessing, limits: Limits = DEFAULT_LIMITS
     """Read one file in this process, which a decoder that crashes or hangs takes with it."""
     try:
         data = read_bytes(uri)
-    except OSError as error:
+    except OSError as error:  # its row says so, and is tried again
         return unreachable(error)
     return read_image(data, settings, limits)

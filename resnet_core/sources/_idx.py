@@ -150,7 +150,7 @@ def _read_labels(images: str, count: int) -> bytes | None:
     for place in (f"{folder}{slash}{stem}idx1-ubyte{packed}" for packed in ("", ".gz")):
         try:
             facts(place)
-        except FileNotFoundError:
+        except FileNotFoundError:  # the other name, or no labels
             continue
         with open_unpacked(place) as file:
             head = file.read(_LABELS_HEADER.size)

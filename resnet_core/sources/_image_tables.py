@@ -242,7 +242,7 @@ def read_rows(place: str, rows: Sequence[int]) -> Iterator[bytes | OSError]:
                     yield from (OSError("the file holds no image there any more") for _ in run)
                 else:
                     yield from _read_run(_values(table, group, column, int(starts[group])), run)
-    except (OSError, pa.ArrowException, UserError) as error:
+    except (OSError, pa.ArrowException, UserError) as error:  # their rows say so
         yield from (error if isinstance(error, OSError) else OSError(str(error)) for _ in rows)
 
 
@@ -269,7 +269,7 @@ def _read_run(values: Iterator[tuple[int, bytes | None]], rows: Sequence[int]) -
                 if done == len(rows):
                     return
         error = OSError("the row group is cut short")
-    except (OSError, pa.ArrowException) as caught:
+    except (OSError, pa.ArrowException) as caught:  # the rows after it say so
         error = caught if isinstance(caught, OSError) else OSError(str(caught))
     yield from (error for _ in rows[done:])
 

@@ -99,7 +99,7 @@ def read_sparse(place: str, offset: int) -> bytes | OSError:
                 if member and member.size > policy().image_bytes:
                     return OSError(f"its {member.size:,} bytes are over the limit")
                 return content.read() if content else OSError("the archive has no file there")
-    except (OSError, tarfile.TarError) as error:
+    except (OSError, tarfile.TarError) as error:  # its row says so
         return error if isinstance(error, OSError) else OSError(str(error))
 
 

@@ -53,7 +53,7 @@ def _readable(container: str, kind: str) -> str:
 def readable(container: str, kind: str) -> str:
     """Return where another process reads a container: this process's own copy, if copies have no names."""
     if is_private():
-        with suppress(OSError, UserError):
+        with suppress(OSError, UserError):  # opening each of its rows gives the error
             return _readable(container, kind)
     return container
 
@@ -64,7 +64,7 @@ def _read(container: str | None, kind: str | None, rows: list[dict[str, Any]]) -
         return
     try:
         place = unpacked(container, _UNPACKED[kind]) if kind in _UNPACKED else container
-    except OSError as error:
+    except OSError as error:  # their rows say so
         yield from (error for _ in rows)
         return
     offsets = [row["offset"] for row in rows]
@@ -113,7 +113,7 @@ def _read_zip(container: str, rows: list[dict[str, Any]]) -> Iterator[bytes | OS
             if over:
                 raise OSError(f"its {row['size']:,} bytes, {row['length']:,} packed, are over the limit of {most:,}")
             yield data if isinstance(data, OSError) else _unzip(container, row, data)
-        except OSError as error:
+        except OSError as error:  # its row says so
             yield error
 
 

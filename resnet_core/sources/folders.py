@@ -4,6 +4,7 @@ Links are followed, and a file is listed once: by its own path, else by the firs
 Stores, batches and feature sets below the source are left out, by whatever path or link they are reached.
 """
 
+import errno
 import logging
 import os
 import stat
@@ -41,6 +42,7 @@ _LEFT_OUT = {
     BROKEN_LINK: "a link to nothing: a row with the reason",
 }
 _NAME = attrgetter("name")
+_NOWHERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)  # where a link leads that is broken
 _HEAD = 4096  # entries of a folder that are looked at before the first is listed
 
 
@@ -139,7 +141,7 @@ class _Walk:
             folder, above, state, real = waiting.pop()
             try:
                 entries = os.scandir(folder)
-            except OSError as error:
+            except OSError as error:  # a row of its own says so
                 yield from _unreadable(folder, above, error)
                 continue
             with entries:
@@ -167,10 +169,10 @@ class _Walk:
                                 waiting.append((entry.path, f"{above}{name}/", inside, real and f"{real}/{name}"))
                         elif entry.is_symlink():
                             self._meet(entry, above + name, state)
-                    except PermissionError:
-                        yield entry.path, above + name, 0, ""  # reading it will give the error
-                    except OSError:  # it was just removed
+                    except FileNotFoundError:  # it was just removed
                         continue
+                    except OSError:
+                        yield entry.path, above + name, 0, ""  # reading it will give the error
 
     def _meet(self, link: "os.DirEntry[str]", path: str, state: State) -> None:
         """Keep a link for later."""
@@ -184,11 +186,10 @@ class _Walk:
     def _linked_file(self, path: str, uri: str) -> Iterator[_File]:
         try:
             facts = os.stat(uri)
-        except PermissionError:
-            yield uri, path, 0, ""  # reading it will give the error
-            return
-        except OSError:
-            if Path(uri).is_symlink():
+        except OSError as error:  # only a link that leads nowhere is broken
+            if error.errno not in _NOWHERE:
+                yield uri, path, 0, ""  # reading it will give the error
+            elif Path(uri).is_symlink():
                 yield uri, path, 0, BROKEN_LINK
             return
         if stat.S_ISREG(facts.st_mode):
@@ -245,7 +246,7 @@ def _is_within(path: str, folder: str) -> bool:
 def _is_folder(link: "os.DirEntry[str]") -> bool:
     try:
         return link.is_dir()
-    except OSError:
+    except OSError:  # it is listed as a file, and its row says so
         return False
 
 
@@ -258,7 +259,7 @@ def _walk_remote(
         try:
             with os_errors():
                 entries = fs.ls(folder, detail=True)
-        except OSError as error:
+        except OSError as error:  # a row of its own says so
             yield from _unreadable(root + "/" + above, above, error)
             continue
         names = [info["name"].rstrip("/").rpartition("/")[2] for info in entries]

@@ -52,7 +52,7 @@ def locate(uris: Iterable[str]) -> pa.Table:
     uris = list(uris)
     members: dict[str, _Row] = {}
     for archive, paths in _group_members(uris).items():
-        with suppress(OSError, UserError):
+        with suppress(OSError, UserError):  # its members are not found, and say so
             rows = _find_members(archive, paths)
             members |= {uri: row | {"uri": uri, "path": uri} for uri, row in rows.items() if not row["ignored"]}
     facts_of, is_shard = cache(facts_if_there), cache(_is_shard)
@@ -70,7 +70,7 @@ def _located_row(uri: str, facts_of: Any, is_shard: Any) -> _Row:
         row = _row_of(uri)
         holder = facts_of(row["container"] or uri)
         kind = shard_files.KIND if row["kind"] == "parquet" and is_shard(row["container"]) else row["kind"]
-    except (OSError, UserError, ValueError):
+    except (OSError, UserError, ValueError):  # whoever opens it gets the error
         return missing
     if not holder or holder["type"] != "file":
         return missing

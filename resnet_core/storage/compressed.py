@@ -221,7 +221,7 @@ def _is_ours(path: Path) -> bool:
     """Return whether a path is a folder of this user, which nobody else may enter."""
     try:
         status = path.lstat()
-    except OSError:
+    except OSError:  # what cannot be looked at is not ours
         return False
     return stat.S_ISDIR(status.st_mode) and status.st_uid == os.getuid() and not status.st_mode & 0o077
 

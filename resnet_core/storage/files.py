@@ -260,7 +260,7 @@ def link(source: UPath, new: UPath) -> None:
         if is_local(source):
             try:
                 os.link(source.path, draft)
-            except OSError:
+            except OSError:  # the disk has no links
                 shutil.copyfile(source.path, draft)
         else:
             source.fs.get_file(source.path, str(draft))

@@ -109,7 +109,7 @@ def facts_if_there(place: str) -> dict[str, Any] | None:
     """Return the facts of a place; None if nothing lies there. Raises JobError if its file system does not say."""
     try:
         return patiently(facts, place)
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # nothing lies there: `patiently` raises all else
         return None
 
 
@@ -198,7 +198,7 @@ def _find_file(folder: str, table: str, reach: Reach, path: str) -> Found:
         place = place_of(folder, spelling)
         try:
             file = patiently(reach.look, place)
-        except (OSError, ValueError):
+        except (OSError, ValueError):  # no file of this spelling: `patiently` raises all else
             beyond = False
             continue
         if file is not None:
@@ -226,7 +226,7 @@ def read_whole(uris: Sequence[str], sizes: Sequence[int]) -> Iterator[bytes | OS
     for uri, size in zip(uris, sizes, strict=True):
         try:
             fs, name = file_system(uri) if is_url(uri) else (None, uri)
-        except OSError as error:
+        except OSError as error:  # its row says so
             yield from _fetch(waiting)
             waiting = []
             yield error
@@ -251,9 +251,9 @@ def read_ranges(place: str, ranges: Sequence[tuple[int, int]]) -> Iterator[bytes
                     start = run[0][0]
                     data = read(start, max(end for _, end in run))
                     yield from (data[a - start : b - start] for a, b in run)
-                except OSError as error:
+                except OSError as error:  # their rows say so
                     yield from (error for _ in run)
-    except OSError as error:
+    except OSError as error:  # their rows say so
         yield from (error for _ in ranges)
 
 
@@ -305,7 +305,7 @@ def _read_local(uri: str, size: int) -> bytes | OSError:
     try:
         with open(existing(uri), "rb") as file:
             return _checked(file.read() if size < 0 else file.read(size + 1), size)
-    except OSError as error:
+    except OSError as error:  # its row says so
         return error
 
 

@@ -39,7 +39,7 @@ class Places:
     def of(cls, source: str, table: str) -> "Places":
         """Return the places of a source, of a glob its folder, and of the table with the labels."""
         root, file = absolute(source), absolute(table)
-        with suppress(OSError):
+        with suppress(OSError):  # a pattern, or whoever lists it says more
             facts(root)
             return cls(root, posixpath.dirname(file))
         return cls(parse_glob(root).folder if is_glob(source) else root, posixpath.dirname(file))

@@ -76,7 +76,7 @@ def _take(path: UPath, note: dict[str, Any]) -> Callable[[], None] | None:
     if is_local(path):
         try:
             return _lock(path, note)
-        except BlockingIOError:
+        except BlockingIOError:  # another process has it
             return None
         except OSError as error:  # a network's file system without locks
             log.debug("no file lock in %s: %s", path.parent, error)
@@ -121,9 +121,9 @@ def _is_free(path: UPath) -> bool:
     with open(path.path, "rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        except BlockingIOError:  # another process has it
             return False
-        except OSError:
+        except OSError:  # a file system without locks: the note tells
             return _read(path) is None
     return True
 
@@ -176,7 +176,7 @@ def _read(path: UPath) -> dict[str, Any] | None:
     """Return the holder's note; None where there is none, or a torn one."""
     try:
         note = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
+    except (FileNotFoundError, ValueError):  # nobody, or a note that was torn: nobody holds it
         return None
     return note if isinstance(note, dict) else None
 

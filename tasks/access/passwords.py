@@ -68,7 +68,7 @@ def own_secret(file: Path, new: str | None = None) -> str:
     try:
         with os.fdopen(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as out:
             out.write(new or secrets.token_urlsafe(24))
-    except FileExistsError:
+    except FileExistsError:  # an earlier `up` has made it
         status = file.stat()
         if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
             raise UserError(f"{file}: others may know it. Run `make down`, remove the file, run `make up`.") from None
@@ -85,7 +85,7 @@ def let_in(folder: Path, environ: MutableMapping[str, str]) -> None:
     try:
         addresses: dict[str, Any] = json.loads((folder / "addresses.json").read_text(encoding="utf-8"))
         password = (folder / "password").read_text(encoding="utf-8").strip()
-    except OSError:
+    except OSError:  # without a stack, nothing is let in
         addresses, password = {}, ""
     client = Access(f"{USER}:{password}", f"{USER}:{password}").client()
     prefect = environ.get("PREFECT_API_URL", "")
@@ -104,7 +104,7 @@ def own_toml() -> bool:
     """Return whether the prefect.toml of this folder is the one that `make up` writes."""
     try:
         return PREFECT_TOML.read_text(encoding="utf-8").startswith(OURS)
-    except OSError:
+    except OSError:  # a file that cannot be read is not overwritten
         return False
 
 

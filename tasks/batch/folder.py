@@ -142,7 +142,7 @@ def read_job(folder: UPath) -> dict[str, Any] | None:
     """Return the content of _batch.json; None if it is missing."""
     try:
         found: dict[str, Any] = read_json(folder / BATCH_BEGUN, f"It says whose rows these are. {_ANEW}.")
-    except (FileNotFoundError, NotADirectoryError):
+    except (FileNotFoundError, NotADirectoryError):  # the batch has not begun
         return None
     return found
 

@@ -94,7 +94,7 @@ def last_accepted(nights: UPath, version: int) -> tuple[str, Summary] | None:
         path = nights / name / SUMMARY
         try:
             found = read_json(path)
-        except FileNotFoundError:
+        except FileNotFoundError:  # that night was ended before its checks
             continue
         except DamagedFileError as error:
             log.warning("checks      %s: an earlier night is compared with instead", error)

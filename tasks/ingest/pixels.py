@@ -83,7 +83,7 @@ def _is_complete(part: Part, keys: Keys | None) -> bool:
     """
     try:
         codes = shards.open_file(part.path, keys).read(columns=["reason_code"])["reason_code"]
-    except (FileNotFoundError, DamagedFileError):
+    except (FileNotFoundError, DamagedFileError):  # it is read again
         return False
     return TRIED_AGAIN.isdisjoint(codes.to_pylist())
 

@@ -18,7 +18,7 @@ from resnet_core.reading.pool import end_idle, iterate_files
 from resnet_core.shards.format import unpacked
 from resnet_core.sources.manifest import list_manifest
 from resnet_core.storage.files import to_path
-from resnet_core.storage.locations import absolute, facts
+from resnet_core.storage.locations import absolute, facts_if_there
 from resnet_core.storage.names import fold_label
 from tasks.parts import COLUMNS
 from tasks.progress import progress
@@ -42,11 +42,8 @@ class Answers:
 
 def check_labels(path: str) -> UPath:
     """Raises UserError if the file does not exist."""
-    try:
-        there = facts(absolute(path))["type"] == "file"
-    except OSError:
-        there = False
-    if not there:
+    there = facts_if_there(absolute(path))
+    if there is None or there["type"] != "file":
         raise UserError(f"--labels: {path} is no file. Give a CSV or Parquet file with the columns path,label.")
     return to_path(path)
 

@@ -147,7 +147,7 @@ def _formats(sample: pa.Table) -> dict[str, int]:
         try:
             with Image.open(io.BytesIO(b"" if isinstance(data, OSError) else data)) as image:
                 found[f"{image.format} {_MODES.get(image.mode, image.mode)}"] += 1
-        except (OSError, ValueError, SyntaxError):
+        except (OSError, ValueError, SyntaxError):  # Pillow's, for what it does not know
             found["of another format"] += 1
     return dict(found.most_common())
 

@@ -94,7 +94,7 @@ def _git(*arguments: str) -> str:
     command = ["git", "-C", str(_HOME), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=10)
-    except (OSError, subprocess.TimeoutExpired):
+    except (OSError, subprocess.TimeoutExpired):  # git is missing, or stands still
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
 

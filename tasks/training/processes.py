@@ -131,7 +131,7 @@ def _received(errors: Sequence[Connection]) -> list[Exception]:
     """Return the errors that the processes have sent, by their times."""
     messages: list[tuple[float, Exception]] = []
     for pipe in errors:
-        with suppress(EOFError, OSError):
+        with suppress(EOFError, OSError):  # a process that died sent none
             if pipe.poll():
                 messages.append(pipe.recv())
     return [error for _, error in sorted(messages, key=lambda message: message[0])]
@@ -177,7 +177,7 @@ def _on_device(rank: int, job: Job, kind: str, threads: int, folder: Path, pipes
 
 def _end_with(alive: Connection) -> None:
     """End this process, whatever it waits for, when the process that started it has ended."""
-    with suppress(EOFError, OSError):
+    with suppress(EOFError, OSError):  # that process has ended
         alive.recv()
     os._exit(1)
 

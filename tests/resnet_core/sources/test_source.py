@@ -1,5 +1,6 @@
 """Sources: every file is found once, under a name that opens it, and what is no image is said to be none."""
 
+import errno
 import os
 import socket
 import tempfile
@@ -92,6 +93,48 @@ def test_links_are_followed_once_and_what_is_no_file_does_not_hang(
     assert paths(f"{source}/**/*.png") == ["itself.png", "nowhere.png", "outside.png", "real.png"]
     found = contents(source)
     assert (found["outside.png"], "No such file" in str(found["nowhere.png"])) == (b"x", True)
+
+
+def test_a_file_that_cannot_be_looked_at_is_a_row_and_no_broken_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A stall of the disk says nothing about a file; only one that was removed is left out."""
+    touch(tmp_path / "elsewhere" / "1.png")
+    touch(tmp_path / "source" / "plain.png")
+    touch(tmp_path / "source" / "removed.png")
+    (tmp_path / "source" / "link.png").symlink_to(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "source" / "broken.png").symlink_to(tmp_path / "nowhere")
+    look, scan = os.stat, os.scandir
+
+    class Entry:
+        def __init__(self, entry: "os.DirEntry[str]") -> None:
+            self.entry, self.name, self.path = entry, entry.name, entry.path
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self.entry, name)
+
+        def stat(self) -> os.stat_result:
+            error = {"plain.png": errno.EIO, "removed.png": errno.ENOENT}[self.name]
+            raise OSError(error, os.strerror(error), self.path)
+
+    class Entries(list):  # type: ignore[type-arg]
+        def __enter__(self) -> "Entries":
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+    def stalls(path: str, *how: object, **more: object) -> os.stat_result:
+        if str(path).endswith("link.png"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), path)
+        return look(path, *how, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda folder: Entries(map(Entry, scan(folder))))
+        patch.setattr(os, "stat", stalls)
+        assert paths(tmp_path / "source") == ["broken.png", "link.png", "plain.png"]
+    assert "broken.png: a link to nothing" in caplog.text
+    assert "link.png, " not in caplog.text
 
 
 def test_linked_folders_count_once_by_the_first_path(tmp_path: Path) -> None:
