@@ -1,6 +1,6 @@
 """Markdown: of the pages that Prefect and MLflow show, with text from data; and Prefect's pages and tables.
 
-`plain` and `code` are the only escapes for Markdown, `resnet_core.storage.names.visible` for a table of Prefect's.
+`plain` and `code` are the only escapes for Markdown.
 """
 
 import base64
@@ -19,8 +19,9 @@ class Markdown(str):
 
 def plain(text: str) -> str:
     """Return `text` in one line and escaped, so that it makes no link, picture, table cell or HTML."""
-    escaped = re.sub(r"([\\`*_\[\]|<>&~!:#])", r"\\\1", visible(re.sub(r"\s+", " ", text)))
-    return re.sub(r"^(\d*)([+=.)-])", r"\1\\\2", escaped)  # no list, no line below a heading
+    # MLflow's pages show a backslash before a colon: only one that may begin an address or an emoji is escaped.
+    escaped = re.sub(r"([\\`*_\[\]|<&~!#]|:(?=\S))", r"\\\1", visible(re.sub(r"\s+", " ", text)))
+    return re.sub(r"^(\d*)([+=.)>-])", r"\1\\\2", escaped)  # no list, no quotation, no line below a heading
 
 
 def publish_page(page: str, key: str, description: str) -> None:
@@ -29,8 +30,8 @@ def publish_page(page: str, key: str, description: str) -> None:
 
 
 def publish_table(rows: Sequence[Mapping[str, object]], key: str, description: str) -> None:
-    """Show a table in Prefect; texts from data have codes for what browsers obey and databases refuse."""
-    shown = [{name: visible(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
+    """Show a table in Prefect, whose cells are Markdown and HTML, too: links, pictures of other servers."""
+    shown = [{name: plain(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
     create_table_artifact(shown, key=key, description=plain(description))
 
 

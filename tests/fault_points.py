@@ -241,7 +241,7 @@ def _second_night(home: Path) -> None:
 
 def _correction(home: Path) -> None:
     first = sorted((home / "source/0").iterdir())[0]
-    (home / "corrections.csv").write_text(f"path,label\n0/{first.name},1\n")
+    (home / "corrections.csv").write_text(f"path,label\nsource/0/{first.name},1\n")
     (home / "few.yaml").write_text(f"{NIGHT.format(source=home / 'source')}corrections: {home}/corrections.csv\n")
     _night(home)
 

@@ -10,7 +10,7 @@ import re
 import secrets
 import socket
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from typing import Literal
 
@@ -54,9 +54,12 @@ class Event:
 
 
 def record(tracking_uri: str, name: str, action: _Action, before: str | None, after: str, why: str) -> Event:
-    """Add an event to the history of the model `name`."""
-    now = datetime.now(UTC)
-    event = Event(now.isoformat(timespec="microseconds"), who(), action, before, after, shortened(why))
+    """Add an event to the history of the model `name`; the last refusal again, by a night without news, is one."""
+    now, why = datetime.now(UTC), shortened(why)
+    event = Event(now.isoformat(timespec="microseconds"), who(), action, before, after, why)
+    last = events(tracking_uri, name)[-1:] if action == "refused" else ()
+    if last and replace(last[0], at=event.at, who=event.who) == event:
+        return last[0]
     text = {("from" if key == "before" else "to" if key == "after" else key): v for key, v in asdict(event).items()}
     key = f"{PREFIX}{now:%Y-%m-%dT%H:%M:%S.%f}Z-{secrets.token_hex(2)}"
     client(tracking_uri).set_registered_model_tag(name, key, json.dumps(text, ensure_ascii=False))

@@ -195,6 +195,7 @@ def test_names_are_text_on_the_live_pages_of_both_servers(demo: Demo, stack: dic
         f"{prefect}/artifacts/artifact/{artifacts['names-page']}": "window.pwned=2",
         f"{prefect}/artifacts/artifact/{artifacts['gate']}": "window.pwned=2",
         f"{prefect}/artifacts": "names-page",
+        f"{prefect}/v2/artifacts/artifact/{artifacts['gate']}": "window.pwned=2",
         f"{mlflow}/#/models/names": "window.pwned=2",
         f"{mlflow}/#/models/names/versions/{made['version']}": "window.pwned=2",
         f"{mlflow}/#/experiments/{made['experiment']}/runs/{made['run']}": "window.pwned=2",

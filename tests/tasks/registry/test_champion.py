@@ -56,6 +56,7 @@ def test_events_are_added_and_come_back_in_order(tmp_path: Path) -> None:
     assert events(uri, "few") == ()
     first = record(uri, "few", UP, None, "1", "gate: fine\n| and | so on")
     second = record(uri, "few", "refused", "1", "2", "x" * 10_000)
+    assert record(uri, "few", "refused", "1", "2", "x" * 10_000) == second  # the next night, without news
     assert events(uri, "few") == (first, second)
     assert first.why == "gate: fine | and | so on"
     assert len(second.why) == LONGEST
