@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-onnx test-tensorflow check up down bench faults lock audit clean
+.PHONY: help demo test test-onnx test-tensorflow check up down bench faults test-team test-latest test-floors lock audit clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,15 @@ down: ## Stop the processes that `make up` started.
 
 faults: $(INSTALLED) ## Let every operation of nights, batches and promotions fail once, and run them again: hours.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fault_points
+
+test-team: $(INSTALLED) ## Run the team profile: PostgreSQL, S3, TLS, two workers in network namespaces (as root); ten minutes.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.team
+
+test-latest: $(INSTALLED) ## Try the newest releases of all dependencies, in an environment of its own.
+	$(BIN)/python -m tests.other_versions highest
+
+test-floors: $(INSTALLED) ## Try the oldest releases that pyproject.toml allows, in an environment of its own.
+	$(BIN)/python -m tests.other_versions lowest-direct
 
 bench: $(INSTALLED) ## Measure ratios against peers in the same run; print a table, write JSON.
 	$(BIN)/python -m benchmarks

@@ -24,12 +24,13 @@ from tasks.runner import run_all, task_runner
 from tasks.settings import reveal
 from tasks.sinks.sinks import check_target, write_to
 from tasks.values import ModelVersion
+from tasks.watch.rules import tell_of_a_failure, watch_batch
 from tasks.workspace import workspace
 
 _EMBEDDED = 256  # images of a batch whose embeddings drift is measured on
 
 
-@flow(name="classify-batch", task_runner=task_runner())
+@flow(name="classify-batch", task_runner=task_runner(), on_failure=[tell_of_a_failure])
 def classify_batch(
     source: str,
     output: str | None = None,
@@ -89,6 +90,7 @@ def classify_batch(
         write_to(scores, target)
     if scores.files and not scores.scored:
         raise JobError(f"{source}: {scores.nothing_scored()}")
+    watch_batch(scores, drift, here, seconds)
     return Completed(message=next(in_words(scores)), data=scores)  # type: ignore[return-value]  # its data is
 
 

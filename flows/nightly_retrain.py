@@ -1,5 +1,6 @@
 """The nightly flow: from a folder of images to a model version, promoted if the gate accepts it."""
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -22,15 +23,16 @@ from tasks.release.gate import judge
 from tasks.release.promote import carry_out
 from tasks.release.register import register
 from tasks.report.night_page import report_night
-from tasks.runner import fan_out, stand_back, task_runner
+from tasks.runner import fan_out, task_runner
 from tasks.training.train import train
 from tasks.values import Catalog, Night, Scan, ShardSet, have
+from tasks.watch.rules import remember_a_killed_night, stood_back, tell_of_a_failure, watch_night
 from tasks.workspace import Workspace, workspace
 
 _Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"]
 
 
-@flow(name="nightly-retrain", task_runner=task_runner())
+@flow(name="nightly-retrain", task_runner=task_runner(), on_failure=[tell_of_a_failure])
 def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
     """Ingest, preprocess, train, evaluate and register; then the gate decides on the promotion.
 
@@ -40,16 +42,19 @@ def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
         dataset: Path of the data set file, for example data/elpv.yaml.
         until: The last stage to run; `gate` runs the whole night.
     """
-    data = load_dataset(dataset)
+    began, data = time.monotonic(), load_dataset(dataset)
     here = workspace(data)
     try:
-        with turn(here.store.turn(data.name)):
+        with turn(here.store.turn(data.name)) as follows_a_killed_one:
+            if follows_a_killed_one:
+                remember_a_killed_night(here.store, data.name)
             night = ingest(data, here)
             for stage in _STAGES[: get_args(_Stage).index(until)]:
                 night = stage(night, data, here)
             night = report_night(night, here)
+            watch_night(night, here, time.monotonic() - began)
     except OccupiedError as error:
-        return stand_back(error)
+        return stood_back(error, here.store, data.name)
     after_the_night()
     return night
 

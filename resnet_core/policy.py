@@ -151,8 +151,8 @@ def _is_private(address: str) -> bool:
     return not ip.is_global or ip.is_multicast
 
 
-def _is_allowed(name: str) -> bool:
-    """Return whether a host's name or address is among the named ones."""
+def is_named(name: str) -> bool:
+    """Return whether the owner has named a host or an address that may be reached though it is private."""
     for allowed in policy().private_hosts:
         try:
             if ipaddress.ip_address(name.strip("[]")) in ipaddress.ip_network(allowed, strict=False):
@@ -161,6 +161,19 @@ def _is_allowed(name: str) -> bool:
             if name.lower().rstrip(".") == allowed.lower():
                 return True
     return False
+
+
+def check_host(host: str) -> None:
+    """Raise OutOfReachError for a host of this machine or of a private network that nobody has named."""
+    import socket
+
+    try:
+        addresses = {str(info[4][0]) for info in socket.getaddrinfo(host, None)} if host else set()
+    except (OSError, UnicodeError):  # a token in a URL of Apprise's, or a name that nobody knows now
+        return
+    private = sorted(filter(_is_private, addresses))
+    if private and not is_named(host) and not all(map(is_named, private)):
+        raise OutOfReachError(f"{host} has a private address ({private[0]}). Name it in GRAYLINE_PRIVATE_HOSTS.")
 
 
 async def guarded_client(**options: Any) -> "aiohttp.ClientSession":
@@ -174,7 +187,7 @@ async def guarded_client(**options: Any) -> "aiohttp.ClientSession":
 
     async def check(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
         check_protocol(str(request.url))
-        token = _is_named.set(_is_allowed(request.url.host or ""))
+        token = _is_named.set(is_named(request.url.host or ""))
         try:
             return await send(request)
         finally:
@@ -182,7 +195,7 @@ async def guarded_client(**options: Any) -> "aiohttp.ClientSession":
 
     def connect(info: Any) -> socket.socket:
         family, kind, number, _, address = info
-        if _is_private(address[0]) and not _is_named.get() and not _is_allowed(address[0]):
+        if _is_private(address[0]) and not _is_named.get() and not is_named(address[0]):
             raise OutOfReachError(
                 f"{address[0]} is a private address. Name the host in GRAYLINE_PRIVATE_HOSTS if it may be reached."
             )

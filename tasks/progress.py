@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import time
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,19 +73,46 @@ class ConsoleHandler(logging.Handler):
         console.print(self.format(record), soft_wrap=True)
 
 
-def show_log_lines() -> None:
-    """Show Grayline's log lines on the terminal, above the progress bars, instead of Prefect's."""
+class JsonLines(logging.Formatter):
+    """A log line as JSON, for collectors of logs; Prefect's processes are told to use it, too."""
+
+    def __init__(self, *_: object) -> None:
+        super().__init__()
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(), "logger": record.name, "message": visible(masked(record.getMessage())),
+        }  # fmt: skip
+        line |= {key: name for key in ("flow_run_name", "task_run_name") if (name := getattr(record, key, None))}
+        if record.exc_info:
+            line["traceback"] = masked(self.formatException(record.exc_info))
+        return json.dumps(line, ensure_ascii=False)
+
+
+_handler = ConsoleHandler()
+
+
+def show_log_lines(form: str = "text") -> None:
+    """Show Grayline's log lines on the terminal, above the progress bars, instead of Prefect's. form: text or json."""
     os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")  # the API still gets all
     log.setLevel(logging.INFO)
-    if not any(isinstance(handler, ConsoleHandler) for handler in log.handlers):
-        log.addHandler(ConsoleHandler())
+    _handler.setFormatter(JsonLines() if form == "json" else None)
+    log.addHandler(_handler)
     log.propagate = False
+
+
+def _as_json() -> bool:
+    return isinstance(_handler.formatter, JsonLines)
 
 
 def complain(error: Exception) -> None:
     """Print an error that the user can mend on stderr: a line for each thing that is wrong."""
     for line in error.args:
-        console.print(f"grayline: {line}", soft_wrap=True)
+        if _as_json():
+            log.error("%s", line)
+        else:
+            console.print(f"grayline: {line}", soft_wrap=True)
 
 
 def show_defect(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -113,7 +142,7 @@ def _per_time(speed: float, unit: str) -> str:
 
 def progress(stage: str, total: int | None, unit: str = "images") -> AbstractContextManager[Advance]:
     """Show progress over `total` images or other units; None if the number is unknown."""
-    return _bar(stage, total, unit) if console.is_terminal else _lines(stage, total, unit)
+    return _bar(stage, total, unit) if console.is_terminal and not _as_json() else _lines(stage, total, unit)
 
 
 def counted(stage: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -1,38 +1,38 @@
-"""The machine's settings: the only place that looks into the environment."""
+"""The machine's settings: with `tasks.machine.environment`, the only place that looks into the environment."""
 
 from __future__ import annotations
 
 import os
 import re
 import resource
-import stat
-import warnings
 from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
-from urllib.parse import unquote, urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
+from urllib.parse import unquote, urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, model_validator
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 from upath import UPath
 
-from resnet_core.cores import thread_variables
 from resnet_core.credentials import public
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.policy import Policy, decide_by
 from resnet_core.storage.compressed import be_private
-from resnet_core.storage.files import is_local, store_path, write_text
+from resnet_core.storage.files import is_local, store_path
+from tasks.access.migrations import bring_up_to_date
 from tasks.access.modes import Group, close_store, keep_private
-from tasks.access.passwords import let_in
-from tasks.access.prefect_key import use_key
-from tasks.access.upkeep import upkeep
-from tasks.store import STORE_MARK, Store, sqlite_address
+from tasks.access.settings_file import read_settings_file, settings_file
+from tasks.store import Store, check_format, note_in_mark, read_mark
 from tasks.validation import invalid, public_texts
 
 if TYPE_CHECKING:
     from resnet_core.shards.encryption import Keys
+
+
+# Secret URLs that others open: they keep their passwords.
+_WHOLE = ("alerts", "mlflow_backend_store_uri", "prefect_server_database_connection_url")
 
 
 class Settings(BaseSettings):
@@ -81,6 +81,18 @@ class Settings(BaseSettings):
     keep_days: int = Field(30, ge=1, description="`prune` leaves what is younger; so does Prefect with its runs.")
     keep_versions: int = Field(10, ge=1, description="`prune` leaves so many of a model's newest versions, at any age.")
     prune_nightly: bool = Field(False, description="Whether every night ends with `prune --delete`.")
+    alerts: SecretStr | None = Field(
+        None, description="Where alerts go: https URLs of webhooks and URLs of Apprise's, with blanks between them."
+    )
+    alerts_file: str | None = Field(None, description="A file of such URLs, a line each.")
+    low_bytes: int = Field(
+        2 * 1024**3, description="Less free space on the store's disk after a night is an alert; 0 for none."
+    )
+    stale_days: int = Field(7, ge=1, description="A champion that no night has confirmed for so long is an alert.")
+    metrics: str | None = Field(
+        None, description="Folder for text files of Prometheus, such as that of node_exporter's textfile collector."
+    )
+    logs: Literal["text", "json"] = Field("text", description="Form of log lines on the terminal and of the stack.")
     prefect_port: int = Field(4200, description="Port of the local stack's Prefect server.")
     mlflow_port: int = Field(5000, description="Port of the local stack's MLflow server.")
     prefect_public: str | None = Field(
@@ -90,6 +102,11 @@ class Settings(BaseSettings):
         None, description="`up --public`: the https address by which a TLS proxy in front serves MLflow."
     )
     mlflow_tracking_uri: str | None = Field(None, validation_alias="MLFLOW_TRACKING_URI")
+    mlflow_backend_store_uri: SecretStr | None = Field(None, validation_alias="MLFLOW_BACKEND_STORE_URI")
+    mlflow_artifacts_destination: str | None = Field(None, validation_alias="MLFLOW_ARTIFACTS_DESTINATION")
+    prefect_server_database_connection_url: SecretStr | None = Field(
+        None, validation_alias="PREFECT_SERVER_DATABASE_CONNECTION_URL"
+    )
     mlflow_tracking_username: str | None = Field(None, validation_alias="MLFLOW_TRACKING_USERNAME")
     mlflow_tracking_password: SecretStr | None = Field(None, validation_alias="MLFLOW_TRACKING_PASSWORD")
     tune_storage: str | None = Field(
@@ -105,12 +122,36 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _urls_are_public(cls, content: Any) -> Any:
-        return public_texts(content)
+        if not isinstance(content, dict):
+            return content
+        return {key: value if key.lower() in _WHOLE else public_texts(value) for key, value in content.items()}
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put the settings file behind the environment."""
+        content, _ = read_settings_file(variables(), _secret())
+        keys = {name: str(cls.model_fields[name].validation_alias or name) for name in content}
+        file = InitSettingsSource(settings_cls, {keys[name]: value for name, value in content.items()})
+        return init_settings, env_settings, file
 
     @property
     def root(self) -> UPath:
         """Return the store's absolute path."""
         return store_path(self.store)
+
+    @property
+    def stack(self) -> Path:
+        """Return the folder of the local servers' notes: in the store, or the user's own beside a store elsewhere."""
+        if is_local(self.root):
+            return Path(Store(self.root).stack().path)
+        return Path(os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state") / "grayline"
 
     @property
     def limits(self) -> Limits:
@@ -154,13 +195,31 @@ class Settings(BaseSettings):
         return Store(self.root).tuning_uri(dataset)
 
 
+def variables() -> dict[str, str]:
+    """Return the environment variable of each setting."""
+    prefix = str(Settings.model_config["env_prefix"])
+    return {
+        name: str(field.validation_alias or f"{prefix}{name}").upper() for name, field in Settings.model_fields.items()
+    }
+
+
+def _secret() -> set[str]:
+    return {name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)}
+
+
+def use_settings_file() -> None:
+    """Set the variables of the settings file that are not set: libraries and other processes read them, too."""
+    for name, value in read_settings_file(variables(), _secret())[1].items():
+        os.environ.setdefault(name, value)
+
+
 def _listed(text: str) -> tuple[str, ...]:
     return tuple(filter(None, (part.strip() for part in text.split(","))))
 
 
 @lru_cache(maxsize=1)
 def _policy_of(_: tuple[str | None, ...]) -> Policy:
-    return _read_settings().policy
+    return read_settings().policy
 
 
 def _decide() -> Policy:
@@ -177,18 +236,21 @@ decide_by(_decide)  # in every process that has settings at all
 
 def allow_typed(place: str) -> None:
     """Allow a URL that a person types on the command line, here and in processes to come: settings are of input."""
-    url, settings = urlsplit(place), _read_settings()
+    url, settings = urlsplit(place), read_settings()
     if url.scheme in ("http", "https") and url.hostname:
         os.environ["GRAYLINE_ALLOWED_PROTOCOLS"] = f"{settings.allowed_protocols}, {url.scheme}"
         os.environ["GRAYLINE_PRIVATE_HOSTS"] = f"{settings.private_hosts}, {url.hostname}".lstrip(", ")
 
 
-def _read_settings() -> Settings:
+def read_settings() -> Settings:
     """Read the settings. Raises UserError for an invalid variable."""
     try:
         return Settings()
     except ValidationError as error:
-        name = f"{Settings.model_config['env_prefix']}{error.errors()[0]['loc'][0]}".upper()
+        field = str(error.errors()[0]["loc"][0])
+        name = variables().get(field, field).upper()
+        if name not in os.environ and (file := settings_file()):
+            name = f"{file}: {field.lower()}"
         raise UserError(f"{name}: {invalid(error)}") from None
 
 
@@ -219,20 +281,6 @@ def known_keys(settings: Settings) -> Keys | None:
     return keys
 
 
-def _learn_access(file: str) -> None:
-    """Remember the URLs of `GRAYLINE_ACCESS_FILE`. Raises UserError if others can read it, or nobody."""
-    try:
-        mode, text = Path(file).stat().st_mode, Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is not a text file"
-        raise UserError(f"GRAYLINE_ACCESS_FILE: cannot read {file} ({reason}). Correct the path.") from None
-    if os.name == "posix" and mode & stat.S_IRWXO:
-        raise UserError(f"GRAYLINE_ACCESS_FILE: everybody on this machine can read {file}. Run: chmod 600 {file}")
-    for number, line in enumerate(map(str.strip, text.splitlines()), 1):
-        if line and not line.startswith("#") and public(line) == line:
-            raise UserError(f"GRAYLINE_ACCESS_FILE: line {number} of {file} is not a URL with a secret. Remove it.")
-
-
 def keep_confidential() -> None:
     """Leave no images in unpacked copies or in dumps of this process's memory, from now on."""
     be_private()
@@ -256,68 +304,9 @@ def reveal(place: str, field: str) -> str:
         ) from None
 
 
-def prepare_environment() -> None:
-    """Set defaults for the libraries' own variables before they are imported; variables that are set stay.
-
-    Prefect's database lies in the store too, so that a store is complete and can be deleted whole. Nothing is sent
-    to anybody, and no pickle is loaded.
-    """
-    settings = _read_settings()
-    store, days = settings.root, settings.keep_days
-    keep_private(settings.group)
-    if settings.access_file:
-        _learn_access(settings.access_file)
-    defaults = {
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-        "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",  # of a temporary server: no page may read it
-        "PREFECT_SERVER_LOGS_STREAM_OUT_ENABLED": "true",  # so that `deployment run --watch` shows a run's log
-        "PREFECT_SERVER_LOGS_STREAM_PUBLISHING_ENABLED": "true",
-        **upkeep(days),
-        "DO_NOT_TRACK": "true",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # `tasks.registry.patience` tries again, and says so
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "60",
-        "PREFECT_CLIENT_RETRY_EXTRA_CODES": "403,500,504",  # of a proxy; Prefect's own are 429, 502 and 503
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # for `train.deterministic`; cuBLAS reads it once, when it starts
-        "MLFLOW_ALLOW_PICKLE_DESERIALIZATION": "false",
-        "PREFECT_RESULTS_DEFAULT_SERIALIZER": "json",  # what a failed task raised is kept as text
-        "PREFECT_LOGGING_EXTRA_LOGGERS": "grayline",
-        "PREFECT_LOGGING_TO_API_WHEN_MISSING_FLOW": "ignore",  # `sample` logs outside of any flow
-        "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",  # a busy machine needs over 20
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one of a hundred small files says nothing
-    }
-    if is_local(store):
-        # By default it lies in /tmp under the user's name, where another user may have put code.
-        defaults["TORCHINDUCTOR_CACHE_DIR"] = Store(store).compiled().path
-        home = Store(store).prefect().path
-        defaults["PREFECT_HOME"] = home
-        address = sqlite_address(f"{home}/prefect.db").replace("sqlite:", "sqlite+aiosqlite:")
-        if "PREFECT_HOME" not in os.environ and not address.endswith(f"{home}/prefect.db"):
-            # Prefect would take the path for an address as it is.
-            defaults["PREFECT_SERVER_DATABASE_CONNECTION_URL"] = address
-    server = urlsplit(os.environ.get("MLFLOW_TRACKING_URI", ""))
-    if server.scheme in ("http", "https") and server.username:
-        # MLflow repeats its server in errors and logs, but not these variables of its own.
-        os.environ["MLFLOW_TRACKING_URI"] = urlunsplit(server._replace(netloc=server.netloc.rpartition("@")[2]))
-        defaults["MLFLOW_TRACKING_USERNAME"] = unquote(server.username)
-        defaults["MLFLOW_TRACKING_PASSWORD"] = unquote(server.password or "")
-    for name, value in (defaults | thread_variables(os.environ)).items():
-        os.environ.setdefault(name, value)
-    if is_local(store):
-        let_in(Path(Store(store).stack().path), os.environ)
-        use_key(os.environ)
-    # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
-    warnings.filterwarnings("ignore", message="Failed to create the Prefect home")
-    # Pillow's warnings about a bad file are in the file's row.
-    warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
-
-
 def check_there(settings: Settings) -> None:
     """Raise UserError, and make nothing, unless there are a store and a registry to look into."""
+    check_format(settings.root)
     database = settings.mlflow_tracking_uri or settings.tracking_uri
     file = re.fullmatch(r"sqlite(?:\+\w+)?:///([^?]+).*", database)
     if file and not UPath(file[1]).exists() and not UPath(unquote(file[1])).exists():
@@ -332,6 +321,7 @@ def check_store(root: UPath) -> None:
     group = Settings().group
     keep_private(group)  # a flow of another worker than ours begins here
     try:
+        check_format(root)
         root.mkdir(parents=True, exist_ok=True)
         if is_local(root):
             Store(root).prefect().mkdir(exist_ok=True)  # Prefect does not make its home's parents
@@ -340,11 +330,13 @@ def check_store(root: UPath) -> None:
         probe = root / ".probe"
         probe.write_bytes(b"")
         probe.unlink()
-        if not (root / STORE_MARK).exists():
-            write_text(root / STORE_MARK, "{}\n")
+        if "format" not in read_mark(root):
+            note_in_mark(root, {})
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise UserError(
             f"GRAYLINE_STORE: cannot write under {root} ({reason}). "
             "Make the folder writable, or set GRAYLINE_STORE to one that is."
         ) from None
+    if is_local(root):
+        bring_up_to_date(root)

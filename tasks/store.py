@@ -4,18 +4,20 @@
 A folder named by a digest is its own cache: it is complete once the file that its stage writes last is there.
 """
 
+import json
 import re
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 from uuid import uuid4
 
 from upath import UPath
 
 from resnet_core.errors import UserError, nearest
-from resnet_core.storage.files import remove_drafts
+from resnet_core.storage.files import DamagedFileError, read_json, remove_drafts, write_text
 from resnet_core.storage.ignored import is_from_system
 
 # In the catalog file's schema metadata.
@@ -49,6 +51,7 @@ ARTIFACTS = "mlartifacts"  # MLflow's, beside its database
 REGISTERED = "registered.json"  # of a training: the MLflow runs by which versions were made of it
 LINEAGE, LEARNED = "lineage.json", "learned.parquet"  # of a training, and of every version made of it
 
+FORMAT = 1  # of the store; a release that earlier ones cannot go on from raises it
 _WHEN = "%Y-%m-%dT%H%M%S"
 
 
@@ -62,7 +65,7 @@ class Place:
 
 
 LAYOUT = (
-    Place(STORE_MARK, "the mark of a store, for sources that it lies in", "every command"),
+    Place(STORE_MARK, "the store's format, and the versions that opened its databases last", "every command"),
     Place("catalog/<dataset>/catalog.parquet", "one row per source image ever seen", "ingest"),
     Place("history/<dataset>/<version>.parquet", "one row per file that a version of the catalog changed", "ingest"),
     Place("history/<dataset>/splits.json", "who began the split anew, when and why", "split"),
@@ -73,6 +76,7 @@ LAYOUT = (
         "work/<dataset>/<start>/", "files that the stages of a running night hand on; removed by the night", "ingest"
     ),
     Place("turns/<dataset>.json", "the process that is at work on the data set, or on a machine", "every night"),
+    Place("watch/<dataset>/", "open alerts, a file each; when a night last confirmed the champion", "every night"),
     Place("shards/<dataset>/<digest>/*.parquet", "one row per training image, and `_manifest.json`", "preprocess"),
     Place("runs/<dataset>/<digest>/", "a training: `model/`, `epochs.json`, `evaluation/`, `explanation/`", "train"),
     Place("tune/<dataset>/<digest>/", "checkpoints of a search; `study.db` beside them is Optuna's", "tune"),
@@ -82,6 +86,9 @@ LAYOUT = (
     Place("engines/<model>-<digest>/", "the trials of engines on this machine, and the ONNX file", "classify-batch"),
     Place("cache/", "compiled code of the engine `compile`; deleting it costs compiling again", "classify-batch"),
     Place("stack/", "process ids, logs and the password of the local servers", "make up"),
+    Place(
+        "backups/", "databases, as they were before another version of MLflow or Prefect opened them", "every command"
+    ),
     Place("mlflow.db", "MLflow's database, unless `MLFLOW_TRACKING_URI` is set", "MLflow"),
     Place("mlartifacts/", "MLflow's artifacts: model versions and files of runs", "MLflow"),
     Place("prefect/", "Prefect's own files, unless `PREFECT_HOME` is set", "Prefect"),
@@ -121,6 +128,10 @@ class Store:
     def turn(self, name: str) -> UPath:
         """Return the file that says who is at work on a data set."""
         return self.root / "turns" / f"{name}.json"
+
+    def watch(self, name: str) -> UPath:
+        """Return the folder of the open alerts of a data set, or of what else they are about."""
+        return self.root / "watch" / name
 
     def machine_turn(self) -> UPath:
         """Return the file that says whose training this machine runs; no data set can have its name."""
@@ -162,6 +173,10 @@ class Store:
         """Return the folder of the local servers."""
         return self.root / "stack"
 
+    def backups(self) -> UPath:
+        """Return the folder of copies of databases."""
+        return self.root / "backups"
+
     def prefect(self) -> UPath:
         """Return Prefect's home."""
         return self.root / "prefect"
@@ -183,6 +198,7 @@ class Store:
 
         Raises UserError if there is none, or several and no name.
         """
+        check_format(self.root)
         folder = self.root / "catalog"
         names = [path.name for path in own_files(folder)]
         if not names:
@@ -211,6 +227,31 @@ class Store:
         for path in own_files(folder):
             path.fs.rm(path.path, recursive=True)
         return folder / f"{datetime.now(UTC):{_WHEN}}-{uuid4().hex[:8]}"
+
+
+def read_mark(root: UPath) -> dict[str, Any]:
+    """Return what the store says about itself; nothing for a store of an earlier release."""
+    try:
+        found = read_json(root / STORE_MARK)
+    except (FileNotFoundError, NotADirectoryError, DamagedFileError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def note_in_mark(root: UPath, notes: dict[str, Any]) -> None:
+    """Write what the store says about itself, beside what is there."""
+    write_text(root / STORE_MARK, json.dumps(read_mark(root) | {"format": FORMAT} | notes) + "\n")
+
+
+def check_format(root: UPath) -> None:
+    """Raise UserError for a store that a newer release has written; nothing in it is read or changed."""
+    mark = read_mark(root)
+    if isinstance(found := mark.get("format", FORMAT), int) and found <= FORMAT:
+        return
+    raise UserError(
+        f"GRAYLINE_STORE: {root} has format {found}, and this release of Grayline knows format {FORMAT}. Install "
+        f"a newer release, or set GRAYLINE_STORE to another store."
+    )
 
 
 def own_files(folder: UPath, pattern: str = "*") -> list[UPath]:

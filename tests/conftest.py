@@ -22,7 +22,8 @@ os.environ["GRAYLINE_STORE"] = str(SESSION / "store")
 os.environ["GRAYLINE_ALLOWED_PROTOCOLS"] = "file, s3, gs, abfs, https, memory"  # the file system of many tests
 
 from resnet_core.storage import compressed  # noqa: E402
-from tasks.settings import Settings, check_store, prepare_environment  # noqa: E402
+from tasks.machine.environment import prepare_environment  # noqa: E402
+from tasks.settings import Settings, check_store  # noqa: E402
 
 prepare_environment()
 check_store(Settings().root)

@@ -21,6 +21,21 @@ def programs() -> Path | None:
     return places[-1] if places else None
 
 
+def restart(url: str) -> None:
+    """Restart the server of a cluster, as an upgrade does: connections end, and new ones are refused for a while."""
+    folder, bin_folder = Path(url.rpartition("host=")[2]), programs()
+    assert bin_folder
+    as_user: dict[str, Any] = {"user": USER, "group": USER, "extra_groups": []} if os.geteuid() == 0 else {}
+    for action in (["stop", "-m", "fast"], ["start", "-o", _options(folder)]):
+        with (folder / "log").open("a") as log:
+            command = [bin_folder / "pg_ctl", "-D", folder / "data", "-w", *action]
+            subprocess.run(command, check=True, stdout=log, stderr=log, cwd=folder, **as_user)
+
+
+def _options(folder: Path) -> str:
+    return f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off -c max_connections=300"
+
+
 @contextmanager
 def cluster() -> Iterator[str]:
     """The URL of a database whose user has the password PASSWORD."""
@@ -43,8 +58,7 @@ def cluster() -> Iterator[str]:
     initdb = bin_folder / "initdb"
     run(initdb, "-D", data, "-U", USER, "-A", "scram-sha-256", f"--pwfile={secret}", "--no-sync", "-E", "UTF8")
     try:
-        options = f"-c listen_addresses='' -c unix_socket_directories={folder} -c fsync=off"
-        run(control, "-D", data, "-w", "-o", options, "start")
+        run(control, "-D", data, "-w", "-o", _options(folder), "start")
         yield f"postgresql+psycopg://{USER}:{quote(PASSWORD, safe='')}@/postgres?host={folder}"
     finally:
         stop = [control, "-D", data, "-m", "immediate", "stop"]

@@ -20,7 +20,7 @@ from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 from flows.cli.app import app
 from resnet_core.evaluation.metrics import GATE_METRICS
 from resnet_core.storage.ignored import DOCUMENT_SUFFIXES, DOCUMENTS, IGNORED, OWN_MARKS
-from tasks.settings import Settings
+from tasks.settings import Settings, variables
 from tasks.store import LAYOUT
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -28,6 +28,9 @@ _NOTICE = "<!-- Written by `python -m tests.reference`. Edit the help texts in t
 _HIDDEN = (".git", ".DS_Store", "._1.png", ".thumbnails")
 _FOREIGN = {
     "mlflow_tracking_uri": "MLflow's server, its own variable; by default SQLite in the store.",
+    "mlflow_backend_store_uri": "The database of the MLflow server that `make up` starts, MLflow's own variable.",
+    "mlflow_artifacts_destination": "Where that server keeps artifacts, such as s3://..., MLflow's own variable.",
+    "prefect_server_database_connection_url": "The database of the Prefect server that `make up` starts, its own.",
     "mlflow_tracking_username": "The user at MLflow's server, its own variable; `make up` takes it for its server.",
     "mlflow_tracking_password": "The password at that server, its own variable; `make up` takes it for its server.",
     "prefect_api_auth_string": "USER:PASSWORD at Prefect's server, its own variable.",
@@ -57,7 +60,7 @@ def words(parameter: TyperArgument | TyperOption) -> list[str]:
 def settings() -> Iterator[tuple[str, str, str]]:
     """Yield the environment variable, the default and the meaning of every setting."""
     for name, field in Settings.model_fields.items():
-        variable = str(field.validation_alias or f"{Settings.model_config['env_prefix']}{name}".upper())
+        variable = variables()[name]
         default = "" if field.default in (None, PydanticUndefined) else f"`{field.default}`"
         yield variable, default, field.description or _FOREIGN[name]
 
@@ -95,6 +98,17 @@ def settings_page() -> str:
         f"# Settings of the machine\n\n{_NOTICE}\n"
         "These environment variables are read by every command. The keys of a data set file are in\n"
         "[dataset-file.md](dataset-file.md).\n\n"
+        "Or write them into `grayline.toml` in the working folder, or into the file that `GRAYLINE_SETTINGS` names.\n"
+        "Its keys are the variables in small letters without `grayline_`; variables that are set win. A file with\n"
+        "secrets needs mode 0600; no other user may write it. `[environment]` holds variables of other programs.\n\n"
+        "```toml\n"
+        'store = "/srv/grayline/store"\n'
+        "keep_days = 60\n"
+        'alerts_file = "/srv/grayline/alerts"\n'
+        'mlflow_tracking_uri = "https://mlflow.example.com"\n\n'
+        "[environment]\n"
+        'AWS_PROFILE = "grayline"\n'
+        "```\n\n"
         f"| variable | default | meaning |\n| --- | --- | --- |\n{rows}\n\n"
         "`make up` runs its deployments in the folder that it was started in.\n"
     )

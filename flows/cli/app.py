@@ -18,8 +18,9 @@ from flows.machine.interrupt import stoppable
 from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
 from resnet_core.storage.files import disk_full, says_full
+from tasks.machine.environment import prepare_environment
 from tasks.progress import complain, show_defect, show_log_lines
-from tasks.settings import Settings, allow_typed, prepare_environment
+from tasks.settings import Settings, allow_typed
 from tasks.validation import invalid
 
 _WORD = re.compile(r"(-*[\w-]+=)?(.*)", re.DOTALL)  # an option or a parameter, and its value
@@ -59,7 +60,7 @@ def _status() -> int:
     try:
         sys.excepthook = show_defect
         prepare_environment()
-        show_log_lines()
+        show_log_lines(Settings().logs)
         return app(_public(sys.argv[1:]), standalone_mode=False, prog_name="grayline") or 0
     except typer.Abort:
         return 130

@@ -1,14 +1,17 @@
-"""`python -m flows.stack up` and `down`: what `make up` and `make down` call."""
+"""`python -m flows.stack up` and `down`: what `make up` and `make down` call; `serve` for systemd and containers."""
 
 import sys
 from pathlib import Path
 
-from flows.stack.local import down, up
+from flows.stack.local import down, serve, up
 from resnet_core.errors import UserError
+from tasks.machine.environment import prepare_environment
 from tasks.progress import complain
-from tasks.settings import prepare_environment
 
-_USAGE = "usage: python -m flows.stack up [DATASET.yaml ...] [--public] | down"
+_USAGE = (
+    "usage: python -m flows.stack up [DATASET.yaml ...] [--public] | down | serve prefect | serve mlflow | "
+    "serve worker [DATASET.yaml ...]"
+)
 
 
 def _is_dataset_file(word: str) -> bool:
@@ -16,7 +19,7 @@ def _is_dataset_file(word: str) -> bool:
 
 
 def main() -> None:
-    """Run `up` or `down`; turn the user's errors into one line and status 2."""
+    """Run `up`, `down` or `serve`; turn the user's errors into one line and status 2."""
     try:
         prepare_environment()
         match sys.argv[1:]:
@@ -25,6 +28,10 @@ def main() -> None:
                 up(files, public="--public" in words)
             case ["down"]:
                 down()
+            case ["serve", "prefect" | "mlflow" | "worker" as name, *words] if all(map(_is_dataset_file, words)) and (
+                name == "worker" or not words
+            ):
+                serve(name, [Path(word).absolute() for word in words])
             case words:
                 raise UserError(f"{' '.join(words)!r}: unknown. {_USAGE}")
     except UserError as error:

@@ -15,6 +15,7 @@ from resnet_core.storage.files import write_text
 
 _MARK = "GRAYLINE_STACK_PROCESS"  # in the environment: the stack's folder and the process's name
 _MODULES = ("prefect", "mlflow", "uvicorn")
+_BETWEEN_LINES = 5.0  # seconds
 PATIENCE = 120.0  # seconds that a server may take to answer
 
 
@@ -88,13 +89,18 @@ def call(folder: Path, name: str, words: list[str], env: Mapping[str, str]) -> N
 
 def wait_for(name: str, folder: Path, ready: Callable[[], bool]) -> None:
     """Wait until it is ready. Raises RuntimeError if it dies or takes longer than PATIENCE."""
-    deadline = time.monotonic() + PATIENCE
+    began = told = time.monotonic()
     while not ready():
+        now = time.monotonic()
+        if now - told > _BETWEEN_LINES:
+            say(f"{name} starts, {now - began:.0f} s so far")
+            told = now
         if not running(folder, name):
             raise RuntimeError(f"{name} has ended; see {folder / f'{name}.log'}")
-        if time.monotonic() > deadline:
+        if now > began + PATIENCE:
             raise RuntimeError(f"{name} does not answer after {PATIENCE:.0f} s; see {folder / f'{name}.log'}")
         time.sleep(0.5)
+    say(f"{name} answers after {time.monotonic() - began:.0f} s")
 
 
 def say(text: str) -> None:

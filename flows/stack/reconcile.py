@@ -104,7 +104,7 @@ def _drop_missed(api: Api, pool: str) -> None:
     for run in sorted(filter(lambda run: run["auto_scheduled"], runs), key=lambda run: str(run["expected_start_time"])):
         key = run["deployment_id"], json.dumps(run["parameters"], sort_keys=True)
         if missed := latest.get(key):
-            state = {"type": "CANCELLED", "name": "Cancelled", "message": "Missed; the latest run makes up for it."}
+            state = {"type": "CANCELLED", "name": "Missed", "message": "The latest run makes up for it."}
             api.ask(f"/flow_runs/{missed['id']}/set_state", {"state": state, "force": True})
             say(f"run {missed['name']} of {missed['expected_start_time'][:16]} was missed: the latest makes up for it")
         latest[key] = run

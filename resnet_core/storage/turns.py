@@ -38,13 +38,17 @@ class OccupiedError(JobError):
 
 
 @contextmanager
-def turn(path: UPath, wait: bool = False) -> Iterator[None]:
-    """Hold the turn of this file. wait: until it is free; otherwise raises OccupiedError, which names the holder."""
+def turn(path: UPath, wait: bool = False) -> Iterator[bool]:
+    """Hold the turn of this file. wait: until it is free; otherwise raises OccupiedError, which names the holder.
+
+    Yields whether the holder before has ended without a word: killed, or by a power cut.
+    """
     name = path.stem
     path.parent.mkdir(parents=True, exist_ok=True)
     note = {
         "name": name, "host": socket.gethostname(), "pid": os.getpid(), "began": psutil.Process().create_time(),
         "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "token": uuid.uuid4().hex,
+        "follows_a_killed_one": False,
     }  # fmt: skip
     told = False
     while (release := _take(path, note)) is None:
@@ -58,7 +62,7 @@ def turn(path: UPath, wait: bool = False) -> Iterator[None]:
             told = True
         time.sleep(_POLL)
     try:
-        yield
+        yield bool(note["follows_a_killed_one"])
     finally:
         release()
 
@@ -91,6 +95,7 @@ def _lock(path: UPath, note: dict[str, Any]) -> Callable[[], None]:
     except OSError:
         os.close(file)
         raise
+    note["follows_a_killed_one"] = os.fstat(file).st_size > 0
     os.ftruncate(file, 0)
     os.pwrite(file, json.dumps(note).encode(), 0)
     _held.add(file)
@@ -135,9 +140,11 @@ def _renew(path: UPath, note: dict[str, Any]) -> Callable[[], None] | None:
         while time.monotonic() - seen < _SILENT:
             time.sleep(_POLL)
             if (now := _read(path)) is None:
+                before = None  # it has ended as it should
                 break
             if now != before:
                 return None
+    note["follows_a_killed_one"] = before is not None
     _write(path, note | {"beat": 0})
     time.sleep(_SETTLE)
     if (_read(path) or {}).get("token") != note["token"]:  # the last one to write has it

@@ -6,6 +6,8 @@ import stat
 from pathlib import Path
 from typing import Literal
 
+from resnet_core.errors import UserError
+
 log = logging.getLogger("grayline")
 Group = Literal["none", "read", "write"]
 _KEPT_FROM_OTHERS = {"none": 0o077, "read": 0o027, "write": 0o007}
@@ -32,6 +34,22 @@ def close_store(root: Path, private: list[Path], group: Group) -> None:
 def open_to_others(root: Path, group: Group) -> bool:
     """Return whether others have rights to the store that the setting does not give them."""
     return bool(root.stat().st_mode & _KEPT_FROM_OTHERS[group])
+
+
+def secret_lines(file: str, setting: str) -> list[tuple[int, str]]:
+    """Return the lines of a file of secrets with their numbers, without comments.
+
+    Raises UserError if others can read it, or nobody.
+    """
+    try:
+        mode, text = Path(file).stat().st_mode, Path(file).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not a text file"
+        raise UserError(f"{setting}: cannot read {file} ({reason}). Correct the path.") from None
+    if os.name == "posix" and mode & stat.S_IRWXO:
+        raise UserError(f"{setting}: everybody on this machine can read {file}. Run: chmod 600 {file}")
+    lines = enumerate(map(str.strip, text.splitlines()), 1)
+    return [(number, line) for number, line in lines if line and not line.startswith("#")]
 
 
 def _close(folder: Path, mask: int, opened: bool = False) -> bool:

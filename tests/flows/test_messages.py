@@ -12,8 +12,9 @@ from resnet_core.credentials import forget, opened
 from resnet_core.errors import UserError
 from resnet_core.policy import check_protocol, policy
 from resnet_core.shards.encryption import load_keys
+from tasks.machine.environment import prepare_environment
 from tasks.registry.integrity import sign, verify
-from tasks.settings import Settings, prepare_environment
+from tasks.settings import Settings
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_a_wrong_command_line_is_one_line_in_plain_words(
 ) -> None:
     monkeypatch.setattr("sys.argv", ["grayline", *command.split()])
     monkeypatch.setattr("flows.cli.app.prepare_environment", lambda: None)
-    monkeypatch.setattr("flows.cli.app.show_log_lines", lambda: None)
+    monkeypatch.setattr("flows.cli.app.show_log_lines", lambda form: None)
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

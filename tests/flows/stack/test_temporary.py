@@ -15,7 +15,8 @@ pytestmark = pytest.mark.e2e
 
 _FLOW = """
 import os, sys, urllib.request, urllib.error
-from tasks.settings import prepare_environment, check_store, Settings
+from tasks.machine.environment import prepare_environment
+from tasks.settings import check_store, Settings
 prepare_environment()
 check_store(Settings().root)
 from flows.stack.temporary import use_own_server
