@@ -6,7 +6,7 @@ INSTALLED := .venv/installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --require-hashes --no-deps
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-onnx test-tensorflow check up down bench faults test-team test-latest test-floors lock audit clean
+.PHONY: help demo test test-onnx test-tensorflow check up down bench faults year test-team test-latest test-floors lock audit clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ down: ## Stop the processes that `make up` started.
 
 faults: $(INSTALLED) ## Let every operation of nights, batches and promotions fail once, and run them again: hours.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fault_points
+
+year: $(INSTALLED) ## Simulate 365 nights with what a year brings, drawn by a seed; about ten minutes.
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.year
 
 test-team: $(INSTALLED) ## Run the team profile: PostgreSQL, S3, TLS, two workers in network namespaces (as root); ten minutes.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.team

@@ -45,6 +45,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "int8": ("digits", "digits_short", "elpv", "elpv_again"),
     "command": ("fixed", "growth", "workers"),
     "whole_night": (),
+    "contention": (),
     "simulate_scoring": (),
 }
 Chosen = dict[str, tuple[str, ...]]  # the benchmarks to run, and their parts

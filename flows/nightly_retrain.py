@@ -5,8 +5,10 @@ from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 from prefect import flow
+from prefect.futures import PrefectFuture
 
 from flows.prune import after_the_night
+from resnet_core.errors import OverstayedError
 from resnet_core.storage.turns import OccupiedError, turn
 from tasks.dataset import Dataset, load_dataset
 from tasks.evaluation.evaluate import evaluate
@@ -49,11 +51,12 @@ def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
             if follows_a_killed_one:
                 remember_a_killed_night(here.store, data.name)
             night = ingest(data, here)
-            for stage in _STAGES[: get_args(_Stage).index(until)]:
+            for number, stage in enumerate(_STAGES[: get_args(_Stage).index(until)]):
+                here.check_time(get_args(_Stage)[number])
                 night = stage(night, data, here)
             night = report_night(night, here)
             watch_night(night, here, time.monotonic() - began)
-    except OccupiedError as error:
+    except (OccupiedError, OverstayedError) as error:
         return stood_back(error, here.store, data.name)
     after_the_night()
     return night
@@ -70,8 +73,11 @@ def ingest(data: Dataset, here: Workspace) -> Night:
 
 
 def _read(source: Scan, parts: Sequence[Part], here: Workspace) -> None:
-    images = sum(part.count for part in parts)
-    fan_out("ingest", lambda part: read_part.submit(part, source.image, here.limits, here.keys), parts, images)
+    def submit(part: Part) -> PrefectFuture[int]:
+        here.check_time("a part of the images was read")
+        return read_part.submit(part, source.image, here.limits, here.keys)
+
+    fan_out("ingest", submit, parts, sum(part.count for part in parts))
 
 
 def preprocess(night: Night, data: Dataset, here: Workspace) -> Night:
@@ -96,6 +102,7 @@ def shards_of(data: Dataset, here: Workspace) -> tuple[Night, ShardSet]:
 
 def _train(night: Night, data: Dataset, here: Workspace) -> Night:
     with turn(here.store.machine_turn(), wait=True):  # the nights of several data sets share cores, or a GPU, in turn
+        here.check_time("preprocess")
         return night.with_(checkpoint=train(night, data, here))
 
 

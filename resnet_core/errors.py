@@ -28,6 +28,10 @@ class TrainingError(JobError):
     """The training cannot go on."""
 
 
+class OverstayedError(JobError):
+    """The night has used its hours. Its last checkpoint stays, and the next night goes on from there."""
+
+
 class NotANumberError(JobError):
     """A network answers NaN or infinity. Nothing is decided by such answers, and nothing is registered."""
 

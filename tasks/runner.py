@@ -19,6 +19,7 @@ from prefect.states import Cancelled
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from resnet_core.cores import usable_cores
+from resnet_core.errors import OverstayedError
 from resnet_core.storage.turns import OccupiedError
 from tasks.cluster import cluster_cores, ray_runner
 from tasks.progress import progress
@@ -43,11 +44,11 @@ def task_runner() -> TaskRunner[PrefectFuture[Any]]:
     return ThreadPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
 
 
-def stand_back(error: OccupiedError) -> Any:
+def stand_back(error: OccupiedError | OverstayedError) -> Any:
     """Return the state Cancelled for a deployment's run, whose schedule comes again; raise the error for a person."""
     if deployment.id is None:
         raise error
-    log.warning("turn        %s", error)
+    log.warning("night       %s", error)
     return Cancelled(message=str(error))
 
 

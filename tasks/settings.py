@@ -75,9 +75,8 @@ class Settings(BaseSettings):
     access_file: str | None = Field(
         None, description="A file of URLs with user and password, a line each: they open what is named without."
     )
-    resident_bytes: int = Field(
-        2 * 1024**3, description="Training pixels up to this size are held in the device's memory."
-    )
+    resident_bytes: int = Field(2 * 1024**3, description="Training pixels up to this size stay in the device's memory.")
+    night_hours: float | None = Field(None, gt=0, description="A longer night ends at its next checkpoint.")
     keep_days: int = Field(30, ge=1, description="`prune` leaves what is younger; so does Prefect with its runs.")
     keep_versions: int = Field(10, ge=1, description="`prune` leaves so many of a model's newest versions, at any age.")
     prune_nightly: bool = Field(False, description="Whether every night ends with `prune --delete`.")

@@ -1,16 +1,18 @@
 """Workspace: where a flow works, made once from the machine's settings and the data set; and whether it has room."""
 
 import shutil
+import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upath import UPath
 
-from resnet_core.errors import JobError
+from resnet_core.errors import JobError, OverstayedError
 from resnet_core.images.limits import Limits
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.files import is_local
+from resnet_core.storage.turns import check_turns
 from tasks.dataset import Dataset
 from tasks.settings import Settings, check_store, keys_for, known_keys
 from tasks.store import Store
@@ -29,7 +31,7 @@ class Workspace:
 
     device: auto, cpu, cuda, cuda:1 or mps. limits: the most that an image may cost. runner: threads, processes or
     ray. resident_bytes: training pixels up to this size stay in the device's memory. keys: encryption keys; None
-    where nothing is encrypted.
+    where nothing is encrypted. began: seconds of `_clock`. hours: how long a night may take.
     """
 
     store: Store
@@ -39,10 +41,24 @@ class Workspace:
     runner: str
     resident_bytes: int
     keys: Keys | None = None
+    began: float = 0.0
+    hours: float | None = None
 
     def of(self, dataset: Dataset) -> "Workspace":
         """Return the workspace with the keys of a data set. Raises UserError if it is encrypted and no key is set."""
         return replace(self, keys=keys_for(dataset.encrypt, Settings()))
+
+    def check_time(self, done: str) -> None:
+        """End the night here if its hours are over, or if another machine has taken its turn. done: up to now.
+
+        Raises OverstayedError or OccupiedError. Called at checkpoints alone, so that nothing is lost.
+        """
+        check_turns()
+        if self.hours is not None and _clock() - self.began > self.hours * 3600:
+            raise OverstayedError(
+                f"the night has taken longer than GRAYLINE_NIGHT_HOURS={self.hours:g}: ended after {done}. The next "
+                "night goes on from there; give it more hours, or a smaller `train.epochs`."
+            )
 
     def with_known_keys(self) -> "Workspace":
         """Return the workspace with all keys that are set, for data sets that may be encrypted."""
@@ -62,12 +78,19 @@ def workspace(dataset: Dataset | None = None, *, made: bool = True) -> Workspace
         limits=settings.limits,
         runner=settings.runner,
         resident_bytes=settings.resident_bytes,
+        began=_clock(),
+        hours=settings.night_hours,
     )
     if dataset:
         here = here.of(dataset)
     if made:
         check_store(settings.root)
     return here
+
+
+def _clock() -> float:
+    """Return seconds that no one sets, and that count while the machine is suspended."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
 
 
 def ask_for(place: UPath, needed: int, work: str) -> None:

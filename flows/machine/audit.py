@@ -226,7 +226,7 @@ def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
                     shards.check(folder / file, rows, keys)
         yield from found
     whole = [made for folder in sets if (folder / MANIFEST).exists() and (made := ShardSet.open(folder))]
-    newest = max(whole, key=lambda made: (made.folder / MANIFEST).stat().st_mtime, default=None)
+    newest = max(whole, key=_age, default=None)
     if newest is None or not store.catalog(name).exists():
         return
     found = []
@@ -239,6 +239,12 @@ def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
         if count:
             raise ValueError(f"{count:,} of its images have another label or split than in the catalog, or are gone")
     yield from found
+
+
+def _age(made: ShardSet) -> tuple[int, float]:
+    """Return the version of the catalog that shards were last made of; a clock may have been set back since."""
+    path = made.folder / MANIFEST
+    return read_json(path).get("catalog_version", 0), path.stat().st_mtime
 
 
 def _derived(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:

@@ -37,14 +37,16 @@ def start(folder: Path, name: str, command: list[str], env: Mapping[str, str]) -
 def running(folder: Path, name: str) -> psutil.Process | None:
     """Return the process that `start` started under this name, if it lives.
 
-    The start time is compared too, because another process may have got the pid since.
+    Another process may have got the pid since: it does not carry the mark. A start time is another one once the clock
+    has been set, and decides only for processes of earlier releases.
     """
     try:
         note = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
         process = psutil.Process(note["pid"])
         alive = process.is_running() and process.status() != psutil.STATUS_ZOMBIE
-        return process if alive and abs(process.create_time() - note["began"]) < 1 else None
-    except psutil.NoSuchProcess:
+        own = alive and process.environ().get(_MARK) == f"{folder}/{name}"
+        return process if own or (alive and abs(process.create_time() - note["began"]) < 1) else None
+    except psutil.Error:  # it has ended, or is another user's
         return None
     except (OSError, ValueError, KeyError, TypeError):  # a power cut has torn the note, or removed it
         return _marked(f"{folder}/{name}")

@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -46,7 +47,7 @@ def turn(path: UPath, wait: bool = False) -> Iterator[bool]:
     name = path.stem
     path.parent.mkdir(parents=True, exist_ok=True)
     note = {
-        "name": name, "host": socket.gethostname(), "pid": os.getpid(), "began": psutil.Process().create_time(),
+        "name": name, "host": socket.gethostname(), "pid": os.getpid(), "began": process_began(os.getpid()),
         "since": time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime()), "token": uuid.uuid4().hex,
         "follows_a_killed_one": False,
     }  # fmt: skip
@@ -156,6 +157,9 @@ def _renew(path: UPath, note: dict[str, Any]) -> Callable[[], None] | None:
         while not ended.wait(_BEAT):
             number += 1
             with suppress(OSError):  # a network that recovers in time
+                if (_read(path) or note).get("token") != note["token"]:
+                    _lost.add(str(path))
+                    return
                 _write(path, note | {"beat": number})
 
     thread = threading.Thread(target=beat, daemon=True, name=f"turn {note['name']}")
@@ -164,9 +168,24 @@ def _renew(path: UPath, note: dict[str, Any]) -> Callable[[], None] | None:
     def release() -> None:
         ended.set()
         thread.join()
-        path.unlink(missing_ok=True)
+        if str(path) not in _lost:
+            path.unlink(missing_ok=True)
+        _lost.discard(str(path))
 
     return release
+
+
+# Files of turns that another machine has taken while this one was away.
+_lost: set[str] = set()
+
+
+def check_turns() -> None:
+    """Raise OccupiedError if another machine has taken over: this one was suspended, or cut off from the store."""
+    for path in _lost:
+        raise OccupiedError(
+            f"{UPath(path).stem}: another machine took over while this one was silent for {_SILENT:.0f} s. Its work "
+            "goes on from the last checkpoint; this one ends."
+        )
 
 
 def _is_dead(note: dict[str, Any]) -> bool:
@@ -174,9 +193,17 @@ def _is_dead(note: dict[str, Any]) -> bool:
     if note.get("host") != socket.gethostname():
         return False
     try:
-        return abs(psutil.Process(note["pid"]).create_time() - note["began"]) > 1
+        return process_began(note["pid"]) != note["began"]
     except (psutil.NoSuchProcess, KeyError, TypeError):
         return True
+
+
+def process_began(pid: int) -> float:
+    """Return when a process began; the number stays when the clock is set. Raises psutil.NoSuchProcess."""
+    try:  # ticks since the start of the machine, proc_pid_stat(5)
+        return float(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
+    except (OSError, IndexError):
+        return psutil.Process(pid).create_time()
 
 
 def _read(path: UPath) -> dict[str, Any] | None:

@@ -80,6 +80,16 @@ def note_addresses(folder: Path, addresses: dict[str, list[str]]) -> None:
     (folder / "addresses.json").write_text(json.dumps(addresses), encoding="utf-8")
 
 
+def is_own_mlflow(folder: Path, address: str) -> bool:
+    """Return whether the stack of this folder serves MLflow there."""
+    try:
+        return _is_one_of(
+            address, json.loads((folder / "addresses.json").read_text(encoding="utf-8")).get("mlflow", ())
+        )
+    except (OSError, ValueError):
+        return False
+
+
 def let_in(folder: Path, environ: MutableMapping[str, str]) -> None:
     """Set the clients' variables where they are not set and the server that is asked is the stack's own."""
     try:

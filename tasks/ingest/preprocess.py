@@ -148,6 +148,7 @@ def finish_shards(plans: tuple[ShardPlan, ...], written: int, catalog: Catalog, 
     )
     manifest = {
         "catalog": catalog.digest,
+        "catalog_version": catalog.version,
         "classes": list(made.classes),
         "preprocessing": asdict(made.preprocessing),
         "images": {"train": made.train, "validation": made.validation, "test": made.test},

@@ -51,15 +51,17 @@ class Event:
     before: str | None
     after: str
     why: str
+    number: int = 0  # one more than the last: a clock may be set back; 0: of an earlier release
 
 
 def record(tracking_uri: str, name: str, action: _Action, before: str | None, after: str, why: str) -> Event:
     """Add an event to the history of the model `name`; the last refusal again, by a night without news, is one."""
-    now, why = datetime.now(UTC), shortened(why)
-    event = Event(now.isoformat(timespec="microseconds"), who(), action, before, after, why)
-    last = events(tracking_uri, name)[-1:] if action == "refused" else ()
-    if last and replace(last[0], at=event.at, who=event.who) == event:
-        return last[0]
+    now, why, known = datetime.now(UTC), shortened(why), events(tracking_uri, name)
+    number = 1 + max((event.number for event in known), default=0)
+    event = Event(now.isoformat(timespec="microseconds"), who(), action, before, after, why, number)
+    last = known[-1] if known and action == "refused" else None
+    if last and replace(last, at=event.at, who=event.who, number=number) == event:
+        return last
     text = {("from" if key == "before" else "to" if key == "after" else key): v for key, v in asdict(event).items()}
     key = f"{PREFIX}{now:%Y-%m-%dT%H:%M:%S.%f}Z-{secrets.token_hex(2)}"
     client(tracking_uri).set_registered_model_tag(name, key, json.dumps(text, ensure_ascii=False))
@@ -69,14 +71,16 @@ def record(tracking_uri: str, name: str, action: _Action, before: str | None, af
 def events(tracking_uri: str, name: str) -> tuple[Event, ...]:
     """Return all events of a model, oldest first; tags that are not events are left out."""
     tags = client(tracking_uri).get_registered_model(name).tags
-    return tuple(filter(None, (_read_event(tags[key]) for key in sorted(tags) if key.startswith(PREFIX))))
+    found = filter(None, (_read_event(tags[key]) for key in sorted(tags) if key.startswith(PREFIX)))
+    return tuple(sorted(found, key=lambda event: event.number))  # those of earlier releases come first, by their times
 
 
 def _read_event(text: str) -> Event | None:
     """Return the event of a tag, None for a tag written by hand."""
     try:
         event = json.loads(text)
-        return Event(event["at"], event["who"], event["action"], event["from"], str(event["to"]), event["why"])
+        at, who, action, before, why = (event[key] for key in ("at", "who", "action", "from", "why"))
+        return Event(at, who, action, before, str(event["to"]), why, int(event.get("number", 0)))
     except (ValueError, KeyError, TypeError):  # of its text; MLflow was asked before
         return None
 

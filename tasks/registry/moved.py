@@ -41,6 +41,11 @@ def follow_store(tracking_uri: str) -> None:
         log.info("mlflow      %s: the store has moved, %d places of files in it are corrected", database, moved)
 
 
+def place_within(place: str, artifacts: Path) -> str:
+    """Return the place of files below this folder of artifacts, if it is one that an MLflow server gives."""
+    return f"file://{quote(f'{artifacts}/{_below(place)}')}" if place.startswith("mlflow-artifacts:/") else place
+
+
 def _has(db: sqlite3.Connection, table: str, column: str) -> bool:
     return any(name == column for _, name, *_ in db.execute(f"pragma table_info({table})"))
 

@@ -4,23 +4,33 @@ Kept: what an alias points to, the newest, earlier champions that a rollback may
 """
 
 import logging
-import os
-import subprocess
-import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import datetime
+from pathlib import Path
 
 from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
+from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from mlflow.tracking._tracking_service.utils import _get_store
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
+from resnet_core.credentials import opened
+from resnet_core.storage.files import is_local
+from tasks.access.passwords import is_own_mlflow
 from tasks.registry.champion import champions_before, events
+from tasks.registry.moved import place_within
+from tasks.registry.patience import says_missing
 from tasks.registry.runs import TRAINING, client
 from tasks.registry.versions import CHAMPION, all_pages, by_alias, versions_of
+from tasks.settings import Settings
+from tasks.store import Store
 
 log = logging.getLogger("grayline")
 
 _RETURNS = 3  # earlier champions, for rollbacks
 _PAGE = 1000
+_MODEL = "models:/m-"  # the source of a version: a logged model of MLflow's
 
 
 def expired_versions(
@@ -67,9 +77,15 @@ def expired_runs(tracking_uri: str, name: str, keep: int, before: datetime, goin
 
 
 def delete_from_registry(tracking_uri: str, versions: Sequence[RegisteredVersion], runs: Sequence[str]) -> None:
-    """Delete versions with the runs that made them, and runs; in an own database also their files, for good."""
+    """Delete versions with the runs that made them, and runs; where MLflow is a database also their files, for good.
+
+    MLflow keeps the row of a deleted version; its tags, the larger part, go.
+    """
     registry = client(tracking_uri)
+    models = {str(v.source).removeprefix("models:/") for v in versions if str(v.source).startswith(_MODEL)}
     for version in versions:
+        for tag in version.tags:
+            registry.delete_model_version_tag(version.name, str(version.version), tag)
         registry.delete_model_version(version.name, str(version.version))
     still = {
         other.run_id for name in {version.name for version in versions}
@@ -77,16 +93,50 @@ def delete_from_registry(tracking_uri: str, versions: Sequence[RegisteredVersion
     }  # fmt: skip
     ids = sorted({*runs, *(str(version.run_id) for version in versions if version.run_id)} - still)
     for run in ids:
-        registry.delete_run(run)
-    if not tracking_uri.startswith("sqlite:"):
-        if ids:
+        with _gone_will_do():
+            outputs = registry.get_run(run).outputs
+            models |= {made.model_id for made in outputs.model_outputs} if outputs else set()
+            registry.delete_run(run)
+    for model in sorted(models):
+        with _gone_will_do():
+            registry.delete_logged_model(model)
+    _remove_for_good(tracking_uri, ids, sorted(models))
+
+
+@contextmanager
+def _gone_will_do() -> Iterator[None]:
+    """Pass over what somebody has removed before."""
+    try:
+        yield
+    except MlflowException as error:
+        if not says_missing(error):
+            raise
+
+
+def _remove_for_good(tracking_uri: str, runs: Sequence[str], models: Sequence[str]) -> None:
+    """Remove deleted runs and models with their files, as `mlflow gc` does.
+
+    That command takes seconds to start, and removes every deleted experiment, which a person may want to restore.
+    """
+    root = Settings().root
+    own = is_local(root) and is_own_mlflow(Path(Store(root).stack().path), tracking_uri)
+    if own and Path(root.path, "mlflow.db").exists():  # the local stack serves the database of this store
+        tracking_uri = Store(root).tracking_uri()
+    store = _get_store(opened(tracking_uri))  # type: ignore[no-untyped-call]
+    if not hasattr(store, "_hard_delete_run"):
+        if runs:
             log.info("prune       MLflow keeps the files of deleted runs until its server's `mlflow gc`")
         return
-    for start in range(0, len(ids), 100):
-        command = [sys.executable, "-m", "mlflow", "gc", "--backend-store-uri", tracking_uri, "--run-ids"]
-        done = subprocess.run(
-            [*command, ",".join(ids[start : start + 100])], env={**os.environ, "MLFLOW_TRACKING_URI": tracking_uri},
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode:
-            log.warning("prune       mlflow gc: %s", (done.stderr.strip().splitlines() or ["failed"])[-1])
+
+    def delete_files(place: str) -> None:
+        files = get_artifact_repository(place_within(place, Path(Store(root).artifacts().path)))
+        files.delete_artifacts()  # type: ignore[no-untyped-call]
+
+    for run in runs:
+        with _gone_will_do():
+            delete_files(store.get_run(run).info.artifact_uri)
+            store._hard_delete_run(run)
+    for model in models:
+        with _gone_will_do():
+            delete_files(store.get_logged_model(model, allow_deleted=True).artifact_location)
+            store._hard_delete_logged_model(model)

@@ -26,6 +26,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from optuna.visualization import matplotlib as pictures
 
 from resnet_core.credentials import opened
+from resnet_core.storage.turns import process_began
 from resnet_core.training.search_space import Between, Space, Value, significant
 from tasks.store import sqlite_file
 
@@ -69,7 +70,7 @@ def queue_again(study: Study) -> None:
 
 def this_process() -> list[str | int | float]:
     """Return the name of this process: its number alone is reused after a restart."""
-    return [socket.gethostname(), os.getpid(), psutil.Process().create_time()]
+    return [socket.gethostname(), os.getpid(), process_began(os.getpid())]
 
 
 def _is_dead(process: list[str | int | float] | None) -> bool:
@@ -77,7 +78,7 @@ def _is_dead(process: list[str | int | float] | None) -> bool:
     if process is None or process[0] != socket.gethostname():
         return False
     try:
-        return psutil.Process(int(process[1])).create_time() != process[2]
+        return process_began(int(process[1])) != process[2]
     except psutil.NoSuchProcess:
         return True
 

@@ -107,6 +107,7 @@ def _train_new(job: Job, folder: UPath, made_of: str, run_id: str, here: Workspa
         def on_epoch(epoch: Epoch) -> None:
             meter.epoch_done(epoch, job.train)
             tracking.log_epochs(here.tracking_uri, run_id, [epoch])
+            here.check_time(f"epoch {epoch.epoch} of {job.config.epochs}")
 
         with tracking.system_metrics(here.tracking_uri, run_id):
             classifier, epochs = run_job(job, here, meter.step, on_epoch)

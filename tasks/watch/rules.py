@@ -9,7 +9,7 @@ from prefect.runtime import deployment
 from prefect.runtime import flow_run as this_run
 
 from resnet_core.credentials import public
-from resnet_core.errors import DataCheckError, JobError, UserError
+from resnet_core.errors import DataCheckError, JobError, OverstayedError, UserError
 from resnet_core.storage.files import DiskFullError, is_local, says_full
 from resnet_core.storage.turns import OccupiedError
 from tasks.batch.values import DriftReport, Scores
@@ -72,8 +72,11 @@ def _stale(store: Store, name: str, *, confirmed: bool) -> list[Alert]:
     return [Alert("stale", text, f"`grayline history {name}` says which versions were refused, and why.")]
 
 
-def stood_back(error: OccupiedError, store: Store, name: str) -> Any:
-    """Return the state of a night that found another at work; Prefect's event of it tells, the store remembers."""
+def stood_back(error: OccupiedError | OverstayedError, store: Store, name: str) -> Any:
+    """Return the state of a night that found another at work, or has used its hours.
+
+    Prefect's event of it tells, the store remembers.
+    """
     if deployment.id is not None:
         note(store, name, Alert("cancelled", str(error)))
     return stand_back(error)

@@ -245,22 +245,30 @@ def test_a_champion_of_another_size_and_fewer_classes_is_held_against_the_same_i
     assert champion() == "2"
 
 
-def test_a_killed_training_is_resumed_in_the_same_run(
-    dataset: Path, store: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("ends", ["killed", "overstayed"])
+def test_a_training_that_has_ended_early_is_resumed_in_the_same_run(
+    dataset: Path, store: Path, monkeypatch: pytest.MonkeyPatch, ends: str
 ) -> None:
+    from tasks import workspace
     from tasks.registry import runs as tracking
     from tasks.training import train as stage
 
-    whole = tracking.log_epochs
+    whole, now = tracking.log_epochs, [0.0]
+    monkeypatch.setenv("GRAYLINE_NIGHT_HOURS", "1")
+    monkeypatch.setattr(workspace, "_clock", lambda: now[0])
 
-    def kill(tracking_uri: str, run_id: str, epochs: list[object]) -> None:
+    def end(tracking_uri: str, run_id: str, epochs: list[object]) -> None:
         whole(tracking_uri, run_id, epochs)  # type: ignore[arg-type]
         if epochs[0].epoch == 2:  # type: ignore[attr-defined]
-            raise KeyboardInterrupt
+            now[0] = 3601
+            if ends == "killed":
+                raise KeyboardInterrupt
 
-    monkeypatch.setattr(stage.tracking, "log_epochs", kill)
-    with pytest.raises(BaseException):  # noqa: B017, PT011
+    monkeypatch.setattr(stage.tracking, "log_epochs", end)
+    with pytest.raises(BaseException) as caught:  # noqa: PT011
         nightly_retrain(str(dataset), until="train")
+    if ends == "overstayed":
+        assert "longer than GRAYLINE_NIGHT_HOURS=1: ended after epoch 2 of 12. The next night" in str(caught.value)
     monkeypatch.setattr(stage.tracking, "log_epochs", whole)
     night: Night = nightly_retrain(str(dataset), until="train")
     assert night.checkpoint is not None

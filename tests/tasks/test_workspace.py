@@ -5,9 +5,11 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
-from resnet_core.errors import JobError
+from resnet_core.errors import JobError, OverstayedError
 from resnet_core.model.resnet import ModelConfig, build
+from tasks import workspace
 from tasks.workspace import ask_for, of_night
+from tests.places import a_workspace
 
 
 def test_a_night_needs_room_for_new_pixels_and_weights() -> None:
@@ -31,3 +33,16 @@ def test_a_disk_without_room_is_named_with_need_and_remedy(tmp_path: Path, monke
     monkeypatch.setenv("GRAYLINE_FREE_BYTES", "0")
     ask_for(place, 10**18, "cells")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_night_ends_at_a_checkpoint_once_its_hours_are_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The seconds are those of a clock that nobody sets, and that goes on while a laptop is suspended."""
+    now = [100.0]
+    monkeypatch.setattr(workspace, "_clock", lambda: now[0])
+    a_workspace(UPath(tmp_path)).check_time("ingest")
+    here = a_workspace(UPath(tmp_path), "", hours=0.5, began=100.0)
+    now[0] = 1899.0
+    here.check_time("ingest")
+    now[0] = 1901.0
+    with pytest.raises(OverstayedError, match=r"GRAYLINE_NIGHT_HOURS=0\.5: ended after ingest\. The next"):
+        here.check_time("ingest")

@@ -1,5 +1,7 @@
 """Processes of the stack are found by their notes, and without them."""
 
+import json
+import os
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,4 +40,12 @@ def test_a_torn_note_hides_no_process(server: Path, note: bytes | None) -> None:
     start(server, "server", ["uvicorn", "none:app"], {})  # runs already
     stop(server, "server")
     assert not process.is_running()
+    assert running(server, "server") is None
+
+
+def test_a_clock_that_is_set_hides_no_process(server: Path) -> None:
+    note = json.loads((server / "server.json").read_text())
+    (server / "server.json").write_text(json.dumps(note | {"began": note["began"] - 3600}))
+    assert running(server, "server")
+    (server / "server.json").write_text(json.dumps(note | {"pid": os.getpid()}))  # another has got the pid
     assert running(server, "server") is None

@@ -1,5 +1,6 @@
 """Nights come back: what ended without a word is marked, its slot freed, and what people set stays."""
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -8,14 +9,16 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zoneinfo import ZoneInfo
 
 import pytest
 from prefect.cli.deploy._schedules import _construct_schedules
+from prefect.server.schemas.schedules import CronSchedule
 from prefect.settings import get_current_settings
 from rich.console import Console
 
 from flows.stack.api import Api
-from flows.stack.automations import watch_over
+from flows.stack.automations import _SILENT, watch_over
 from flows.stack.deployments import merge
 from flows.stack.reconcile import reconcile, stuck_slots, worker_name
 from resnet_core.errors import UserError
@@ -118,6 +121,22 @@ def test_after_an_outage_each_schedule_has_one_run(pool: Pool) -> None:
     ]  # fmt: skip
     assert sorted(run["parameters"]["dataset"] for run in late) == ["a", "b", "data/elpv.yaml"]
     assert pool.state(asked) == "SCHEDULED"
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe"])
+@pytest.mark.parametrize("cron", ["0 2 * * *", "30 2 * * *", "15 1 * * *"])
+def test_every_night_of_a_year_comes_once_where_clocks_change(zone: str, cron: str) -> None:
+    """An hour that is left out or comes twice in the night neither loses a night nor doubles it."""
+    start = datetime(2026, 1, 1, tzinfo=ZoneInfo(zone))
+    nights = asyncio.run(CronSchedule(cron=cron, timezone=zone).get_dates(365, start))
+    assert [f"{night.astimezone(ZoneInfo(zone)):%j}" for night in nights] == [f"{day:03}" for day in range(1, 366)]
+
+
+def test_a_night_holds_no_lease_that_a_restarted_server_could_lose() -> None:
+    assert not [d["name"] for d in merge({}, [])["deployments"] if d.get("concurrency_limit")]
+    kept = os.environ["PREFECT_SERVER_CONCURRENCY_LEASE_STORAGE"]  # where a person sets a limit: in files
+    assert kept.endswith(".filesystem")
+    assert int(os.environ["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"]) * 5 <= _SILENT
 
 
 def test_what_a_person_set_stays_and_is_said(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -107,3 +108,26 @@ def test_where_there_are_no_file_locks_a_holder_renews_its_file(tmp_path: Path) 
         turns._write(elpv, dead)
         with turn(elpv):
             assert str(os.getpid()) in (holder_of(elpv) or "")
+
+
+@pytest.mark.usefixtures("fast")
+def test_a_machine_that_was_away_does_not_go_on_beside_the_one_that_took_over(tmp_path: Path) -> None:
+    """A suspended laptop wakes up after its silence."""
+    elpv = UPath(f"memory://{tmp_path.name}/turns/elpv.json")
+    with turn(elpv):
+        turns.check_turns()
+        other = {"host": "elsewhere", "pid": 1, "began": 0.0, "since": "2100-01-01", "token": "x", "beat": 1}
+        turns._write(elpv, other)
+        time.sleep(0.5)
+        with pytest.raises(OccupiedError, match="elpv: another machine took over"):
+            turns.check_turns()
+    assert turns._read(elpv) == other  # neither renewed nor removed
+    turns.check_turns()
+
+
+def test_a_clock_that_is_set_makes_nobody_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    note = {"host": turns.socket.gethostname(), "pid": os.getpid(), "began": turns.process_began(os.getpid())}
+    created = turns.psutil.Process.create_time
+    monkeypatch.setattr(turns.psutil.Process, "create_time", lambda process: created(process) + 3600)
+    assert not turns._is_dead(note)
+    assert turns._is_dead(note | {"began": note["began"] + 1})

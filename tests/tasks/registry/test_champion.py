@@ -1,7 +1,9 @@
 """The history of a model's champion: nothing is lost, and what was accepted last is found again."""
 
+import json
 import re
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mlflow.tracking import MlflowClient
 
+from tasks.registry import champion
 from tasks.registry.champion import LONGEST, PREFIX, Event, champions_before, events, record
 
 
@@ -59,6 +62,7 @@ def test_events_are_added_and_come_back_in_order(tmp_path: Path) -> None:
     assert record(uri, "few", "refused", "1", "2", "x" * 10_000) == second  # the next night, without news
     assert events(uri, "few") == (first, second)
     assert first.why == "gate: fine | and | so on"
+
     assert len(second.why) == LONGEST
     assert re.fullmatch(r"\S+@\S+", first.who)
     keys = sorted(registry.get_registered_model("few").tags)
@@ -66,6 +70,25 @@ def test_events_are_added_and_come_back_in_order(tmp_path: Path) -> None:
     registry.set_registered_model_tag("few", f"{PREFIX}by hand", "no JSON")
     registry.set_registered_model_tag("few", "other", "{}")
     assert events(uri, "few") == (first, second)
+
+
+def test_a_clock_that_is_set_changes_no_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    registry = MlflowClient(uri, registry_uri=uri)
+    registry.create_registered_model("few")
+    earlier = {"at": "2026-01-01T00:00:00+00:00", "who": "me", "action": UP, "from": None, "to": "1", "why": ""}
+    registry.set_registered_model_tag("few", f"{PREFIX}2026-01-01T00:00:00.000000Z-0000", json.dumps(earlier))
+    for year, version in ((2030, "2"), (2025, "3"), (2027, "4")):  # ahead, set back, right
+
+        class Clock(datetime):
+            @classmethod
+            def now(cls, zone: tzinfo | None = None, year: int = year) -> datetime:
+                return datetime(year, 6, 1, tzinfo=UTC)
+
+        monkeypatch.setattr(champion, "datetime", Clock)
+        record(uri, "few", UP, None, version, "")
+    assert [event.after for event in events(uri, "few")] == ["1", "2", "3", "4"]
+    assert champions_before(events(uri, "few"), "4") == ["3", "2", "1"]
 
 
 def test_events_of_the_same_moment_do_not_meet(tmp_path: Path) -> None:
