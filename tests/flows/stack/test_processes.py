@@ -49,3 +49,4 @@ def test_a_clock_that_is_set_hides_no_process(server: Path) -> None:
     assert running(server, "server")
     (server / "server.json").write_text(json.dumps(note | {"pid": os.getpid()}))  # another has got the pid
     assert running(server, "server") is None
+    (server / "server.json").write_text(json.dumps(note))
