@@ -32,6 +32,9 @@ LONG: dict[str, tuple[str, ...]] = {
     "heap": (),
     "sizes": (),
     "quality": ("elpv", "elpv4", "digits"),
+    "defaults": (
+        *("jig", "textures", "rare_digits", "digits", "letters", "photographs", "fashion_1000", "elpv", "fashion"),
+    ),
     "self_supervised": (),
     "trials": (
         *("as_it_is", "lr_0.06", "no_smoothing", "multiscale", "multiscale_no_smoothing", "all_three"),

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,6 +11,8 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
     TypeAdapter,
     ValidationError,
     ValidationInfo,
@@ -33,7 +35,16 @@ from resnet_core.storage.names import fold_label
 from resnet_core.training import search_space
 from resnet_core.training.config import Recipe, TrainConfig, with_recipe
 from resnet_core.training.search_space import Value
-from tasks.validation import invalid, public_texts, read_yaml, validate
+from tasks.validation import (
+    AUTO,
+    invalid,
+    public_texts,
+    read_yaml,
+    validate,
+    value_at,
+    with_value,
+    without_auto,
+)
 
 
 class CardConfig(BaseModel):
@@ -215,6 +226,37 @@ class Dataset(BaseModel):
         Thresholds(), description="How far a batch may be from the training data; null: measured, never drift."
     )
     card: CardConfig = Field(CardConfig(), description="What stands on each version's card.")
+    _auto: frozenset[str] = PrivateAttr(frozenset())
+    _chosen: str = PrivateAttr("")
+
+    @property
+    def auto(self) -> frozenset[str]:
+        """Return the keys whose values are to be chosen; until then they have placeholders."""
+        return self._auto
+
+    @property
+    def chosen(self) -> str:
+        """Return what was chosen for keys that were `auto`, and why."""
+        return self._chosen
+
+    def given(self) -> dict[str, Any]:
+        """Return the values of the keys that may be `auto` and are not."""
+        return {key: value_at(self, key) for key in AUTO if key not in self._auto}
+
+    def settled(self, values: Mapping[str, Any], why: str) -> "Dataset":
+        """Return the data set with these values for its keys that are `auto`; nothing is left to choose."""
+        parts: dict[str, Any] = {"image": self.image, "model": self.model, "train": self.train}
+        for key in self._auto & values.keys():
+            part, _, rest = key.partition(".")
+            parts[part] = with_value(parts[part], rest, values[key])
+        found = self.model_copy(update=parts | {"train": dataclasses.replace(parts["train"], minutes=None)})
+        found._auto, found._chosen = frozenset(), why
+        return found
+
+    @classmethod
+    def recorded(cls, content: Any) -> "Dataset":
+        """Return the data set of a training's record: all its values were decided then."""
+        return cls.model_validate(content).settled({}, "")
 
     @field_validator("name")
     @classmethod
@@ -230,10 +272,18 @@ class Dataset(BaseModel):
             raise ValueError("an empty text is no path: give it, or remove the key")
         return from_home(place) if place else place
 
-    @model_validator(mode="before")
+    @model_validator(mode="wrap")
     @classmethod
-    def _the_recipe_lies_below(cls, content: Any) -> Any:
-        return with_recipe(public_texts(content)) if isinstance(content, dict) else content
+    def _the_recipe_lies_below(cls, content: Any, handler: ModelWrapValidatorHandler["Dataset"]) -> "Dataset":
+        if not isinstance(content, dict):
+            return handler(content)
+        content = with_recipe(public_texts(content))
+        found = handler(without_auto(content))
+        auto = frozenset(key for key in AUTO if value_at(content, key) in (None, "auto"))
+        if found.train.minutes and "train.epochs" not in auto:
+            raise ValueError("train.minutes and train.epochs say the same: keep one")
+        found._auto = auto
+        return found
 
     @model_validator(mode="after")
     def _ranges_are_decided_by_an_ingest(self) -> "Dataset":

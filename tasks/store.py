@@ -25,6 +25,7 @@ CATALOG_VERSION = "grayline.version"
 CATALOG_LEVELS = "grayline.levels"
 SPLIT_GENERATION = "grayline.split"
 LOOK_ALIKES_SOUGHT = "grayline.look_alikes"
+CATALOG_SIZE = "grayline.size"
 SPLITS_READ = "grayline.splits"  # those that the source's names have given
 
 # Files of the folders below. A manifest, and `epochs.json` of a training, are written last.
@@ -36,7 +37,7 @@ EXPLANATION, GALLERY, GALLERY_SHEET = "explanation", "gallery.json", "gallery.pn
 FOLDS, OUT_OF_FOLD, FOLDS_SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
 KEPT_ASIDE = "kept_aside.parquet"
 ISSUES, ISSUES_SHEET = "issues.csv", "issues.png"
-SPLITS, NOTES = "splits.json", "notes.json"
+SPLITS, NOTES, CHOSEN = "splits.json", "notes.json", "settings.json"
 SUMMARY, COMPARISON, SAMPLES, CONFLICTS = "summary.json", "comparison.png", "samples.png", "conflicts.png"
 LOOK_ALIKES = "look_alikes.png"
 TRIALS, ENGINE_FILE = "trials.json", "model.onnx"
@@ -69,7 +70,8 @@ LAYOUT = (
     Place("catalog/<dataset>/catalog.parquet", "one row per source image ever seen", "ingest"),
     Place("history/<dataset>/<version>.parquet", "one row per file that a version of the catalog changed", "ingest"),
     Place("history/<dataset>/splits.json", "who began the split anew, when and why", "split"),
-    Place("history/<dataset>/notes.json", "what nights have decided: gray levels, split folders", "ingest"),
+    Place("history/<dataset>/notes.json", "what nights have decided: gray levels, split folders, image size", "ingest"),
+    Place("history/<dataset>/settings.json", "the values chosen for keys that are `auto`, and why", "train"),
     Place("checks/<dataset>/<version>/", "the data checks: `summary.json`, plots, samples", "ingest"),
     Place("pixels/<dataset>/<digest>/", "a cache of decoded images; deleting it costs reading them again", "ingest"),
     Place(

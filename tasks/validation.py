@@ -55,6 +55,12 @@ _KINDS = {
     "too_": "a list of another length",
 }
 
+# The keys that are `auto` unless the file has a value: `tasks.defaults` chooses it before the first use.
+AUTO = (
+    "image.size", "model.width", "train.epochs", "train.batch_size", "train.warmup", "train.ema_decay",
+    "train.sampling", "train.augment.flips", "train.augment.shift",
+)  # fmt: skip
+
 
 def public_texts(content: Any) -> Any:
     """Return settings with public URLs wherever a text stands; what opens them is remembered."""
@@ -63,6 +69,28 @@ def public_texts(content: Any) -> Any:
     if isinstance(content, list):
         return [public_texts(value) for value in content]
     return public(content) if isinstance(content, str) else content
+
+
+def value_at(content: Any, key: str) -> Any:
+    """Return the value of a key such as `train.augment.flips` in a mapping or in settings; None if it has none."""
+    for name in key.split("."):
+        content = content.get(name) if isinstance(content, dict) else getattr(content, name, None)
+    return content
+
+
+def with_value(part: Any, key: str, value: Any) -> Any:
+    """Return settings with another value of a key such as `augment.flips`."""
+    name, _, rest = key.partition(".")
+    return dataclasses.replace(part, **{name: with_value(getattr(part, name), rest, value) if rest else value})
+
+
+def without_auto(content: dict[str, Any], place: str = "") -> dict[str, Any]:
+    """Return the content of a file without the word `auto`, where it may stand."""
+    return {
+        name: without_auto(value, f"{place}{name}.") if isinstance(value, dict) else value
+        for name, value in content.items()
+        if not (value == "auto" and f"{place}{name}" in AUTO)
+    }
 
 
 def _weight(node: yaml.Node, known: dict[int, int]) -> int:

@@ -17,11 +17,11 @@ from tasks.settings import Settings, check_there
 from tasks.store import own_files
 
 if TYPE_CHECKING:
-    from tasks.survey.survey import Settings as Chosen
     from tasks.survey.survey import Survey
 
 app = typer.Typer()
 
+_UNEQUAL = 0.6  # share of a class from which a constant answer has a good accuracy
 _SHOWN = 12  # classes, formats and reasons in a line
 
 
@@ -95,18 +95,18 @@ def write_file(
         check_source(source)
     except UserError as error:
         raise UserError(str(error).replace("Correct `source:`", "Correct the path")) from None
-    from tasks.survey.survey import choose, mirrors, training_seconds
+    from tasks.survey.survey import training_seconds
 
     found = _look(source, labels, asks)
     _show(found)
-    mirrored = mirrors([*found.classes])
-    if asks:
-        mirrored = typer.confirm("May an image be mirrored without changing its class?", default=mirrored)
+    learned = found.settled.train.augment.flips != "none"
+    mirrored = (
+        typer.confirm("May an image be mirrored without changing its class?", default=learned) if asks else learned
+    )
     watched = _ask(asks, "Which class must not be missed (Enter: none)", "")
     if watched and watched not in found.classes:
         raise UserError(f"class: there is no class {watched!r}. It has: {', '.join(found.classes)}.")
-    chosen = choose(found, mirrored)
-    text = _as_yaml(found, name, chosen, watched)
+    text = _as_yaml(found, name, watched, None if mirrored == learned else mirrored)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, encoding="utf-8")
     say(f"{path}:", "", *text.splitlines(), "")
@@ -114,7 +114,7 @@ def write_file(
         say("The file has no password: keep the URL in a file, and set GRAYLINE_ACCESS_FILE to it (docs/security.md).")
     if not is_url(source) and not Path(source).is_absolute():
         say(f"`source:` is relative to this folder, {Path.cwd()}: run Grayline here.")
-    seconds = found.images / found.rate + training_seconds(chosen, len(found.classes), Settings().device)
+    seconds = found.images / found.rate + training_seconds(found, Settings().device)
     say(f"A first night takes about {_in_words(seconds)} here, most of it training.")
     say(f"Next: `grayline retrain --dataset {path}`, then `grayline predict IMAGE`.")
     if not Settings().verify_key:
@@ -188,6 +188,7 @@ def _show(found: Survey) -> None:
             rows.add_row("split", line)
     else:
         rows.add_row("split", "made on the first night, which also looks for look-alikes")
+    rows.add_row("settings", f"image size {found.settled.image.size} px, {found.settled.chosen}")
     console.print(rows)
     say("")
 
@@ -198,22 +199,24 @@ def _in_words(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _as_yaml(found: Survey, name: str, chosen: Chosen, watched: str) -> str:
-    """Return the text of the data set file: a line a setting, its reason behind it."""
-    flips = "" if chosen.mirrored else ", augment: {flips: none}"
-    values = {
-        "image": f"{{size: {chosen.size}}}",
-        "model": f"{{arch: resnet18, width: {chosen.width}}}",
-        "train": f"{{epochs: {chosen.epochs}, batch_size: {chosen.batch_size}{flips}}}",
-        "gate": f"{{metric: {chosen.metric}}}",
-    }
+def _as_yaml(found: Survey, name: str, watched: str, mirrored: bool | None) -> str:
+    """Return the text of the data set file: a line a setting, its reason behind it.
 
+    mirrored: the answer of a person who knows better than what was learned. Keys that are not there are `auto`.
+    """
+    label, share = found.largest
     settings = [(f"name: {name}", "also the model's name"), (f"source: {json_line(found.source)}", "")]
     if found.labels:
         settings.append((f"labels: {json_line(found.labels)}", f"columns {', '.join(found.columns)}"))
-    settings += [(f"{key}: {value}", chosen.reasons[key]) for key, value in values.items()]
+    if mirrored is not None:
+        settings.append((f"train: {{augment: {{flips: {'horizontal' if mirrored else 'none'}}}}}", "as you said"))
+    metric = "macro_f1" if share > _UNEQUAL else "accuracy"
+    settings.append((f"gate: {{metric: {metric}}}", f"{label!r} is {share:.0%} of the images"))
     if watched:
         settings.append((f"evaluate: {{recall: {{{json_line(watched)}: 0.95}}}}", "found in 95% of its images"))
     what = f"{plural(found.images, 'image')} of {plural(len(found.classes), 'class', 'classes')}"
-    head = f"# {what}. docs/dataset-file.md has every key."
+    head = (
+        f"# {what}. Size, epochs and the like are `auto`: each night prints them, with reasons.\n"
+        "# docs/dataset-file.md has every key; `train: {minutes: 20}` says how long a training may take."
+    )
     return "\n".join([head, *(f"{text}  # {visible(why)}" if why else text for text, why in settings)]) + "\n"

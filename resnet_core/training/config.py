@@ -20,6 +20,7 @@ Recipe = Literal["fast", "best"]
 class TrainConfig:
     """Settings of the training loop. Shares and probabilities lie between 0 and 1.
 
+    minutes: the time to choose `epochs` by; None once they are chosen.
     lr: the largest rate, reached after `warmup` (a share of the steps): about 0.1 for `sgd`, 0.03 for `muon`, 0.002
       for `adamw`.
     momentum: of `sgd` and `muon`; `adamw` has its own.
@@ -42,6 +43,7 @@ class TrainConfig:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     epochs: Annotated[int, Ge(1)] = 30
+    minutes: Annotated[float, Gt(0)] | None = None
     batch_size: Annotated[int, Ge(2)] = 128
     optimizer: Literal["sgd", "adamw", "muon"] = "muon"
     lr: Annotated[float, Gt(0)] = 0.03
@@ -82,6 +84,8 @@ def with_recipe(settings: dict[str, Any]) -> dict[str, Any]:
     recipe = settings.get("recipe", "fast")
     for part, values in next((parts for name, parts in RECIPES.items() if name == recipe), {}).items():
         own = settings.get(part, {})
+        if isinstance(own, dict) and own.get("minutes") is not None:
+            values = {key: value for key, value in values.items() if key != "epochs"}
         merged[part] = values | own if isinstance(own, dict) else own
     return merged
 

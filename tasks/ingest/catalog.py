@@ -30,7 +30,14 @@ from tasks.ingest.levels import decision_text
 from tasks.ingest.pixels import read_facts, read_rows
 from tasks.ingest.placement import lines
 from tasks.progress import progress
-from tasks.store import CATALOG_LEVELS, CATALOG_VERSION, LOOK_ALIKES_SOUGHT, SPLIT_GENERATION, SPLITS_READ
+from tasks.store import (
+    CATALOG_LEVELS,
+    CATALOG_SIZE,
+    CATALOG_VERSION,
+    LOOK_ALIKES_SOUGHT,
+    SPLIT_GENERATION,
+    SPLITS_READ,
+)
 from tasks.values import Catalog, Scan
 from tasks.workspace import Workspace
 
@@ -68,7 +75,7 @@ def write_catalog(scan: Scan, dataset: Dataset, here: Workspace) -> Catalog:
         last = notes_of(path)
         notes = {
             CATALOG_VERSION: str(version), SPLIT_GENERATION: str(generation), CATALOG_LEVELS: decision_text(scan.image),
-            LOOK_ALIKES_SOUGHT: str(dataset.split.near_duplicates),
+            LOOK_ALIKES_SOUGHT: str(dataset.split.near_duplicates), CATALOG_SIZE: str(scan.image.size),
             SPLITS_READ: ",".join(scan.given) or last.get(SPLITS_READ, ""),
         }  # fmt: skip
         again.keep_notes(versions, notes)
@@ -146,7 +153,7 @@ def _correct(db: DuckDBPyConnection, scan: Scan) -> None:
 
 def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace, generation: int) -> Placement:
     """Make `finished`: ties, splits, and held-out images that look like training images. Say what is where."""
-    path, size = here.store.catalog(dataset.name), dataset.image.size
+    path, size = here.store.catalog(dataset.name), scan.image.size
     notes = notes_of(path)
     config = remaining(dataset.split, scan.given)
     anew = bool(notes) and generation > int(notes.get(SPLIT_GENERATION, "0"))

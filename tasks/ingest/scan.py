@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Collection
+from dataclasses import replace
 
 import pyarrow as pa
 from duckdb import DuckDBPyConnection
@@ -20,6 +21,7 @@ from resnet_core.storage import database
 from resnet_core.storage.files import to_path, write_whole
 from resnet_core.storage.matching import Places
 from tasks.dataset import Dataset
+from tasks.defaults.settle import settle_size
 from tasks.ingest.again import heal_catalog
 from tasks.ingest.catalog import load_catalog, notes_of
 from tasks.ingest.layout import find_splits
@@ -45,14 +47,15 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     check_source(dataset.source)
     reading.start()  # most nights bring something new
     heal_catalog(dataset.name, here)
-    image = with_decision(dataset.image, here.store.catalog(dataset.name))
-    pixels = pixel_folder(dataset, image, here)
-    there = whole_parts(pixels, here.keys)
-    if not there and pixels.parent.exists():
-        log.info("ingest      the cached pixels are by other settings or code: every file is read again")
+    notes = notes_of(here.store.catalog(dataset.name))
     with database.database() as db, more_roots(dataset.manifest_roots):
-        known = notes_of(here.store.catalog(dataset.name)).get(SPLITS_READ)
-        ignored, given = list_files(db, dataset, here.store.own_places(), decided=bool(known))
+        ignored, given = list_files(db, dataset, here.store.own_places(), decided=bool(notes.get(SPLITS_READ)))
+        image = replace(dataset.image, size=settle_size(dataset, db, notes, here))
+        image = with_decision(image, here.store.catalog(dataset.name))
+        pixels = pixel_folder(dataset, image, here)
+        there = whole_parts(pixels, here.keys)
+        if not there and pixels.parent.exists():
+            log.info("ingest      the cached pixels are by other settings or code: every file is read again")
         if dataset.corrections:
             _say_spellings(corrections.list_corrected(db, dataset.corrections, dataset.source))
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)

@@ -122,6 +122,7 @@ def training(made: Made) -> str:
     unknown = "not recorded"
     rows = {
         "network": f"{dataset['model']['arch']}, recipe {dataset['recipe']}" if dataset else unknown,
+        "chosen": lineage.get("chosen") or "nothing: the data set file has the values",
         "epochs": f"{checkpoint.epochs}"
         + (f", from the weights of {lineage['start']}" if lineage.get("start") else ""),
         "time": f"{checkpoint.seconds:,.0f} s on {checkpoint.device}",

@@ -103,7 +103,7 @@ def recall(version: ModelVersion, here: Workspace) -> Origin:
             f"{version} was registered without a record of its training. "
             "Retrain, and reproduce the version that comes of it."
         )
-    return Origin(version, Dataset.model_validate(lineage["dataset"]), lineage)
+    return Origin(version, Dataset.recorded(lineage["dataset"]), lineage)
 
 
 def catalog_now(origin: Origin, here: Workspace) -> Catalog:

@@ -1,4 +1,4 @@
-"""Survey: look at a source before its first night, and choose the settings of its data set file.
+"""Survey: look at a source before its first night, and at the settings that its data set will have.
 
 A source of up to MOST images is ingested whole, into a store that is thrown away: its classes, split and look-alikes
 are those of the first night. The list of a larger one is read whole, and a sample of its images.
@@ -6,11 +6,10 @@ are those of the first night. The list of a larger one is read whole, and a samp
 
 import io
 import logging
-import re
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -18,30 +17,33 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
+from resnet_core.device import find_device
 from resnet_core.errors import UserError
 from resnet_core.reading.pool import read_files
+from resnet_core.shards.format import unpacked
 from resnet_core.sources.fetch import open_files
 from resnet_core.sources.manifest import read_texts
 from resnet_core.sources.source import source_kind
 from resnet_core.storage import database
 from resnet_core.storage.files import to_path
 from resnet_core.storage.names import fold_label
+from resnet_core.training.rate import training_rate
 from tasks.dataset import Dataset
+from tasks.defaults.settle import Sample, choose_for, settle, settle_size
 from tasks.ingest.scan import list_files
 from tasks.store import Store
-from tasks.survey.alone import ingest_alone
+from tasks.survey.alone import ingest_alone, shards_alone
 from tasks.values import Catalog
 from tasks.workspace import Workspace
 
 MOST = 3000  # images that are read whole
-_LARGE = 96  # px; larger images are scaled to this side
 _SAMPLE, _PEEKED = 256, 64  # images whose size is read, and whose format
 _TABLES = ("*.csv", "*.tsv", "*.parquet")
 _MODES = {
     "1": "1-bit", "L": "8-bit gray", "LA": "8-bit gray with alpha", "P": "palette", "I": "32-bit gray", "F": "float",
     "I;16": "16-bit gray", "I;16B": "16-bit gray", "RGB": "8-bit color", "RGBA": "8-bit color with alpha",
 }  # fmt: skip
-_DIRECTED = {"left", "right", "clockwise", "counterclockwise"}  # words of classes that a mirror swaps
+_TRAINED = 0.75  # share of the images that are not held out
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class Survey:
 
     classes: images by class; of a whole ingest the good ones. formats: of some files. rate: images read a second.
     catalog: of the whole ingest; None for a source of more than MOST images. splits: that the source itself gives.
+    settled: the settings that a data set file without any has now.
     """
 
     source: str
@@ -65,6 +68,7 @@ class Survey:
     unread: dict[str, int]
     rate: float
     catalog: Catalog | None
+    settled: Dataset
 
     @property
     def largest(self) -> tuple[str, float]:
@@ -104,6 +108,10 @@ def survey(source: str, labels: str | None, here: Workspace) -> Survey:
         whole = replace(here, store=Store(UPath(scratch))) if images <= MOST else None
         with _quiet():
             catalog = ingest_alone(dataset, whole) if whole else None
+            if whole and catalog:
+                settled = settle(shards_alone(catalog, dataset, whole), dataset, whole)
+            elif len(counts) > 1:
+                settled = _settled(dataset, counts, settle_size(dataset, db, {}, here), (sample, read), here)
     columns = tuple(read_texts(to_path(labels)).column_names) if labels else ()
     if catalog and catalog.placement:
         counts = {each.label: each.placed + each.waiting for each in catalog.placement.classes}
@@ -115,8 +123,25 @@ def survey(source: str, labels: str | None, here: Workspace) -> Survey:
     unread = Counter(text for text in read["reason"].drop_null().to_pylist())
     return Survey(
         source, labels, columns, images, unlabelled, ignored, counts, given, _sides(read), _formats(sample),
-        dict(unread), rate, catalog,
+        dict(unread), rate, catalog, settled,
     )  # fmt: skip
+
+
+def _settled(
+    dataset: Dataset, counts: dict[str, int], size: int, read: tuple[pa.Table, pa.Table], here: Workspace
+) -> Dataset:
+    """Return the settings of a source that is not ingested, from its list and some files and their pixels."""
+    files, images = read
+    trained = {label: max(1, round(_TRAINED * count)) for label, count in counts.items()}
+
+    def sample() -> Sample:
+        labels = [fold_label(label or "") for label in files["label"].to_pylist()]
+        places = np.array([[*trained].index(label) if label in trained else -1 for label in labels], np.int64)
+        good = (places >= 0) & images["reason_code"].is_null().to_numpy()
+        return unpacked(images["pixels"], dataset.image.size)[good], places[good]
+
+    choice = choose_for(dataset, trained, size, sample, here)
+    return dataset.settled(choice.values | {"image.size": size}, str(choice))
 
 
 @contextmanager
@@ -152,73 +177,10 @@ def _formats(sample: pa.Table) -> dict[str, int]:
     return dict(found.most_common())
 
 
-# ---- settings
-_STEPS = 1200  # of a training; more epochs of few images
-_EPOCHS = (10, 200)
-_UNEQUAL = 0.6  # share of a class from which a constant answer has a good accuracy
-_TIMED = 1.0  # seconds of training steps
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The settings that depend on the images; `reasons` has one of each, by the key of the data set file."""
-
-    size: int
-    width: int
-    epochs: int
-    batch_size: int
-    mirrored: bool
-    metric: str
-    train: int
-    reasons: dict[str, str]
-
-
-def choose(found: Survey, mirrored: bool) -> Settings:
-    """Choose from the number of images, their size and the share of the largest class.
-
-    `benchmarks/LOG.md` has what the numbers came from.
-    """
-    count, median = sum(found.classes.values()), found.sides[1]
-    size = max(8, median) if median <= _LARGE else _LARGE
-    train = max(1, round(0.75 * count))
-    batch = 64 if train < 20_000 else 128
-    per_epoch = -(-train // batch)
-    epochs = min(_EPOCHS[1], max(_EPOCHS[0], -(-_STEPS // per_epoch)))
-    width = 16 if count < 2000 else 32 if count < 20_000 else 64
-    label, share = found.largest
-    finer = "; 160 or 224 show finer detail and take longer" if median > size else ""
-    reasons = {
-        "image": f"the shorter side is {median:,} px in the median{finer}",
-        "model": f"{count:,} images; a wider network needs more of them",
-        "train": f"about {epochs * per_epoch:,} steps" + ("" if mirrored else "; a mirror would change classes"),
-        "gate": f"{label!r} is {share:.0%} of the images",
-    }
-    return Settings(
-        size, width, epochs, batch, mirrored, "macro_f1" if share > _UNEQUAL else "accuracy", train, reasons
-    )
-
-
-def training_seconds(wanted: Settings, classes: int, device: str) -> float:
-    """Estimate a training on this machine from some steps on noise."""
-    import torch
-
-    from resnet_core.device import find_device
-    from resnet_core.model.resnet import ModelConfig, build
-
-    place = find_device(device)
-    network = build(ModelConfig(width=wanted.width), size=wanted.size, classes=classes).to(place).train()
-    x = torch.rand(wanted.batch_size, 1, wanted.size, wanted.size, device=place)
-    labels = torch.zeros(wanted.batch_size, dtype=torch.int64, device=place)
-    steps, began = -1, time.monotonic()
-    while steps < 1 or time.monotonic() - began < _TIMED:
-        torch.nn.functional.cross_entropy(network(x), labels).backward()
-        steps += 1
-        if steps == 0:  # the first step allocates
-            began = time.monotonic()
-    rate = steps * wanted.batch_size / (time.monotonic() - began)
-    return wanted.train * wanted.epochs / rate
-
-
-def mirrors(classes: Sequence[str]) -> bool:
-    """Return whether an image may be mirrored: not letters and digits, nor left and right."""
-    return not any(len(label) == 1 or _DIRECTED & {*re.split(r"[^a-z]+", label.casefold())} for label in classes)
+# ---- time
+def training_seconds(found: Survey, device: str) -> float:
+    """Estimate the training of the first night on this machine from some steps on noise."""
+    settled = found.settled
+    classes, place = len(found.classes), find_device(device)
+    rate = training_rate(settled.model, settled.train, settled.image.size, classes, place)
+    return _TRAINED * sum(found.classes.values()) * settled.train.epochs / rate

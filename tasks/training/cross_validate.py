@@ -27,6 +27,7 @@ from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
 from tasks.artifacts import markdown_table, publish_page
 from tasks.dataset import Dataset
+from tasks.defaults.settle import settle
 from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.store import FOLDS, FOLDS_SUMMARY, OUT_OF_FOLD
@@ -84,14 +85,15 @@ def plan_folds(night: Night, dataset: Dataset, folds: int, here: Workspace) -> _
     shard_set = have(night.shard_set)
     images = training_images(shard_set, night.catalog, folds, dataset.split.seed, here.keys)
     # Everything that a fold's training depends on; the table says which fold predicts which image.
-    made_of = learning_digest(shard_set, dataset.model, _settings_of(dataset).train)
+    settings = _settings_of(settle(shard_set, dataset, here))
+    made_of = learning_digest(shard_set, settings)
     digest = digest_of("folds", table_digest([images]), made_of)
     folder = here.store.runs(dataset.name) / digest
     with write_whole(folder / FOLDS) as draft:
         pq.write_table(images, draft)
     tracking_uri, name = here.tracking_uri, f"{dataset.name}-{folds}-folds"
     run_id = tracking.open_run(tracking_uri, here.store.root, dataset.name, digest, name=name)
-    tracking.log_params(tracking_uri, run_id, {"folds": folds, **_settings_of(dataset).model_dump()})
+    tracking.log_params(tracking_uri, run_id, {"folds": folds, **settings.model_dump()})
     tracking.set_status(tracking_uri, run_id, "RUNNING")
     return _FoldPlan(dataset.name, folder, digest, folds, len(images), run_id)
 
@@ -116,7 +118,11 @@ def train_fold(plan: _FoldPlan, fold: int, shard_set: ShardSet, dataset: Dataset
     )
     tracking.log_params(tracking_uri, run_id, {"fold": fold})
     state = plan.folder / f"fold-{fold}.safetensors"
-    job = replace(job_of(shard_set, _settings_of(dataset), here), state=state, held_out=_read_folds(plan) == fold)
+    job = replace(
+        job_of(shard_set, _settings_of(settle(shard_set, dataset, here)), here),
+        state=state,
+        held_out=_read_folds(plan) == fold,
+    )
     with tracking.running(tracking_uri, run_id, parent=plan.mlflow_run_id):
         image_ids, labels, probabilities = out_of_fold(job, f"fold {fold + 1}/{plan.folds}", run_id, here)
         write_predictions(done, image_ids, labels, probabilities, shard_set.classes)

@@ -33,6 +33,7 @@ def write_lineage(folder: UPath, dataset: Dataset, shard_set: ShardSet, start: s
     installed = distributions_here()
     written = {
         "dataset": dataset.model_dump(mode="json"),
+        "chosen": dataset.chosen,
         "shards": shard_set.digest,
         "images": {"train": shard_set.train, "validation": shard_set.validation, "test": shard_set.test},
         "start": start,

@@ -14,15 +14,14 @@ from resnet_core.device import describe, find_device
 from resnet_core.errors import JobError, UserError
 from resnet_core.model import pretrained
 from resnet_core.model.classifier import WEIGHTS, Classifier
-from resnet_core.model.resnet import ModelConfig
 from resnet_core.storage.digest import digest_of, digests_of, source_digest
 from resnet_core.storage.files import DamagedFileError, as_local, read_json
 from resnet_core.training import job as job_module
-from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import World
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch, Step
 from tasks.dataset import Dataset
+from tasks.defaults.settle import settle
 from tasks.store import EPOCHS, MODEL
 from tasks.training.processes import LostProcessError, run_on_devices
 from tasks.values import ShardSet
@@ -40,13 +39,16 @@ def may_succeed(task: object, run: object, state: State) -> bool:
     return isinstance(error, LostProcessError) or not isinstance(error, UserError | JobError)
 
 
-def learning_digest(shard_set: ShardSet, model: ModelConfig, config: TrainConfig) -> str:
+def learning_digest(shard_set: ShardSet, dataset: Dataset) -> str:
     """Return the digest of everything that decides the outcome of a training from scratch."""
-    return digest_of(shard_set.digest, model, config, pretrained.identity(model), source_digest(*LEARNING))
+    assert not dataset.auto, "values are settled before a training"
+    model = dataset.model
+    return digest_of(shard_set.digest, model, dataset.train, pretrained.identity(model), source_digest(*LEARNING))
 
 
 def job_of(shard_set: ShardSet, dataset: Dataset, here: Workspace) -> Job:
     """Return the job of a training that starts from scratch and keeps no checkpoint."""
+    dataset = settle(shard_set, dataset, here)
     return Job(
         files=shard_set.files,
         classes=shard_set.classes,

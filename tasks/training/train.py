@@ -16,6 +16,7 @@ from resnet_core.training.config import warm_started
 from resnet_core.training.job import Job
 from resnet_core.training.loop import Epoch
 from tasks.dataset import Dataset
+from tasks.defaults.settle import settle
 from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.registry.versions import SHARDS
@@ -33,8 +34,9 @@ log = logging.getLogger("grayline")
 def train(night: Night, dataset: Dataset, here: Workspace) -> Checkpoint:
     """Train, or find the classifier that the same data, settings and code have already given."""
     shard_set, tracking_uri = have(night.shard_set), here.tracking_uri
+    dataset = settle(shard_set, dataset, here)
     champion, learned = start_of(dataset, shard_set, here)
-    made_of = learning_digest(shard_set, dataset.model, dataset.train)
+    made_of = learning_digest(shard_set, dataset)
     folder = here.store.runs(dataset.name) / _training_digest(made_of, champion)
     name = run_name(dataset, folder.name)
     run_id = tracking.open_run(tracking_uri, here.store.root, dataset.name, folder.name, name=name)
@@ -76,6 +78,7 @@ def _tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:
         "grayline.dataset": dataset.name,
         "grayline.arch": dataset.model.arch,
         "grayline.recipe": dataset.recipe,
+        "grayline.settings": dataset.chosen or "all from the data set file",
         SHARDS: shard_set.digest,
     }
 

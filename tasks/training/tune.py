@@ -31,6 +31,7 @@ from resnet_core.training.loop import Epoch, Step
 from resnet_core.training.search_space import Space, Value
 from tasks.artifacts import markdown_table, publish_page
 from tasks.dataset import Dataset
+from tasks.defaults.settle import settle
 from tasks.progress import Advance, progress
 from tasks.registry import runs as tracking
 from tasks.store import KEPT_ASIDE
@@ -118,9 +119,9 @@ def plan_study(
     shard_set, images = have(night.shard_set), None
     if not shard_set.validation:
         images = training_images(shard_set, night.catalog, PARTS, dataset.split.seed, here.keys)
-    settings = _settings_of(dataset, epochs)
+    settings = _settings_of(settle(shard_set, dataset, here), epochs)
     aside = table_digest([images]) if images else None
-    made_of = learning_digest(shard_set, settings.model, settings.train)
+    made_of = learning_digest(shard_set, settings)
     metric = dataset.gate.metric
     judged = () if metric == "accuracy" else (metric,)  # as studies were named before there was a choice
     digest = digest_of("tune", aside, made_of, _space_of(settings), *judged)
@@ -150,7 +151,7 @@ def _space_of(dataset: Dataset) -> Space:
 @task
 def run_trials(plan: _StudyPlan, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> int:
     """Bring the study to as many trials as planned. Returns their number before."""
-    settings = _settings_of(dataset, plan.epochs)
+    settings = _settings_of(settle(shard_set, dataset, here), plan.epochs)
     job = replace(job_of(shard_set, settings, here), judge=METRICS[plan.metric])
     if not shard_set.validation:
         with (plan.folder / KEPT_ASIDE).open("rb") as file:

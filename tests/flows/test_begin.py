@@ -14,8 +14,8 @@ from flows.cli.begin import _as_yaml
 from resnet_core.errors import UserError
 from resnet_core.model.classifier import Classifier
 from resnet_core.storage.names import fold_label
-from tasks.dataset import load_dataset
-from tasks.survey.survey import Survey, choose, mirrors
+from tasks.dataset import AUTO, Dataset, load_dataset
+from tasks.survey.survey import Survey
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +37,9 @@ def draw(folder: Path, count: int, seed: int) -> None:
 
 
 def survey_of(classes: dict[str, int], median: int) -> Survey:
-    return Survey("x", None, (), sum(classes.values()), 0, 0, classes, (), (median, median, median), {}, {}, 1.0, None)
+    sides = (median, median, median)
+    settled = Dataset(name="x", source="x").settled({"train.augment.flips": "none"}, "")
+    return Survey("x", None, (), sum(classes.values()), 0, 0, classes, (), sides, {}, {}, 1.0, None, settled)
 
 
 def test_init_writes_a_data_set_file_that_is_valid_and_says_why(tmp_path: Path) -> None:
@@ -47,7 +49,7 @@ def test_init_writes_a_data_set_file_that_is_valid_and_says_why(tmp_path: Path) 
     done = run("init", "My Parts", "--yes")
     assert done.exit_code == 0, done.output
     found = load_dataset("data/my-parts.yaml")
-    assert (found.name, found.source, found.image.size) == ("my-parts", "My Parts", 40)
+    assert (found.name, found.source, found.auto) == ("my-parts", "My Parts", set(AUTO))
     assert found.gate.metric == "macro_f1"
     for words in (
         "2: 'good' 30, 'scratch' 12",
@@ -55,6 +57,8 @@ def test_init_writes_a_data_set_file_that_is_valid_and_says_why(tmp_path: Path) 
         "40 to 40 px",
         "PNG 8-bit gray",
         "left out",
+        "image size 40 px",
+        "width 16 (",
         "A first night takes",
     ):
         assert words in done.output, done.output
@@ -108,22 +112,6 @@ def test_init_refuses_with_the_remedy_and_writes_nothing(tmp_path: Path, words: 
     assert isinstance(done.exception, UserError), done.output
     assert message in str(done.exception)
     assert not (tmp_path / "data").exists()
-
-
-def test_the_settings_grow_with_the_images() -> None:
-    few = choose(survey_of({"ok": 270, "scratch": 30}, 300), mirrored=True)
-    assert (few.size, few.width, few.epochs, few.metric) == (96, 16, 200, "macro_f1")
-    digits = choose(survey_of(dict.fromkeys("0123456789", 180), 8), mirrored=False)
-    assert (digits.size, digits.epochs, digits.metric) == (8, 55, "accuracy")
-    many = choose(survey_of({"a": 30_000, "b": 30_000}, 28), mirrored=True)
-    assert (many.size, many.width, many.epochs, many.batch_size) == (28, 64, 10, 128)
-
-
-def test_letters_digits_and_sides_are_not_mirrored() -> None:
-    assert mirrors(["ok", "scratch"])
-    assert not mirrors(["b", "d"])
-    assert not mirrors(["crack_left", "crack_right"])
-    assert mirrors(["bright", "dark"])
 
 
 def test_the_version_and_what_to_do_first() -> None:
@@ -182,6 +170,6 @@ def test_predict_of_nothing_that_can_be_read_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ["a\nsource: /etc", 'a"}}\n', "\x1b[2J", "\x9b2J: #", "\u202e# x", "=cmd|' /C'!A0"])
 def test_names_of_columns_and_classes_do_not_become_settings(tmp_path: Path, name: str) -> None:
     found = replace(survey_of({name: 90, "b": 30}, 40), labels=f"{name}.csv", columns=("path", name))
-    (tmp_path / "few.yaml").write_text(_as_yaml(found, "few", choose(found, True), name), encoding="utf-8")
+    (tmp_path / "few.yaml").write_text(_as_yaml(found, "few", name, None), encoding="utf-8")
     data = load_dataset(tmp_path / "few.yaml")
     assert (data.source, data.labels, data.evaluate.recall) == ("x", f"{name}.csv", {fold_label(name): 0.95})

@@ -172,7 +172,11 @@ def test_the_card_tells_it_to_a_person(nights: Nights) -> None:
         "Licence of the images: CC BY 4.0",
         "0 (training), 0 (split)",
         "SHA-256",
+        "shift 0.125 (of the side, a pixel at least)",
     ]
+    run = nights.registry.get_run(checkpoint.mlflow_run_id).data
+    assert "warmup 0.2 (a fifth of the steps)" in run.tags["grayline.settings"]
+    assert run.params["train.augment.shift"] == "0.125"
     said += [catalog.digest, str(evaluation.metrics["accuracy"]), checkpoint.digest, checkpoint.mlflow_run_id]
     for words in said:
         assert words in text

@@ -16,7 +16,7 @@ from resnet_core.evaluation.metrics import GATE_METRICS
 from resnet_core.storage.files import to_path
 from resnet_core.storage.locations import absolute
 from tasks.dataset import Dataset, load_dataset
-from tasks.validation import read_yaml
+from tasks.validation import AUTO, read_yaml
 
 DATA = Path(__file__).parents[2] / "data"
 
@@ -31,7 +31,41 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
     path = tmp_path / "parts.yaml"
     path.write_text("name: parts\nsource: data/raw/parts\n")
     dataset = load_dataset(path)
-    assert (dataset.image.size, dataset.split.test, dataset.train.optimizer) == (96, 0.25, "muon")
+    assert (dataset.split.test, dataset.train.optimizer) == (0.25, "muon")
+    assert dataset.auto == set(AUTO)
+
+
+@pytest.mark.parametrize("key", AUTO)
+def test_auto_is_the_default_and_a_value_is_taken(key: str) -> None:
+    def content(value: Any) -> dict[str, Any]:
+        *parts, name = key.split(".")
+        for part in reversed(["", *parts]):
+            value = {name: value}
+            name = part
+        return {"name": "parts", "source": "x", **value}
+
+    values = {"train.sampling": "natural", "train.augment.flips": "none", "image.size": 64, "model.width": 64}
+    value = values.get(key, 0.5 if key in ("train.warmup", "train.ema_decay", "train.augment.shift") else 7)
+    assert Dataset.model_validate(content("auto")).auto == set(AUTO)
+    found = Dataset.model_validate(content(value))
+    assert found.auto == set(AUTO) - {key}
+    assert found.given() == {key: value}
+    assert found.settled(dict.fromkeys(AUTO, 1), "").given()[key] == value
+
+
+def test_a_recipe_gives_values_and_minutes_win_over_its_epochs() -> None:
+    best = Dataset.model_validate({"name": "parts", "source": "x", "recipe": "best"})
+    assert set(AUTO) - best.auto == {"train.epochs", "train.ema_decay"}
+    short = Dataset.model_validate({"name": "parts", "source": "x", "recipe": "best", "train": {"minutes": 5}})
+    assert "train.epochs" in short.auto
+    assert short.settled({"train.epochs": 9}, "").train.minutes is None
+
+
+@pytest.mark.parametrize("name", ["elpv", "elpv-best", "digits"])
+def test_the_files_in_data_keep_their_settings(name: str) -> None:
+    """What they leave to Grayline is what it was before."""
+    dataset = load_dataset(DATA / f"{name}.yaml")
+    assert dataset.auto <= {"train.warmup", "train.ema_decay", "train.sampling"}
 
 
 @pytest.mark.parametrize(
@@ -59,6 +93,13 @@ def test_five_lines_are_enough(tmp_path: Path) -> None:
         ("name: a\nsource: b\nimage: {size: 3}", "image.size: must be 8 or more, not 3."),
         ("name: a\nsource: b\nmodel: {arch: vgg}", "model.arch: must be one of resnet10, resnet14"),
         ("name: Ab\nsource: b", "name: 'Ab' cannot name a model. Write lower-case letters"),
+        (
+            "name: a\nsource: b\ntrain: {epochs: 3, minutes: 20}",
+            "train.minutes and train.epochs say the same: keep one",
+        ),
+        ("name: a\nsource: b\ntrain: {minutes: 0}", "train.minutes: must be above 0, not 0."),
+        ("name: a\nsource: b\ntrain: {lr: auto}", "train.lr: must be a number, not 'auto'."),
+        ("name: a\nsource: b\nimage: {size: automatic}", "image.size: must be a whole number, not 'automatic'."),
         ("name: a\nsource: b\nsplit: {test: 0.6, validation: 0.4}", "split: test and validation together"),
         (
             "name: a\nsource: b\ntrain: {logit_adjustment: 0.5, sampling: balanced}",
