@@ -240,6 +240,6 @@ def test_what_does_not_answer_shows_no_secret(plant: _Plant) -> None:
     keys = {"GRAYLINE_VERIFY_KEY": key, "GRAYLINE_SIGNING_KEY": key}
     status, printed = plant.run("doctor", GRAYLINE_STORE=store, MLFLOW_TRACKING_URI=mlflow, **keys)
     assert status == 1, printed
-    assert "GRAYLINE_VERIFY_KEY: holds a key itself" in printed
+    assert "GRAYLINE_SIGNING_KEY: holds a key itself" in printed
     assert "Traceback" not in printed
     assert not plant.leaks(printed)
