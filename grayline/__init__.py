@@ -54,6 +54,8 @@ def __getattr__(name: str) -> Any:
             return "0+unknown"
     if name not in _ROOMS:
         raise AttributeError(f"module 'grayline' has no attribute {name!r}. It has: {', '.join(__all__)}")
+    if wrong := import_module("grayline.__main__").foreign():
+        raise ImportError(wrong)
     import_module("grayline._environment")  # before Prefect and MLflow read their variables
     return getattr(import_module(_ROOMS[name]), name)
 

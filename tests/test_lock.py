@@ -10,7 +10,9 @@ from packaging.utils import canonicalize_name
 
 HOME = Path(__file__).parents[1]
 LOCKS = {
-    "requirements.lock": ("dev", "samples"),
+    "requirements.lock": ("make", "samples"),
+    "requirements-dev.lock": ("dev",),
+    "requirements-docs.lock": ("docs",),
     "requirements-onnx.lock": ("onnx",),
     "requirements-tensorflow.lock": ("tensorflow",),
 }
@@ -29,6 +31,12 @@ def packages(name: str) -> dict[str, str]:
 def test_every_dependency_is_locked_with_its_hashes(name: str) -> None:
     project = tomllib.loads((HOME / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     wanted = [word for extra in LOCKS[name] for word in project["optional-dependencies"][extra]]
-    locked = packages("requirements.lock") | packages(name)
+    locked = packages("requirements.lock") | packages("requirements-dev.lock") | packages(name)
     for requirement in map(Requirement, [*project["dependencies"], *wanted]):
         assert requirement.specifier.contains(locked[canonicalize_name(requirement.name)]), requirement
+
+
+def test_what_the_demo_needs_has_no_tools_for_developers() -> None:
+    runtime, tools = packages("requirements.lock"), packages("requirements-dev.lock")
+    assert not runtime.keys() & tools.keys()
+    assert {"pytest", "mypy", "ruff", "ray", "polars", "playwright"} <= tools.keys()

@@ -6,6 +6,7 @@ Heavy imports wait inside the commands, so that `--help` and a wrong path answer
 
 import re
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,9 @@ from tasks.settings import Settings, allow_typed
 from tasks.validation import invalid
 
 _WORD = re.compile(r"(-*[\w-]+=)?(.*)", re.DOTALL)  # an option or a parameter, and its value
+_Datasets = Annotated[
+    list[str] | None, typer.Argument(metavar="DATA.yaml", help="Data set files; each gets its nights.")
+]
 app = typer.Typer(
     name="grayline",
     help="Retrain a grayscale ResNet image classifier every night, and score image collections in bulk.",
@@ -123,6 +127,37 @@ def run(
     from flows.stack.runs import run_deployment
 
     sys.exit(run_deployment(name, param or [], watch, verbose))
+
+
+@app.command()
+def up(
+    datasets: _Datasets = None,
+    public: Annotated[bool, typer.Option("--public", help="Behind a proxy with TLS; see docs/security.md.")] = False,
+) -> None:
+    """Start Prefect, MLflow and a worker, and make all deployments; `make up` is the same."""
+    from flows.stack.local import up as start
+
+    start([Path(file).absolute() for file in datasets or ()], public)
+
+
+@app.command()
+def down() -> None:
+    """Stop the processes that `grayline up` started in this store."""
+    from flows.stack.local import down as stop
+
+    stop()
+
+
+@app.command()
+def deploy(
+    datasets: _Datasets = None,
+) -> None:
+    """Make the work pool and all deployments on a server of your own, named by PREFECT_API_URL."""
+    from flows.machine.doctor import check_prefect
+    from flows.stack.deployments import deploy_there
+
+    check_prefect()
+    deploy_there([Path(file).absolute() for file in datasets or ()])
 
 
 @app.command()

@@ -40,10 +40,12 @@ def demo(
 
 @app.command()
 def sample(
-    name: Annotated[str, typer.Argument(help="elpv (solar cells) or digits.")],
+    name: Annotated[
+        str, typer.Argument(help="elpv (solar cells), digits, or parts (drawn, with and without a scratch).")
+    ],
     to: Annotated[Path, typer.Option(help="Folder to write to.")],
 ) -> None:
-    """Write a real sample data set as image files and labels.csv."""
+    """Write a sample data set: real images and labels.csv, or drawn ones in a folder per class."""
     samples = sorted(path.stem for path in shipped("data/samples").glob("*.py"))
     if name not in samples:
         raise UserError(f"sample: unknown data set {name!r}.{nearest(name, samples)} Known: {', '.join(samples)}.")
@@ -59,7 +61,11 @@ def _write_sample(name: str, to: Path) -> None:
     except OSError as error:
         raise UserError(f"--to: cannot write under {to} ({error.strerror}). Choose another folder.") from None
     logging.getLogger("grayline").info(
-        "sample      %s images and labels.csv in %s (licence: %s)", f"{count:,}", to, maker["LICENCE"]
+        "sample      %s images%s in %s (licence: %s)",
+        f"{count:,}",
+        " and labels.csv" if (to / "labels.csv").exists() else "",
+        to,
+        maker["LICENCE"],
     )
 
 

@@ -1,6 +1,8 @@
 """Deployments: those of prefect.yaml, the work pool that runs them, and runs by name."""
 
 import json
+import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +11,8 @@ import yaml
 
 from flows.stack.api import Api
 from flows.stack.processes import call, say
+from resnet_core.credentials import public
+from resnet_core.errors import UserError, plural
 
 _HOME = Path(__file__).resolve().parents[2]
 
@@ -69,6 +73,20 @@ def deploy(folder: Path, env: Mapping[str, str], api: Api, datasets: Sequence[Pa
     merged = folder / "prefect.yaml"
     merged.write_text(yaml.safe_dump(merge(there, datasets), sort_keys=False, allow_unicode=True), encoding="utf-8")
     call(folder, "deploy", ["deploy", "--all", "--prefect-file", str(merged)], env)
+
+
+def deploy_there(datasets: Sequence[Path]) -> None:
+    """Make everything on the Prefect server of the environment. Raises UserError without one."""
+    from prefect.settings import get_current_settings
+
+    server = get_current_settings().api
+    if not server.url:
+        raise UserError("deploy: no Prefect server is set. Set PREFECT_API_URL, or run `grayline up` for a local one.")
+    password = server.auth_string.get_secret_value() if server.auth_string else ""
+    with tempfile.TemporaryDirectory(prefix="grayline-") as scratch:
+        deploy(Path(scratch), os.environ, Api(server.url, password), datasets)
+    say(f"{plural(len(deployment_names()), 'deployment')} on {public(server.url)}, in the pool {POOL}.")
+    say(f"On each machine that is to run them, in this folder: prefect worker start --pool {POOL} --type process")
 
 
 def merge(there: Mapping[str, dict[str, Any]], datasets: Sequence[Path]) -> dict[str, Any]:
