@@ -20,7 +20,7 @@ from tasks.batch.score import Scoring, sample, score_part
 from tasks.batch.values import Scores
 from tasks.cluster import on_gpus
 from tasks.registry.versions import is_confidential, load_classifier, resolve
-from tasks.runner import run_all, task_runner
+from tasks.runner import run_all, run_name, task_runner
 from tasks.settings import reveal
 from tasks.sinks.sinks import check_target, write_to
 from tasks.values import ModelVersion
@@ -30,7 +30,7 @@ from tasks.workspace import workspace
 _EMBEDDED = 256  # images of a batch whose embeddings drift is measured on
 
 
-@flow(name="classify-batch", task_runner=task_runner(), on_failure=[tell_of_a_failure])
+@flow(name="classify-batch", flow_run_name=run_name, task_runner=task_runner(), on_failure=[tell_of_a_failure])
 def classify_batch(
     source: str,
     output: str | None = None,

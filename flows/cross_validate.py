@@ -4,13 +4,13 @@ from prefect import flow
 
 from flows.nightly_retrain import shards_of
 from tasks.dataset import Dataset, load_dataset
-from tasks.runner import task_runner
+from tasks.runner import run_name, task_runner
 from tasks.training.cross_validate import CrossValidation, check_folds, finish_folds, plan_folds, train_fold
 from tasks.values import ShardSet
 from tasks.workspace import Workspace, workspace
 
 
-@flow(name="cross-validate", task_runner=task_runner())
+@flow(name="cross-validate", flow_run_name=run_name, task_runner=task_runner())
 def cross_validate(dataset: str, folds: int = 5) -> CrossValidation:
     """Train once for each fold of the training images, on the others; predict every training image.
 

@@ -7,11 +7,11 @@ from resnet_core.export.formats import Backend, check_installed
 from tasks.dataset import load_dataset
 from tasks.export.backends import BackendAccuracy, measure
 from tasks.registry.versions import resolve
-from tasks.runner import task_runner
+from tasks.runner import run_name, task_runner
 from tasks.workspace import workspace
 
 
-@flow(name="evaluate-backend", task_runner=task_runner())
+@flow(name="evaluate-backend", flow_run_name=run_name, task_runner=task_runner())
 def evaluate_backend(dataset: str, backend: Backend, model: str | None = None) -> BackendAccuracy:
     """Export a version and measure it on the held-out images, by another framework and by PyTorch.
 

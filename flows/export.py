@@ -6,10 +6,11 @@ from resnet_core.export.formats import Format
 from resnet_core.storage.files import to_output
 from tasks.export.export import Export, export_on_record
 from tasks.registry.versions import resolve
+from tasks.runner import run_name
 from tasks.workspace import workspace
 
 
-@flow(name="export")
+@flow(name="export", flow_run_name=run_name)
 def export(model: str, kind: Format, output: str, allow_difference: bool = False) -> Export:
     """Write a version as one file, checked on held-out images before it appears.
 

@@ -9,11 +9,11 @@ from resnet_core.storage.files import to_output
 from tasks.dataset import load_dataset
 from tasks.export.features import FeatureSet, check_wanted, finish_features, plan_features, write_features
 from tasks.registry.versions import resolve
-from tasks.runner import fan_out, task_runner
+from tasks.runner import fan_out, run_name, task_runner
 from tasks.workspace import workspace
 
 
-@flow(name="features", task_runner=task_runner())
+@flow(name="features", flow_run_name=run_name, task_runner=task_runner())
 def features(
     dataset: str, layer: Layer, kind: Kind, output: str, model: str | None = None, in_clear: bool = False
 ) -> FeatureSet:

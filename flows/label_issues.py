@@ -4,13 +4,13 @@ from prefect import flow
 
 from flows.cross_validate import run_folds
 from tasks.dataset import load_dataset
-from tasks.runner import task_runner
+from tasks.runner import run_name, task_runner
 from tasks.training.cross_validate import check_folds
 from tasks.training.label_issues import LabelIssues, find_label_issues
 from tasks.workspace import workspace
 
 
-@flow(name="label-issues", task_runner=task_runner())
+@flow(name="label-issues", flow_run_name=run_name, task_runner=task_runner())
 def label_issues(dataset: str, folds: int = 5) -> LabelIssues:
     """Cross-validate, then list the training images whose labels the other folds' classifiers contradict.
 

@@ -9,11 +9,12 @@ from tasks.release import monitor as stage
 from tasks.release.labelled import check_labels
 from tasks.release.monitor import Verdict
 from tasks.release.promote import rollback as take_back
+from tasks.runner import run_name
 from tasks.values import ModelVersion
 from tasks.workspace import workspace
 
 
-@flow(name="monitor")
+@flow(name="monitor", flow_run_name=run_name)
 def monitor(labels: str, model: str | None = None, rollback: bool = False) -> Verdict:
     """Compare a version with its floor, its evaluation and its predecessor; fail if it does worse.
 

@@ -25,7 +25,7 @@ from tasks.release.gate import judge
 from tasks.release.promote import carry_out
 from tasks.release.register import register
 from tasks.report.night_page import report_night
-from tasks.runner import fan_out, task_runner
+from tasks.runner import fan_out, run_name, task_runner
 from tasks.training.train import train
 from tasks.values import Catalog, Night, Scan, ShardSet, have
 from tasks.watch.rules import remember_a_killed_night, stood_back, tell_of_a_failure, watch_night
@@ -34,7 +34,7 @@ from tasks.workspace import Workspace, workspace
 _Stage = Literal["ingest", "preprocess", "train", "evaluate", "register", "gate"]
 
 
-@flow(name="nightly-retrain", task_runner=task_runner(), on_failure=[tell_of_a_failure])
+@flow(name="nightly-retrain", flow_run_name=run_name, task_runner=task_runner(), on_failure=[tell_of_a_failure])
 def nightly_retrain(dataset: str, until: _Stage = "gate") -> Night:
     """Ingest, preprocess, train, evaluate and register; then the gate decides on the promotion.
 

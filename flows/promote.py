@@ -3,11 +3,12 @@
 from prefect import flow
 
 from tasks.release import promote as stage
+from tasks.runner import run_name
 from tasks.settings import Settings
 from tasks.values import ModelVersion
 
 
-@flow(name="promote")
+@flow(name="promote", flow_run_name=run_name)
 def promote(name: str, version: int | None = None, reason: str = "promoted by hand") -> ModelVersion:
     """Make a version the champion.
 
@@ -19,7 +20,7 @@ def promote(name: str, version: int | None = None, reason: str = "promoted by ha
     return stage.promote(Settings().tracking_uri, name, None if version is None else str(version), reason)
 
 
-@flow(name="rollback")
+@flow(name="rollback", flow_run_name=run_name)
 def rollback(name: str, version: int | None = None, reason: str = "rolled back by hand") -> ModelVersion:
     """Take the champion back. The gate does not promote that version again.
 

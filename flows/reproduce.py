@@ -6,12 +6,12 @@ from flows.nightly_retrain import make_shards
 from tasks.ingest.preprocess import plan_shards
 from tasks.registry.versions import resolve
 from tasks.release.reproduce import Origin, Reproduction, catalog_now, check_plans, recall, train_again
-from tasks.runner import task_runner
+from tasks.runner import run_name, task_runner
 from tasks.values import ShardSet
 from tasks.workspace import Workspace, workspace
 
 
-@flow(name="reproduce", task_runner=task_runner())
+@flow(name="reproduce", flow_run_name=run_name, task_runner=task_runner())
 def reproduce(model: str) -> Reproduction:
     """Train a version again from its recorded data, settings and seeds, and compare the weights.
 

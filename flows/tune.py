@@ -4,13 +4,13 @@ from prefect import flow
 
 from flows.nightly_retrain import shards_of
 from tasks.dataset import load_dataset
-from tasks.runner import task_runner
+from tasks.runner import run_name, task_runner
 from tasks.settings import Settings
 from tasks.training.tune import Tuning, check_numbers, finish_study, judged_by, plan_study, run_trials
 from tasks.workspace import workspace
 
 
-@flow(name="tune", task_runner=task_runner())
+@flow(name="tune", flow_run_name=run_name, task_runner=task_runner())
 def tune(dataset: str, trials: int = 20, epochs: int | None = None, metric: str | None = None) -> Tuning:
     """Search for better settings: train with other values, and judge them on images kept aside.
 

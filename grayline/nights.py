@@ -5,12 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from flows.cli.options import check, persons_list, ready
-from grayline._html import table
+from grayline._html import picture, table
 from resnet_core.credentials import public
 from resnet_core.storage.files import to_output
 from tasks import values
 from tasks.batch import values as batch_values
 from tasks.batch.folder import check_places
+
+_PLOTS = ("confusion", "reliability")  # files of an evaluation, without .png
 
 
 @dataclasses.dataclass(frozen=True)
@@ -19,7 +21,9 @@ class Evaluation(values.Evaluation):
 
     def _repr_html_(self) -> str:
         rows = [(name.replace("_", " "), str(interval)) for name, interval in self.metrics.items()]
-        return table(f"{self.count:,} held-out images", ("metric", "found"), rows)
+        page = table(f"{self.count:,} held-out images", ("metric", "found"), rows)
+        plots = {name: self.folder / f"{name}.png" for name in _PLOTS}
+        return page + "".join(picture(name, path.read_bytes()) for name, path in plots.items() if path.exists())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,8 +36,8 @@ class Night(values.Night):
         page = table(headline(self), ("stage", ""), summary(self))
         if self.decision and self.decision.checks:
             rows = [(c.name, "passed" if c.passed else "failed", c.wanted, c.found) for c in self.decision.checks]
-            page += table("Gate", ("check", "", "wanted", "found"), rows)
-        return page
+            page += table("Gate", ("check", "verdict", "wanted", "found"), rows)
+        return page + (Evaluation(**_fields(self.evaluation))._repr_html_() if self.evaluation else "")
 
 
 @dataclasses.dataclass(frozen=True)

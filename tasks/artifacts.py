@@ -8,6 +8,7 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.runtime import flow_run
 
 from resnet_core.storage.names import visible
 from tasks.values import Check
@@ -26,13 +27,18 @@ def plain(text: str) -> str:
 
 def publish_page(page: str, key: str, description: str) -> None:
     """Show a page in Prefect, whose description is Markdown, too."""
-    create_markdown_artifact(page, key=key, description=plain(description))
+    create_markdown_artifact(page, key=key, description=plain(_dated(description)))
 
 
 def publish_table(rows: Sequence[Mapping[str, object]], key: str, description: str) -> None:
     """Show a table in Prefect, whose cells are Markdown and HTML, too: links, pictures of other servers."""
     shown = [{name: plain(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows]
-    create_table_artifact(shown, key=key, description=plain(description))
+    create_table_artifact(shown, key=key, description=plain(_dated(description)))
+
+
+def _dated(description: str) -> str:
+    """Put the run's name, with its data set and date, before a description."""
+    return f"{flow_run.name}: {description}" if flow_run.name else description
 
 
 def code(text: object) -> Markdown:
@@ -57,9 +63,9 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], numb
 def checks_table(checks: Iterable[Check]) -> str:
     """Return the gate's checks as a table."""
     return markdown_table(
-        ("check", "wanted", "found", ""),
+        ("check", "verdict", "wanted", "found"),
         (
-            (check.name, check.wanted, check.found, "passed" if check.passed else Markdown("**failed**"))
+            (check.name, "passed" if check.passed else Markdown("**failed**"), check.wanted, check.found)
             for check in checks
         ),
     )

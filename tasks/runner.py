@@ -5,21 +5,26 @@ Processes and Ray pass tasks as pickles between processes of this project, never
 """
 
 import logging
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from itertools import islice
+from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, TypeVar
 
 from prefect.context import FlowRunContext
 from prefect.futures import PrefectFuture
-from prefect.runtime import deployment
+from prefect.runtime import deployment, flow_run
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.states import Cancelled
 from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTaskRunner
 
 from resnet_core.cores import usable_cores
+from resnet_core.credentials import public
 from resnet_core.errors import OverstayedError
+from resnet_core.storage.names import visible
 from resnet_core.storage.turns import OccupiedError
 from tasks.cluster import cluster_cores, ray_runner
 from tasks.progress import progress
@@ -42,6 +47,23 @@ def task_runner() -> TaskRunner[PrefectFuture[Any]]:
         return ProcessPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
     # Decoders and the network release the interpreter's lock. Threads share one loaded model.
     return ThreadPoolTaskRunner(max_workers=cores)  # type: ignore[return-value]
+
+
+def run_name() -> str:
+    """Return the name of this flow's run: what it works on, and when (UTC), as `elpv 2026-11-30 02:00`."""
+    given = {key: str(value) for key, value in (flow_run.parameters or {}).items() if value}
+    thing = given.get("model") or given.get("name") or ""
+    for key in ("source", "labels", "dataset"):  # the last that is there counts
+        thing = Path(public(given[key]).rstrip("/")).stem if key in given else thing
+    if "dataset" in given:
+        try:
+            named = re.search(
+                r"^name:[ \t]*['\"]?([\w-]+)", Path(given["dataset"]).read_text(encoding="utf-8"), re.MULTILINE
+            )
+            thing = named[1] if named else thing
+        except (OSError, ValueError):
+            pass  # the flow says what is wrong with the file
+    return f"{visible(thing)} {datetime.now(UTC):%Y-%m-%d %H:%M}".strip()
 
 
 def stand_back(error: OccupiedError | OverstayedError) -> Any:

@@ -131,6 +131,9 @@ def show_night(night: Night) -> None:
     say("")
     if night.decision and night.decision.checks:
         show_checks(night.decision.checks)
+    if night.version:
+        version = f"{night.version.name}/{night.version.version}"
+        say(f"All of it on one page, with its errors: `grayline report {version} -o report.html`", "")
 
 
 def _show_cross_validation(result: CrossValidation) -> None:

@@ -29,11 +29,11 @@ def number(heading: str) -> Column:
 
 
 def show_checks(checks: tuple[Check, ...]) -> None:
-    """Print the requirement, the finding and the outcome of every check."""
-    rows = table("check", "wanted", "found", "")
+    """Print the verdict, the requirement and the finding of every check."""
+    rows = table("check", "verdict", "wanted", "found")
     for check in checks:
         warns = check.passed and check.found.startswith("warning")
         style = "yellow" if warns else "" if check.passed else "red"
-        rows.add_row(check.name, check.wanted, check.found, "passed" if check.passed else "failed", style=style)
+        rows.add_row(check.name, "passed" if check.passed else "failed", check.wanted, check.found, style=style)
     console.print(rows)
     say("")

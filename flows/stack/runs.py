@@ -141,7 +141,8 @@ def _outcome(client: "SyncPrefectClient", run: "FlowRun", name: str) -> list[str
     for page in client.read_artifacts(artifact_filter=ArtifactFilter(flow_run_id=of_run, key=key)):
         first = str(page.data).partition("\n## ")[0]
         points = [line for line in first.splitlines() if line.startswith("- ")]
-        lines += [_unescaped(line) for line in (page.description or "", *points) if line]
+        title = _unescaped(page.description or "").removeprefix(f"{run.name}: ")
+        lines += filter(None, (title, *map(_unescaped, points)))
     return ["", *lines] if lines else []
 
 

@@ -31,6 +31,7 @@ from resnet_core.storage.locations import Reach, absolute, facts, out_of_reach, 
 from resnet_core.storage.matching import Places
 from resnet_core.storage.names import fold_path
 
+NONE_OF_THESE = "(none of these)"  # a label by people: the image is of no class, and waits
 _TABLES = (".csv", ".tsv", ".parquet")
 _ROWS = pa.schema([*fields(*LABELS), ("file", pa.string())])
 CORRECTIONS = pa.schema(
@@ -86,6 +87,11 @@ update entries set label = v.label, soft_label = v.soft_label,
     attributes = coalesce(json_merge_patch(coalesce(entries.attributes, '{}'), v.attributes)::varchar,
         entries.attributes)
 from verdicts v where entries.uri = v.uri
+"""
+_NONE = f"""
+update entries set label = null, soft_label = null, reason_code = '{ReasonCode.LABEL_MISSING}',
+    reason = 'label missing: a correction says that it is of no class'
+where label = '{NONE_OF_THESE}'
 """
 _STALE = f"""
 update entries set label = null, attributes = null, soft_label = null,
@@ -215,10 +221,11 @@ def correct(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     `corrected`: entries with such a label; `added`: those that the source lacks; `lost`: corrections whose images
     were not found.
     """
-    for statement in (_VERDICTS, _APPLY, _STALE, _MOVED, _GONE):
+    for statement in (_VERDICTS, _APPLY, _NONE, _STALE, _MOVED, _GONE):
         db.execute(statement)
-    counts = """
+    counts = f"""
     select (select count(*) from verdicts), (select count(*) from verdicts join corrections using (uri) where added),
-        (select count(*) from entries join corrections using (uri) where reason_code is not null and alone)
+        (select count(*) from entries join corrections using (uri)
+            where reason_code is not null and corrections.label <> '{NONE_OF_THESE}' and alone)
     """
     return dict(zip(("corrected", "added", "lost"), db.sql(counts).fetchall()[0], strict=True))

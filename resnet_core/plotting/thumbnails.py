@@ -7,21 +7,24 @@ from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageOps
 
+from resnet_core.images.decode import FORMATS
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Gray, Preprocessing
 from resnet_core.reading.pool import iterate_files
 from resnet_core.reading.shard_rows import iterate_rows
 from resnet_core.shards import format as shards
 from resnet_core.sources import shard_files
+from resnet_core.sources.fetch import open_files
 from resnet_core.sources.locate import locate
 from resnet_core.storage.files import to_path
 
-SIDE = 224  # pixels at most
+SIDE = 224  # pixels at most, unless the caller has room for more
 LEAST = 8
 LOSSLESS = 64  # pixels; smaller pictures are enlarged on the page, and show every pixel
 QUALITY = 80
+_COLORED = ("RGB", "RGBA", "P", "CMYK", "YCbCr")  # Pillow's modes
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,16 @@ class Thumbnail:
     height: int = 0
 
 
-def thumbnails(uris: list[str], sides: list[int | None], limits: Limits) -> Iterator[tuple[int, Thumbnail]]:
-    """Yield the number and the picture of each URI, in any order.
+def thumbnails(
+    uris: list[str], sides: list[int | None], limits: Limits, most: int = SIDE
+) -> Iterator[tuple[int, Thumbnail]]:
+    """Yield the number and the picture of each URI, in any order; whole, and in the file's own colors.
 
-    sides: the longer side of each image in pixels, None if unknown; small images are not enlarged.
+    sides: the longer side of each image in pixels, None if unknown; small images are not enlarged. most: the longer
+    side of a picture.
     """
     files = locate(uris)
-    targets = np.array([min(SIDE, max(LEAST, side or SIDE)) for side in sides], dtype=np.int64)
+    targets = np.array([min(most, max(LEAST, side or most)) for side in sides], dtype=np.int64)
     is_shard = np.array([kind == shard_files.KIND for kind in files["kind"].to_pylist()], dtype=bool)
     exists = files["size"].is_valid().to_numpy()
     for number in np.flatnonzero(~exists).tolist():
@@ -49,7 +55,9 @@ def thumbnails(uris: list[str], sides: list[int | None], limits: Limits) -> Iter
     for side in np.unique(targets[exists & ~is_shard]).tolist():
         numbers = in_order(files, np.flatnonzero(exists & ~is_shard & (targets == side)))
         settings = Preprocessing(side, "fit", decode="fast", levels="data", decided=None)
-        yield from _numbered(numbers, iterate_files(files.take(numbers), settings, limits), side)
+        pictures = _numbered(numbers, iterate_files(files.take(numbers), settings, limits), side)
+        for (number, picture), data in zip(pictures, open_files(files.take(numbers)), strict=True):
+            yield number, _colored(picture, data)
     yield from _of_shards(files, in_order(files, np.flatnonzero(exists & is_shard)))
 
 
@@ -83,10 +91,31 @@ def without_bars(square: Gray, width: int, height: int) -> Gray:
 
 
 def _encoded(pixels: Gray, image_id: str | None) -> Thumbnail:
-    """Encode uint8 [H, W] as WebP."""
+    """Encode uint8 [H, W] or [H, W, 3] as WebP."""
     buffer, lossless = io.BytesIO(), max(pixels.shape) < LOSSLESS
     Image.fromarray(pixels).save(buffer, "WEBP", lossless=lossless, quality=QUALITY, method=4)
     return Thumbnail(image_id, None, buffer.getvalue(), pixels.shape[1], pixels.shape[0])
+
+
+def _colored(picture: Thumbnail, data: bytes | OSError) -> Thumbnail:
+    """Return the picture in its file's colors. A file that a reader could decode is decoded here again."""
+    if not picture.webp or isinstance(data, OSError):
+        return picture
+    size = (picture.width, picture.height)
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as file:
+            if file.mode not in _COLORED:
+                return picture
+            file.draft("RGB", size)
+            upright = ImageOps.exif_transpose(file).convert("RGBA")
+    except Exception:  # noqa: BLE001 kinds that Pillow does not read; other decoders made the picture
+        return picture
+    ground = Image.new("RGBA", upright.size, "black")
+    ground.alpha_composite(upright)
+    pixels = np.asarray(ground.convert("RGB").resize(size, Image.Resampling.BILINEAR))
+    if (pixels == pixels[:, :, :1]).all():
+        return picture  # gray, stored as colors
+    return _encoded(pixels, picture.image_id)
 
 
 def _of_shards(files: pa.Table, numbers: list[int]) -> Iterator[tuple[int, Thumbnail]]:

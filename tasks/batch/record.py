@@ -6,6 +6,7 @@ a step to its metrics. The version is the run's input, so MLflow's page of the v
 
 import re
 import time
+from datetime import UTC, datetime
 
 from mlflow.entities import LoggedModelInput, Metric, Param, RunTag
 from mlflow.tracking import MlflowClient
@@ -59,7 +60,8 @@ def open_run(mlflow: MlflowClient, scores: Scores, store: UPath) -> tuple[str, i
     if found:
         run_id = str(found[0].info.run_id)
         return run_id, len(mlflow.get_metric_history(run_id, "files")) + 1
-    run_id = str(mlflow.create_run(experiment, tags={SCORED: digest}, run_name=scores.batch).info.run_id)
+    name = f"{scores.batch} {datetime.now(UTC).date()}"
+    run_id = str(mlflow.create_run(experiment, tags={SCORED: digest}, run_name=name).info.run_id)
     params = {**scores.identity(), "output": str(scores.output)}
     mlflow.log_batch(run_id, params=[Param(name, value) for name, value in params.items()])
     place = mlflow.get_model_version(model.name, model.version).source or ""

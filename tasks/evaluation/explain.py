@@ -7,7 +7,7 @@ held-out images that look like a training image. An encrypted data set has no ga
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,10 +25,12 @@ import resnet_core.plotting
 from resnet_core.explain.gallery import Chosen, Kind, choose
 from resnet_core.explain.grad_cam import grad_cam
 from resnet_core.explain.neighbours import MOST_IMAGES, Neighbour, nearest, sampled
+from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Gray
 from resnet_core.model.classifier import Classifier
 from resnet_core.plotting.canvas import SMALLEST, heated, picture, webp
 from resnet_core.plotting.sheets import NEIGHBOURS, GalleryImage, NeighbourImage, gallery_sheet
+from resnet_core.plotting.thumbnails import thumbnails
 from resnet_core.shards import format as shards
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import DamagedFileError, as_local, read_json, write_folder
@@ -87,12 +89,13 @@ def explain(night: Night, here: Workspace) -> Explanation:
         with as_local(checkpoint.folder / MODEL) as model:
             classifier = Classifier.load(model, here.device)
         layer, items = _look(classifier, _read_predictions(predictions, shard_set.classes), shard_set)
-        named = [pair[LOOK_ALIKE] for pair in pairs]
-        uris = _read_uris(night.catalog, [*named, *(one for item in items for one in _ids_of(item))])
+        shown = {pair[key] for pair in pairs for key in ("image_id", LOOK_ALIKE)}
+        uris, sides = _read_places(night.catalog, shown.union(*map(_ids_of, items)))
+        files = _larger_pictures(uris, sides, shard_set.preprocessing.size, here.limits)
         with write_folder(folder) as draft:
             known = {"made_of": made_of, "layer": layer, "looked_at": min(shard_set.train, MOST_IMAGES)}
-            known["items"] = [_write_item(draft, item, shard_set.classes, uris) for item in items]
-            known["look_alikes"] = described(pairs, shard_set, uris, partial(_write_picture, draft))
+            known["items"] = [_write_item(draft, files, item, shard_set.classes, uris) for item in items]
+            known["look_alikes"] = described(pairs, shard_set, uris, partial(_write_picture, draft, files))
             (draft / GALLERY_SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
             (draft / GALLERY).write_text(json.dumps(known, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
             tracking.client(here.tracking_uri).log_artifacts(checkpoint.mlflow_run_id, str(draft), EXPLANATION)
@@ -158,21 +161,34 @@ def _item_of(
     return Item(chosen.kind, found.image_ids[row], label, predicted, confidence, pixels, heat, alike)
 
 
-def _read_uris(catalog: Catalog, image_ids: list[str]) -> dict[str, str]:
-    """Return the place of each image; of several places of the same bytes, the good one."""
-    wanted = [("image_id", "in", sorted(set(image_ids))), ("status", "==", "ok")]
+def _read_places(catalog: Catalog, image_ids: Collection[str]) -> tuple[dict[str, str], dict[str, int]]:
+    """Return the place of each image, and its longer side; of several places of the same bytes, the good one."""
+    wanted = [("image_id", "in", sorted(image_ids)), ("status", "==", "ok")]
     with catalog.path.open("rb") as file:
-        table = pq.read_table(file, columns=["image_id", "uri"], filters=wanted)
-    return dict(zip(table["image_id"].to_pylist(), table["uri"].to_pylist(), strict=True))
+        table = pq.read_table(file, columns=["image_id", "uri", "width", "height"], filters=wanted)
+    ids, uris, *both = (table[name].to_pylist() for name in table.column_names)
+    return dict(zip(ids, uris, strict=True)), dict(zip(ids, map(max, *both), strict=True))
+
+
+def _larger_pictures(uris: Mapping[str, str], sides: Mapping[str, int], size: int, limits: Limits) -> dict[str, bytes]:
+    """Return pictures of files that are larger than the network's pixels, whole and in their colors, by image id.
+
+    A file that is gone or has changed has none: its picture is made of the network's pixels.
+    """
+    ids = [image_id for image_id in uris if sides[image_id] > size]
+    found = thumbnails([uris[image_id] for image_id in ids], [sides[image_id] for image_id in ids], limits)
+    return {ids[n]: picture.webp for n, picture in found if picture.webp and picture.image_id == ids[n]}
 
 
 def _ids_of(item: Item) -> list[str]:
     return [item.image_id, *(one.image_id for one in item.neighbours)]
 
 
-def _write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str, str]) -> dict[str, Any]:
+def _write_item(
+    draft: Path, files: Mapping[str, bytes], item: Item, classes: Sequence[str], uris: dict[str, str]
+) -> dict[str, Any]:
     """Write the pictures of an item. Returns its entry in gallery.json."""
-    _write_picture(draft, item.image_id, item.pixels)
+    _write_picture(draft, files, item.image_id, item.pixels)
     heat = f"images/{item.image_id[:16]}-cam.webp"
     (draft / heat).write_bytes(webp(heated(item.pixels, item.heat)))
     beside = []
@@ -183,7 +199,7 @@ def _write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str,
                 "uri": uris.get(one.image_id, ""),
                 "label": classes[one.label],
                 "similarity": round(one.similarity, 4),
-                "image": _write_picture(draft, one.image_id, one.pixels),
+                "image": _write_picture(draft, files, one.image_id, one.pixels),
             }
         )
     return {
@@ -199,12 +215,13 @@ def _write_item(draft: Path, item: Item, classes: Sequence[str], uris: dict[str,
     }
 
 
-def _write_picture(draft: Path, image_id: str, pixels: Gray) -> str:
-    """Write an image once, even if it is a neighbour twice. Returns its name in the folder."""
+def _write_picture(draft: Path, files: Mapping[str, bytes], image_id: str, pixels: Gray) -> str:
+    """Write an image once, even if it is a neighbour twice: its file's picture, else its pixels. Returns its name."""
     name = f"images/{image_id[:16]}.webp"
     (draft / "images").mkdir(exist_ok=True)
     if not (draft / name).exists():
-        (draft / name).write_bytes(webp(picture(pixels), lossless=max(pixels.shape) < SMALLEST))
+        made = files.get(image_id) or webp(picture(pixels), lossless=max(pixels.shape) < SMALLEST)
+        (draft / name).write_bytes(made)
     return name
 
 

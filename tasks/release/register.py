@@ -24,7 +24,7 @@ from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
-from mlflow.types import ColSpec, DataType, Schema, TensorSpec
+from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
 from prefect import task
 
@@ -69,9 +69,10 @@ from tasks.workspace import Workspace
 
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _REQUIREMENTS = ("annotated-types", "fsspec", "mlflow", "numpy", "pillow", "safetensors", "torch")
+_DECODERS = ("imagecodecs", "kornia-rs", "simplejpeg", "tifffile")
 
+# No schema has files, paths and arrays of several sizes at once: `served_model` says what it takes.
 SIGNATURE = ModelSignature(
-    inputs=Schema([TensorSpec(np.dtype(np.uint8), (-1, -1, -1))]),
     outputs=Schema(
         [
             ColSpec(DataType.string, "label"),
@@ -79,6 +80,8 @@ SIGNATURE = ModelSignature(
             ColSpec(Array(DataType.double), "probabilities"),
             ColSpec(Array(DataType.string), "prediction_set", required=False),
             ColSpec(DataType.boolean, "needs_review", required=False),
+            ColSpec(DataType.string, "reason_code", required=False),
+            ColSpec(DataType.string, "reason", required=False),
         ]
     ),
 )
@@ -212,7 +215,7 @@ def _log_model(tracking_uri: str, made: Made, keys: Keys | None) -> str:
             code_paths=[str(Path(resnet_core.__file__).parent)],
             signature=SIGNATURE,
             input_example=example,
-            pip_requirements=[f"{name}=={installed(name)}" for name in _REQUIREMENTS],
+            pip_requirements=[f"{name}=={installed(name)}" for name in (*_REQUIREMENTS, *_DECODERS)],
         )
     return str(logged.model_id)
 

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from duckdb import DuckDBPyConnection
 from upath import UPath
 
+from resnet_core.catalog.corrections import NONE_OF_THESE
 from resnet_core.errors import UserError, nearest, plural, some_of
 from resnet_core.images.limits import Limits
 from resnet_core.inference.scores import Picks, pick
-from resnet_core.plotting.thumbnails import LOSSLESS, Thumbnail, thumbnails
+from resnet_core.plotting.thumbnails import LOSSLESS, SIDE, Thumbnail, thumbnails
 from resnet_core.reading.pool import end_idle
 from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.database import database
@@ -34,6 +35,7 @@ from tasks.report.words import file_name, listed, moment, sure
 from tasks.store import MANIFEST, Store, own_files
 
 MOST = 5_000  # images on a page; browsers become slow with more
+_LARGE, _FEW = 448, 500  # px of pictures, on a page of so many
 _OTHERS = 2  # labels beside the first
 _DIGITS = "123456789"
 _WHY = (
@@ -137,7 +139,8 @@ def _read_pictures(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[Th
     good = [number for number, row in enumerate(rows) if row["status"] == "ok"]
     sides = [max(rows[number]["width"] or 0, rows[number]["height"] or 0) or None for number in good]
     with progress("gallery", len(good)) as advance:
-        for place, picture in thumbnails([rows[number]["uri"] for number in good], sides, limits):
+        most = _LARGE if len(good) <= _FEW else SIDE
+        for place, picture in thumbnails([rows[number]["uri"] for number in good], sides, limits, most):
             number = good[place]
             changed = picture.webp and picture.image_id != rows[number]["image_id"]
             pictures[number] = Thumbnail(None, "it has changed since it was scored") if changed else picture
@@ -163,6 +166,7 @@ def render(
         "file": "labels-"
         + "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in batch.scores.batch),
         "classes": list(batch.classes),
+        "none": NONE_OF_THESE,
         "keys": _shortcuts(batch.classes),
         "rows": [[row["uri"], row["image_id"], row["label"], row["confidence"]] for row in rows],
     }
@@ -204,7 +208,8 @@ def _lead(picks: Picks, labels: Sequence[str]) -> str:
     of = f" given the label {' or '.join(labels)}" if labels else ""
     if len(picks.rows) == picks.files:
         return f"All {plural(picks.files, 'file')}{of}, those to review first."
-    why = [f"{picks.why[name]:,} {words}" for name, words in _WHY if picks.why.get(name)]
+    all_of = {"review": f"of {picks.review:,} "} if picks.why.get("review", 0) < picks.review else {}
+    why = [f"{picks.why[name]:,} {all_of.get(name, '')}{words}" for name, words in _WHY if picks.why.get(name)]
     return f"{len(picks.rows):,} of {plural(picks.files, 'file')}{of}: {listed(why)}."
 
 

@@ -4,6 +4,7 @@ import json
 import logging
 import time
 from dataclasses import asdict, replace
+from datetime import UTC, datetime
 from typing import Any
 
 from prefect import task
@@ -68,8 +69,9 @@ def train(night: Night, dataset: Dataset, here: Workspace) -> Checkpoint:
 
 
 def run_name(dataset: Dataset, digest: str) -> str:
-    """Return the name of a run in a list of runs: elpv-resnet18-fast-160px-1a2b3c4d."""
-    return f"{dataset.name}-{dataset.model.arch}-{dataset.recipe}-{dataset.image.size}px-{digest[:8]}"
+    """Return the name of a run in a list of runs: elpv-2026-11-30-resnet18-fast-160px-1a2b3c4d."""
+    today = datetime.now(UTC).date()
+    return f"{dataset.name}-{today}-{dataset.model.arch}-{dataset.recipe}-{dataset.image.size}px-{digest[:8]}"
 
 
 def _tags_of(dataset: Dataset, shard_set: ShardSet) -> dict[str, str]:

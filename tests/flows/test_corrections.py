@@ -55,6 +55,8 @@ def test_twenty_labels_corrected_in_the_page_are_in_the_next_nights_catalog(
     assert done.exit_code == 0, done.exception
     with chromium() as browser:
         shown, said = opened(browser, page)
+        odd = next(uri for uri in rows.index if uri not in chosen)
+        shown.locator(f"[title='{odd}']").locator("xpath=..").locator("select").select_option(label="none of these")
         for uri in chosen:
             shot = shown.locator(f"[title='{uri}']").locator("xpath=..")
             shot.locator("select").select_option(truth[uri])
@@ -75,6 +77,9 @@ def test_twenty_labels_corrected_in_the_page_are_in_the_next_nights_catalog(
         said_of = json.loads(text)
         assert said_of["source"] == f"gallery new by few version {before.version.version}"
         assert said_of["predicted"] == rows.loc[uri, "label"]
-    assert catalog.drop(index=chosen)["attributes"].isna().all()
+    assert catalog.loc[odd, ["status", "reason_code"]].tolist() == ["unlabelled", "label_missing"]
+    assert pd.isna(catalog.loc[odd, "split"])
+    assert "of no class" in catalog.loc[odd, "reason"]
+    assert catalog.drop(index=[*chosen, odd])["attributes"].isna().all()
     assert after.shard_set is not None
     assert after.shard_set.train == before.shard_set.train + WRONG  # type: ignore[union-attr]

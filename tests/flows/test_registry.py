@@ -4,6 +4,7 @@ import io
 import json
 import os
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_a_version_says_what_it_is_made_of(nights: Nights) -> None:
     trained = Path(checkpoint.folder.path) / "model" / "model.safetensors"
     assert listed["artifacts/model/model.safetensors"] == file_digest(trained)
     run = nights.registry.get_run(version.run_id)
-    assert run.info.run_name == f"few-resnet10-fast-8px-{checkpoint.digest[:8]}"
+    assert re.fullmatch(rf"few-\d{{4}}-\d\d-\d\d-resnet10-fast-8px-{checkpoint.digest[:8]}", run.info.run_name)
     found = nights.registry.search_runs(
         [run.info.experiment_id],
         "tags.`grayline.promoted` = 'true' and tags.`grayline.catalog_version` = '1' "

@@ -59,6 +59,7 @@ def test_the_page_runs_as_it_stands(tmp_path: Path) -> None:
     """The blocks of docs/python.md, in order, in one process, on the digits."""
     page = (DOCS / "python.md").read_text(encoding="utf-8")
     code = "\n".join(re.findall(r"```python\n(.*?)```", page, re.DOTALL))
+    code += "\nprint(night._repr_html_().count('data:image/png'), 'plots')"
     sample = [sys.executable, "-m", "flows.cli.app", "sample", "digits", "--to", "data/raw/digits"]
     home = {"GRAYLINE_STORE": str(tmp_path / "store"), "PYTHONPATH": str(DOCS.parent)}
     env = {k: v for k, v in os.environ.items() if k not in ("MLFLOW_TRACKING_URI", "PREFECT_API_URL")} | home
@@ -67,4 +68,4 @@ def test_the_page_runs_as_it_stands(tmp_path: Path) -> None:
         [sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "a table of Parquet files: 1797 rows"
+    assert done.stdout.splitlines()[-2:] == ["a table of Parquet files: 1797 rows", "2 plots"]

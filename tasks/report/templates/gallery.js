@@ -33,7 +33,8 @@
   function fill(select) {
     if (select.dataset.full) return;
     const now = select.value;
-    select.replaceChildren(new Option("leave", ""), ...facts.classes.map((name) => new Option(name, name)));
+    select.replaceChildren(new Option("leave", ""), ...facts.classes.map((name) => new Option(name, name)),
+      new Option("none of these", facts.none));
     select.value = now;
     select.dataset.full = "yes";
   }
@@ -163,6 +164,8 @@
     if (!shot.classList.contains("shot") || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key.startsWith("Arrow")) move(shot, event.key);
     else if (event.key === "Enter") { decide(shot, rows[shot.dataset.number].label); move(shot, "next"); }
+    else if (event.key === "-") { decide(shot, facts.none); move(shot, "next"); }
+    else if (event.key === " ") enlarge(shot);
     else if (event.key === "Backspace" || event.key === "Delete") decide(shot, "");
     else if (Object.hasOwn(facts.keys, event.key)) { decide(shot, facts.keys[event.key]); move(shot, "next"); }
     else return;
@@ -177,8 +180,21 @@
   });
   list.addEventListener("change", (event) => decide(event.target.closest(".shot"), event.target.value));
   list.addEventListener("click", (event) => {
-    if (event.target.tagName !== "SELECT") event.target.closest(".shot")?.focus();
+    const shot = event.target.closest(".shot");
+    if (event.target.tagName !== "SELECT") shot?.focus();
+    if (event.target.closest(".frame")) enlarge(shot);
   });
+
+  // A click on a picture, or the space bar, shows it as large as the window is.
+  const large = at("large");
+  function enlarge(shot) {
+    const image = shot.querySelector(".frame img");
+    if (!image) return;
+    at("picture").replaceChildren(image.cloneNode());
+    at("caption").textContent = shot.getAttribute("aria-label");
+    large.showModal();
+  }
+  large.addEventListener("click", () => large.close());
   for (const id of ["state", "label", "from", "to"]) at(id).addEventListener("input", filter);
   at("order").addEventListener("input", order);
   at("size").addEventListener("input", () => list.classList.toggle("large", at("size").value === "large"));

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -395,7 +396,7 @@ def test_a_batch_is_a_run_that_is_found_again_and_the_version_lists_it(home: Hom
     run = home.mlflow.get_run(run_id)
     assert home.mlflow.get_experiment(run.info.experiment_id).name == "few-scores"
     assert run.info.status == "FINISHED"
-    assert run.info.run_name == "nightly"
+    assert re.fullmatch(r"nightly \d{4}-\d\d-\d\d", run.info.run_name)
     assert run.data.params == {
         "source": "/data/new", "output": str(scores.output), "model_name": "few",
         "model_version": home.version.version, "model_files": home.version.files, "engine": "torch",

@@ -19,6 +19,7 @@ from typer.testing import CliRunner
 from upath import UPath
 
 from flows.cli.scores import app
+from resnet_core.catalog.corrections import NONE_OF_THESE
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing, resize
@@ -377,6 +378,63 @@ def test_images_of_an_idx_file_have_pictures(digits: Digits, tmp_path: Path) -> 
         picture = np.asarray(Image.open(io.BytesIO(found[number].webp)).convert("L"))
         np.testing.assert_array_equal(picture, digits[0][image])
     assert found[2].reason.startswith("unreachable")
+
+
+def test_pictures_are_whole_upright_and_in_the_colors_of_their_files(tmp_path: Path) -> None:
+    levels = np.zeros((30, 60, 3), np.uint8)
+    levels[:, :30, 0], levels[:, 30:, 2] = 255, 255  # red at the left, blue at the right
+    turned = Image.Exif()
+    turned[0x0112] = 6  # a quarter turn: red is above
+    opacity = np.zeros((30, 60), np.uint8)
+    opacity[:, :30] = 255
+    files = {
+        "colors.png": Image.fromarray(levels), "turned.png": Image.fromarray(levels),
+        "alpha.png": Image.fromarray(np.dstack([levels, opacity])),
+        "gray.png": Image.fromarray(levels[..., 0]), "gray-as-rgb.png": Image.fromarray(levels[..., 0]).convert("RGB"),
+        "deep.png": Image.fromarray(levels[..., 0].astype(np.uint16) * 257),
+    }  # fmt: skip
+    for name, image in files.items():
+        image.save(tmp_path / name, **({"exif": turned} if name == "turned.png" else {}))
+    found = dict(thumbnails([str(tmp_path / name) for name in files], [60] * len(files), Limits()))
+    pictures = [np.asarray(Image.open(io.BytesIO(found[n].webp)).convert("RGB")).astype(int) for n in range(len(files))]
+    colors, upright, alpha, *grays = pictures
+    assert colors.shape == (30, 60, 3)
+    assert colors[15, 5].tolist() == [255, 0, 0]
+    assert colors[15, 55].tolist() == [0, 0, 255]
+    assert upright.shape == (60, 30, 3)
+    assert (upright[5, 15].tolist(), upright[55, 15].tolist()) == ([255, 0, 0], [0, 0, 255])
+    assert (alpha[15, 5].tolist(), alpha[15, 55].tolist()) == ([255, 0, 0], [0, 0, 0])  # over black
+    for gray in grays:
+        assert (gray == gray[..., :1]).all()
+        assert gray[15, 5, 0] == 255
+
+
+def test_a_click_or_the_space_bar_enlarges_a_picture(browser: Any, page: Path) -> None:
+    shown, said = opened(browser, page)
+    small = shown.locator(".shot img").first
+    small.click()
+    large = shown.locator("#picture img")
+    assert large.bounding_box()["width"] > 2 * small.bounding_box()["width"]
+    assert large.get_attribute("src") == small.get_attribute("src")
+    large.click()
+    assert not shown.is_visible("#large")
+    shown.keyboard.press(" ")
+    assert shown.is_visible("#large")
+    shown.keyboard.press("Escape")
+    assert not shown.is_visible("#large")
+    assert said == []
+    shown.close()
+
+
+def test_an_image_can_be_of_no_class(browser: Any, page: Path) -> None:
+    shown, _ = opened(browser, page)
+    shots = shown.locator(".shot:not(.failed)")
+    shots.nth(0).locator("select").select_option(label="none of these")
+    shots.nth(1).locator("img").click()
+    shown.keyboard.press("Escape")
+    shown.keyboard.press("-")
+    assert [row["label"] for row in exported(shown)] == [NONE_OF_THESE] * 2
+    shown.close()
 
 
 def test_a_batch_in_another_store_is_read_there(scores: Path, page: Path) -> None:
