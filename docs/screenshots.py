@@ -1,46 +1,75 @@
-"""Take the README's two screenshots from a running stack (`make up`), with headless Chromium.
+"""Take the pictures of the README and the site from pages of this code, in headless Chromium.
 
     apt-get install chromium          # Debian's package
     .venv/bin/python -m docs.screenshots
 
-The newest completed nightly-retrain run and the champion of its model are shown, so run
-`grayline demo` first. Chromium speaks to 127.0.0.1 only, with the password of the stack.
+The tutorial runs in an empty folder: it makes a version, a batch, a report and a gallery. Then a local stack starts
+there, on free ports, and shows the night and the version. Chromium asks 127.0.0.1 alone.
 """
 
 import base64
 import json
+import os
 import shutil
+import socket
+import tempfile
 import urllib.request
 from pathlib import Path
 from typing import Any
 
 from playwright.sync_api import sync_playwright
 
-from tasks.access.passwords import access_of
-from tasks.settings import Settings
-from tasks.store import Store
+from docs.stamps import IMAGES, stamp
+from docs.terminal import draw, record, write
+from tests.tutorial import start
 
-IMAGES = Path(__file__).parent / "images"
 SIZE = {"width": 1400, "height": 1000}
+NAME = "parts"  # the tutorial's data set
 
 
 def main() -> None:
-    settings = Settings()
-    prefect, mlflow = f"http://127.0.0.1:{settings.prefect_port}", f"http://127.0.0.1:{settings.mlflow_port}"
-    password = access_of(Path(Store(settings.root).stack().path), None, (None, None)).prefect
-    run, (name, version) = newest_run(prefect, password), newest_champion(mlflow, password)
-    IMAGES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        write(draw(record(folder)))
+        ports = {name: free_port() for name in ("GRAYLINE_PREFECT_PORT", "GRAYLINE_MLFLOW_PORT")}
+        stack = " ".join(f"{name}={port}" for name, port in ports.items())
+        try:
+            run(f"{stack} grayline up", folder)
+            prefect, mlflow = (f"http://127.0.0.1:{port}" for port in ports.values())
+            password = (folder / "data/store/stack/password").read_text(encoding="utf-8")
+            shoot_all(folder, prefect, mlflow, password)
+        finally:
+            run(f"{stack} grayline down", folder)
+
+
+def run(command: str, folder: Path) -> None:
+    print(f"$ {command}", flush=True)
+    process = start(command, folder)
+    output, _ = process.communicate()
+    if process.returncode:
+        raise SystemExit(output)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def shoot_all(folder: Path, prefect: str, mlflow: str, password: str) -> None:
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
-        user, _, word = password.partition(":")
-        context = browser.new_context(
-            viewport=SIZE, http_credentials={"username": user, "password": word, "origin": mlflow}
+        known = {"username": "grayline", "password": password, "origin": mlflow}
+        context = browser.new_context(viewport=SIZE, http_credentials=known)
+        word = json.dumps(f"grayline:{password}")
+        context.add_init_script(
+            f"if (location.origin === {json.dumps(prefect)}) localStorage.setItem('prefect-password', btoa({word}))"
         )
         page = context.new_page()
-        page.goto(prefect)
-        page.evaluate("password => localStorage.setItem('prefect-password', btoa(password))", password)
-        shoot(page, f"{prefect}/runs/flow-run/{run}", IMAGES / "prefect-run.png")
-        shoot(page, f"{mlflow}/#/models/{name}/versions/{version}", IMAGES / "mlflow-model.png")
+        shoot(page, (folder / "report.html").as_uri(), "report.png", 1)
+        shoot(page, (folder / "scored.html").as_uri(), "gallery.png", 1)
+        shoot(page, f"{prefect}/runs/flow-run/{newest_run(prefect, f'grayline:{password}')}", "prefect-run.png", 15)
+        shoot(page, f"{mlflow}/#/models/{NAME}/versions/1", "mlflow-model.png", 15)
         browser.close()
 
 
@@ -51,31 +80,24 @@ def newest_run(prefect: str, password: str) -> str:
         "flows": {"name": {"any_": ["nightly-retrain"]}},
         "flow_runs": {"state": {"type": {"any_": ["COMPLETED"]}}},
     }
-    (run,) = ask(f"{prefect}/api/flow_runs/filter", password, query)
-    return str(run["id"])
-
-
-def newest_champion(mlflow: str, password: str) -> tuple[str, str]:
-    models = ask(f"{mlflow}/api/2.0/mlflow/registered-models/search", password)["registered_models"]
-    model = max(models, key=lambda model: model["last_updated_timestamp"])
-    champion = next(alias for alias in model["aliases"] if alias["alias"] == "champion")
-    return model["name"], champion["version"]
-
-
-def ask(url: str, password: str, body: Any = None) -> Any:
-    known = base64.b64encode(password.encode()).decode()
-    head = {"Content-Type": "application/json", "Authorization": f"Basic {known}"}
-    request = urllib.request.Request(url, None if body is None else json.dumps(body).encode(), head)
+    head = {
+        "Content-Type": "application/json",
+        "Authorization": f"Basic {base64.b64encode(password.encode()).decode()}",
+    }
+    request = urllib.request.Request(f"{prefect}/api/flow_runs/filter", json.dumps(query).encode(), head)
     with urllib.request.urlopen(request, timeout=30) as answer:
-        return json.load(answer)
+        (found,) = json.load(answer)
+    return str(found["id"])
 
 
-def shoot(page: Any, url: str, to: Path) -> None:
+def shoot(page: Any, url: str, name: str, seconds: int) -> None:
     page.goto(url)
-    page.wait_for_timeout(15_000)
-    page.screenshot(path=to)
-    print(to)  # noqa: T201
+    page.wait_for_timeout(1000 * seconds)
+    page.screenshot(path=IMAGES / name)
+    stamp(name)
+    print(IMAGES / name, flush=True)
 
 
 if __name__ == "__main__":
+    os.umask(0o022)
     main()

@@ -5,6 +5,7 @@ commands.md  the commands of `flows.cli.app`
 settings.md  the fields of `tasks.settings.Settings`
 store.md     its first table: `tasks.store.LAYOUT`
 ignored.md   the names of `resnet_core.storage.ignored`
+metrics.md   `resnet_core.evaluation.metrics.METRICS`
 gate.md, dataset-file.md  the key `metric`: `resnet_core.evaluation.metrics.GATE_METRICS`
 """
 
@@ -18,7 +19,7 @@ from pydantic_core import PydanticUndefined
 from typer.core import TyperArgument, TyperCommand, TyperGroup, TyperOption
 
 from flows.cli.app import app
-from resnet_core.evaluation.metrics import GATE_METRICS
+from resnet_core.evaluation.metrics import CALIBRATION_BINS, GATE_METRICS, METRICS
 from resnet_core.storage.ignored import DOCUMENT_SUFFIXES, DOCUMENTS, IGNORED, OWN_MARKS
 from tasks.settings import Settings, variables
 from tasks.store import LAYOUT
@@ -37,6 +38,18 @@ _FOREIGN = {
     "prefect_server_api_auth_string": "USER:PASSWORD that `make up` takes for Prefect's server; else it makes one.",
     "prefect_api_url": "Prefect's server, its own variable; by default a temporary one per command.",
     "ray_address": "The Ray cluster, its own variable; by default the cluster that this machine is in.",
+}
+
+_FORMULAS = {
+    "accuracy": "right images / images",
+    "balanced_accuracy": "mean over classes k of `TP_k / (TP_k + FN_k)`",
+    "macro_f1": "mean over classes k of `2 TP_k / (2 TP_k + FP_k + FN_k)`",
+    "roc_auc": "share of pairs (an image of the class, one of another) in the right order, ties half; of more than two "
+    "classes, the mean of each against the rest",
+    "calibration_error": f"sum over {CALIBRATION_BINS} bins b of equal width of the confidence: `n_b / n` times the "
+    "difference of accuracy and mean confidence in b",
+    "nll": "mean of `-log p(true class)`",
+    "brier": "mean over images of the sum over classes k of `(p_k - y_k)^2`, 0 to 2",
 }
 
 
@@ -144,6 +157,25 @@ def _names(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names if name.isprintable() and name.isascii()) or "`Icon`"
 
 
+def metrics_page() -> str:
+    """Return docs/metrics.md."""
+    rows = [
+        f"| `{name}` | {metric.about} | {_FORMULAS[name]} | {'highest' if metric.higher_is_better else 'lowest'} | "
+        f"{'yes' if name in GATE_METRICS else 'no'} |"
+        for name, metric in METRICS.items()
+    ]
+    return (
+        f"# Metrics\n\n{_NOTICE.replace('help texts', 'list')}\n"
+        "All are of the held-out images, with 95% intervals over 1,000 bootstrap samples\n"
+        "([evaluation.md](evaluation.md#intervals)). `TP_k` images were rightly given class k, `FP_k` wrongly. `FN_k`\n"
+        "are of class k and were given another. A class without images has no part in a mean.\n\n"
+        "| metric | is | formula | best | `gate: {metric: ...}` |\n| --- | --- | --- | --- | --- |\n"
+        + "\n".join(rows)
+        + "\n\nThe first three count decisions, by costs and required recalls if there are any. The others are of the\n"
+        "probabilities. MLflow has each as `test_<metric>`. Recall, precision and F1 are listed by class, too.\n"
+    )
+
+
 def page_with_metrics(name: str) -> str:
     """Return a page whose key `metric` lists the gate's metrics; the rest of the page is kept."""
     page = (DOCS / name).read_text(encoding="utf-8")
@@ -155,6 +187,7 @@ PAGES = {
     "settings.md": settings_page,
     "store.md": store_page,
     "ignored.md": ignored_page,
+    "metrics.md": metrics_page,
     "gate.md": partial(page_with_metrics, "gate.md"),
     "dataset-file.md": partial(page_with_metrics, "dataset-file.md"),
 }

@@ -16,7 +16,7 @@ from typer.core import TyperArgument
 from upath import UPath
 
 from resnet_core.catalog.build import CATALOG
-from resnet_core.evaluation.metrics import GATE_METRICS
+from resnet_core.evaluation.metrics import GATE_METRICS, METRICS
 from resnet_core.images.preprocessing import NO_KEY
 from resnet_core.inference.scores import SCHEMA
 from resnet_core.reasons import ReasonCode
@@ -26,7 +26,12 @@ from tasks.store import LAYOUT, Store
 from tests.reference import DOCS, PAGES, commands, settings, words
 
 HOME = DOCS.parent
-PAGES_WITH_LINKS = [HOME / "README.md", HOME / "CONTRIBUTING.md", HOME / "benchmarks" / "README.md", *DOCS.glob("*.md")]
+PAGES_WITH_LINKS = [
+    HOME / "README.md",
+    HOME / "CONTRIBUTING.md",
+    HOME / "benchmarks" / "README.md",
+    *sorted(DOCS.rglob("*.md")),
+]
 DEFAULTS = Dataset(name="parts", source="data/raw/parts")
 
 
@@ -45,8 +50,31 @@ def test_a_page_about_a_part_shows_its_defaults(page: str, part: str) -> None:
     assert yaml_block(DOCS / page, part) == {part: DEFAULTS.model_dump()[part]}
 
 
-def test_the_example_of_the_readme_is_a_valid_data_set_file() -> None:
-    assert Dataset.model_validate(yaml_block(HOME / "README.md"))
+@pytest.mark.parametrize("page", sorted((DOCS / "guides").glob("*.md")), ids=lambda page: page.stem)
+def test_data_set_files_of_guides_are_valid(page: Path) -> None:
+    for block in re.findall(r"```yaml\n(# data/.*?)```", page.read_text(encoding="utf-8"), re.DOTALL):
+        assert Dataset.model_validate(yaml.safe_load(block)), block
+
+
+def test_every_page_is_in_the_navigation_once() -> None:
+    named = re.findall(r": ([\w/-]+\.md)$", (HOME / "mkdocs.yml").read_text(encoding="utf-8"), re.MULTILINE)
+    made = re.findall(r'": "([\w-]+\.md)"', (DOCS / "hooks.py").read_text(encoding="utf-8"))
+    assert sorted(named) == sorted([*(path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*.md")), *made])
+
+
+def test_every_figure_of_the_numbers_page_is_in_the_log() -> None:
+    sources = [HOME / "benchmarks" / "LOG.md", DOCS / "splits.md", HOME / "README.md"]
+    log = "\n".join(path.read_text(encoding="utf-8") for path in sources)
+    rows = re.findall(
+        r"^\| (.+?) \| (.+?) \| `(.+?)` \| (\d{4}-\d\d-\d\d) \|$", (DOCS / "numbers.md").read_text(), re.M
+    )
+    assert len(rows) >= 20
+    for claim, figure, command, date in rows:
+        assert f"## {date}" in log, claim
+        for number in re.findall(r"\d+\.\d+|\d{1,3}(?:,\d{3})+", figure):
+            assert re.search(rf"(?<![\d.]){re.escape(number)}", log), f"{claim}: {number}"
+        if command.startswith("B "):
+            assert (HOME / "benchmarks" / f"{command.split()[1]}.py").exists(), command
 
 
 @pytest.mark.parametrize("name", PAGES)
@@ -126,6 +154,7 @@ WORDS = [
     *(("scoring.md", f"`{name}`") for name in SCHEMA.names),
     *((page, name) for page in ("gate.md", "dataset-file.md") for name in GATE_METRICS),
     *(("reasons.md", f"| `{code}` |") for code in ReasonCode),
+    *(("metrics.md", f"| `{name}` |") for name in METRICS),
 ]
 
 

@@ -221,7 +221,7 @@ def correct(db: duckdb.DuckDBPyConnection) -> dict[str, int]:
     `corrected`: entries with such a label; `added`: those that the source lacks; `lost`: corrections whose images
     were not found.
     """
-    for statement in (_VERDICTS, _APPLY, _NONE, _STALE, _MOVED, _GONE):
+    for statement in (_VERDICTS, _APPLY, _STALE, _MOVED, _GONE, _NONE):
         db.execute(statement)
     counts = f"""
     select (select count(*) from verdicts), (select count(*) from verdicts join corrections using (uri) where added),

@@ -103,11 +103,10 @@ class _RawImages:
         read = [self._gray(image) for image in _images(model_input)]
         good = [number for number, image in enumerate(read) if not isinstance(image, Reason)]
         table = self._rows([image for image in read if not isinstance(image, Reason)], good)
-        if len(good) < len(read):
-            table = table.astype(object).reindex(range(len(read)))
-            table = table.where(table.notna(), None)
         reasons = [image if isinstance(image, Reason) else (None, None) for image in read]
-        return table.assign(reason_code=[code for code, _ in reasons], reason=[text for _, text in reasons])
+        table = table.reindex(range(len(read))) if len(good) < len(read) else table
+        table = table.assign(reason_code=[code for code, _ in reasons], reason=[text for _, text in reasons])
+        return table if len(good) == len(read) else table.astype(object).where(table.notna(), None)
 
     def _gray(self, image: Any) -> Gray | Reason:
         """Return gray levels [H, W], or why there are none."""

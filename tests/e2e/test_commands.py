@@ -102,16 +102,16 @@ def test_five_broken_files_among_fifty_are_five_of_fifty_rows(demo: Demo, digits
 
 @pytest.fixture(scope="module")
 def stack(demo: Demo) -> Iterator[dict[str, str]]:
-    """`make up` on free ports, over the demo's store; `make down` afterwards."""
+    """`grayline up` on free ports, over the demo's store; `grayline down` afterwards."""
     ports = {"GRAYLINE_PREFECT_PORT": free_port(), "GRAYLINE_MLFLOW_PORT": free_port()}
-    up = run("python", "-m", "flows.stack", "up", cwd=demo[0], **ports)
+    up = run("grayline", "up", cwd=demo[0], **ports)
     try:
         assert up.returncode == 0, up.stderr
         assert f"http://127.0.0.1:{ports['GRAYLINE_PREFECT_PORT']}" in up.stdout
         assert f"http://127.0.0.1:{ports['GRAYLINE_MLFLOW_PORT']}" in up.stdout
         yield ports
     finally:
-        run("python", "-m", "flows.stack", "down", cwd=demo[0], **ports)
+        run("grayline", "down", cwd=demo[0], **ports)
 
 
 def test_a_deployment_runs_through_the_server_and_the_worker(
@@ -128,6 +128,9 @@ def test_a_deployment_runs_through_the_server_and_the_worker(
     assert len(pd.read_parquet(folder / "by-name")) == 60
     failed = run("grayline", "run", "classify-batch", "--param", "source=none", "--param", "output=no", cwd=folder)
     assert failed.returncode == 1
+    deployed = run("grayline", "deploy", cwd=folder)  # to the server that prefect.toml names
+    assert deployed.returncode == 0, deployed.stderr
+    assert "deployments on http://127.0.0.1:" in deployed.stdout
 
 
 def test_mlflows_rest_interface_has_the_version_and_its_alias(demo: Demo, stack: dict[str, str]) -> None:

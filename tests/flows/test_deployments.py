@@ -10,7 +10,7 @@ from prefect.flows import load_flow_from_entrypoint
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from prefect.utilities.callables import parameter_schema
 
-from flows.stack.deployments import PREFECT_YAML, deployment_names, pool_template
+from flows.stack.deployments import PREFECT_YAML, deploy_there, deployment_names, pool_template
 from flows.stack.runs import check_parameters, parse, run_deployment
 from resnet_core.errors import UserError
 
@@ -64,6 +64,11 @@ def test_running_a_deployment_wants_its_name_its_parameters_and_a_server(
 ) -> None:
     with temporary_settings({PREFECT_API_URL: None}), pytest.raises(UserError, match=message):
         run_deployment(name, parameters, watch=False)
+
+
+def test_deploying_wants_a_server() -> None:
+    with temporary_settings({PREFECT_API_URL: None}), pytest.raises(UserError, match="no Prefect server is set"):
+        deploy_there([])
 
 
 @pytest.mark.parametrize(

@@ -50,7 +50,15 @@ def test_the_same_images_whatever_their_order(predictions: tuple) -> None:
 
 def test_few_images_make_a_small_gallery() -> None:
     found = choose(["a", "b"], np.array([0, 1]), np.array([0, 0]), np.array([0.9, 0.8], np.float32))
-    assert [(one.kind, one.row) for one in found] == [("confident error", 1), ("most uncertain", 0)]
+    assert [(one.kind, one.row) for one in found] == [("confident error", 1), ("sample", 0)]
+
+
+def test_a_rare_class_has_a_sample_though_all_of_it_is_uncertain() -> None:
+    labels = np.array([0] * 30 + [1] * 3)
+    confidence = np.linspace(0.99, 0.5, 33).astype(np.float32)
+    found = choose([f"{n:02}" for n in range(33)], labels, labels, confidence)
+    assert [labels[one.row] for one in found if one.kind == "sample"] == [0] * SAMPLES + [1]
+    assert [one.row for one in found if one.kind == "most uncertain"][:3] == [32, 31, 29]  # 30 is the sample
 
 
 def test_heat_is_coloured_where_it_is_and_nowhere_else(digits: Digits) -> None:
