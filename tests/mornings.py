@@ -32,10 +32,18 @@ class Morning:
 
 def night(home: Path) -> None:
     from flows.nightly_retrain import nightly_retrain
+    from tasks.watch import alerts
 
+    def hear(name: str, alert: alerts.Alert, event: str, run_id: str | None) -> bool:
+        with (home / "alerts").open("a") as file:
+            file.write(f"{alert.kind} {event}\n")
+        return True
+
+    alerts._send = hear
     began = time.monotonic()
-    nightly_retrain.fn(str(home / "digits.yaml"))
-    told = {"seconds": time.monotonic() - began, "modules": sorted(sys.modules)}
+    made = nightly_retrain.fn(str(home / "digits.yaml"))
+    refused = bool(made.decision and made.decision.checks and not made.decision.promoted)
+    told = {"seconds": time.monotonic() - began, "modules": sorted(sys.modules), "refused": refused}
     (home / "night.json").write_text(json.dumps(told))
 
 
@@ -102,7 +110,7 @@ def look(home: Path, ask: Morning) -> None:
     here = workspace()
     found = [*_champion(home, ask, here)]
     if ask.whole:
-        found += [*_catalog(home, ask, here), *_growth(ask, here)]
+        found += [*_catalog(home, ask, here), *_growth(ask, here), *_alerts(home, ask, here)]
     if ask.deep:
         from flows.machine.audit import audit
 
@@ -195,6 +203,22 @@ def _growth(ask: Morning, here: Any) -> Iterator[str]:
     for what, count in (("versions", versions), *((place, len(list(root.glob(place)))) for place in places)):
         if count > most + ask.faults:
             yield f"{count} {what}"
+
+
+def _alerts(home: Path, ask: Morning, here: Any) -> Iterator[str]:
+    """Each alert was told once, and once when it was well again; a night that died may have told it before."""
+    from tasks.watch.alerts import open_alerts
+
+    last: dict[str, str] = {}
+    for kind, event in map(str.split, (home / "alerts").read_text().splitlines()):
+        if kind == "fault":
+            last.clear()
+        elif last.get(kind) == event:
+            yield f"the alert {kind} was told twice: {event}"
+        last[kind] = event
+    refused = json.loads((home / "night.json").read_text())["refused"]
+    if refused != ("refused" in open_alerts(here.store, ask.name)):
+        yield f"the gate {'refused' if refused else 'accepted'}, and the alert says otherwise"
 
 
 def sizes(store: Path, name: str) -> dict[str, Any]:
