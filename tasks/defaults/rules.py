@@ -31,7 +31,7 @@ _DIRECTED = {"left", "right", "clockwise", "counterclockwise", "mirrored", "flip
 
 # Seconds of a training step on an image, relative to width 64 at 96 px with the stem `imagenet`: by width, and how
 # much more the stem `small` costs.
-_COSTS, _SMALL_STEM = {16: 0.14, 32: 0.3, 64: 1.0}, 10
+_COSTS, _SMALL_STEM = {16: 0.12, 32: 0.3, 64: 1.0}, 10
 _BEFORE = 30  # epochs, the fixed default
 
 Rate = Callable[[int, int], float]  # of width and batch size: training images/s
@@ -90,9 +90,10 @@ def choose(facts: Facts, given: Mapping[str, Any], rate: Rate) -> Choice:
         values[key], reasons[key] = value, reason
         return value
 
-    count = f"{facts.images:,} images"
-    width = take("model.width", next(width for least, width in _WIDTHS if facts.images >= least), f"for {count}")
     batch = take("train.batch_size", _batch(facts.images), f"about {_BATCHES_AN_EPOCH} batches an epoch, or full ones")
+    minutes = given.get("train.minutes") or _MINUTES
+    limit = None if given.get("train.epochs") else minutes
+    width = take("model.width", *_width(facts.images, limit, lambda width: rate(width, batch)))
     steps_an_epoch = max(1, math.ceil(facts.images / batch))
     epochs = take(
         "train.epochs", *_epochs(facts, width, steps_an_epoch, given.get("train.minutes"), rate(width, batch))
@@ -107,6 +108,16 @@ def choose(facts: Facts, given: Mapping[str, Any], rate: Rate) -> Choice:
     take("train.augment.flips", facts.flips, facts.mirrored)
     take("train.augment.shift", round(max(_SHIFT, 1 / facts.size), 3), "of the side, a pixel at least")
     return Choice(values, reasons)
+
+
+def _width(images: int, minutes: float | None, rate: Callable[[int], float]) -> tuple[int, str]:
+    """Return the widest network for so many images that has time for some epochs, and why. minutes: None: no limit."""
+    widths = [width for least, width in _WIDTHS if images >= least]
+    for width in widths[:-1]:
+        if minutes is None or 60 * minutes * rate(width) >= _EPOCHS[0] * images:
+            return width, f"for {images:,} images"
+    why = f"; wider ones have no time for {_EPOCHS[0]} epochs" * (len(widths) > 1)
+    return widths[-1], f"for {images:,} images{why}"
 
 
 def _batch(images: int) -> int:

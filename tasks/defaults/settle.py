@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -133,6 +134,7 @@ def choose_for(
     """Choose for so many training images of each class. sample: some of them, asked for if mirrors are learned."""
     device, classes = find_device(here.device), tuple(counts)
 
+    @cache
     def rate(width: int, batch: int) -> float:
         if "train.epochs" not in dataset.auto:
             return 0.0  # nothing depends on it

@@ -53,6 +53,17 @@ def test_a_slow_device_trains_for_half_an_hour_at_most() -> None:
     assert "30 minutes at 5 images/s" in found.reasons["train.epochs"]
 
 
+def test_a_wide_network_needs_time_for_ten_epochs() -> None:
+    # 60,000 images: ten epochs in half an hour need 334 images/s; the widths of 32 and 64 do less.
+    rates = {64: 100.0, 32: 300.0, 16: 1000.0}
+    of = facts(60_000, size=28, classes=10)
+    slow = choose(of, {}, lambda width, batch: rates[width])
+    assert slow.values["model.width"] == 16
+    assert "wider ones have no time" in slow.reasons["model.width"]
+    assert choose(of, {}, lambda width, batch: 4 * rates[width]).values["model.width"] == 64
+    assert choose(of, {"train.epochs": 3}, lambda width, batch: 0.0).values["model.width"] == 64
+
+
 def test_rare_classes_are_drawn_as_often_as_others_unless_the_file_balances_them() -> None:
     assert chosen(facts(225, 22)).values["train.sampling"] == "balanced"
     assert chosen(facts(225, 100)).values["train.sampling"] == "natural"

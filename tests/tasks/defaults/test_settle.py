@@ -84,7 +84,7 @@ def test_values_are_kept_until_the_images_are_half_as_many_again(
     source, store = draw(tmp_path / "raw", {"ok": 300, "bad": 40}, 12), UPath(tmp_path / "store")
     first, _ = settled(a_dataset(source), store)
     assert first.train.sampling == "balanced"
-    assert "settings    width 16" in caplog.text
+    assert "width 16 (for 256 images)" in caplog.text
     assert "as chosen on" not in caplog.text
     draw(source, {"ok": 30, "bad": 4}, 12, start=400)
     caplog.clear()
