@@ -43,11 +43,16 @@ def without_cards(lock: str) -> tuple[str, list[str]]:
     return kept, torch
 
 
-def installer(python: str) -> list[str]:
-    """Return the command that installs into the environment of `python`, without dependencies."""
-    if uv := shutil.which("uv"):
-        return [uv, "pip", "install", "--quiet", "--python", python, "--no-deps"]
-    return [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"]
+def installers(python: str) -> list[list[str]]:
+    """Return the commands that install into the environment of `python`, without dependencies; the first is tried first.
+
+    pip comes after uv, which does not read pip's settings, such as the index of a plant.
+    """
+    uv, pip = (
+        shutil.which("uv"),
+        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"],
+    )
+    return [[uv, "pip", "install", "--quiet", "--python", python, "--no-deps"], pip] if uv else [pip]
 
 
 def for_cpus(command: list[str], lock: str, index: str) -> str:
@@ -65,9 +70,9 @@ def say(text: str) -> None:
 
 def install(python: str, locks: list[str], index: str = CPU_INDEX) -> None:
     """Install what the locks name, PyTorch's wheels by the machine; say which."""
-    command, text = installer(python), "".join(Path(lock).read_text(encoding="utf-8") for lock in locks)
+    commands, text = installers(python), "".join(Path(lock).read_text(encoding="utf-8") for lock in locks)
     if any(entry[1] == "torch" for entry in ENTRY.finditer(text)) and sys.platform == "linux":
-        why = "an NVIDIA card is here" if has_card() else for_cpus(command, text, index)
+        why = "an NVIDIA card is here" if has_card() else for_cpus(commands[0], text, index)
         if why:
             say(f"PyTorch's wheels of PyPI, for CPUs and NVIDIA cards: {SIZES[False]} ({why})")
         else:
@@ -75,7 +80,12 @@ def install(python: str, locks: list[str], index: str = CPU_INDEX) -> None:
     with tempfile.NamedTemporaryFile("w", suffix=".lock", encoding="utf-8") as file:
         file.write(text)
         file.flush()
-        subprocess.run([*command, "--require-hashes", "-r", file.name], check=True)
+        *first, last = [[*command, "--require-hashes", "-r", file.name] for command in commands]
+        for command in first:
+            if subprocess.run(command, check=False).returncode == 0:
+                return
+            say(f"{command[0]} could not; pip is asked")
+        subprocess.run(last, check=True)
 
 
 if __name__ == "__main__":

@@ -68,3 +68,17 @@ def test_the_machine_decides_and_a_line_says_so(
     assert len(ran) == 1 + (not card)
     assert ("nvidia-cublas==" in ran[-1][-1]) == card
     assert "GB" in said
+
+
+def test_pip_is_asked_where_uv_cannot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+
+    def run(command: list[str], check: bool) -> object:
+        asked.append(command[0])
+        return type("Done", (), {"returncode": int(command[0] == "/bin/uv")})()
+
+    monkeypatch.setattr(install.subprocess, "run", run)
+    monkeypatch.setattr(install.shutil, "which", lambda name: "/bin/uv")
+    (tmp_path / "lock").write_text("numpy==2.4.1 --hash=sha256:1\n")
+    install.install("python", [str(tmp_path / "lock")])
+    assert asked == ["/bin/uv", "python"]
