@@ -44,7 +44,7 @@ def without_cards(lock: str) -> tuple[str, list[str]]:
 
 
 def installers(python: str) -> list[list[str]]:
-    """Return the commands that install into the environment of `python`, without dependencies; the first is tried first.
+    """Return the commands that install into the environment of `python`, without dependencies, the first choice first.
 
     pip comes after uv, which does not read pip's settings, such as the index of a plant.
     """
