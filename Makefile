@@ -81,6 +81,7 @@ audit: ## Ask PyPI for known holes in the locked packages; needs a network that 
 	test -d .venv-audit || { $(PYTHON) -m venv .venv-audit && .venv-audit/bin/pip install --quiet pip-audit==2.10.1; }
 	.venv-audit/bin/pip-audit --progress-spinner off --require-hashes --disable-pip $(addprefix -r ,$(wildcard requirements*.lock))
 
+release: export PYTHONPATH :=
 release: ## Build wheel and sdist into dist/, check both, and run the demo on digits from an empty environment.
 	rm -rf dist .venv-release && $(PYTHON) -m venv .venv-release
 	.venv-release/bin/pip install --quiet --disable-pip-version-check build==1.6.1 twine==7.0.0
@@ -88,7 +89,7 @@ release: ## Build wheel and sdist into dist/, check both, and run the demo on di
 	.venv-release/bin/twine check --strict dist/*
 	$(PYTHON) -m venv --clear .venv-release && $(PYTHON) install.py .venv-release/bin/python requirements.lock
 	.venv-release/bin/pip install --quiet --disable-pip-version-check --no-deps dist/*.whl
-	cd $$(mktemp -d) && env -u PYTHONPATH $(CURDIR)/.venv-release/bin/grayline demo --dataset digits
+	cd $$(mktemp -d) && $(CURDIR)/.venv-release/bin/grayline demo --dataset digits
 	ls -l dist
 
 clean: ## Remove .venv and caches; data and the store stay.
