@@ -15,7 +15,6 @@ from pydantic import BaseModel
 from typer.core import TyperArgument
 from upath import UPath
 
-from docs.stamps import outdated
 from resnet_core.catalog.build import CATALOG
 from resnet_core.evaluation.metrics import GATE_METRICS, METRICS
 from resnet_core.images.preprocessing import NO_KEY
@@ -76,10 +75,6 @@ def test_every_figure_of_the_numbers_page_is_in_the_log() -> None:
             assert re.search(rf"(?<![\d.]){re.escape(number)}", log), f"{claim}: {number}"
         if command.startswith("B "):
             assert (HOME / "benchmarks" / f"{command.split()[1]}.py").exists(), command
-
-
-def test_no_picture_is_older_than_what_it_shows() -> None:
-    assert outdated() == [], "run `python -m docs.screenshots` and `python -m docs.terminal`"
 
 
 def test_the_readme_is_short() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.stamps import outdated
 from tests.browser import chromium
 
 HOME = Path(__file__).parents[1]
@@ -38,6 +39,10 @@ def site() -> Iterator[str]:
 class _Silent(http.server.SimpleHTTPRequestHandler):
     def log_message(self, *words: object) -> None:
         pass
+
+
+def test_no_picture_is_older_than_what_it_shows() -> None:
+    assert outdated() == [], "run `python -m docs.screenshots`, which makes all of them"
 
 
 def test_every_page_opens_without_a_complaint_and_asks_no_other_server(site: str) -> None:
