@@ -129,7 +129,7 @@ def test_too_many_in_quarantine_fail_the_night_after_the_page_names_the_reasons(
     now = summary(digits) + summarise(quarantined({"truncated: 3 bytes | missing": 500, "blank: every pixel is 0": 99}))
     with pytest.raises(DataCheckError, match=r"599 of 2,396 images \(25%\).*truncated 500, blank 99"):
         night(1, home, given(digits, now=now), quarantine_limit=0.2)
-    assert r"| truncated | 500 | truncated\: 3 bytes \| missing |" in newest_page()
+    assert r"| truncated | 500 | truncated: 3 bytes \| missing |" in newest_page()
     assert last_accepted(nights, 99) is None
 
 
@@ -159,4 +159,4 @@ def test_a_store_that_is_no_disk_holds_the_same(digits: Digits, tmp_path: Path) 
 
 
 def test_a_files_name_is_no_markdown() -> None:
-    assert plain("![x](http://y)|<b>\n`z`") == r"\!\[x\](http\://y)\|\<b\> \`z\`"
+    assert plain("![x](http://y)|<b>\n`z`") == r"\!\[x\](http\://y)\|\<b> \`z\`"
