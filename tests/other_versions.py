@@ -15,6 +15,8 @@ from pathlib import Path
 
 HOME = Path(__file__).parents[1]
 UV = "uv==0.13.9"
+EXTRAS = "dicom,lake,postgres,s3,samples,sign,tune"
+TOOLS = ("hypothesis", "moto[server]", "pytest", "scikit-image", "setuptools", "timm")
 NAMES = ("prefect", "mlflow", "torch", "torchvision", "pyarrow", "duckdb", "pandas", "pydantic", "pillow", "numpy")
 # A minute or two: every wing, real nights, the registry, and a store of an earlier release.
 QUICK = (
@@ -32,11 +34,15 @@ def say(text: str) -> None:
 
 
 def install(resolution: str, folder: Path) -> None:
-    """Install the project with the extras of the tests."""
+    """Install the project. The tests' own tools have no floors: the lowest ones are installed without them first."""
     subprocess.run([sys.executable, "-m", "venv", "--clear", folder], check=True)
     subprocess.run([folder / "bin" / "pip", "install", "--quiet", "--disable-pip-version-check", UV], check=True)
     uv = [folder / "bin" / "uv", "pip", "install", "--quiet", "--python", folder / "bin" / "python"]
-    subprocess.run([*uv, "--resolution", resolution, "-e", ".[dev,samples]"], cwd=HOME, check=True)
+    if resolution == "lowest-direct":
+        subprocess.run([*uv, "--resolution", resolution, "-e", f".[{EXTRAS}]"], cwd=HOME, check=True)
+        subprocess.run([*uv, *TOOLS], cwd=HOME, check=True)
+    else:
+        subprocess.run([*uv, "-e", f".[dev,{EXTRAS}]"], cwd=HOME, check=True)
 
 
 def versions(python: Path) -> dict[str, str]:

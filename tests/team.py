@@ -9,6 +9,7 @@ Not root: the workers share the machine's network, and the last line says so.
 import contextlib
 import datetime
 import json
+import logging
 import os
 import shutil
 import socket
@@ -27,7 +28,7 @@ from flows.stack.api import Api
 from tests import postgres
 
 PREFECT, MLFLOW = "grayline:of-prefect-1234", "of-mlflow-12345"
-NAMES = ("prefect.team.test", "mlflow.team.test", "s3.team.test")
+NAMES = ("prefect.team.test", "mlflow.team.test", "s3store")  # moto takes what stands before a dot for a bucket
 NIGHT, BATCH = 900.0, 600.0  # seconds
 DATASET = """\
 name: digits
@@ -161,6 +162,7 @@ class Team:
 
         self.folder, self.database, self.started = folder, database, contextlib.ExitStack()
         self.ports = {name: free_port() for name in ("prefect", "mlflow", "prefect-tls", "mlflow-tls", "s3-tls")}
+        logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
         moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
         moto.start()
         self.s3 = int(moto.get_host_and_port()[1])
