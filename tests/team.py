@@ -1,7 +1,8 @@
 """The team profile on one machine: `python -m tests.team` (`make test-team`); Linux, as root for network namespaces.
 
 Servers: Prefect and MLflow with PostgreSQL (Debian's packages) and S3 (moto), behind TLS, by `flows.stack serve`.
-Workers: two, in a network namespace and with a host name each. They reach the servers by their names and TLS alone.
+Workers: two, in a network namespace and with a host name each. They reach the servers by their names and TLS alone,
+and S3 by its address.
 Runs: two nights at once (one stands back), one while PostgreSQL restarts, a batch, a correction, a rollback.
 Not root: the workers share the machine's network, and the last line says so.
 """
@@ -28,7 +29,7 @@ from flows.stack.api import Api
 from tests import postgres
 
 PREFECT, MLFLOW = "grayline:of-prefect-1234", "of-mlflow-12345"
-NAMES = ("prefect.team.test", "mlflow.team.test", "s3store")  # moto takes what stands before a dot for a bucket
+NAMES = ("prefect.team.test", "mlflow.team.test")
 NIGHT, BATCH = 900.0, 600.0  # seconds
 DATASET = """\
 name: digits
@@ -53,7 +54,7 @@ def free_port() -> int:
 
 
 def make_certificate(folder: Path) -> ssl.SSLContext:
-    """A certificate of our own for the three names, in cert.pem beside its key."""
+    """A certificate of our own for both names, in cert.pem beside its key."""
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -129,6 +130,7 @@ def namespaces(count: int) -> Iterator[list[tuple[list[str], str]]]:
                 ["addr", "add", f"{here}.2/24", "dev", f"gl{number}b"],
                 ["link", "set", f"gl{number}b", "up"],
                 ["link", "set", "lo", "up"],
+                ["route", "add", "default", "via", f"{here}.1"],
             ):
                 ip("-n", name, *words)
             hosts = Path("/etc/netns", name, "hosts")
@@ -157,15 +159,16 @@ def namespaces(count: int) -> Iterator[list[tuple[list[str], str]]]:
 class Team:
     """The servers, the bucket and the workers, below a folder."""
 
-    def __init__(self, folder: Path, database: str) -> None:
+    def __init__(self, folder: Path, database: str, address: str) -> None:
         from moto.server import ThreadedMotoServer
 
         self.folder, self.database, self.started = folder, database, contextlib.ExitStack()
-        self.ports = {name: free_port() for name in ("prefect", "mlflow", "prefect-tls", "mlflow-tls", "s3-tls")}
+        self.ports = {name: free_port() for name in ("prefect", "mlflow", "prefect-tls", "mlflow-tls")}
         logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
-        moto = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+        # An address for all: MLflow's server gives clients addresses in S3 to upload to.
+        moto = ThreadedMotoServer(address, port=0, verbose=False)
         moto.start()
-        self.s3 = int(moto.get_host_and_port()[1])
+        self.s3 = f"http://{address}:{moto.get_host_and_port()[1]}"
         self.keys = {
             "AWS_ACCESS_KEY_ID": "testing",
             "AWS_SECRET_ACCESS_KEY": "testing",
@@ -183,9 +186,7 @@ class Team:
     def file_system(self) -> Any:
         import s3fs
 
-        return s3fs.S3FileSystem(
-            key="testing", secret="testing", endpoint_url=f"http://127.0.0.1:{self.s3}", use_listings_cache=False
-        )
+        return s3fs.S3FileSystem(key="testing", secret="testing", endpoint_url=self.s3, use_listings_cache=False)
 
     def serve(
         self, name: str, enter: list[str], cwd: Path, env: dict[str, str], *files: str
@@ -215,7 +216,7 @@ class Team:
         }  # fmt: skip
         more = {
             "PREFECT_SERVER_API_AUTH_STRING": PREFECT, "MLFLOW_TRACKING_USERNAME": "grayline",
-            "MLFLOW_TRACKING_PASSWORD": MLFLOW, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.s3}",
+            "MLFLOW_TRACKING_PASSWORD": MLFLOW, "AWS_ENDPOINT_URL": self.s3,
             "PREFECT_SERVER_ENCRYPTION_KEY": "9L3C5bXqsM9qf4v3JvO2dX1o0v0c0n3u0Jx8f1p7o4E=", **self.keys,
         }  # fmt: skip
         write_settings(home / "grayline.toml", settings, more)
@@ -228,21 +229,21 @@ class Team:
         """A worker that reaches the servers by name and TLS."""
         home = self.folder / f"worker{number}"
         home.mkdir()
-        names = NAMES if enter else ("localhost",) * 3
-        tls = {name: self.ports[f"{name}-tls"] for name in ("prefect", "mlflow", "s3")}
+        names = NAMES if enter else ("localhost",) * 2
+        tls = {name: self.ports[f"{name}-tls"] for name in ("prefect", "mlflow")}
         if enter or number == 1:
-            for name, to in (("prefect", self.ports["prefect"]), ("mlflow", self.ports["mlflow"]), ("s3", self.s3)):
-                forward(address, tls[name], to, self.tls)
+            for name, port in tls.items():
+                forward(address, port, self.ports[name], self.tls)
         urls = [f"https://{name}:{port}" for name, port in zip(names, tls.values(), strict=True)]
         if not enter:  # nobody may change /etc/hosts: plain http to the loopback
-            urls = [f"http://127.0.0.1:{port}" for port in (self.ports["prefect"], self.ports["mlflow"], self.s3)]
+            urls = [f"http://127.0.0.1:{port}" for port in (self.ports["prefect"], self.ports["mlflow"])]
         settings = {
             "store": "s3://team/store", "prefect_api_url": f"{urls[0]}/api", "prefect_api_auth_string": PREFECT,
             "mlflow_tracking_uri": urls[1], "mlflow_tracking_username": "grayline", "mlflow_tracking_password": MLFLOW,
         }  # fmt: skip
         ca = str(self.folder / "cert.pem")
         trust = ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "AWS_CA_BUNDLE", "PREFECT_API_SSL_CERT_FILE")
-        write_settings(home / "grayline.toml", settings, {"AWS_ENDPOINT_URL": urls[2], **self.keys})
+        write_settings(home / "grayline.toml", settings, {"AWS_ENDPOINT_URL": self.s3, **self.keys})
         env = self.clean(HOME=str(home), **(dict.fromkeys(trust, ca) if enter else {}))
         self.serve("worker", enter, home, env, *([str(file)] if number == 1 else []))
 
@@ -405,7 +406,7 @@ def main() -> None:
         sys.exit("team: PostgreSQL is not installed. Run: apt-get install postgresql")
     folder, began = Path(tempfile.mkdtemp(prefix="team-")), time.monotonic()
     with postgres.cluster() as database, namespaces(2) as rooms:
-        team = Team(folder, database)
+        team = Team(folder, database, rooms[0][1])
         with team.started:
             play(team, rooms)
     shutil.rmtree(folder)
