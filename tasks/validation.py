@@ -58,7 +58,7 @@ _KINDS = {
 # The keys that are `auto` unless the file has a value: `tasks.defaults` chooses it before the first use.
 AUTO = (
     "image.size", "model.width", "train.epochs", "train.batch_size", "train.warmup", "train.ema_decay",
-    "train.sampling", "train.augment.flips", "train.augment.shift",
+    "train.sampling", "train.logit_adjustment", "train.augment.flips", "train.augment.shift",
 )  # fmt: skip
 
 

@@ -144,7 +144,7 @@ def choose_for(
 
     flips, why = _learned_flips(sample, classes) if "train.augment.flips" in dataset.auto else ("none", "")
     facts = Facts(sum(counts.values()), len(counts), min(counts.values()), max(counts.values()), size, flips, why)
-    more = {f"train.{name}": getattr(dataset.train, name) for name in ("minutes", "class_weights", "logit_adjustment")}
+    more = {f"train.{name}": getattr(dataset.train, name) for name in ("minutes", "class_weights")}
     return choose(facts, dataset.given() | more, rate)
 
 

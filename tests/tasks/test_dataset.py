@@ -45,7 +45,7 @@ def test_auto_is_the_default_and_a_value_is_taken(key: str) -> None:
         return {"name": "parts", "source": "x", **value}
 
     values = {"train.sampling": "natural", "train.augment.flips": "none", "image.size": 64, "model.width": 64}
-    value = values.get(key, 0.5 if key in ("train.warmup", "train.ema_decay", "train.augment.shift") else 7)
+    value = values.get(key, 7 if key in ("train.epochs", "train.batch_size") else 0.5)
     assert Dataset.model_validate(content("auto")).auto == set(AUTO)
     found = Dataset.model_validate(content(value))
     assert found.auto == set(AUTO) - {key}
@@ -65,7 +65,7 @@ def test_a_recipe_gives_values_and_minutes_win_over_its_epochs() -> None:
 def test_the_files_in_data_keep_their_settings(name: str) -> None:
     """What they leave to Grayline is what it was before."""
     dataset = load_dataset(DATA / f"{name}.yaml")
-    assert dataset.auto <= {"train.warmup", "train.ema_decay", "train.sampling"}
+    assert dataset.auto <= {"train.warmup", "train.ema_decay", "train.sampling", "train.logit_adjustment"}
 
 
 @pytest.mark.parametrize(

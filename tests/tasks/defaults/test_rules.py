@@ -64,11 +64,12 @@ def test_a_wide_network_needs_time_for_ten_epochs() -> None:
     assert choose(of, {"train.epochs": 3}, lambda width, batch: 0.0).values["model.width"] == 64
 
 
-def test_rare_classes_are_drawn_as_often_as_others_unless_the_file_balances_them() -> None:
-    assert chosen(facts(225, 22)).values["train.sampling"] == "balanced"
-    assert chosen(facts(225, 100)).values["train.sampling"] == "natural"
-    for given in ({"train__class_weights": "balanced"}, {"train__logit_adjustment": 0.5}):
-        assert chosen(facts(225, 22), **given).values["train.sampling"] == "natural"
+def test_rare_classes_are_corrected_for_unless_the_file_balances_them() -> None:
+    assert chosen(facts(225, 22)).values["train.logit_adjustment"] == 0.5
+    assert chosen(facts(225, 100)).values["train.logit_adjustment"] == 0
+    for given in ({"train__class_weights": "balanced"}, {"train__sampling": "balanced"}):
+        found = chosen(facts(225, 22), **given).values
+        assert (found["train.logit_adjustment"], found.get("train.sampling", "natural")) == (0, "natural")
 
 
 def test_small_images_are_shifted_by_a_pixel() -> None:

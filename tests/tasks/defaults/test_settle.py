@@ -83,7 +83,7 @@ def test_values_are_kept_until_the_images_are_half_as_many_again(
     caplog.set_level(logging.INFO, "grayline")
     source, store = draw(tmp_path / "raw", {"ok": 300, "bad": 40}, 12), UPath(tmp_path / "store")
     first, _ = settled(a_dataset(source), store)
-    assert first.train.sampling == "balanced"
+    assert (first.train.sampling, first.train.logit_adjustment) == ("natural", 0.5)
     assert "width 16 (for 256 images)" in caplog.text
     assert "as chosen on" not in caplog.text
     draw(source, {"ok": 30, "bad": 4}, 12, start=400)
@@ -94,9 +94,9 @@ def test_values_are_kept_until_the_images_are_half_as_many_again(
     draw(source, {"ok": 10, "bad": 260}, 12, start=500)
     caplog.clear()
     third, _ = settled(a_dataset(source), store)
-    assert third.train.sampling == "natural"
+    assert third.train.logit_adjustment == 0
     assert "chosen again, for the images or the data set file have changed:" in caplog.text
-    assert "train.sampling balanced to natural" in caplog.text
+    assert "train.logit_adjustment 0.5 to 0.0" in caplog.text
 
 
 def test_a_resumed_training_has_the_name_that_it_had(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -134,6 +134,7 @@ def test_what_was_chosen_can_be_read_back_and_a_damaged_record_is_chosen_again(
 def test_numbers_of_the_file_are_taken_as_they_are(tmp_path: Path) -> None:
     source, store = draw(tmp_path / "raw", {"ok": 40, "bad": 9}, 12), UPath(tmp_path / "store")
     train = {"epochs": 3, "batch_size": 9, "warmup": 0.3, "ema_decay": 0.5, "sampling": "natural"}
+    train["logit_adjustment"] = 0.1
     augment = {"flips": "vertical", "shift": 0.2}
     own = a_dataset(source, image={"size": 16}, model={"width": 24}, train={**train, "augment": augment, "lr": 0.01})
     assert not own.auto
