@@ -50,7 +50,7 @@ down: ## Stop the processes that `make up` started.
 faults: $(DEVELOPED) ## Let every operation of nights, batches and promotions fail once, and run them again: hours.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fault_points
 
-year: $(DEVELOPED) ## Simulate 365 nights with what a year brings, drawn by a seed; about ten minutes.
+year: $(DEVELOPED) ## Simulate 365 nights with what a year brings, drawn by a seed.
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.year
 
 test-team: $(DEVELOPED) ## Run the team profile: PostgreSQL, S3, TLS, two workers in network namespaces (as root); ten minutes.

@@ -2,7 +2,7 @@
 
     python -m tests.outages [--silent SECONDS]
 
-It takes about ten minutes, and is run by hand. Two data sets train at length. MLflow and Prefect's server are killed
+It is run by hand. Two data sets train at length. MLflow and Prefect's server are killed
 and started again: the nights go on. Then the worker and a night are killed, and the other night is suspended, as with a
 laptop that is closed: Prefect's automation marks both as Crashed, and the next nights run.
 """

@@ -1,4 +1,4 @@
-"""A year of nights in minutes: the real nightly flow on a tiny network, and what a year brings.
+"""A year of nights: the real nightly flow on a tiny network, and what a year brings.
 
     python -m tests.year [--seed N] [--nights 365] [--keep FOLDER]
 
