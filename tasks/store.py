@@ -236,6 +236,7 @@ def read_mark(root: UPath) -> dict[str, Any]:
     try:
         found = read_json(root / STORE_MARK)
     except (FileNotFoundError, NotADirectoryError, DamagedFileError):
+        # an earlier release wrote none; a torn one says nothing
         return {}
     return found if isinstance(found, dict) else {}
 

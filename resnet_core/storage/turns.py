@@ -202,7 +202,7 @@ def process_began(pid: int) -> float:
     """Return when a process began; the number stays when the clock is set. Raises psutil.NoSuchProcess."""
     try:  # ticks since the start of the machine, proc_pid_stat(5)
         return float(Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[19])
-    except (OSError, IndexError):
+    except (OSError, IndexError):  # a system without /proc
         return psutil.Process(pid).create_time()
 
 

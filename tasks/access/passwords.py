@@ -86,7 +86,7 @@ def is_own_mlflow(folder: Path, address: str) -> bool:
         return _is_one_of(
             address, json.loads((folder / "addresses.json").read_text(encoding="utf-8")).get("mlflow", ())
         )
-    except (OSError, ValueError):
+    except (OSError, ValueError):  # without a stack, or its note is torn
         return False
 
 

@@ -108,7 +108,7 @@ def _gone_will_do() -> Iterator[None]:
     """Pass over what somebody has removed before."""
     try:
         yield
-    except MlflowException as error:
+    except MlflowException as error:  # MLflow's own word, or it is raised
         if not says_missing(error):
             raise
 

@@ -97,6 +97,7 @@ def _when(file: UPath) -> float:
     try:
         return float(read_json(file)["since"])
     except (FileNotFoundError, DamagedFileError, KeyError, TypeError, ValueError):
+        # it has not begun, or its note is torn
         return 0.0
 
 

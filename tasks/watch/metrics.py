@@ -66,7 +66,7 @@ class _File:
             Path(folder).mkdir(parents=True, exist_ok=True)
             write_to_textfile(str(Path(folder) / self._path), self._registry)
             Path(folder, self._path).chmod(0o644)  # numbers and names alone; another user's node_exporter reads them
-        except OSError as error:
+        except OSError as error:  # numbers for others end no night
             log.warning("metrics     GRAYLINE_METRICS: cannot write to %s (%s)", folder, error.strerror)
 
 
