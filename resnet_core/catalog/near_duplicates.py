@@ -186,6 +186,8 @@ def residuals(left: Pixels, right: Pixels) -> _Floats:
     share = np.where((left == right).all((1, 2)), 0, np.inf).astype(np.float32)
     for start in range(0, len(left), _CHUNK):
         rows = start + np.flatnonzero(share[start : start + _CHUNK])
+        if not len(rows):  # every pair of the block has equal pixels
+            continue
         (a, contrast), (b, other) = _standard(left[rows]), _standard(right[rows])
         enough = (contrast > _LEAST_CONTRAST) & (other > _LEAST_CONTRAST)
         rows, a, b = rows[enough], a[enough], b[enough]

@@ -166,6 +166,10 @@ def test_two_pictures_with_the_same_frame_are_two(photograph: Image.Image) -> No
     assert confirm(np.stack([whole] * 3), np.stack([whole, other, negative])).tolist() == [True, False, False]
 
 
+def test_pairs_with_equal_pixels_alone_leave_nothing_unexplained(cell_squares: np.ndarray) -> None:
+    assert not residuals(cell_squares[:70], cell_squares[:70].copy()).any()
+
+
 def test_flat_images_match_only_when_equal(photograph: Image.Image) -> None:
     flat = np.full((64, 64), 100, np.uint8)
     faint = flat.copy()
