@@ -41,7 +41,7 @@ def _content(path: Path) -> bytes:
     for node in ast.walk(tree):
         if isinstance(node, ast.Module | ast.FunctionDef | ast.ClassDef) and ast.get_docstring(node):
             node.body[0].value.value = ""  # type: ignore[attr-defined]
-    return ast.dump(tree).encode()
+    return ast.unparse(tree).encode()  # the same for all releases of Python, unlike a dump
 
 
 def stamp(name: str) -> None:
