@@ -38,7 +38,8 @@ LIMITS = Limits()
 
 
 def dataset_of(folder: Path, **settings: object) -> Dataset:
-    return Dataset.model_validate({"name": "d", "source": str(folder), "image": {"size": 8}, **settings})
+    """Return a data set whose keys all have a value: those that are not given, the fixed defaults."""
+    return Dataset.recorded({"name": "d", "source": str(folder), "image": {"size": 8}, **settings})
 
 
 def ingested(dataset: Dataset, store: UPath) -> tuple[Catalog, Scan]:
