@@ -12,7 +12,7 @@ from tasks import values
 from tasks.batch import values as batch_values
 from tasks.batch.folder import check_places
 
-_PLOTS = ("confusion", "reliability")  # files of an evaluation, without .png
+_PLOTS = ("confusion_matrix", "reliability")  # files of an evaluation, without .png
 
 
 @dataclasses.dataclass(frozen=True)

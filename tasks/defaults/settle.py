@@ -42,23 +42,24 @@ _GROWN = 1.5  # times as many images of all, or of the smallest class: the value
 
 
 # ---- the size, before the first image is read
-def settle_size(dataset: Dataset, db: DuckDBPyConnection, notes: Mapping[str, str], here: Workspace) -> int:
+def settle_size(dataset: Dataset, db: DuckDBPyConnection, notes: Mapping[str, str], here: Workspace) -> tuple[int, str]:
     """Return the side to store: that of the file, or that of earlier nights, or one that fits the listed files.
+
+    Also return what to say of it, which may be nothing.
 
     notes: of the catalog; empty before the first night. Reads `listed`.
     """
     if "image.size" not in dataset.auto:
-        return dataset.image.size
+        return dataset.image.size, ""
     if notes:
         return _kept_size(dataset, int(notes.get(CATALOG_SIZE, _FIXED_SIZE)), here)
     files = db.table("listed").filter("not coalesce(ignored, false) and size is not null")
     sample = files.order("hash(uri)").limit(_SIDES).to_arrow_table()
     if not len(sample):
-        return dataset.image.size  # no file is there: the scan says it
+        return dataset.image.size, ""  # no file is there: the scan says it
     read = read_files(sample, dataset.image, here.limits)
     size, why = choose_size(len(files), _median_side(read["width"], read["height"]))
-    log.info("settings    image size %d px (%s); `image: {size: ...}` changes it", size, why)
-    return size
+    return size, f"image size {size} px ({why}); `image: {{size: ...}}` changes it"
 
 
 def _median_side(width: Any, height: Any) -> int:
@@ -67,15 +68,17 @@ def _median_side(width: Any, height: Any) -> int:
     return int(np.median(sides)) if len(sides) else _FIXED_SIZE
 
 
-def _kept_size(dataset: Dataset, kept: int, here: Workspace) -> int:
-    """Return the size of earlier nights. Say if today's images would have another one."""
+def _kept_size(dataset: Dataset, kept: int, here: Workspace) -> tuple[int, str]:
+    """Return the size of earlier nights, and whether today's images would have another one."""
     with here.store.catalog(dataset.name).open("rb") as file:
         known = pq.read_table(file, columns=["width", "height"])
     size, why = choose_size(len(known), _median_side(known["width"], known["height"]))
-    if size != kept:
-        log.info("settings    image size stays %d px, as in earlier nights; for today's images it would be %d px (%s): "
-                 "`image: {size: %d}` changes it", kept, size, why, size)  # fmt: skip
-    return kept
+    if size == kept:
+        return kept, ""
+    return kept, (
+        f"image size stays {kept} px, as in earlier nights; for today's images it would be {size} px ({why}): "
+        f"`image: {{size: {size}}}` changes it"
+    )
 
 
 # ---- everything else, before a training

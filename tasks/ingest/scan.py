@@ -50,8 +50,8 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
     notes = notes_of(here.store.catalog(dataset.name))
     with database.database() as db, more_roots(dataset.manifest_roots):
         ignored, given = list_files(db, dataset, here.store.own_places(), decided=bool(notes.get(SPLITS_READ)))
-        image = replace(dataset.image, size=settle_size(dataset, db, notes, here))
-        image = with_decision(image, here.store.catalog(dataset.name))
+        size, said = settle_size(dataset, db, notes, here)
+        image = with_decision(replace(dataset.image, size=size), here.store.catalog(dataset.name))
         pixels = pixel_folder(dataset, image, here)
         there = whole_parts(pixels, here.keys)
         if not there and pixels.parent.exists():
@@ -61,6 +61,8 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
         entries.make_entries(db, there)
         _check_entries(db, dataset)
+        if said:
+            log.info("settings    %s", said)
         work = here.store.begin_work(dataset.name)
         count, unread = entries.count_entries(db)
         ask_for(here.store.root, of_night(unread, image.size, dataset.model), dataset.name)

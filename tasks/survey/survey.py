@@ -111,7 +111,7 @@ def survey(source: str, labels: str | None, here: Workspace) -> Survey:
             if whole and catalog:
                 settled = settle(shards_alone(catalog, dataset, whole), dataset, whole)
             elif len(counts) > 1:
-                settled = _settled(dataset, counts, settle_size(dataset, db, {}, here), (sample, read), here)
+                settled = _settled(dataset, counts, settle_size(dataset, db, {}, here)[0], (sample, read), here)
     columns = tuple(read_texts(to_path(labels)).column_names) if labels else ()
     if catalog and catalog.placement:
         counts = {each.label: each.placed + each.waiting for each in catalog.placement.classes}

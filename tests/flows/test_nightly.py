@@ -223,8 +223,10 @@ def test_the_gate_lets_no_worse_model_in_and_a_person_can(dataset: Path, store: 
 def test_the_floor_holds_from_the_first_night(dataset: Path, store: Path, tmp_path: Path) -> None:
     night = nightly_retrain(str(write(dataset, tmp_path / "raw", train={"epochs": 1, "lr": 1e-5})))
     assert night.decision is not None
+    assert not night.decision.promoted
     passed = {check.name: check.passed for check in night.decision.checks}
-    assert passed == {"floor": False, "history": True, "baseline": False, "held out": True}
+    passed.pop("baseline")  # chance decides whether a network that learned next to nothing beats a constant answer
+    assert passed == {"floor": False, "history": True, "held out": True}
     with pytest.raises(UserError, match="model 'few' has no alias 'champion'"):
         classify_batch(str(tmp_path / "raw"), str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()

@@ -197,7 +197,7 @@ def test_what_the_gate_refused_is_on_the_card_and_in_the_history(nights: Nights)
     text = nights.registry.get_model_version("few", "2").description
     gate = text.partition("## Gate\n")[2].partition("\n## ")[0]
     assert gate.count("**failed**") == gate.count("passed") == 1
-    assert "<b>" not in gate
+    assert "<b>" not in gate.replace(r"\<", "")
     assert text.replace(gate, "") == before.replace("\nNot judged yet.\n", "")
     carry_out.fn(Decision(TWO, (), False, "nothing has changed"), nights.uri)
     assert events(nights.uri, "few")[-1] == event
@@ -392,7 +392,10 @@ def test_another_seed_is_another_training_and_the_metrics_say_how_far(nights: Ni
     store = UPath(nights.folder / "store")
     here = a_workspace(store, nights.uri)
     origin = recall.fn(replace(TWO, version="1"), here)
-    assert origin.dataset == load_dataset(write(nights.folder))
+    asked = load_dataset(write(nights.folder))
+    assert asked.given().items() <= origin.dataset.given().items()
+    chosen = {"image", "model", "train"}
+    assert origin.dataset.model_dump(exclude=chosen) == asked.model_dump(exclude=chosen)
     shard_set = ShardSet.open(here.store.shards("few") / origin.shards)
     assert shard_set is not None
     other = origin.dataset.model_copy(update={"train": replace(origin.dataset.train, seed=7)})
