@@ -159,4 +159,4 @@ def test_a_store_that_is_no_disk_holds_the_same(digits: Digits, tmp_path: Path) 
 
 
 def test_a_files_name_is_no_markdown() -> None:
-    assert plain("![x](http://y)|<b>\n`z`") == r"\!\[x\](http\://y)\|\<b> \`z\`"
+    assert plain("![x](http://y)|<b>\n`z`") == r"\!\[x\](http\://y)\|\<b\> \`z\`"
