@@ -5,7 +5,6 @@ Processes and Ray pass tasks as pickles between processes of this project, never
 """
 
 import logging
-import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -23,12 +22,13 @@ from prefect.task_runners import ProcessPoolTaskRunner, TaskRunner, ThreadPoolTa
 
 from resnet_core.cores import usable_cores
 from resnet_core.credentials import public
-from resnet_core.errors import OverstayedError
+from resnet_core.errors import OverstayedError, UserError
 from resnet_core.storage.names import visible
 from resnet_core.storage.turns import OccupiedError
 from tasks.cluster import cluster_cores, ray_runner
 from tasks.progress import progress
 from tasks.settings import Settings
+from tasks.validation import read_yaml
 
 log = logging.getLogger("grayline")
 
@@ -56,14 +56,17 @@ def run_name() -> str:
     for key in ("source", "labels", "dataset"):  # the last that is there counts
         thing = Path(public(given[key]).rstrip("/")).stem if key in given else thing
     if "dataset" in given:
-        try:
-            named = re.search(
-                r"^name:[ \t]*['\"]?([\w-]+)", Path(given["dataset"]).read_text(encoding="utf-8"), re.MULTILINE
-            )
-            thing = named[1] if named else thing
-        except (OSError, ValueError):
-            pass  # the flow says what is wrong with the file
+        thing = dataset_name(given["dataset"])
     return f"{visible(thing)} {datetime.now(UTC):%Y-%m-%d %H:%M}".strip()
+
+
+def dataset_name(place: str) -> str:
+    """Return the name that a data set file gives; that of the file, if it says none: the flow says what is wrong."""
+    try:
+        content = read_yaml(Path(place).read_text(encoding="utf-8"))
+    except (OSError, ValueError, UserError):
+        content = None
+    return str(content.get("name") or Path(place).stem) if isinstance(content, dict) else Path(place).stem
 
 
 def stand_back(error: OccupiedError | OverstayedError) -> Any:

@@ -132,6 +132,15 @@ def _schedule_text(schedule: dict[str, Any]) -> str:
     return " ".join(filter(None, (when, schedule.get("timezone"), dataset, "" if schedule["active"] else "(off)")))
 
 
+def check_files(datasets: Sequence[Path]) -> None:
+    """Raise UserError for a data set file that cannot be one, before anything is started."""
+    if datasets:
+        from tasks.dataset import load_dataset  # PyTorch: other commands ask this module for the pool's name alone
+
+        for file in datasets:
+            load_dataset(str(file))
+
+
 def _schedule(nightly: dict[str, Any], datasets: Sequence[Path], example: dict[str, Any]) -> None:
     """Add a schedule like the example for each data set that has none; the example itself is off, and goes."""
     if not datasets:

@@ -23,7 +23,7 @@ from upath import UPath
 
 from flows.stack.api import Api
 from flows.stack.automations import watch_over
-from flows.stack.deployments import POOL, deploy
+from flows.stack.deployments import POOL, check_files, deploy
 from flows.stack.environments import for_mlflow, for_prefect, for_runs, named_server, server_commands
 from flows.stack.guard import own_origins
 from flows.stack.processes import PATIENCE, running, say, start, stop, wait_for
@@ -46,6 +46,7 @@ def up(datasets: Sequence[Path] = (), public: bool = False) -> None:
 
     A server that PREFECT_API_URL or MLFLOW_TRACKING_URI names is used, and not started.
     """
+    check_files(datasets)
     settings = Settings()
     check_store(settings.root)
     prefect, mlflow = _named(settings)
@@ -123,6 +124,7 @@ def serve(name: str, datasets: Sequence[Path] = ()) -> None:
 
     The worker waits for Prefect's server, then brings deployments and automations up to date, as `up` does.
     """
+    check_files(datasets)
     settings = Settings()
     check_store(settings.root)
     folder = settings.stack

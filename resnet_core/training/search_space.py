@@ -17,7 +17,10 @@ from resnet_core.training.config import TrainConfig
 Value = bool | int | float | str
 
 # Trials are compared epoch by epoch and over the same seed; the machine decides where they run.
-_NOT_TUNED = ("epochs", "early_stopping", "seed", "devices", "compile", "start", "augment", "scales", "score_scales")
+_NOT_TUNED = (
+    *("epochs", "minutes", "early_stopping", "seed", "devices", "compile", "start"),
+    *("augment", "scales", "score_scales"),
+)
 _PLACES: dict[str, type] = {"model": ModelConfig, "train": TrainConfig, "augment": AugmentConfig}
 # A range is searched by logarithm from this ratio of its ends on.
 _LOG = 10

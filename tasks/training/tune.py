@@ -83,6 +83,8 @@ log = logging.getLogger("grayline")
 PARTS = 5  # a fifth of the training images is kept aside if there are no validation images
 _OUTCOME = "grayline.trial"
 
+_CORRECTIONS = {"sampling", "class_weights"}  # of rare classes, beside `logit_adjustment`
+
 
 @dataclass(frozen=True)
 class _Trials:
@@ -119,7 +121,7 @@ def plan_study(
     shard_set, images = have(night.shard_set), None
     if not shard_set.validation:
         images = training_images(shard_set, night.catalog, PARTS, dataset.split.seed, here.keys)
-    settings = _settings_of(settle(shard_set, dataset, here), epochs)
+    settings = _settings_of(shard_set, dataset, epochs, here)
     aside = table_digest([images]) if images else None
     made_of = learning_digest(shard_set, settings)
     metric = dataset.gate.metric
@@ -136,12 +138,17 @@ def plan_study(
     return _StudyPlan(dataset.name, name, storage, metric, folder, trials, settings.train.epochs, run_id)
 
 
-def _settings_of(dataset: Dataset, epochs: int | None) -> Dataset:
+def _settings_of(shard_set: ShardSet, dataset: Dataset, epochs: int | None, here: Workspace) -> Dataset:
     """Return the settings of a trial: from scratch, because the champion may have seen the images that are kept
     aside.
+
+    Where the search has another correction of rare classes, the one that would be chosen by itself is left out.
     """
-    train = replace(dataset.train, start="scratch", epochs=epochs or dataset.train.epochs)
-    return dataset.model_copy(update={"train": train})
+    settled = settle(shard_set, dataset, here)
+    train = replace(settled.train, start="scratch", epochs=epochs or settled.train.epochs)
+    if "train.logit_adjustment" in dataset.auto and _CORRECTIONS & dataset.tune.keys():
+        train = replace(train, logit_adjustment=0.0)
+    return settled.model_copy(update={"train": train})
 
 
 def _space_of(dataset: Dataset) -> Space:
@@ -151,7 +158,7 @@ def _space_of(dataset: Dataset) -> Space:
 @task
 def run_trials(plan: _StudyPlan, shard_set: ShardSet, dataset: Dataset, here: Workspace) -> int:
     """Bring the study to as many trials as planned. Returns their number before."""
-    settings = _settings_of(settle(shard_set, dataset, here), plan.epochs)
+    settings = _settings_of(shard_set, dataset, plan.epochs, here)
     job = replace(job_of(shard_set, settings, here), judge=METRICS[plan.metric])
     if not shard_set.validation:
         with (plan.folder / KEPT_ASIDE).open("rb") as file:

@@ -13,7 +13,7 @@ from resnet_core.errors import DataCheckError, JobError, OverstayedError, UserEr
 from resnet_core.storage.files import DiskFullError, is_local, says_full
 from resnet_core.storage.turns import OccupiedError
 from tasks.batch.values import DriftReport, Scores
-from tasks.runner import stand_back
+from tasks.runner import dataset_name, stand_back
 from tasks.settings import Settings
 from tasks.store import Store
 from tasks.values import Night
@@ -104,7 +104,7 @@ def tell_of_a_failure(flow: "Flow[Any, Any]", flow_run: "FlowRun", state: "State
         return
     store = Store(Settings().root)
     place = str(parameters.get("dataset", ""))
-    name = _name(place) if place else _batch_name(str(parameters.get("source", "")))
+    name = dataset_name(place) if place else _batch_name(str(parameters.get("source", "")))
     first = (str(error).strip() or "it says no more").splitlines()[0]
     if not isinstance(error, UserError | JobError):
         first = f"{type(error).__name__}: {first}."
@@ -116,16 +116,6 @@ def tell_of_a_failure(flow: "Flow[Any, Any]", flow_run: "FlowRun", state: "State
     alerts = [Alert(kind, f"{flow.name} failed: {first}", _MORE if kind == "failed" else "")]
     settle(store, name, (), [*alerts, *_stale(store, name, confirmed=False)], str(flow_run.id))
     metrics.write_alerts(name, open_alerts(store, name))
-
-
-def _name(place: str) -> str:
-    """Return the name of a data set, also where its file cannot be read."""
-    from tasks.dataset import load_dataset
-
-    try:
-        return load_dataset(place).name
-    except UserError:
-        return Path(place).stem
 
 
 def _batch_name(source: str) -> str:

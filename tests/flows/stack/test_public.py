@@ -4,7 +4,7 @@ import datetime
 import socket
 import ssl
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -94,3 +94,15 @@ def test_with_tls_in_front_of_both_it_goes_on(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
     set_public(monkeypatch, tmp_path, front, front)
     local._check_public(Settings())
+
+
+@pytest.mark.parametrize("begin", [local.up, lambda files: local.serve("worker", files)])
+def test_a_data_set_file_that_is_none_is_named_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, begin: Callable[[list[Path]], None]
+) -> None:
+    set_public(monkeypatch, tmp_path, None, None)
+    (tmp_path / "typed.yaml").write_text("name: parts\nsourec: images\n")
+    for name, words in (("missing.yaml", "cannot be read"), ("typed.yaml", "sourec: unknown key")):
+        with pytest.raises(UserError, match=words):
+            begin([tmp_path / name])
+    assert not (tmp_path / "store").exists()

@@ -26,6 +26,7 @@ def test_two_numbers_are_a_range_and_anything_else_a_choice() -> None:
     [
         ("lrr", [0.1, 0.2], "tune.lrr: cannot be tuned. Did you mean 'lr'?"),
         ("epochs", [1, 2], "tune.epochs: cannot be tuned"),
+        ("minutes", [1, 2], "tune.minutes: cannot be tuned"),
         ("lr", [0.2, 0.1], r"tune.lr: \[0.2, 0.1\] is not a range. Write the smaller number first"),
         ("lr", [], "tune.lr: is empty"),
     ],

@@ -201,3 +201,17 @@ def test_a_store_that_is_no_disk_wants_a_place_for_the_study(monkeypatch: pytest
         Settings().tuning_uri("few")
     monkeypatch.setenv("GRAYLINE_TUNE_STORAGE", "sqlite:////tmp/tune.db")
     assert Settings().tuning_uri("few") == "sqlite:////tmp/tune.db"
+
+
+@pytest.mark.parametrize(
+    ("space", "adjusted"), [({"lr": [0.001, 0.1]}, True), ({"sampling": ["natural", "balanced"]}, False)]
+)
+def test_a_search_has_one_correction_of_rare_classes(
+    store: Path, tmp_path: Path, digits: Digits, space: dict[str, object], adjusted: bool
+) -> None:
+    write_folder(tmp_path / "raw", digits, range(2), 160)
+    for path in sorted((tmp_path / "raw" / "1").iterdir())[:60]:
+        path.unlink()
+    data, here = load_dataset(write(tmp_path / "few.yaml", tmp_path / "raw", tune=space)), a_workspace(UPath(store))
+    settings = stage._settings_of(sharded(data, UPath(store)), data, 1, here)
+    assert (settings.train.logit_adjustment > 0) == adjusted
