@@ -59,7 +59,7 @@ def main() -> None:
     folder = str(Path(sys.argv[1]).resolve())
     with tempfile.TemporaryDirectory() as scratch:
         dataset = Path(scratch) / "parts.yaml"
-        env = {**os.environ, "GRAYLINE_STORE": f"{scratch}/store"}
+        env = {**os.environ, "GRAYLINE_STORE": f"{scratch}/store", "PYTHONUNBUFFERED": "1"}
         short = DATASET.format(folder=folder).replace("400", "1")
         dataset.write_text(short, encoding="utf-8")
         champion = [sys.executable, "-m", "flows.cli.app", "retrain", "--dataset", str(dataset)]

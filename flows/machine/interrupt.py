@@ -41,6 +41,7 @@ def stoppable() -> Iterator[None]:
     for number in _SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, _raise)
+    atexit.register(_ignore)  # the first one registered is the last one called
     try:
         yield
     finally:
@@ -50,6 +51,13 @@ def stoppable() -> Iterator[None]:
             tidying.start()
             tidying.join(_TIDYING)
             _leave()
+
+
+def _ignore() -> None:
+    """Let a signal change nothing any more: all is done, and Python takes its handlers away while it ends."""
+    if not _received:
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def obey_in_flows() -> None:

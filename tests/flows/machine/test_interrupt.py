@@ -78,3 +78,24 @@ def test_a_signal_that_is_ignored_stays_ignored() -> None:
     assert process.stdout.readline() == b"begins\n"
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 0
+
+
+_AT_THE_END = """
+import os
+from flows.machine.interrupt import stoppable
+
+class Late:
+    def __del__(self):  # modules are taken down after the handlers of signals
+        os.kill(os.getpid(), NUMBER)
+
+late = Late()
+with stoppable():
+    raise SystemExit(3)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_after_the_work_leaves_its_status(number: int) -> None:
+    program = [sys.executable, "-c", _AT_THE_END.replace("NUMBER", str(int(number)))]
+    done = subprocess.run(program, cwd=HOME, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (3, "")
