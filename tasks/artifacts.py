@@ -23,7 +23,7 @@ def plain(text: str) -> str:
     # MLflow's pages show a backslash before a colon: only one that may begin an address or an emoji is escaped. They
     # know none before "<": the ">" of a tag has to be escaped, too, or the tag vanishes.
     escaped = re.sub(r"([\\`*_\[\]|<>&~!#]|:(?=\S))", r"\\\1", visible(re.sub(r"\s+", " ", text)))
-    return re.sub(r"^(\d*)([+=.)-])", r"\1\\\2", escaped)  # no list, no quotation, no line below a heading
+    return re.sub(r"^(\d+(?=[.)](?:\s|$)))?([+=.)-])", r"\1\\\2", escaped)  # no list, no line below a heading
 
 
 def publish_page(page: str, key: str, description: str) -> None:

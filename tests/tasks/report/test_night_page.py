@@ -56,7 +56,7 @@ def test_a_refused_night_says_which_check_failed_and_who_stays() -> None:
         "40 images were read; 34 came, 2 went; 2,600 are good",
         "**the data checks warn**: ",
         "| slices | **failed** | none worse by 0.030 | type\\|poly: -0.05 |",
-        "| accuracy | 0\\.848 (0.819 to 0.874) | 0\\.840 | \\+0.008 |",
+        "| accuracy | 0.848 (0.819 to 0.874) | 0.840 | \\+0.008 |",
         "`grayline promote cells 7`",
         "| train | 30 epochs",
     ):
