@@ -19,20 +19,29 @@ from resnet_core.evaluation.assess import HeldOut, assess
 from resnet_core.evaluation.calibrate import Requirements
 from resnet_core.evaluation.decide import class_costs, class_recalls
 from resnet_core.evaluation.metrics import Interval
+from resnet_core.evaluation.novelty import measure_novelty
 from resnet_core.model.classifier import Classifier
 from resnet_core.sources.source import check_source
 from resnet_core.training import job as training
 from resnet_core.training.distributed import World
 from resnet_core.training.loop import Epoch
 from tasks.dataset import Dataset
-from tasks.evaluation.held_out import facts, groups_of, in_order, look_alikes_of, score_split
+from tasks.evaluation.held_out import (
+    facts,
+    groups_of,
+    in_order,
+    learn_novelty,
+    look_alikes_of,
+    novelty_work,
+    score_split,
+)
 from tasks.progress import progress
 from tasks.settings import Settings
 from tasks.store import Store
 from tasks.survey.alone import ingest_alone, shards_alone
 from tasks.training.run import Meter, job_of
 from tasks.validation import validate
-from tasks.values import Catalog, ShardSet
+from tasks.values import Catalog, ShardSet, have
 from tasks.workspace import Workspace
 
 log = logging.getLogger("grayline")
@@ -94,17 +103,23 @@ def _measure(
 ) -> Trained:
     classifier, epochs = trained
     wanted, classes = dataset.evaluate, shard_set.classes
-    with progress("evaluate", shard_set.test + shard_set.validation) as advance:
-        image_ids, labels, raw = score_split(classifier, shard_set, "test", here.keys, advance)
-        validation = score_split(classifier, shard_set, "validation", here.keys, advance)[1:]
+    work = shard_set.test + shard_set.validation + novelty_work(shard_set, wanted.novelty)
+    with progress("evaluate", work) as advance:
+        classifier = learn_novelty(classifier, shard_set, wanted.novelty, here.keys, advance)
+        image_ids, labels, raw, distances = score_split(classifier, shard_set, "test", here.keys, advance)
+        validation = score_split(classifier, shard_set, "validation", here.keys, advance)
     rows = in_order(facts(catalog), image_ids)
+    groups = groups_of(rows)
     found = assess(
-        HeldOut(labels, raw, groups_of(rows), {}, look_alikes_of(rows)),
-        validation if len(validation[0]) else None,
+        HeldOut(labels, raw, groups, {}, look_alikes_of(rows)),
+        validation[1:3] if validation.image_ids else None,
         Requirements(class_costs(wanted.costs, classes), class_recalls(wanted.recall, classes), wanted.coverage),
         classes,
     )
     calibrated = replace(classifier, calibration=found.calibration)
+    if classifier.novelty is not None:
+        kept, _ = measure_novelty(classifier.novelty, have(distances), validation.distances, groups)
+        calibrated = replace(calibrated, novelty=kept)
     recalls = found.evidence.recalls
     log.info("evaluate    accuracy %s on %s held-out images", found.metrics.overall["accuracy"], f"{len(labels):,}")
     return Trained(calibrated, dataset.name, found.metrics.overall, recalls, len(labels), tuple(epochs))

@@ -142,6 +142,13 @@ class EvaluateConfig(BaseModel):
         0.95, gt=0, lt=1, description="The share of images whose prediction set has the true class; null: no sets."
     )
 
+    novelty: float | None = Field(
+        0.05,
+        gt=0,
+        lt=1,
+        description="The share of images like the held-out ones that may be called unknown; null: none is.",
+    )
+
     @field_validator("costs", "recall")
     @classmethod
     def _classes_are_spelt_in_one_way(cls, shares: dict[str, float], info: ValidationInfo) -> dict[str, float]:

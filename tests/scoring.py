@@ -23,7 +23,8 @@ CHOICE = EngineChoice("torch", 64, 1, 0.0)
 
 def use(ours: Classifier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(score, "load_classifier", lambda *place: ours)
-    monkeypatch.setattr(score, "open_engine", lambda *choice: Engine("torch", ours.probabilities, 64))
+    engine = Engine("torch", ours.probabilities, 64, answer=ours.answer)
+    monkeypatch.setattr(score, "open_engine", lambda *choice: engine)
 
 
 def plan(source: Path, output: Path, model: ModelVersion = MODEL, **wanted: bool) -> Batch:

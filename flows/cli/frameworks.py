@@ -62,6 +62,7 @@ def _show_export(result: Export) -> None:
     console.print(rows)
     if result.wrong:
         say(f"allowed to differ: {result.wrong}")
+    say("the file gives probabilities alone: it calls no image unknown")
     say(f"{result.size / 1e6:,.1f} MB in {result.seconds:,.0f} s", str(result.path))
 
 

@@ -91,16 +91,21 @@ def _named(batch: pa.RecordBatch, names: list[str]) -> pa.Table:
 
 
 def _show(found: list[Prediction], title: str) -> None:
-    """Print a row per image: label, confidence, and the plausible classes where they are not exactly one."""
+    """Print a row per image: label, confidence, and why to look at it: unknown, or not exactly one plausible class."""
     rows = table("image", "label", number("confidence"), "look at it", title=title)
     for each in found:
         if each.label is None or each.confidence is None:
             rows.add_row(each.image, "", "", f"not read: {each.reason}", style="red")
             continue
-        plausible = each.prediction_set or ()
-        look = " or ".join(plausible) or "like no class" if each.needs_review else ""
+        reasons = [f"unknown (p {each.novelty:.2g})"] if each.unknown else []
+        if each.prediction_set is not None and len(each.prediction_set) != 1:
+            reasons.append(" or ".join(each.prediction_set) or "like no class")
+        look = "; ".join(reasons)
         rows.add_row(each.image, each.label, f"{each.confidence:.3f}", look, style="yellow" if look else "")
     console.print(rows)
     unread = sum(each.label is None for each in found)
-    review = sum(bool(each.needs_review) for each in found)
-    say("", f"{plural(len(found), 'image')}: {review:,} to look at, {unread:,} not read")
+    review, unknown = sum(bool(each.needs_review) for each in found), sum(bool(each.unknown) for each in found)
+    some = f" ({unknown:,} unknown)" if unknown else ""
+    say("", f"{plural(len(found), 'image')}: {review:,} to look at{some}, {unread:,} not read")
+    if all(each.unknown is None for each in found if each.label is not None):
+        say(f"{title} keeps nothing to tell unknown images by: `evaluate: {{novelty: 0.05}}` and the next night do.")

@@ -102,7 +102,7 @@ def gallery(
 @app.command("sort")
 def sort_batch(
     batch: Annotated[str, typer.Argument(help="The output of a batch, or its name under scores/.")],
-    to: Annotated[str, typer.Option(help="The folder to make: a folder per label, `review` and `failed`.")],
+    to: Annotated[str, typer.Option(help="The folder to make: a folder per label, `unknown`, `review` and `failed`.")],
     copy: Annotated[bool, typer.Option("--copy/--link", help="Copy the files, or link to them.")] = False,
 ) -> None:
     """Sort a batch's files into folders by label; the originals stay as they are."""

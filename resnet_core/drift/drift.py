@@ -5,6 +5,7 @@ label, review                                population stability index, PSI    
                                              (Siddiqi 2006)
 confidence, brightness, contrast, sharpness  Kolmogorov-Smirnov, on fixed bins   Smirnov 1948
 embedding                                    maximum mean discrepancy, MMD       permutation test
+unknown (see `unknown`)                      share beyond what is expected       beta-binomial
 
 A measure drifts if its distance is over the threshold and chance would rarely make it. With a million images
 every distance is significant; with a hundred many are large. On bins the Kolmogorov-Smirnov distance is a lower bound.
@@ -48,6 +49,7 @@ class Thresholds:
     contrast: _Threshold = 0.2
     sharpness: _Threshold = 0.2
     embedding: _Threshold = 0.2
+    unknown: _Threshold = 0.01
 
 
 @dataclass(frozen=True)

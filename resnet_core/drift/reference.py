@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from resnet_core.drift.drift import Thresholds
 from resnet_core.drift.summary import Summary
+from resnet_core.drift.unknown import Ranks
 
 REFERENCE, EMBEDDINGS = "reference.json", "reference.safetensors"
 MOST = 500  # embeddings; compared with as many of a batch, a test takes some tenths of a second
@@ -27,15 +28,19 @@ class Reference:
     """The data that a model's batches are compared with.
 
     `summary` has labels, reviews and confidences of the held-out images, by the model. Its brightness, contrast and
-    sharpness are of the training images. `embeddings`, float32 [N, D], are of held-out images, or None.
+    sharpness are of the training images. `embeddings`, float32 [N, D], are of held-out images, or None. `ranks` are
+    those of `novelty` p-values, None for a version without.
     """
 
     summary: Summary
     thresholds: Thresholds
     embeddings: NDArray[np.float32] | None = None
+    ranks: Ranks | None = None
 
     def save(self, folder: Path) -> None:
         content = {"thresholds": asdict(self.thresholds), **self.summary.to_dict()}
+        if self.ranks:
+            content["novelty"] = asdict(self.ranks)
         (folder / REFERENCE).write_text(json.dumps(content, ensure_ascii=False) + "\n", encoding="utf-8")
         if self.embeddings is not None:
             save_file({"embeddings": np.ascontiguousarray(self.embeddings)}, folder / EMBEDDINGS)
@@ -53,4 +58,5 @@ def load_reference(folder: Path) -> Reference | None:
     thresholds = Thresholds(**{name: value for name, value in content["thresholds"].items() if name in fields})
     path = folder / EMBEDDINGS
     embeddings = load_file(path)["embeddings"] if path.exists() else None
-    return Reference(Summary.from_dict(content), thresholds, embeddings)
+    ranks = Ranks(**content["novelty"]) if "novelty" in content else None
+    return Reference(Summary.from_dict(content), thresholds, embeddings, ranks)

@@ -24,6 +24,7 @@ from resnet_core.evaluation.calibrate import (
 from resnet_core.evaluation.decide import paid
 from resnet_core.evaluation.evidence import Evidence, gather
 from resnet_core.evaluation.metrics import OF_CALIBRATION, Labels, Metrics, Probabilities, intervals, measure
+from resnet_core.evaluation.novelty import Flagged
 from resnet_core.evaluation.slices import Slice, find_slices
 from resnet_core.model.calibration import Calibration
 
@@ -97,7 +98,7 @@ class Assessment:
     `outputs` are by the model's own calibration, `unseen` by calibrations that have not seen the images.
     `curve`: (coverage wanted, coverage found, mean size of a set).
     `evidence` is of all images. `look_alikes` of them look like a training image, None if that is not known; `unlike`
-    is of the others, None if there are none or all are.
+    is of the others, None if there are none or all are. `flagged`: known images that are called unknown.
     """
 
     metrics: Metrics
@@ -112,6 +113,15 @@ class Assessment:
     evidence: Evidence
     look_alikes: int | None
     unlike: Evidence | None
+    flagged: Flagged | None = None
+
+    @property
+    def needs_review(self) -> NDArray[np.bool_] | None:
+        """The held-out images that a person would be asked to see; None if the version has nothing to tell it by."""
+        unclear = None if self.outputs.sets is None else self.outputs.sets.sum(1) != 1
+        if self.flagged is None:
+            return unclear
+        return self.flagged.unknown if unclear is None else unclear | self.flagged.unknown
 
     @property
     def missed(self) -> list[str]:
@@ -124,6 +134,9 @@ class Assessment:
         ]
         if self.coverage and self.coverage.missed:
             texts.append(f"coverage of the sets is {self.coverage.found}, not the {self.coverage.wanted:.3f} wanted")
+        if self.flagged and self.flagged.missed:
+            share, wanted = self.flagged.found, self.flagged.wanted
+            texts.append(f"share of known images that are called unknown is {share}, not the {wanted:.3f} wanted")
         return texts
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch.export import ExportedProgram
 
 from resnet_core.errors import UserError, some_of
-from resnet_core.export.graph import INPUT, METADATA, OUTPUT, Run
+from resnet_core.export.graph import FEATURES, INPUT, METADATA, OUTPUT, Outputs, Run
 from resnet_core.export.quiet import quiet
 from resnet_core.model.inputs import resize_matrix
 
@@ -31,7 +31,7 @@ def write(program: ExportedProgram, metadata: str, path: Path) -> None:
             dynamo=True,
             opset_version=_OPSET,
             input_names=[INPUT],
-            output_names=[OUTPUT],
+            output_names=[OUTPUT, FEATURES][: len(program.graph_signature.user_outputs)],
             custom_translation_table={torch.ops.aten._upsample_bilinear2d_aa.default: _resized},
             verbose=False,
         )
@@ -147,19 +147,26 @@ def _checked(path: Path) -> bytes:
     return path.read_bytes()
 
 
-def load(path: Path, threads: int | None = None) -> Run:
-    """Load into ONNX Runtime on the CPU. Raises UserError for a file whose tensors are in other files.
+def load(path: Path) -> Run:
+    """Load into ONNX Runtime on the CPU, with as many threads per call as torch uses. Raises as `load_outputs`."""
+    outputs = load_outputs(path, torch.get_num_threads())
+    return lambda images: outputs(images)[0]
 
-    threads: of a call, by default as many as torch uses.
+
+def load_outputs(path: Path, threads: int) -> Outputs:
+    """Load into ONNX Runtime on the CPU, with so many threads per call.
+
+    Raises UserError for a file whose tensors are in other files.
     """
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors
-    options.intra_op_num_threads = threads or torch.get_num_threads()
+    options.intra_op_num_threads = threads
     with quiet():
         session = onnxruntime.InferenceSession(_checked(path), options, providers=["CPUExecutionProvider"])
-    return lambda images: session.run([OUTPUT], {INPUT: images})[0]
+    names = [output.name for output in session.get_outputs()]
+    return lambda images: session.run(names, {INPUT: images})
 
 
 def load_openvino(path: Path) -> Run:
@@ -168,15 +175,22 @@ def load_openvino(path: Path) -> Run:
     return lambda images: compiled([images])[OUTPUT]
 
 
-def openvino_requests(path: Path, workers: int) -> Callable[[], Run]:
-    """Return a function that makes a `Run` for a thread; `workers` threads compute side by side, on a core each."""
+def openvino_requests(path: Path, workers: int) -> Callable[[], Outputs]:
+    """Return a function that makes `Outputs` for a thread; `workers` threads compute side by side, on a core each."""
     # With pinning, the first threads of all processes would share the first core.
     hints = {"INFERENCE_NUM_THREADS": workers, "NUM_STREAMS": workers, "ENABLE_CPU_PINNING": False}
     compiled = _compile_openvino(path, hints)
 
-    def request() -> Run:
+    names = [name for name in (OUTPUT, FEATURES) if any(name in output.names for output in compiled.outputs)]
+
+    def request() -> Outputs:
         infer_request = compiled.create_infer_request()
-        return lambda images: infer_request.infer([images], share_inputs=True)[OUTPUT].copy()
+
+        def outputs(images: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+            found = infer_request.infer([images], share_inputs=True)
+            return [found[name].copy() for name in names]
+
+        return outputs
 
     return request
 

@@ -9,14 +9,15 @@ from numpy.typing import NDArray
 
 from resnet_core.device import full_precision
 from resnet_core.model.classifier import Classifier
+from resnet_core.model.novelty import Distances
 
 LARGEST = 1024  # images of a batch; more do not make a GPU faster
 
-Run = Callable[[NDArray[np.uint8]], NDArray[np.float32]]
+_Found = tuple[NDArray[np.float32], Distances | None]  # probabilities [N, C], and distances [N] if it has novelty
 
 
-def open_engine(classifier: Classifier, batch_size: int = LARGEST) -> tuple[Run, int]:
-    """Return calibrated probabilities as a `Run`, and the batch size that fits into the memory, at most the given one.
+def open_engine(classifier: Classifier, batch_size: int = LARGEST) -> tuple[Callable[[NDArray[np.uint8]], _Found], int]:
+    """Return calibrated answers as a function, and the batch size that fits into the memory, at most the given one.
 
     Calls of several threads take turns, because the GPU has one copy of the network. Raises torch.OutOfMemoryError if
     not even a single image fits.
@@ -24,17 +25,18 @@ def open_engine(classifier: Classifier, batch_size: int = LARGEST) -> tuple[Run,
     lock, size = Lock(), classifier.preprocessing.size
     batch = fitting(lambda n: _streamed(classifier, np.zeros((n, size, size), np.uint8), n), batch_size)
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def answer(pixels: NDArray[np.uint8]) -> _Found:
         nonlocal batch
         if len(pixels) == 0:
-            return np.empty((0, len(classifier.classes)), dtype=np.float32)
+            return classifier.answer(pixels)
         with lock:
-            results: list[NDArray[np.float32]] = []
+            results: list[_Found] = []
             # Other programs may have taken memory since the engine was opened.
             batch = fitting(lambda n: results.append(_streamed(classifier, pixels, n)), batch)
-        return classifier.calibration.calibrated(results[0])
+        shares, distances = results[0]
+        return classifier.calibration.calibrated(shares), distances
 
-    return run, batch
+    return answer, batch
 
 
 def fitting(work: Callable[[int], object], batch: int) -> int:
@@ -52,18 +54,18 @@ def fitting(work: Callable[[int], object], batch: int) -> int:
         torch.cuda.empty_cache()
 
 
-def _streamed(classifier: Classifier, pixels: NDArray[np.uint8], batch: int) -> NDArray[np.float32]:
-    """uint8 [N, S, S] -> float32 [N, C], not calibrated.
+def _streamed(classifier: Classifier, pixels: NDArray[np.uint8], batch: int) -> _Found:
+    """uint8 [N, S, S] -> float32 [N, C], not calibrated, and distances.
 
     Two page-locked buffers take turns: the CPU fills and copies one, on a separate stream, while the GPU computes on
     the other.
     """
-    device = classifier.device
+    device, novelty = classifier.device, classifier.novelty
     own, copying = torch.cuda.current_stream(device), torch.cuda.Stream(device)
     batch = min(batch, len(pixels))
     buffers = [torch.empty((batch, *pixels.shape[1:]), dtype=torch.uint8, pin_memory=True) for _ in range(2)]
     copied = [torch.cuda.Event(), torch.cuda.Event()]
-    shares = []
+    shares, distances = [], []
     with torch.inference_mode(), full_precision(device):
         for number, start in enumerate(range(0, len(pixels), batch)):
             piece = pixels[start : start + batch]
@@ -75,5 +77,8 @@ def _streamed(classifier: Classifier, pixels: NDArray[np.uint8], batch: int) -> 
                 done.record(copying)
             own.wait_event(done)
             images.record_stream(own)  # keeps its memory from the next copy
-            shares.append(classifier.shares(images))
-        return torch.cat(shares).cpu().numpy()
+            found, features = classifier.outputs(images)
+            shares.append(found)
+            if novelty is not None:
+                distances.append(novelty.distances(features))
+        return torch.cat(shares).cpu().numpy(), torch.cat(distances).cpu().numpy() if novelty else None

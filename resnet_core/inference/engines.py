@@ -13,23 +13,24 @@ another, and the images of a core stay in its cache.
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import which
-from threading import Lock, local
+from threading import local
 from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from resnet_core.device import one_thread
 from resnet_core.errors import UserError, nearest
 from resnet_core.export import onnx_file
 from resnet_core.export.formats import check_installed
+from resnet_core.export.graph import Outputs, ScoringGraph, describe, trace
 from resnet_core.export.graph import Run as Run
-from resnet_core.export.graph import ScoringGraph, describe, trace
 from resnet_core.export.quiet import quiet
 from resnet_core.inference import _cuda
+from resnet_core.inference._calls import Answer, alone, in_pieces, one_by_one
 from resnet_core.inference.folded import fold
 from resnet_core.model.classifier import Classifier
+from resnet_core.model.novelty import Novelty
 
 EngineName = Literal["torch", "compile", "onnx", "openvino", "int8"]
 ENGINES: tuple[EngineName, ...] = get_args(EngineName)
@@ -42,12 +43,14 @@ class Engine:
     """`run`: preprocessed uint8 [N, S, S] -> calibrated float32 [N, C], `batch_size` images at a time.
 
     Several threads may call it at once. refused: the engine that this machine may not use, and why.
+    answer: the same with the distances by which a version tells unknown images; None: this engine has none.
     """
 
     name: EngineName
     run: Run
     batch_size: int
     refused: tuple[str, str] | None = None
+    answer: Answer | None = None
 
 
 def check_engine(option: str, wanted: str, device: torch.device) -> EngineName:
@@ -89,94 +92,63 @@ def open_torch(classifier: Classifier, batch_size: int, plain: bool = False) -> 
     device = classifier.device
     own = classifier if plain else folded(classifier, onednn=batch_size)
     if device.type == "cuda":
-        return Engine("torch", *_cuda.open_engine(own, batch_size))
-    if device.type == "cpu":
-        return Engine("torch", alone(lambda pixels: own.probabilities(pixels, batch_size)), batch_size)
-    return Engine("torch", _one_by_one(lambda pixels: own.probabilities(pixels, batch_size)), batch_size)
+        return _engine("torch", *_cuda.open_engine(own, batch_size))
+    take_turns = alone if device.type == "cpu" else one_by_one
+    return _engine("torch", take_turns(lambda pixels: own.answer(pixels, batch_size)), batch_size)
+
+
+def _engine(name: EngineName, answer: Answer, batch_size: int) -> Engine:
+    return Engine(name, lambda pixels: answer(pixels)[0], batch_size, answer=answer)
 
 
 def open_compiled(classifier: Classifier, batch_size: int) -> Engine:
     """Compile the network, which takes a minute, without torch's cache of compiled code: it is a pickle."""
-    graph = ScoringGraph(folded(classifier)).eval()
+    graph = ScoringGraph(folded(classifier), features=True).eval()
     settings: dict[str, Any] = {"freezing": True, "fx_graph_cache": False}
     made = torch.compile(graph, dynamic=False, options=settings)
     size = classifier.preprocessing.size
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def outputs(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
         with torch.inference_mode():
-            return made(torch.from_numpy(pixels)).numpy().copy()
+            return [output.numpy().copy() for output in made(torch.from_numpy(pixels))]
 
-    run_alone = alone(run)
+    outputs_alone = alone(outputs)
     with quiet():
-        run_alone(np.zeros((batch_size, size, size), dtype=np.uint8))
-    return Engine("compile", _in_pieces(run_alone, batch_size, len(classifier.classes), whole=True), batch_size)
+        outputs_alone(np.zeros((batch_size, size, size), dtype=np.uint8))
+    answer = in_pieces(outputs_alone, batch_size, len(classifier.classes), classifier.novelty, whole=True)
+    return _engine("compile", answer, batch_size)
 
 
-def open_file(name: EngineName, path: Path, classes: int, workers: int, batch_size: int) -> Engine:
+def open_file(
+    name: EngineName, path: Path, classes: int, workers: int, batch_size: int, novelty: Novelty | None = None
+) -> Engine:
     """Open a file of `write_file`, or for int8 an exported file. name: one of FROM_FILE.
 
     workers: number of threads that will call the engine at once.
     """
-    run = _openvino_run(path, workers) if name == "openvino" else onnx_file.load(path, threads=1)
-    return Engine(name, _in_pieces(run, batch_size, classes), batch_size)
+    outputs = _openvino_outputs(path, workers) if name == "openvino" else onnx_file.load_outputs(path, threads=1)
+    return _engine(name, in_pieces(outputs, batch_size, classes, novelty), batch_size)
 
 
-def _openvino_run(path: Path, workers: int) -> Run:
+def _openvino_outputs(path: Path, workers: int) -> Outputs:
     """Give every thread its own request."""
     request, own = onnx_file.openvino_requests(path, workers), local()
 
-    def run(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        if not hasattr(own, "run"):
-            own.run = request()
-        return own.run(pixels)
+    def outputs(pixels: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        if not hasattr(own, "outputs"):
+            own.outputs = request()
+        found: list[NDArray[np.float32]] = own.outputs(pixels)
+        return found
 
-    return run
+    return outputs
 
 
 def write_file(classifier: Classifier, name: str, version: str, path: Path) -> None:
     """Write the ONNX file for `onnx` and `openvino`, of the folded network: they would not fold as much."""
-    onnx_file.write(trace(folded(classifier)), describe(classifier, name, version), path)
+    program = trace(folded(classifier), features=classifier.novelty is not None)
+    onnx_file.write(program, describe(classifier, name, version), path)
 
 
 def folded(classifier: Classifier, onednn: int | None = None) -> Classifier:
     """Return the classifier with a folded network, on its device."""
     return replace(classifier, network=fold(classifier.network, classifier.sides, onednn))
-
-
-def alone(run: Run) -> Run:
-    """Compute each call on the thread that makes it, and on no other."""
-
-    def run_alone(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with one_thread():
-            return run(pixels)
-
-    return run_alone
-
-
-def _one_by_one(run: Run) -> Run:
-    """Let calls of several threads take turns."""
-    lock = Lock()
-
-    def run_locked(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        with lock:
-            return run(pixels)
-
-    return run_locked
-
-
-def _in_pieces(run: Run, batch_size: int, classes: int, whole: bool = False) -> Run:
-    """Split calls into batches. whole: fill the last batch up with black images."""
-
-    def run_all(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        results = [np.empty((0, classes), dtype=np.float32)]
-        for start in range(0, len(pixels), batch_size):
-            piece = np.ascontiguousarray(pixels[start : start + batch_size])
-            missing = batch_size - len(piece)
-            if whole and missing:
-                padded = np.concatenate([piece, np.zeros((missing, *piece.shape[1:]), dtype=np.uint8)])
-                results.append(run(padded)[: len(piece)])
-            else:
-                results.append(run(piece))
-        return np.concatenate(results)
-
-    return run_all

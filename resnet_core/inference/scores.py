@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from resnet_core.model.classifier import Classifier, checked
+from resnet_core.model.novelty import Distances
 from resnet_core.reasons import MOST_TRIES, TRIED_AGAIN, with_reason_codes
 from resnet_core.shards.format import METADATA_KEY
 from resnet_core.storage.database import file_name
@@ -35,6 +36,8 @@ _PICK = pa.schema(
         ("label", pa.string()),
         ("confidence", pa.float32()),
         ("needs_review", pa.bool_()),
+        ("review_reason", pa.string()),
+        ("unknown", pa.bool_()),
         ("top_labels", pa.list_(pa.string())),
         ("top_probabilities", pa.list_(pa.float32())),
         ("width", pa.int32()),
@@ -53,22 +56,22 @@ select unnest(arg_min(uri, hash(uri), {each})) as uri, 'drawn' as why from score
 limit {most}
 """
 _WORST = """
-select uri, case when needs_review then 'review' else 'unsure' end as why from scores
+select uri, case when unknown then 'unknown' when needs_review then 'review' else 'unsure' end as why from scores
 where {wanted} and uri not in (select uri from picked)
-order by coalesce(needs_review, false) desc, confidence, uri limit {most}
+order by coalesce(unknown, false) desc, coalesce(needs_review, false) desc, confidence, uri limit {most}
 """
 _BAD = "select uri, 'failed' as why from scores where status <> 'ok' order by hash(uri) limit {most}"
 ROWS = f"""
 select {", ".join(_PICK.names)} from scores join picked using (uri)
-order by status <> 'ok', coalesce(needs_review, false) desc, confidence, uri
+order by status <> 'ok', coalesce(unknown, false) desc, coalesce(needs_review, false) desc, confidence, uri
 """
 
 
 @dataclass(frozen=True)
 class Picks:
-    """`rows` (_PICK) to look at, of `files`: those in need of review first, bad files last.
+    """`rows` (_PICK) to look at, of `files`: unknown ones first, then others in need of review, bad files last.
 
-    `review`: number of files that need one. `why`: number of rows by reason: review, unsure, drawn, failed.
+    `review`: number of files that need one. `why`: number of rows by reason: unknown, review, unsure, drawn, failed.
     """
 
     rows: pa.Table
@@ -80,8 +83,8 @@ class Picks:
 def pick(db: duckdb.DuckDBPyConnection, files: Sequence[str], limit: int, labels: Sequence[str] = ()) -> Picks:
     """Pick at most `limit` rows from the Parquet files of a batch.
 
-    Images that need review come first, then those with the least confidence; some rows are drawn from each label, and
-    some are bad files. labels: only rows with these labels, without bad files; empty: all.
+    Unknown images come first, then others that need review, then those with the least confidence. Rows are also drawn
+    from each label, and some are bad files. labels: only rows with these labels, without bad files; empty: all.
     """
     files = [file_name(file) for file in files]
     description = db.execute("select * from read_parquet($files) limit 0", {"files": files}).description or []
@@ -111,7 +114,11 @@ PREDICTED = pa.schema(
         ("confidence", pa.float32()),
         ("probabilities", pa.list_(pa.float32())),
         ("prediction_set", pa.list_(pa.string())),  # plausible classes; null: a version without sets
-        ("needs_review", pa.bool_()),  # true unless the set has exactly one class
+        ("needs_review", pa.bool_()),  # true unless the set has exactly one class and the image is not unknown
+        ("review_reason", pa.string()),  # `resnet_core.model.classifier.REASONS`, joined by ", "
+        ("novelty", pa.float32()),  # p-value of `distance`; null: the version or the engine has none
+        ("unknown", pa.bool_()),  # whether it is below the version's level
+        ("distance", pa.float32()),  # from the images that were learned, in the network's features
         ("top_labels", pa.list_(pa.string())),  # up to _TOP classes, the most probable first
         ("top_probabilities", pa.list_(pa.float32())),
         ("embedding", pa.list_(pa.float32())),  # input of the classifier's last layer; null if not requested
@@ -145,21 +152,32 @@ SCHEMA = pa.schema(
 )
 
 
-def predictions(classifier: Classifier, probabilities: NDArray[np.float32]) -> pa.Table:
+def predictions(
+    classifier: Classifier, probabilities: NDArray[np.float32], distances: Distances | None = None
+) -> pa.Table:
     """Calibrated float32 [N, C] -> a row per image in the columns of PREDICTED, without embeddings.
 
-    Raises NotANumberError if one of them is not a number: no row says such a thing.
+    distances: of the engine, [N]. Raises NotANumberError if one of them is not a number: no row says such a thing.
     """
     count, names = len(checked(probabilities)), pa.array(classifier.classes, pa.string())
-    chosen = classifier.calibration.decided(probabilities)
+    judged = classifier.judge(probabilities, distances)
+    chosen, sets = judged.decided, judged.sets
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :_TOP]
-    sets = classifier.calibration.sets(probabilities)
     columns = {
         "label": names.take(pa.array(chosen)),
         "confidence": pa.array(probabilities[np.arange(count), chosen], pa.float32()),
         "probabilities": lists(pa.array(probabilities.ravel(), pa.float32()), [probabilities.shape[1]] * count),
         "prediction_set": pa.nulls(count, PREDICTED.field("prediction_set").type),
-        "needs_review": pa.nulls(count, pa.bool_()),
+        **{
+            name: pa.nulls(count, PREDICTED.field(name).type) if found is None else pa.array(found)
+            for name, found in (
+                ("needs_review", judged.needs_review),
+                ("review_reason", judged.review_reason),
+                ("novelty", judged.novelty),
+                ("unknown", judged.unknown),
+                ("distance", None if judged.novelty is None else distances),
+            )
+        },
         "top_labels": lists(names.take(pa.array(best.ravel())), [best.shape[1]] * count),
         "top_probabilities": lists(
             pa.array(np.take_along_axis(probabilities, best, axis=1).ravel(), pa.float32()), [best.shape[1]] * count
@@ -167,9 +185,7 @@ def predictions(classifier: Classifier, probabilities: NDArray[np.float32]) -> p
         "embedding": pa.nulls(count, PREDICTED.field("embedding").type),
     }
     if sets is not None:
-        sizes = sets.sum(1)
-        columns["prediction_set"] = lists(names.take(pa.array(np.nonzero(sets)[1])), sizes)
-        columns["needs_review"] = pa.array(sizes != 1)
+        columns["prediction_set"] = lists(names.take(pa.array(np.nonzero(sets)[1])), sets.sum(1))
     return pa.table(columns, PREDICTED)
 
 
@@ -242,13 +258,20 @@ def read_scores(path: UPath, columns: Sequence[str] = ()) -> pa.Table:
             table = parquet.read(names)
         else:
             table = with_reason_codes(parquet.read([*names, "image_id", "reason"]))
-    table = with_tries(table)
+    table = with_added(table)
     return table.select(columns) if columns else table
 
 
-def with_tries(rows: Any) -> Any:
-    """Add the column `tries` to a table or batch; rows of earlier releases lack it."""
-    return rows if "tries" in rows.schema.names else rows.append_column("tries", pa.nulls(len(rows), pa.int32()))
+# Rows of earlier releases lack these columns.
+ADDED = ("tries", "review_reason", "novelty", "unknown", "distance")
+
+
+def with_added(rows: Any) -> Any:
+    """Add the columns that rows of earlier releases lack to a table or batch, all null."""
+    for name in ADDED:
+        if name not in rows.schema.names:
+            rows = rows.append_column(name, pa.nulls(len(rows), SCHEMA.field(name).type))
+    return rows
 
 
 def _tries(codes: pa.ChunkedArray, uris: pa.ChunkedArray, tried: Mapping[str, int]) -> pa.Array:

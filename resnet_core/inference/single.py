@@ -39,7 +39,9 @@ class Prediction:
     """The outcome for an image. `label` is None where it could not be read: see `reason_code` and `reason`.
 
     image: its path, or its place in the list as `#3`. confidence: the calibrated probability of `label`.
-    prediction_set: the plausible classes; None for a version without sets. needs_review: they are not exactly one.
+    prediction_set: the plausible classes; None for a version without sets.
+    novelty: the p-value of the image's distance from all that was learned; `unknown` if it is below the version's
+    level. None for a version without. needs_review: unknown, or not exactly one class; `review_reason` says which.
     """
 
     image: str
@@ -50,6 +52,9 @@ class Prediction:
     needs_review: bool | None
     reason_code: str | None = None
     reason: str | None = None
+    review_reason: str | None = None
+    novelty: float | None = None
+    unknown: bool | None = None
 
 
 def predict_files(classifier: Classifier, files: pa.Table, limits: Limits = DEFAULT_LIMITS) -> Iterator[Prediction]:
@@ -121,7 +126,7 @@ def _decide(classifier: Classifier, names: Sequence[str], images: pa.Table) -> I
     """images: in the columns of `resnet_core.reading.image.schema`."""
     good = np.flatnonzero(images["reason_code"].is_null().to_numpy())
     pixels = unpacked(images["pixels"], classifier.preprocessing.size)[good]
-    found = dict(zip(good.tolist(), predictions(classifier, classifier.probabilities(pixels)).to_pylist(), strict=True))
+    found = dict(zip(good.tolist(), predictions(classifier, *classifier.answer(pixels)).to_pylist(), strict=True))
     reasons = images.select(["reason_code", "reason"]).to_pylist()
     for row, name in enumerate(names):
         if row not in found:
@@ -130,4 +135,5 @@ def _decide(classifier: Classifier, names: Sequence[str], images: pa.Table) -> I
         one = found[row]
         shares = dict(zip(classifier.classes, one["probabilities"], strict=True))
         plausible = None if one["prediction_set"] is None else tuple(one["prediction_set"])
-        yield Prediction(name, one["label"], one["confidence"], shares, plausible, one["needs_review"])
+        more = {key: one[key] for key in ("review_reason", "novelty", "unknown")}
+        yield Prediction(name, one["label"], one["confidence"], shares, plausible, one["needs_review"], **more)

@@ -3,6 +3,7 @@
 model.safetensors  the weights
 model.json         everything else, as text
 calibration.json   the calibration, after the evaluation
+novelty.safetensors  what tells unknown images, after the evaluation
 
 Reading the files executes nothing in them.
 """
@@ -11,7 +12,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -25,6 +26,7 @@ from resnet_core.images.levels import BadImageError, Stored, to_gray
 from resnet_core.images.preprocessing import Gray, Preprocessing, resize
 from resnet_core.model.calibration import Calibration, load_calibration
 from resnet_core.model.inputs import Flips, Normalisation, resize_batch, to_input
+from resnet_core.model.novelty import Distances, Novelty, load_novelty
 from resnet_core.model.resnet import ModelConfig, build, find_stem
 from resnet_core.model.sized import Network, averaged_sides, sized
 
@@ -34,6 +36,14 @@ DESCRIPTION = "model.json"
 # Bytes of the stem's output, the largest tensor, of a batch on a CPU. From 32 MiB on, the allocator asks the system
 # for every tensor anew. Late layers are slow with fewer than eight images.
 _STEM_BYTES, _BATCHES = 16 * 2**20, (8, 128)
+
+# Why an image needs a person's eyes: it is unlike all that was learned; its set has not exactly one class; its label,
+# chosen by costs or recalls, is not the most probable one. Texts by the sum of their bits.
+REASONS = ("unknown", "set", "cost")
+_REASON_TEXTS = np.array(
+    [", ".join(name for k, name in enumerate(REASONS) if bits >> k & 1) or None for bits in range(2 ** len(REASONS))],
+    dtype=object,
+)
 
 # The axes to reverse for each mirror image; `dihedral` adds those of the transposed image.
 MIRRORED: dict[Flips, tuple[tuple[int, ...], ...]] = {
@@ -50,7 +60,8 @@ class _Prediction:
     """The outcome for an image; `confidence` is the probability of `label`.
 
     prediction_set: the plausible classes; None if the calibration has no sets.
-    needs_review: whether they are not exactly one.
+    novelty, unknown: the p-value of the image's distance from all that was learned, and whether it is below the level.
+    needs_review: whether the plausible classes are not exactly one, or the image is unknown. review_reason: why.
     """
 
     label: str
@@ -58,6 +69,20 @@ class _Prediction:
     probabilities: NDArray[np.float32]  # [C], in the order of `Classifier.classes`
     prediction_set: tuple[str, ...] | None = None
     needs_review: bool | None = None
+    novelty: float | None = None
+    unknown: bool | None = None
+    review_reason: str | None = None
+
+
+class _Judgement(NamedTuple):
+    """Decisions on N images. A column is None for a version that has nothing to tell it by."""
+
+    decided: NDArray[np.int64]  # [N], places in the class names
+    sets: NDArray[np.bool_] | None  # [N, C]
+    novelty: NDArray[np.float32] | None  # [N], p-values
+    unknown: NDArray[np.bool_] | None  # [N]
+    needs_review: NDArray[np.bool_] | None  # [N]
+    review_reason: NDArray[np.object_] | None  # [N], of REASONS, or None
 
 
 @dataclass(frozen=True)
@@ -70,6 +95,7 @@ class Classifier:
     preprocessing: Preprocessing
     normalisation: Normalisation
     calibration: Calibration = field(default_factory=Calibration)
+    novelty: Novelty | None = None
 
     @property
     def device(self) -> torch.device:
@@ -98,20 +124,44 @@ class Classifier:
         Raises NotANumberError if one of them is not a number.
         batch_size: by default `usual_batch`. side: to resize to first, in pixels.
         """
+        return self.answer(pixels, batch_size, side)[0]
+
+    def answer(
+        self, pixels: NDArray[np.uint8], batch_size: int | None = None, side: int | None = None
+    ) -> tuple[NDArray[np.float32], Distances | None]:
+        """Return `probabilities`, and the distances [N] of `novelty` if there is one, in the same passes."""
         if len(pixels) == 0:
-            return np.empty((0, len(self.classes)), dtype=np.float32)
+            empty = np.empty((0, len(self.classes)), dtype=np.float32)
+            return empty, None if self.novelty is None else empty[:, 0]
         self.network.eval()
         parts = []
         with torch.inference_mode(), full_precision(self.device):
             for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size or self.usual_batch(side)):
-                parts.append(self.shares(batch.to(self.device), side).cpu())
-        return self.calibration.calibrated(checked(torch.cat(parts).numpy()))
+                shares, features = self.outputs(batch.to(self.device), side)
+                distances = shares[:, 0] if self.novelty is None else self.novelty.distances(features)
+                parts.append((shares.cpu(), distances.cpu()))
+        found, far = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+        return self.calibration.calibrated(checked(found)), None if self.novelty is None else far
 
-    def shares(self, pixels: Tensor, side: int | None = None) -> Tensor:
-        """Return `probabilities` before the calibration, float32 [B, C], for uint8 [B, S, S] on the device."""
+    def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the features by which `novelty` tells unknown images, float32 [N, F].
+
+        They are the input of the last layer, and the means of the first two stages.
+        """
+        self.network.eval()
+        with torch.inference_mode(), full_precision(self.device):
+            batches = torch.from_numpy(np.ascontiguousarray(pixels)).split(self.usual_batch())
+            return torch.cat([self.outputs(batch.to(self.device))[1].cpu() for batch in batches]).numpy()
+
+    def outputs(self, pixels: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
+        """Return `probabilities` before the calibration, float32 [B, C], and the features of `novelty` [B, F].
+
+        Both are means over the views. pixels: uint8 [B, S, S] on the device.
+        """
         x = to_input(pixels, self.normalisation)
         x = x if side is None else resize_batch(x, side)
-        return torch.stack([self.network(view).softmax(1) for view in views(x, self.config)]).mean(0)
+        shares, features = zip(*(seen(self.network, view) for view in views(x, self.config)), strict=True)
+        return torch.stack(shares).mean(0), torch.stack(features).mean(0)
 
     def predict(self, images: Sequence[NDArray[Any]]) -> list[_Prediction]:
         """Classify raw images [H, W] of any size, in order.
@@ -120,7 +170,7 @@ class Classifier:
         Raises UserError for levels that those ranges do not cover.
         """
         pixels = [resize(self._gray(image), self.preprocessing) for image in images]
-        return self.decide(self.probabilities(np.stack(pixels))) if pixels else []
+        return self.decide(*self.answer(np.stack(pixels))) if pixels else []
 
     def _gray(self, image: NDArray[Any]) -> Gray:
         try:
@@ -128,15 +178,40 @@ class Classifier:
         except BadImageError as error:
             raise UserError(f"an image of {image.dtype}: {error}. Or give uint8, gray levels from 0 to 255.") from None
 
-    def decide(self, probabilities: NDArray[np.float32]) -> list[_Prediction]:
+    def decide(self, probabilities: NDArray[np.float32], distances: Distances | None = None) -> list[_Prediction]:
         """Decide on a class for each row of calibrated float32 [N, C]."""
-        sets = self.calibration.sets(probabilities)
-        predictions = []
-        for row, (k, shares) in enumerate(zip(self.calibration.decided(probabilities), probabilities, strict=True)):
-            plausible = None if sets is None else tuple(self.classes[j] for j in np.flatnonzero(sets[row]))
-            review = None if plausible is None else len(plausible) != 1
-            predictions.append(_Prediction(self.classes[k], float(shares[k]), shares, plausible, review))
-        return predictions
+        found = self.judge(probabilities, distances)
+        empty = [None] * len(probabilities)
+        columns = (
+            empty
+            if found.sets is None
+            else [tuple(self.classes[j] for j in np.flatnonzero(row)) for row in found.sets],
+            *(
+                empty if column is None else column.tolist()
+                for column in (found.needs_review, found.novelty, found.unknown, found.review_reason)
+            ),
+        )
+        return [
+            _Prediction(self.classes[k], float(shares[k]), shares, *rest)
+            for k, shares, *rest in zip(found.decided, probabilities, *columns, strict=True)
+        ]
+
+    def judge(self, probabilities: NDArray[np.float32], distances: Distances | None = None) -> _Judgement:
+        """Decide on calibrated float32 [N, C], and say which images need a person's eyes."""
+        decided, sets = self.calibration.decided(probabilities), self.calibration.sets(probabilities)
+        novelty = None if self.novelty is None or distances is None else self.novelty.p_values(distances)
+        unknown = None if self.novelty is None or novelty is None else self.novelty.is_unknown(novelty)
+        unclear = None if sets is None else sets.sum(1) != 1
+        known = [mask for mask in (unknown, unclear) if mask is not None]
+        if not known:
+            return _Judgement(decided, sets, novelty, unknown, None, None)
+        needs = np.logical_or.reduce(known)
+        none = np.zeros(len(decided), np.bool_)
+        masks = (none if unknown is None else unknown, none if unclear is None else unclear,
+                 needs & (decided != probabilities.argmax(1)))  # fmt: skip
+        return _Judgement(
+            decided, sets, novelty, unknown, needs, _REASON_TEXTS[sum(m * 2**k for k, m in enumerate(masks))]
+        )
 
     def save(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
@@ -146,6 +221,8 @@ class Classifier:
         (folder / DESCRIPTION).write_text(text + "\n", encoding="utf-8")
         if self.calibration != Calibration():
             self.calibration.save(folder)
+        if self.novelty is not None:
+            self.novelty.save(folder)
 
     def description(self) -> dict[str, Any]:
         return {
@@ -168,8 +245,9 @@ class Classifier:
         target = find_device(device) if isinstance(device, str) else device
         network = network.to(device=target, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         normalisation = Normalisation(**text["normalisation"])
-        calibration = load_calibration(folder)
-        return cls(network, config, tuple(text["classes"]), preprocessing, normalisation, calibration)
+        calibration, novelty = load_calibration(folder), load_novelty(folder, *plain.described())
+        novelty = novelty and novelty.to(target)
+        return cls(network, config, tuple(text["classes"]), preprocessing, normalisation, calibration, novelty)
 
 
 def checked(probabilities: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -186,6 +264,15 @@ def model_config(values: dict[str, Any]) -> ModelConfig:
     """Return the ModelConfig of its JSON; keys that an older version did not write have their defaults."""
     typed: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in values.items()}
     return ModelConfig(**typed)
+
+
+def seen(network: Network, x: Tensor, features: bool = True) -> tuple[Tensor, ...]:
+    """Return probabilities [B, C] of float32 [B, 1, S, S], and with features those of `novelty`, [B, F]."""
+    own = network.at(x.shape[-1])
+    stages = own.stages(own.stem(x))
+    last = own.pool(stages)
+    shares = own.fc(last).softmax(1)
+    return (shares, torch.cat([last, own.early(stages)], 1)) if features else (shares,)
 
 
 def views(x: Tensor, config: ModelConfig) -> Iterator[Tensor]:

@@ -219,6 +219,14 @@ class ResNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.pool(self.stages(self.stem(x))))
 
+    def described(self) -> tuple[int, int]:
+        """Return the numbers of features in the input of `fc` and in `early`."""
+        return self.fc.in_features, sum(_channels(layer) for layer in (self.layer1, self.layer2))
+
+    def early(self, stages: list[Tensor]) -> Tensor:
+        """Return the means over rows and columns of the first two stages, [B, 3e w]."""
+        return torch.cat([stage.mean((2, 3)) for stage in stages[:2]], 1)
+
     def at(self, side: int) -> "ResNet":
         """Return the network for images of that side, which is this one (`sized.SizedResNet` has several)."""
         return self
@@ -237,6 +245,12 @@ class ResNet(nn.Module):
     def pool(self, stages: list[Tensor]) -> Tensor:
         """Return the input of `fc`: [B, 8e w], with the multi-scale head [B, 2w]."""
         return self.avgpool(stages[-1]).flatten(1) if self.head is None else self.head(stages)
+
+
+def _channels(layer: nn.Module) -> int:
+    """Return the channels of a stage's output: those of its last normalisation."""
+    norms = [module.num_features for module in layer.modules() if isinstance(module, nn.BatchNorm2d)]
+    return norms[-1]
 
 
 def _initialise(model: nn.Module) -> None:

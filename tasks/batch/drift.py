@@ -8,8 +8,8 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,7 +25,9 @@ from upath import UPath
 from resnet_core.drift.drift import LEAST, Drift, measure_drift
 from resnet_core.drift.reference import MOST
 from resnet_core.drift.summary import SCORE_COLUMNS, Summary, summarise
+from resnet_core.drift.unknown import FARTHEST, Ranks, Unknown, unknown_drift
 from resnet_core.errors import plural
+from resnet_core.inference.scores import ADDED, with_added
 from resnet_core.storage.files import write_text, write_whole
 from tasks.artifacts import Markdown, markdown_table, picture, plain, publish_page
 from tasks.batch.values import DriftReport, Scores
@@ -53,10 +55,16 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
         return not_measured(scores, f"{why}; the next one that is registered will")
     if scores.scored < LEAST:
         return not_measured(scores, f"{plural(scores.scored, 'image')} cannot tell, it takes {LEAST}")
-    now, embeddings = read_batch(scores.parts)
+    batch = read_batch(scores.parts, kept.ranks)
+    now, embeddings, far = batch.summary, batch.embeddings, batch.far
     pair = None if kept.embeddings is None or not len(embeddings) else (kept.embeddings, embeddings)
     findings = measure_drift(kept.summary, now, kept.thresholds, pair)
-    report = DriftReport(scores.model, now.labelled, findings, plot=scores.output / DRIFT_PLOT)
+    if kept.ranks and far.counts.images >= LEAST:
+        findings += (unknown_drift(far.counts, kept.ranks, kept.thresholds.unknown),)
+    drifted = any(each.measure == "unknown" and each.drifted for each in findings)
+    report = DriftReport(
+        scores.model, now.labelled, findings, plot=scores.output / DRIFT_PLOT, farthest=far.images if drifted else ()
+    )
     png = drawn(kept.summary, now, findings, pair)
     with write_whole(scores.output / DRIFT_PLOT) as draft:
         draft.write_bytes(png)
@@ -64,6 +72,8 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     publish_page(markdown(scores, report, png), key="drift", description=report.in_words())
     for each in report.drifted:
         log.warning("drift       %s", each)
+    if report.farthest:
+        log.warning("drift       farthest: %s", ", ".join(uri for uri, _ in report.farthest))
     if report.drifted:
         _emit(scores, report)
     else:
@@ -104,6 +114,7 @@ def described(scores: Scores, report: DriftReport) -> dict[str, Any]:
         "drifted": [each.measure for each in report.drifted],
         "not_measured": report.why or None,
         "measures": {each.measure: asdict(each) | {"drifted": each.drifted} for each in report.findings},
+        "farthest": [{"uri": uri, "distance": distance} for uri, distance in report.farthest],
     }
 
 
@@ -128,25 +139,52 @@ def _emit(scores: Scores, report: DriftReport) -> None:
     )
 
 
-def read_batch(parts: Iterable[UPath]) -> tuple[Summary, NDArray[np.float32]]:
-    """Return the summary of the good rows, and embeddings float32 [M, D] of at most MOST of them.
+@dataclass
+class _Far:
+    """Counts of unknown images, and the FARTHEST images with their distances, the farthest first."""
 
-    The rows with the least hashes of their URIs are taken: the order of rows and parts does not matter.
+    counts: Unknown = field(default_factory=Unknown)
+    images: tuple[tuple[str, float], ...] = ()
+
+    def add(self, rows: pa.Table, ranks: Ranks) -> None:
+        rows = rows.filter(rows["novelty"].is_valid())
+        least = 1.5 / (ranks.held_out + 1)  # between the first two ranks
+        marks = (rows["unknown"], pc.less(rows["novelty"], least))
+        self.counts += Unknown(len(rows), *(pc.sum(mark).as_py() or 0 for mark in marks))
+        order = [("distance", "descending"), ("uri", "ascending")]
+        rows = rows.take(pc.select_k_unstable(rows, k=min(FARTHEST, len(rows)), sort_keys=order))
+        found = zip(rows["uri"].to_pylist(), rows["distance"].to_pylist(), strict=True)
+        self.images = tuple(sorted((*self.images, *found), key=lambda each: (-each[1], each[0]))[:FARTHEST])
+
+
+class _Read(NamedTuple):
+    """A batch's good rows: their summary, embeddings float32 [M, D] of at most MOST of them, and the far ones."""
+
+    summary: Summary
+    embeddings: NDArray[np.float32]
+    far: _Far
+
+
+def read_batch(parts: Iterable[UPath], ranks: Ranks | None = None) -> _Read:
+    """Read the good rows of a batch.
+
+    Embeddings are of the rows with the least hashes of their URIs: the order of rows and parts does not matter.
     """
-    summary, sample = Summary(), _Sample()
+    summary, sample, far = Summary(), _Sample(), _Far()
     for rows in _good_rows(parts):
         summary += summarise(rows)
         sample.add(rows["uri"], rows["embedding"])
-    return summary, sample.embeddings
+        if ranks:
+            far.add(rows, ranks)
+    return _Read(summary, sample.embeddings, far)
 
 
 def _good_rows(parts: Iterable[UPath]) -> Iterator[pa.Table]:
+    columns = ["status", "uri", "embedding", *SCORE_COLUMNS, *ADDED]
     for path in parts:
         with path.open("rb") as file:
-            for batch in pq.ParquetFile(file).iter_batches(
-                AT_ONCE, columns=["status", "uri", "embedding", *SCORE_COLUMNS]
-            ):
-                rows = pa.Table.from_batches([batch])
+            for batch in pq.ParquetFile(file).iter_batches(AT_ONCE, columns=columns):
+                rows = pa.Table.from_batches([with_added(batch)])
                 yield rows.filter(pc.equal(rows["status"], "ok"))
 
 
@@ -193,8 +231,15 @@ def markdown(scores: Scores, report: DriftReport, png: bytes) -> str:
         f"{plural(report.images, 'image')} against what {plain(report.version.name)} version "
         f"{report.version.version} was trained "
         "on. Drift is a distance over its threshold that chance would make with p below 0.001.\n\n"
-        f"{markdown_table(header, rows, numbers=header[1:5])}\n\n{picture('drift', png)}\n"
+        f"{markdown_table(header, rows, numbers=header[1:5])}\n\n{farthest(report)}{picture('drift', png)}\n"
     )
+
+
+def farthest(report: DriftReport) -> str:
+    if not report.farthest:
+        return ""
+    rows = ((uri, f"{distance:.3g}") for uri, distance in report.farthest)
+    return f"The farthest images:\n\n{markdown_table(('image', 'distance'), rows, numbers=('distance',))}\n\n"
 
 
 def limit(threshold: float | None) -> str:

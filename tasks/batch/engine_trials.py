@@ -93,7 +93,9 @@ def _opened(choice: EngineChoice, model: ModelVersion, tracking_uri: str, classi
         case "compile":
             return open_compiled(classifier, choice.batch_size)
     with _engine_file(choice, model, tracking_uri) as path:
-        return open_file(choice.name, path, len(classifier.classes), choice.workers, choice.batch_size)
+        return open_file(
+            choice.name, path, len(classifier.classes), choice.workers, choice.batch_size, classifier.novelty
+        )
 
 
 @contextmanager

@@ -28,13 +28,13 @@ from tasks.store import BATCH_BEGUN, MANIFEST, WORK
 log = logging.getLogger("grayline")
 
 LISTED = 20  # bad files that are named
-COLUMNS = ["uri", "status", "reason_code", "reason", "label", "confidence", "needs_review"]
+COLUMNS = ["uri", "status", "reason_code", "reason", "label", "confidence", "needs_review", "unknown"]
 _CHECK = "select count(*), coalesce(sum(hash(uri)::hugeint), 0) from rows"
 
 
 @dataclass
 class _Tally:
-    """Counts over the rows of a batch. `review` is None if the version has no prediction sets.
+    """Counts over the rows of a batch. `review` and `unknown` are None if the version has nothing to tell them by.
 
     `bad` has uri and reason of the first bad files.
     """
@@ -44,6 +44,7 @@ class _Tally:
     confidence: Counter[str] = field(default_factory=Counter)
     reasons: Counter[str] = field(default_factory=Counter)
     review: int | None = None
+    unknown: int | None = None
     bad: list[tuple[str, str]] = field(default_factory=list)
     check: tuple[int, int] = (0, 0)
 
@@ -80,6 +81,7 @@ def finish_batch(
         },
         seconds=seconds,
         review=found.review,
+        unknown=found.unknown,
         again=again,
         reasons=dict(found.reasons.most_common()),
         ignored=_count_rows(batch.ignored),
@@ -129,6 +131,8 @@ def add(found: _Tally, rows: pa.Table) -> None:
         found.confidence[row["label"]] += row["confidence_sum"]
     if rows["needs_review"].null_count < len(rows):
         found.review = (found.review or 0) + pc.sum(rows["needs_review"]).as_py()
+    if rows["unknown"].null_count < len(rows):
+        found.unknown = (found.unknown or 0) + pc.sum(rows["unknown"]).as_py()
     failed = rows.filter(pc.field("status") != "ok")
     found.reasons.update(failed["reason_code"].to_pylist())
     if left := LISTED - len(found.bad):
@@ -169,6 +173,8 @@ def _remove_drafts(folder: UPath) -> None:
 def in_words(scores: Scores) -> Iterator[str]:
     """Yield the lines that end the log of a batch."""
     yield f"{scores.headline()}, {scores.reused:,} known from an earlier run"
+    if scores.scored and scores.unknown is None:
+        yield f"unknown images are not told: {scores.model} keeps nothing to do so, or {scores.engine} has no features"
     if scores.labels:
         yield "; ".join(f"{name} {count:,} ({mean:.3f})" for name, (count, mean) in scores.labels.items())
     if scores.reasons:

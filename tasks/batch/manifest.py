@@ -8,6 +8,7 @@ engine                          the engine that computed the predictions
 engines_not_used                by engine: why this machine did not use it
 files, scored, failed           number of rows, of good rows, of bad files
 needs_review                    number of images for a person to see; null for versions without prediction sets
+unknown                         number of images unlike all that was learned; null for versions that cannot tell
 labels                          by label: count, mean_confidence
 reasons                         number of bad files by reason
 parts                           number of rows by Parquet file
@@ -81,6 +82,7 @@ def read_manifest(folder: UPath) -> Scores:
         labels=labels,
         seconds=content.get("seconds", 0.0),
         review=content.get("needs_review"),
+        unknown=content.get("unknown"),
         reasons=content.get("reasons", {}),
         ignored=len(content.get("ignored", ())),
         refused=content.get("engines_not_used", {}),

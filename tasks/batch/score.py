@@ -135,7 +135,7 @@ def predict(
     looked_up = _find_known(images["image_id"], known, good)
     fresh = good[looked_up < 0]
     pixels = shards.unpacked(images["pixels"], trained.preprocessing.size)[fresh]
-    made = predictions(trained, engine.run(pixels))
+    made = predictions(trained, *(engine.answer(pixels) if engine.answer else (engine.run(pixels), None)))
     if embedded and len(wanted := sampled(images["image_id"].take(pa.array(fresh)), embedded)):
         made = with_embeddings(made, wanted, embed(trained, pixels[wanted]))
     index = np.full(len(images), -1, np.int64)

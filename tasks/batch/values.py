@@ -78,7 +78,8 @@ class Scores:
     reused   number of rows of an earlier run
     again    number of other rows that were known by the content of their files
     labels   by label: number of images, mean confidence
-    review   number of images for a person to see; None if the version has no prediction sets
+    review   number of images for a person to see; None if the version has neither sets nor novelty
+    unknown  number of images that are unlike all that was learned; None if the version cannot tell
     reasons  number of failed files by reason
     ignored  number of files that are never images by their names
     refused  by engine: why it was not used
@@ -101,6 +102,7 @@ class Scores:
     ignored: int = 0
     refused: dict[str, str] = field(default_factory=dict)
     confidential: bool = False
+    unknown: int | None = None
 
     @property
     def batch(self) -> str:
@@ -127,11 +129,13 @@ class Scores:
 
     def counts(self) -> dict[str, int | None]:
         """Return the numbers of files, by their keys in the manifest and in the MLflow run."""
-        return {"files": self.files, "scored": self.scored, "failed": self.failed, "needs_review": self.review}
+        counts = {"files": self.files, "scored": self.scored, "failed": self.failed}
+        return counts | {"needs_review": self.review, "unknown": self.unknown}
 
     def outcome(self) -> str:
         """Return `201 scored, 4 failed`, and how many images need review if that is known."""
         review = "" if self.review is None else f", {self.review:,} need review"
+        review += f" ({self.unknown:,} unknown)" if self.unknown else ""
         ignored = f", {self.ignored:,} more files ignored" if self.ignored else ""
         return f"{self.scored:,} scored, {self.failed:,} failed{review}{ignored}"
 
@@ -162,7 +166,8 @@ class Scores:
 class DriftReport:
     """The comparison of `images` images of a batch with its version's training data, measure by measure.
 
-    There are no findings if nothing could be measured; `why` then has the reason. `plot` shows them.
+    There are no findings if nothing could be measured; `why` then has the reason. `plot` shows them. `farthest`: where
+    there are more unknown images than expected, the farthest ones, by their places and distances.
     """
 
     version: ModelVersion
@@ -170,6 +175,7 @@ class DriftReport:
     findings: tuple[Drift, ...]
     why: str = ""
     plot: UPath | None = None
+    farthest: tuple[tuple[str, float], ...] = ()
 
     @property
     def drifted(self) -> tuple[Drift, ...]:

@@ -1,7 +1,7 @@
 """Evaluate: a classifier on the held-out images that training has never seen."""
 
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from resnet_core.evaluation.decide import class_costs, class_recalls
 from resnet_core.evaluation.evidence import Baseline, Evidence
 from resnet_core.evaluation.input_sizes import AtSize, sample, sides
 from resnet_core.evaluation.metrics import Interval, Labels
+from resnet_core.evaluation.novelty import measure_novelty
 from resnet_core.model.calibration import in_words
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards import format as shards
@@ -33,7 +34,16 @@ from resnet_core.training.config import no_number
 from tasks.artifacts import publish_page
 from tasks.dataset import Dataset
 from tasks.evaluation.files import described, write_metrics, write_plots, write_predictions, write_slices
-from tasks.evaluation.held_out import columns_of, facts, groups_of, in_order, look_alikes_of, score_split
+from tasks.evaluation.held_out import (
+    columns_of,
+    facts,
+    groups_of,
+    in_order,
+    learn_novelty,
+    look_alikes_of,
+    novelty_work,
+    score_split,
+)
 from tasks.evaluation.page import counted, markdown
 from tasks.evaluation.reference import make_reference
 from tasks.progress import Advance, progress
@@ -70,11 +80,13 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
         return found
     with as_local(checkpoint.folder / MODEL) as folder:
         classifier = Classifier.load(folder, here.device)
+    work = shard_set.test + shard_set.validation + novelty_work(shard_set, config.novelty)
     size_work = shard_set.test and len(sample(shard_set.test)) * len(sides(classifier.preprocessing.size))
     try:
-        with progress("evaluate", shard_set.test + shard_set.validation + size_work) as advance:
-            image_ids, labels, raw = score_split(classifier, shard_set, "test", here.keys, advance)
-            validation = score_split(classifier, shard_set, "validation", here.keys, advance)[1:]
+        with progress("evaluate", work + size_work) as advance:
+            classifier = learn_novelty(classifier, shard_set, config.novelty, here.keys, advance)
+            image_ids, labels, raw, distances = score_split(classifier, shard_set, "test", here.keys, advance)
+            validation = score_split(classifier, shard_set, "validation", here.keys, advance)
             sizes = _measure_sizes(classifier, shard_set, labels, here.keys, advance)
     except NotANumberError as error:
         (checkpoint.folder / EPOCHS).unlink(missing_ok=True)
@@ -85,12 +97,17 @@ def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
     wanted = Requirements(
         class_costs(config.costs, shard_set.classes), class_recalls(config.recall, shard_set.classes), config.coverage
     )
-    assessed = assess.assess(images, validation if len(validation[0]) else None, wanted, shard_set.classes)
+    assessed = assess.assess(images, validation[1:3] if validation.image_ids else None, wanted, shard_set.classes)
+    if classifier.novelty is not None:
+        kept, flagged = measure_novelty(classifier.novelty, have(distances), validation.distances, images.groups)
+        classifier, assessed = replace(classifier, novelty=kept), replace(assessed, flagged=flagged)
     content = described(assessed, sizes, shard_set.classes, key)
     with write_folder(checkpoint.folder / EVALUATION) as draft:
         write_metrics(draft, content)
         assessed.calibration.save(draft)
-        make_reference(classifier, assessed.outputs, night, dataset.drift, here.keys).save(draft)
+        if classifier.novelty is not None:
+            classifier.novelty.save(draft)
+        make_reference(classifier, assessed, night, dataset.drift, here.keys).save(draft)
         write_predictions(draft, rows, images, assessed, shard_set.classes)
         write_slices(draft, assessed.slices)
         write_plots(draft, checkpoint.folder, assessed, sizes, images, shard_set.classes)
@@ -174,6 +191,8 @@ def _log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessme
             "test_set_size": found.coverage.mean_size,
             "test_review_share": found.coverage.review_share,
         }
+    if found.flagged:
+        values["test_unknown_share"] = found.flagged.found.value
     if found.decisions and found.decisions.cost:
         values["test_cost"] = found.decisions.cost.value
     if found.unlike:

@@ -38,6 +38,7 @@ def described(
         "confusion": {"classes": list(classes), "counts": metrics.confusion.tolist()},
         "calibration": found.calibration.described(),
         "coverage": asdict(found.coverage) if found.coverage else None,
+        "unknown": found.flagged and {"wanted": found.flagged.wanted, "found": asdict(found.flagged.found)},
         "coverage_curve": [dict(zip(("wanted", "found", "mean_size"), point, strict=True)) for point in found.curve],
         "decisions": decisions(found.decisions) if found.decisions else None,
         "missed": found.missed,
@@ -78,7 +79,7 @@ def write_metrics(folder: Path, content: dict[str, Any]) -> None:
 def write_predictions(folder: Path, rows: pa.Table, images: HeldOut, found: Assessment, classes: Sequence[str]) -> None:
     """Write a row per image, with the decision of scoring. rows: the images in the catalog, in the same order."""
     names, judged, labels = np.array(classes, dtype=object), found.outputs, images.labels
-    shares, sets = judged.probabilities, judged.sets
+    shares, sets, review = judged.probabilities, judged.sets, found.needs_review
     table = {
         "image_id": rows["image_id"].cast(pa.string()),
         "uri": rows["uri"].cast(pa.string()),
@@ -90,7 +91,9 @@ def write_predictions(folder: Path, rows: pa.Table, images: HeldOut, found: Asse
         "prediction_set": pa.array(
             [None] * len(labels) if sets is None else [names[row].tolist() for row in sets], pa.list_(pa.string())
         ),
-        "needs_review": pa.array([None] * len(labels) if sets is None else sets.sum(1) != 1, pa.bool_()),
+        "needs_review": pa.array([None] * len(labels) if review is None else review, pa.bool_()),
+        "novelty": pa.array([None] * len(labels) if found.flagged is None else found.flagged.novelty, pa.float32()),
+        "unknown": pa.array([None] * len(labels) if found.flagged is None else found.flagged.unknown, pa.bool_()),
         "look_alike": pa.array([None] * len(labels) if images.look_alike is None else images.look_alike, pa.bool_()),
     }
     metadata = {shards.METADATA_KEY: json.dumps({"classes": list(classes)})}

@@ -7,6 +7,7 @@ from resnet_core.errors import plural
 from resnet_core.evaluation.assess import Assessment, Coverage, Decisions
 from resnet_core.evaluation.bootstrap import LEAST_GROUPS, Interval
 from resnet_core.evaluation.input_sizes import AtSize
+from resnet_core.evaluation.novelty import Flagged
 from resnet_core.evaluation.slices import Slice
 from resnet_core.evaluation.slices import in_words as slices_in_words
 from resnet_core.model.calibration import in_words
@@ -34,6 +35,7 @@ def markdown(found: Assessment, sizes: Sequence[AtSize], checkpoint: Checkpoint)
         ),
         calibration(found),
         coverage(found.coverage) if found.coverage else "",
+        novelty(found.flagged) if found.flagged else "",
         decisions(found.decisions) if found.decisions else "",
         slices(found.slices) if found.slices else "",
         by_size(sizes) if sizes else "",
@@ -75,6 +77,13 @@ def coverage(found: Coverage) -> str:
         f"## Prediction sets\n\n{found.wanted:.0%} of the sets are to hold the true class; {found.found} do. "
         f"A set has {found.mean_size:.2f} classes on average; {found.review_share:.1%} of the images have not exactly "
         "one, and are for a person to see."
+    )
+
+
+def novelty(found: Flagged) -> str:
+    return (
+        f"## Unknown images\n\nAt most {found.wanted:.3g} of images like the held-out ones are to be called unknown; "
+        f"{found.found} of them are."
     )
 
 

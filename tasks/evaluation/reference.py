@@ -14,6 +14,7 @@ from resnet_core.catalog.queries import GOOD
 from resnet_core.drift.drift import Thresholds
 from resnet_core.drift.reference import MOST, Reference
 from resnet_core.drift.summary import Summary, summarise
+from resnet_core.drift.unknown import Ranks
 from resnet_core.evaluation.input_sizes import evenly
 from resnet_core.model import features as embedding
 from resnet_core.model.classifier import Classifier
@@ -22,6 +23,7 @@ from resnet_core.shards.encryption import Keys
 from tasks.values import Catalog, Night, ShardSet, have
 
 if TYPE_CHECKING:  # SciPy's optimizers take their time to import, and a batch has no use for them
+    from resnet_core.evaluation.assess import Assessment
     from resnet_core.evaluation.calibrate import Outputs
 
 
@@ -29,28 +31,28 @@ _LOOKS = ["brightness", "contrast", "sharpness"]
 
 
 def make_reference(
-    classifier: Classifier, judged: Outputs, night: Night, thresholds: Thresholds, keys: Keys | None
+    classifier: Classifier, found: Assessment, night: Night, thresholds: Thresholds, keys: Keys | None
 ) -> Reference:
     """Describe the data that a version learned from and its answers for the held-out images.
 
-    judged: the version's answers for the held-out images. thresholds: of the drift from the reference. Nothing is kept
+    found: the version's answers for the held-out images. thresholds: of the drift from the reference. Nothing is kept
     of confidential images that an image could be guessed from: no embeddings.
     """
-    shard_set = have(night.shard_set)
-    summary = of_judged(judged, shard_set.classes) + _of_training(night.catalog)
-    found = None if keys is not None or not shard_set.test else embeddings(classifier, shard_set)
-    return Reference(summary, thresholds, found)
+    shard_set, ranks = have(night.shard_set), classifier.novelty
+    summary = of_judged(found.outputs, shard_set.classes, found.needs_review) + _of_training(night.catalog)
+    vectors = None if keys is not None or not shard_set.test else embeddings(classifier, shard_set)
+    return Reference(summary, thresholds, vectors, None if ranks is None else Ranks(len(ranks.held_out), ranks.depth))
 
 
-def of_judged(judged: Outputs, classes: tuple[str, ...]) -> Summary:
+def of_judged(judged: Outputs, classes: tuple[str, ...], review: NDArray[np.bool_] | None = None) -> Summary:
     """Profile labels, reviews and confidences as scoring would give them; a class that is never decided on has 0."""
     places = np.arange(len(judged.decided))
     table: dict[str, pa.Array] = {
         "label": pa.array(classes, pa.string()).take(pa.array(judged.decided)),
         "confidence": pa.array(judged.probabilities[places, judged.decided], pa.float32()),
     }
-    if judged.sets is not None:
-        table["needs_review"] = pa.array(judged.sets.sum(1) != 1)
+    if review is not None:
+        table["needs_review"] = pa.array(review)
     return Summary(classes=dict.fromkeys(classes, 0)) + summarise(pa.table(table))
 
 

@@ -65,6 +65,7 @@ CATALOG, SHARDS = "grayline.catalog", "grayline.shards"  # tags: digests of what
 CATALOG_VERSION = "grayline.catalog_version"
 CALIBRATION = "grayline.calibration"  # tag: the digest of its calibration.json, or `none`
 REFERENCE = "grayline.reference"  # tag: the digest of its reference.json, or `none`
+NOVELTY = "grayline.novelty"  # tag: the digest of its novelty.safetensors, or `none`
 INT8 = "grayline.int8"  # tag: JSON: loss of accuracy, allowed by the gate or not, digest of the file
 REPRODUCED = "grayline.reproduced"  # tag: when it was trained again, and the verdict
 MONITOR = "grayline.monitor"  # tag: the last verdict of new labelled images

@@ -1,19 +1,21 @@
 """New labelled images, a file of paths and labels, and the answers of versions for them."""
 
 from collections.abc import Container, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from upath import UPath
 
+from resnet_core.drift.unknown import FARTHEST, Ranks, Unknown
 from resnet_core.errors import UserError, nearest, plural
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.comparison import aligned, numbered
 from resnet_core.evaluation.metrics import Labels, Scores
 from resnet_core.images.limits import Limits
 from resnet_core.model.classifier import Classifier
+from resnet_core.model.novelty import Distances
 from resnet_core.reading.pool import end_idle, iterate_files
 from resnet_core.shards.format import unpacked
 from resnet_core.sources.manifest import list_manifest
@@ -30,7 +32,8 @@ LEAST = 20  # images: of fewer, nothing can be said
 class Answers:
     """The `scores` of each classifier [N, C], in the order of `classes`, for N images.
 
-    `left_out` counts the other images by reason.
+    `left_out` counts the other images by reason. `far`: how many the first classifier does not know, and its ranks;
+    None if it cannot tell. `farthest`: their names, the farthest first.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +41,8 @@ class Answers:
     groups: Groups | None
     scores: tuple[Scores, ...]
     left_out: dict[str, int]
+    far: tuple[Unknown, Ranks] | None = None
+    farthest: tuple[str, ...] = ()
 
 
 def check_labels(path: str) -> UPath:
@@ -62,7 +67,7 @@ def answer(path: str, classifiers: Sequence[Classifier], learned: Container[str]
     left_out["no label"] = pc.sum(pc.and_not(unlabelled, missing)).as_py() or 0
     files = rows.filter(pc.invert(pc.or_(missing, unlabelled)))
     _check_classes(path, files["label"], classifiers[0])
-    image_ids, found = score_files(files, classifiers, learned, limits)
+    image_ids, found, distances = score_files(files, classifiers, learned, limits)
     kept = np.zeros(len(files), bool)
     seen: dict[str, int] = {}
     for row, image_id in enumerate(image_ids):
@@ -76,7 +81,15 @@ def answer(path: str, classifiers: Sequence[Classifier], learned: Container[str]
     classes = classifiers[0].classes
     places = pc.index_in(files["label"], value_set=pa.array(classes, pa.string())).to_numpy().astype(np.int64)
     groups = [name for name, wanted in zip(files["group"].to_pylist(), kept, strict=True) if wanted]
-    return Answers(classes, places[kept], numbered(groups), tuple(each[kept] for each in found), left_out)
+    answers = Answers(classes, places[kept], numbered(groups), tuple(each[kept] for each in found), left_out)
+    if (novelty := classifiers[0].novelty) is None:
+        return answers
+    p_values, ranks = novelty.p_values(distances[kept]), Ranks(len(novelty.held_out), novelty.depth)
+    unknown = novelty.is_unknown(p_values)
+    counts = Unknown(len(p_values), int(unknown.sum()), int((p_values < 1.5 / (ranks.held_out + 1)).sum()))
+    rows = np.flatnonzero(kept)[unknown]
+    order = rows[np.argsort(-distances[rows], kind="stable")][:FARTHEST]
+    return replace(answers, far=(counts, ranks), farthest=tuple(files["path"].take(pa.array(order)).to_pylist()))
 
 
 def why_not(image_id: str | None, learned: Container[str], seen: dict[str, int]) -> str:
@@ -114,9 +127,10 @@ def in_words(left_out: dict[str, int]) -> str:
 
 def score_files(
     files: pa.Table, classifiers: Sequence[Classifier], learned: Container[str], limits: Limits
-) -> tuple[list[str | None], list[Scores]]:
-    """Return the ids of the images and each classifier's scores, columns in the order of the first one's
-    classes.
+) -> tuple[list[str | None], list[Scores], Distances]:
+    """Return the ids of the images, each classifier's scores, and the first one's distances of unknown images.
+
+    Columns of scores are in the order of the first one's classes.
 
     An id is None if the image cannot be read; such rows, and those of learned images, are zeros. Files are read
     once for all classifiers with the same preprocessing.
@@ -125,6 +139,7 @@ def score_files(
     settings = list(dict.fromkeys(each.preprocessing for each in classifiers))
     found: list[Scores] = [np.zeros((len(files), len(classes))) for _ in classifiers]
     image_ids: list[str | None] = [""] * len(files)
+    distances = np.zeros(len(files), np.float32)
     with progress("monitor", len(files) * len(settings)) as advance:
         for wanted in settings:
             start = 0
@@ -137,8 +152,11 @@ def score_files(
                 pixels = unpacked(images["pixels"], wanted.size)[new]
                 for k, each in enumerate(classifiers):
                     if each.preprocessing == wanted:
-                        found[k][start + new] = aligned(each.probabilities(pixels), each, classes)
+                        probabilities, far = each.answer(pixels)
+                        found[k][start + new] = aligned(probabilities, each, classes)
+                        if k == 0 and far is not None:
+                            distances[start + new] = far
                 start += len(images)
                 advance(len(images))
     end_idle()
-    return image_ids, found
+    return image_ids, found, distances

@@ -15,6 +15,7 @@ from prefect import task
 from pydantic import ValidationError
 from scipy.stats import fisher_exact, norm
 
+from resnet_core.drift.unknown import unknown_drift
 from resnet_core.errors import JobError, plural
 from resnet_core.evaluation.comparison import Comparison, Pair, below, compare, in_words
 from resnet_core.evaluation.metrics import METRICS, Interval, intervals
@@ -103,6 +104,10 @@ def judge(
         p = (fewer_right if exact else lower)(found, len(labels), measured["interval"], measured["images"])
         wanted = f"not below its evaluation's {measured['interval']}"
         checks.append(Check("evaluation", wanted, said(found, p), passed=alike(p)))
+    if answers.far:
+        far = unknown_drift(*answers.far, None)
+        named = f"; farthest: {', '.join(answers.farthest)}" if answers.farthest and not alike(far.p) else ""
+        checks.append(Check("unknown images", "not more than expected", far.detail + named, passed=alike(far.p)))
     remedy = False
     if predecessor:
         others = answers.scores[1]

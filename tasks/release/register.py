@@ -35,6 +35,7 @@ from resnet_core.drift.reference import REFERENCE as REFERENCE_FILE
 from resnet_core.evaluation.input_sizes import evenly
 from resnet_core.inference.answers import Answers, how_many, save_answers
 from resnet_core.model.calibration import CALIBRATION as CALIBRATION_FILE
+from resnet_core.model.novelty import NOVELTY as NOVELTY_FILE
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import file_digest
@@ -54,6 +55,7 @@ from tasks.registry.versions import (
     COMMIT,
     LOCK,
     MODEL_FOLDER,
+    NOVELTY,
     REFERENCE,
     SEED,
     SHARDS,
@@ -80,6 +82,9 @@ SIGNATURE = ModelSignature(
             ColSpec(Array(DataType.double), "probabilities"),
             ColSpec(Array(DataType.string), "prediction_set", required=False),
             ColSpec(DataType.boolean, "needs_review", required=False),
+            ColSpec(DataType.double, "novelty", required=False),
+            ColSpec(DataType.boolean, "unknown", required=False),
+            ColSpec(DataType.string, "review_reason", required=False),
             ColSpec(DataType.string, "reason_code", required=False),
             ColSpec(DataType.string, "reason", required=False),
         ]
@@ -126,9 +131,9 @@ def register(night: Night, here: Workspace) -> ModelVersion:
 
 
 def digests_of(evaluation: Evaluation) -> dict[str, str]:
-    """Return the digests of the calibration and the reference as tags; `none` for a missing one."""
+    """Return the digests of calibration, reference and novelty as tags; `none` for a missing one."""
     found = {}
-    for tag, name in ((CALIBRATION, CALIBRATION_FILE), (REFERENCE, REFERENCE_FILE)):
+    for tag, name in ((CALIBRATION, CALIBRATION_FILE), (REFERENCE, REFERENCE_FILE), (NOVELTY, NOVELTY_FILE)):
         found[tag] = "none"
         if (evaluation.folder / name).exists():
             with as_local(evaluation.folder / name) as file:
@@ -226,7 +231,7 @@ def _model_files(made: Made, keys: Keys | None) -> Iterator[dict[str, str]]:
     with tempfile.TemporaryDirectory() as scratch, as_local(made.checkpoint.folder / MODEL) as trained:
         folder, lineage = Path(scratch) / MODEL_FOLDER, Path(scratch) / LINEAGE
         shutil.copytree(trained, folder)
-        for name in (CALIBRATION_FILE, REFERENCE_FILE, EMBEDDINGS):
+        for name in (CALIBRATION_FILE, REFERENCE_FILE, EMBEDDINGS, NOVELTY_FILE):
             if (found := made.evaluation.folder / name).exists():
                 (folder / name).write_bytes(found.read_bytes())
         _keep_answers(folder, made, keys)

@@ -139,7 +139,10 @@ class _RawImages:
                 "confidence": [p.confidence for p in predictions],
                 "probabilities": [p.probabilities.tolist() for p in predictions],
                 "prediction_set": [None if p.prediction_set is None else list(p.prediction_set) for p in predictions],
-                "needs_review": [p.needs_review for p in predictions],
+                **{
+                    name: [getattr(p, name) for p in predictions]
+                    for name in ("needs_review", "novelty", "unknown", "review_reason")
+                },
             },
         )
 

@@ -39,6 +39,7 @@ _LARGE, _FEW = 448, 500  # px of pictures, on a page of so many
 _OTHERS = 2  # labels beside the first
 _DIGITS = "123456789"
 _WHY = (
+    ("unknown", "unlike all that was learned"),
     ("review", "that need review"),
     ("unsure", "of which the model is least sure"),
     ("drawn", "drawn from all labels at any confidence"),
@@ -197,7 +198,7 @@ def _shortcuts(classes: Sequence[str]) -> dict[str, str]:
 
 
 def _tiles(scores: Scores) -> list[tuple[str, str]]:
-    names = ("Files", "Scored", "Failed", "Need review")
+    names = ("Files", "Scored", "Failed", "Need review", "Unknown")
     return [
         (name, f"{count:,}") for name, count in zip(names, scores.counts().values(), strict=True) if count is not None
     ]
@@ -221,7 +222,7 @@ def _shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, 
     text = f"{name}, could not be scored"
     if not failed:
         text = f"{name}, taken for {row['label']}, {sure(row['confidence'])} sure"
-        text += ", needs review" if row["needs_review"] else ""
+        text += ", unknown" if row["unknown"] else ", needs review" if row["needs_review"] else ""
     return {
         "number": number,
         "name": name,
@@ -231,6 +232,7 @@ def _shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, 
         "text": text,
         "others": ", ".join(beside),
         "review": bool(row["needs_review"]),
+        "unknown": bool(row["unknown"]),
         "failed": failed,
         "reason": picture.reason,
         "image": image(picture.webp, "image/webp", (picture.width, picture.height), text, LOSSLESS)

@@ -1,6 +1,7 @@
 """`grayline sort`: a batch's files as folders by label. The originals are never moved, changed or deleted.
 
-A file that needs a person's look goes to `review`, one that could not be scored to `failed`.
+Files unlike all that was learned go to `unknown`, others that need a person's look to `review`. Files that could not be
+scored go to `failed`.
 """
 
 import os
@@ -24,8 +25,8 @@ from tasks.batch.values import Scores
 from tasks.progress import progress
 from tasks.report.words import file_name
 
-REVIEW, FAILED = "review", "failed"
-_RESERVED = (REVIEW, FAILED, "unknown")
+REVIEW, FAILED, UNKNOWN = "review", "failed", "unknown"
+_RESERVED = (REVIEW, FAILED, UNKNOWN)
 _AT_ONCE = 64  # files that are read together
 _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tif", b"MM\0*": ".tif", b"BM": ".bmp"}
 
@@ -77,8 +78,13 @@ def sort_files(scores: Scores, folder: Path, copy: bool) -> tuple[Counter[str], 
 
 
 def _rows(scores: Scores) -> Iterator[list[dict[str, Any]]]:
-    """Yield uri, status, label and needs_review of the batch's files, some at a time, in the order of their URIs."""
-    query = "select uri, status, label, needs_review from read_parquet($files, union_by_name = true) order by uri"
+    """Yield uri, status, label and marks of the batch's files, some at a time, in the order of their URIs."""
+    # Rows of earlier releases have no column `unknown`.
+    query = """
+    select uri, status, label, needs_review, unknown
+    from (select null::boolean as unknown where false union all by name from read_parquet($files, union_by_name = true))
+    order by uri
+    """
     with database() as db:
         table = db.sql(query, params={"files": [str(part) for part in scores.parts]}).to_arrow_table()
     for batch in table.to_batches(_AT_ONCE):
@@ -108,6 +114,8 @@ class _Folders(dict[str, str]):
     def of(self, row: dict[str, Any]) -> str:
         if row["status"] != "ok":
             return FAILED
+        if row["unknown"]:
+            return UNKNOWN
         return REVIEW if row["needs_review"] else self[row["label"]]
 
 

@@ -9,14 +9,15 @@ import pyarrow.parquet as pq
 from upath import UPath
 
 from resnet_core.errors import plural
-from resnet_core.inference.scores import SCHEMA, with_tries
+from resnet_core.inference.scores import ADDED as ADDED_TO_SCORES
+from resnet_core.inference.scores import SCHEMA, with_added
 from resnet_core.reasons import with_reason_codes
 
 ROWS = 8192  # in memory at a time, independent of the size of the parts
 BATCH = "batch"
 COLUMNS = pa.schema([(BATCH, pa.string()), *SCHEMA])
 # Tables made by older releases lack these columns and get them, all null, with the next batch.
-ADDED = ("reason_code", "tries")
+ADDED = ("reason_code", *ADDED_TO_SCORES)
 
 
 def batch_rows(parts: Iterable[UPath], batch: str, count: int) -> Iterator[pa.RecordBatch]:
@@ -39,7 +40,7 @@ def _pieces(parts: Iterable[UPath]) -> Iterator[pa.RecordBatch]:
     for part in parts:
         with part.open("rb") as file:
             for batch in pq.ParquetFile(file).iter_batches(ROWS, columns=SCHEMA.names):
-                yield with_tries(with_reason_codes(batch)).select(SCHEMA.names)
+                yield with_added(with_reason_codes(batch)).select(SCHEMA.names)
 
 
 def _even(pieces: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

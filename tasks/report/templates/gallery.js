@@ -69,7 +69,7 @@
     const low = Number(at("from").value || 0), high = at("to").value === "" ? 100 : Number(at("to").value);
     const label = at("label").selectedOptions[0];
     const states = {
-      "": true, review: "review" in shot.dataset, failed,
+      "": true, review: "review" in shot.dataset, unknown: "unknown" in shot.dataset, failed,
       open: !failed && !("done" in shot.dataset), done: "done" in shot.dataset,
     };
     if (!states[at("state").value] || (label.value !== "" && row.label !== label.textContent)) return false;

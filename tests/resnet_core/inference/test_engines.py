@@ -30,6 +30,7 @@ from resnet_core.inference.folded import Step, fold, has_onednn, sides_of
 from resnet_core.model.calibration import Calibration
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.inputs import resize_batch, to_input
+from resnet_core.model.novelty import Novelty
 from resnet_core.model.resnet import ModelConfig, build
 from resnet_core.model.sized import sized
 from tests.resnet_core.model.test_classifier import a_classifier
@@ -118,7 +119,21 @@ def test_this_torch_has_the_operations_of_onednn() -> None:
 
 @pytest.fixture(scope="module")
 def classifier(photograph: Image.Image) -> Classifier:
-    return lively(16, TINY, photograph)
+    return that_knows(lively(16, TINY, photograph), parts_of(photograph, 16, 24))
+
+
+def that_knows(ours: Classifier, pixels: Pixels) -> Classifier:
+    """The same, with what tells unknown images: distances of the size of the features' spread, and of both kinds."""
+    features = torch.from_numpy(ours.features(pixels))
+    last = ours.network.at(16).fc.in_features
+    whitening = torch.diag(1 / features.std(0).clamp_min(features.std(0).mean()))
+    directions, early = whitening[:last, :20].contiguous(), whitening[last:, last:].contiguous()
+    means = torch.randn(3, 20, generator=torch.Generator().manual_seed(0))
+    novelty = Novelty(
+        0.05, features.mean(0), directions, means, torch.full((20,), 0.5), early, torch.ones(3, len(early)),
+        torch.tensor([1.0, 2.0, 3.0, 4.0]), np.arange(9, dtype=np.float32),
+    )  # fmt: skip
+    return replace(ours, novelty=novelty)
 
 
 @pytest.fixture(scope="module")
@@ -136,7 +151,7 @@ def opened(classifier: Classifier, tmp_path_factory: pytest.TempPathFactory) -> 
                 path = folder / "model.onnx"
                 if not path.exists():
                     engines.write_file(classifier, "parts", "7", path)
-                self[name] = open_file(name, path, 3, 2, 4)
+                self[name] = open_file(name, path, 3, 2, 4, classifier.novelty)
             return self[name]
 
     return Opened()
@@ -163,6 +178,47 @@ def test_an_engine_says_what_the_classifier_says_of_any_number_of_images(
         assert found.shape == (count, 3)
         np.testing.assert_allclose(found, own[:count], atol=1e-5)
     np.testing.assert_allclose(engine.run(pixels[::-2]), own[::-2], atol=1e-5)  # not contiguous
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_engine_measures_the_distances_that_the_classifier_measures(
+    name: str, opened: dict[str, Engine], classifier: Classifier, photograph: Image.Image
+) -> None:
+    pixels = parts_of(photograph, 16, 11)
+    own, engine = classifier.answer(pixels), opened[name]
+    assert own[1] is not None
+    assert np.ptp(own[1]) > 0.1  # they are not all alike
+    assert engine.answer is not None
+    for count in (11, 4, 1, 0):
+        shares, distances = engine.answer(pixels[:count])
+        assert distances is not None
+        np.testing.assert_allclose(shares, own[0][:count], atol=1e-5)
+        np.testing.assert_allclose(distances, own[1][:count], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("config", [replace(TINY, score_flips="dihedral"), replace(TINY, score_scales=(12, 24))])
+def test_distances_are_of_the_mean_over_the_views(config: ModelConfig, photograph: Image.Image) -> None:
+    pixels = parts_of(photograph, 16, 6)
+    ours = that_knows(lively(16, config, photograph), pixels)
+    own, found = ours.answer(pixels)[1], engines.folded(ours).answer(pixels)[1]
+    assert own is not None
+    np.testing.assert_allclose(found, own, rtol=1e-3, atol=1e-3)
+    if config.score_flips == "dihedral":
+        np.testing.assert_allclose(ours.answer(np.ascontiguousarray(pixels[:, ::-1]))[1], own, rtol=1e-3, atol=1e-3)
+    alone = replace(ours, config=replace(config, score_flips="none", score_scales=())).answer(pixels)[1]
+    assert not np.allclose(alone, own, rtol=0.01)
+
+
+@pytest.mark.onnx
+def test_a_file_without_features_has_no_distances(
+    classifier: Classifier, photograph: Image.Image, tmp_path: Path
+) -> None:
+    engines.write_file(replace(classifier, novelty=None), "parts", "7", tmp_path / "old.onnx")
+    for name in ("onnx", "openvino"):
+        engine = open_file(name, tmp_path / "old.onnx", 3, 2, 4, classifier.novelty)  # type: ignore[arg-type]
+        assert engine.answer is not None
+        shares, distances = engine.answer(parts_of(photograph, 16, 5))
+        assert (shares.shape, distances) == ((5, 3), None)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -239,9 +295,9 @@ def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 def test_a_gpu_says_what_the_cpu_says(photograph: Image.Image, tmp_path: Path) -> None:
-    ours = lively(64, ModelConfig("resnet18", width=32), photograph)
     pixels = parts_of(photograph, 64, 30)
-    own = ours.probabilities(pixels)
+    ours = that_knows(lively(64, ModelConfig("resnet18", width=32), photograph), pixels)
+    own, far = ours.answer(pixels)
     ours.save(tmp_path)
     engine = open_torch(Classifier.load(tmp_path, "cuda"), 8)
     assert engine.batch_size == 8
@@ -249,3 +305,5 @@ def test_a_gpu_says_what_the_cpu_says(photograph: Image.Image, tmp_path: Path) -
         for found in threads.map(engine.run, [pixels] * 6):
             np.testing.assert_allclose(found, own, atol=1e-5)
     assert engine.run(pixels[:0]).shape == (0, 3)
+    assert engine.answer is not None
+    np.testing.assert_allclose(engine.answer(pixels)[1], far, rtol=1e-3, atol=1e-3)

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,11 @@ from upath import UPath
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.drift.drift import Thresholds
 from resnet_core.drift.reference import MOST, load_reference
-from resnet_core.evaluation.calibrate import apply_calibration
+from resnet_core.drift.unknown import Ranks
+from resnet_core.evaluation.assess import HeldOut, assess
+from resnet_core.evaluation.calibrate import Requirements
+from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.inference.scores import predictions, score_table, with_embeddings, with_metadata
-from resnet_core.model.calibration import Calibration
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.features import embed
 from resnet_core.reading.image import as_table as as_read
@@ -135,7 +138,7 @@ def rows_of(
     read = as_read(
         [*(read_image(encoded(image), settings) for image in pixels), read_image(b"no image", settings)], settings.size
     )
-    predicted = predictions(classifier, classifier.probabilities(pixels))
+    predicted = predictions(classifier, *classifier.answer(pixels))
     every = np.arange(len(pixels))
     predicted = with_embeddings(predicted, every, embed(classifier, pixels))
     predicted = pa.concat_tables([predicted, pa.Table.from_pylist([{}], predicted.schema)])
@@ -226,15 +229,17 @@ def test_tomorrows_images_of_the_same_kind_have_not_drifted(home: Home) -> None:
         "contrast",
         "sharpness",
         "embedding",
+        "unknown",
     }
-    assert report.in_words() == "none in 7 measures of 400 images"
+    assert report.in_words() == "none in 8 measures of 400 images"
+    assert report.farthest == ()
     found = written(scores)
     assert found["drifted"] == []
     assert found["measures"]["embedding"]["images"] == 400
     assert report.plot is not None
     assert report.plot.read_bytes().startswith(b"\x89PNG")
     page = newest_page()
-    assert page.startswith("# same: none in 7 measures")
+    assert page.startswith("# same: none in 8 measures")
     assert "data:image/webp;base64," in page
     pq.read_table(scores.output.path)  # what lies beside the rows is in no reader's way
 
@@ -335,6 +340,41 @@ def test_a_version_of_an_earlier_release_keeps_nothing_and_that_is_said(home: Ho
     assert home.mlflow.get_model_version("few", old.version).tags[REFERENCE] == "none"
 
 
+def with_cells(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Put six solar cells in the place of the first digits."""
+    paths = sorted((Path(str(files("elpv_dataset"))) / "data" / "images").glob("*.png"))[::400][:6]
+    settings = Preprocessing(pixels.shape[1])
+    cells = np.stack([resize(np.asarray(Image.open(path).convert("L")), settings) for path in paths])
+    return np.concatenate([cells, pixels[6:]])
+
+
+def test_foreign_images_among_many_are_found_and_the_farthest_are_named(
+    home: Home, caplog: pytest.LogCaptureFixture
+) -> None:
+    """18 solar cells among 400 images: the share of no label, confidence or gray level tells them."""
+    scores = home.batch("foreign", with_cells)
+    report = checked(scores)
+    drift = next(each for each in report.findings if each.measure == "unknown")
+    assert drift.drifted
+    assert drift.distance > 0.02
+    assert "unknown excess 0." in report.in_words()
+    cells = {f"/data/foreign/{start + k:05}.png" for start in (0, 150, 300) for k in range(6)}
+    assert len(report.farthest) == 10
+    assert {uri for uri, _ in report.farthest} <= cells
+    assert [distance for _, distance in report.farthest] == sorted((d for _, d in report.farthest), reverse=True)
+    assert any("farthest: /data/foreign/" in record.getMessage() for record in caplog.records)
+    (event,) = [
+        each
+        for each in wait_for(lambda: events_of(get_client(sync_client=True), "grayline.drift"))
+        if each.payload["batch"] == "foreign"
+    ]
+    assert "unknown" in event.resource["grayline.drifted"].split()
+    assert [each["uri"] for each in event.payload["farthest"]] == [uri for uri, _ in report.farthest]
+    assert report.farthest[0][0] in newest_page().replace("\\", "")
+    rows = pa.concat_tables([pq.read_table(part.path) for part in scores.parts]).to_pylist()
+    assert sum(row["unknown"] for row in rows if row["uri"] in cells) >= 0.8 * len(cells)
+
+
 def test_other_thresholds_are_another_version_of_the_same_weights(home: Home) -> None:
     again = nightly_retrain(write_dataset(home.folder), until="register")
     assert again.version == home.version
@@ -355,8 +395,9 @@ def test_of_confidential_images_no_embedding_is_kept(home: Home, tmp_path: Path)
     keys = load_keys("a = " + "A" * 43 + "=", None)
     assert home.night.shard_set
     raw = np.full((home.night.shard_set.test, 10), 0.1, np.float32)
-    outputs = apply_calibration(Calibration(), raw)
-    given = (home.classifier, outputs, home.night, Thresholds())
+    labels = np.zeros(len(raw), np.int64)
+    found = assess(HeldOut(labels, raw, None, {}), None, Requirements(), tuple("0123456789"))
+    given = (home.classifier, found, home.night, Thresholds())
     assert make_reference(*given, None).embeddings is not None
     kept = make_reference(*given, keys)
     assert kept.embeddings is None
@@ -370,8 +411,13 @@ def test_the_numbers_do_not_depend_on_the_order_of_the_rows_or_their_parts(home:
     every = pa.concat_tables([pq.read_table(part.path) for part in scores.parts])
     shuffled = every.take(pa.array(np.random.default_rng(0).permutation(len(every))))
     pq.write_table(shuffled, tmp_path / "one.parquet", row_group_size=77)
-    summary, embeddings = read_batch(scores.parts)
-    again, same = read_batch([UPath(tmp_path / "one.parquet")])
+    assert home.classifier.novelty is not None
+    ranks = Ranks(len(home.classifier.novelty.held_out), home.classifier.novelty.depth)
+    summary, embeddings, far = read_batch(scores.parts, ranks)
+    again, same, far_again = read_batch([UPath(tmp_path / "one.parquet")], ranks)
+    assert far_again == far
+    assert len(far.images) == 10
+    assert far.counts.images == 800
     assert again.classes == summary.classes
     assert {name: h.counts for name, h in again.histograms.items()} == {
         name: h.counts for name, h in summary.histograms.items()

@@ -153,14 +153,18 @@ def test_predictions_are_of_the_held_out_images_in_the_order_of_the_shards(case:
     rows = pd.read_parquet(case.file("predictions.parquet"))
     assert list(rows.columns) == [
         "image_id", "uri", "label", "predicted", "confidence", "probabilities", "decided", "prediction_set",
-        "needs_review", "look_alike",
+        "needs_review", "novelty", "unknown", "look_alike",
     ]  # fmt: skip
     shard = read(case.shard_set.files, "test", case.shard_set.classes)
     assert rows["image_id"].tolist() == shard.image_ids.tolist()
     catalog = pd.read_parquet(case.catalog.path.path).set_index("image_id")
     assert rows["uri"].tolist() == catalog.loc[rows["image_id"], "uri"].tolist()
     assert rows["label"].tolist() == catalog.loc[rows["image_id"], "label"].tolist()
-    assert rows["needs_review"].tolist() == [len(each) != 1 for each in rows["prediction_set"]]
+    assert rows["unknown"].tolist() == (rows["novelty"] < np.float32(0.05)).tolist()
+    assert rows["needs_review"].tolist() == [
+        len(plausible) != 1 or unknown
+        for plausible, unknown in zip(rows["prediction_set"], rows["unknown"], strict=True)
+    ]
     assert 0.02 < rows["needs_review"].mean() < 0.6
     assert (rows["decided"] != rows["predicted"]).any()
 
@@ -168,7 +172,8 @@ def test_predictions_are_of_the_held_out_images_in_the_order_of_the_shards(case:
 def test_scoring_says_the_same_of_the_same_pixels(case: Case, evaluation: Evaluation, tmp_path: Path) -> None:
     """With the calibration beside the weights, as a registered version has it, from the files themselves."""
     shutil.copytree(Path(case.checkpoint.folder.path) / "model", tmp_path / "model")
-    shutil.copy(case.file("calibration.json"), tmp_path / "model")
+    for name in ("calibration.json", "novelty.safetensors"):
+        shutil.copy(case.file(name), tmp_path / "model")
     trained = Classifier.load(tmp_path / "model", "cpu")
     rows = pd.read_parquet(case.file("predictions.parquet"))
     scored = trained.predict([decode(Path(uri).read_bytes()) for uri in rows["uri"]])
@@ -176,6 +181,12 @@ def test_scoring_says_the_same_of_the_same_pixels(case: Case, evaluation: Evalua
     assert [p.label for p in scored] == rows["decided"].tolist()
     assert [list(p.prediction_set or ()) for p in scored] == [list(each) for each in rows["prediction_set"]]
     assert [p.needs_review for p in scored] == rows["needs_review"].tolist()
+    np.testing.assert_allclose([p.novelty for p in scored], rows["novelty"], atol=0.02)  # a rank or two, by rounding
+    assert [p.unknown for p in scored] == rows["unknown"].tolist()
+    assert trained.novelty is not None
+    assert len(trained.novelty.held_out) == len(rows)
+    assert 0 < rows["unknown"].mean() <= 0.05
+    assert 0 < case.metrics["unknown"]["found"]["value"] < 0.12
     pixels = read(case.shard_set.files, "test", trained.classes).pixels
     raw = Classifier.load(Path(case.checkpoint.folder.path) / "model", "cpu").probabilities(pixels)
     assert trained.calibration.temperature != 1
@@ -203,7 +214,7 @@ def test_what_mlflow_and_prefect_have(case: Case, evaluation: Evaluation) -> Non
         )
     assert "drawn by their 24 groups" in page.data
     assert "Significantly worse than the rest: camera b" in page.data
-    for heading in ("Calibration", "Prediction sets", "Decisions", "Slices", "Other input sizes"):
+    for heading in ("Calibration", "Prediction sets", "Unknown images", "Decisions", "Slices", "Other input sizes"):
         assert f"\n## {heading}\n" in page.data
 
 
@@ -229,7 +240,7 @@ def test_images_set_aside_for_validation_are_what_the_calibration_is_found_on(
 ) -> None:
     case = Case(tmp_path, digits, epochs=2, validation=3)
     assert case.shard_set.validation > 100
-    case.evaluate(coverage=None, costs={}, recall={}, slices=[])
+    case.evaluate(coverage=None, novelty=None, costs={}, recall={}, slices=[])
     found = case.metrics
     assert (found["calibration"]["fitted_on"], found["calibration"]["images"]) == (
         "validation",
@@ -238,7 +249,8 @@ def test_images_set_aside_for_validation_are_what_the_calibration_is_found_on(
     assert (found["coverage"], found["decisions"], found["slices"]) == (None, None, [])
     assert found["calibration"]["threshold"] is None
     rows = pd.read_parquet(case.file("predictions.parquet"))
-    assert rows[["prediction_set", "needs_review"]].isna().all(axis=None)
+    assert rows[["prediction_set", "needs_review", "novelty", "unknown"]].isna().all(axis=None)
+    assert not case.file("novelty.safetensors").exists()
     assert (rows["decided"] == rows["predicted"]).all()
 
 

@@ -18,6 +18,7 @@ from tasks.values import ModelVersion
 def batch(folder: Path, rows: list[dict[str, Any]], source: str = "/data/new", confidential: bool = False) -> Scores:
     schema = pa.schema(
         [("uri", pa.string()), ("status", pa.string()), ("label", pa.string()), ("needs_review", pa.bool_())]
+        + [("unknown", pa.bool_())] * any("unknown" in each for each in rows)  # not in rows of earlier releases
     )
     pq.write_table(pa.Table.from_pylist(rows, schema), folder / "rows.parquet")
     parts = (UPath(folder / "rows.parquet"),)
@@ -65,6 +66,18 @@ def test_every_file_goes_to_its_label_once(source: Path, tmp_path: Path, copy: b
     assert counts == {"ok": 2, "label-Review": 1, "review": 1, "failed": 1}
     assert gone == [str(source / "gone.png")]
     assert tree(source) == before
+
+
+def test_an_unknown_image_has_a_folder_of_its_own_and_so_has_a_class_of_that_name(source: Path, tmp_path: Path) -> None:
+    rows = [
+        row(source / "2.png", "ok", review=True) | {"unknown": True},
+        row(source / "3.png", "ok", review=True) | {"unknown": False},
+        row(source / "4", "Unknown") | {"unknown": None},
+    ]
+    scores = batch(tmp_path, rows)
+    counts, _ = sort_files(scores, tmp_path / "sorted", copy=False)
+    assert counts == {"unknown": 1, "review": 1, "label-Unknown": 1}
+    assert tree(tmp_path / "sorted")["unknown/2.png"] == b"2.png"
 
 
 def test_labels_stay_apart_and_within_the_folder(source: Path, tmp_path: Path) -> None:
