@@ -75,10 +75,7 @@ class Gate(BaseModel):
     )
     metric: str = Field("accuracy", description=f"The metric that decides: {', '.join(GATE_METRICS)}.")
     minimum: float = Field(
-        0.5,
-        ge=0,
-        le=1,
-        description="The floor: below it nothing is promoted. 0: promote without evidence, with a warning.",
+        0.5, ge=0, le=1, description="The floor: below it nothing is promoted. 0: without evidence, with a warning."
     )
     held_out: int | None = Field(
         20,
@@ -143,10 +140,7 @@ class EvaluateConfig(BaseModel):
     )
 
     novelty: float | None = Field(
-        0.05,
-        gt=0,
-        lt=1,
-        description="The share of images like the held-out ones that may be called unknown; null: none is.",
+        0.05, gt=0, lt=1, description="The share of known images that may be called unknown; null: none is."
     )
 
     @field_validator("costs", "recall")
@@ -183,9 +177,7 @@ class Dataset(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(
-        description="Lower-case letters, digits, - and _; also the model's name.",
-    )
+    name: str = Field(description="Lower-case letters, digits, - and _; also the model's name.")
     source: str = Field(
         description="Folder, glob, tar, zip, IDX, Parquet with image bytes, or CSV/Parquet manifest; relative to the "
         "working folder, or a URL."
