@@ -8,17 +8,22 @@ digits    digits, 8 px                               solar cells, clothes, drawn
 clothes   8 classes of Fashion-MNIST, 28 px          its 2 other classes, each pair of 5 in turn: near
 elpv      solar cells, 48 px                         drawn textures, photographs of clothes: far
 
+The part `speed` scores batches out of shards with novelty and without, in turn: reading files would hide a difference.
+
 The ways are those of OpenOOD v1.5 (Zhang et al. 2023, arXiv:2306.09301) that need one pass and little memory. `ours`
 is `resnet_core.model.novelty`. Fashion-MNIST is Debian's dataset-fashion-mnist (`apt-get download`, `dpkg -x`), in
-/usr/share/datasets or below the folder that FASHION_MNIST names.
+/usr/share/datasets or the folder that GRAYLINE_FASHION names.
 """
 
 import gzip
 import hashlib
-import os
+import statistics
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from importlib.resources import files
+from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,13 +36,16 @@ from scipy.special import log_softmax, logsumexp
 from sklearn.metrics import roc_auc_score
 from upath import UPath
 
+from benchmarks.batch import batch, fastest, make_classifier, scoring, write_shards
+from benchmarks.defaults import FASHION
 from benchmarks.nights import place
-from benchmarks.rounds import Measure, Result, Track
+from benchmarks.rounds import Comparison, Measure, Result, Track, interleave
 from benchmarks.trainings import RESIDENT_BYTES, kept, percents, train
 from resnet_core.device import describe, find_device
 from resnet_core.errors import UserError
 from resnet_core.evaluation.novelty import find_novelty
 from resnet_core.images.preprocessing import Preprocessing, resize
+from resnet_core.inference.engines import Engine, open_torch, usual_batch
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.features import features
 from resnet_core.model.inputs import to_input
@@ -49,8 +57,9 @@ from tasks.validation import validate
 from tasks.values import ShardSet
 
 LEVEL = 0.05
-SEEDS = 2
+SEEDS = 3
 NEIGHBOURS = 5
+NEAR = "2 other classes"
 Pixels = NDArray[np.uint8]
 Matrix = NDArray[np.float64]
 
@@ -72,13 +81,14 @@ PARTS = {
         {"epochs": 15, "batch_size": 64, "augment": {"flips": "none", "shift": 0.125}},
     ),
     "clothes": Part(
-        28, 3000, 1500, {"arch": "resnet10", "width": 16},
+        28, 3000, 4000, {"arch": "resnet10", "width": 16},
         {"epochs": 5, "batch_size": 64, "augment": {"flips": "horizontal"}},
     ),
     "elpv": Part(
         48, 1600, 1000, {"arch": "resnet10", "width": 16}, {"epochs": 10, "augment": {"flips": "dihedral"}}
     ),
 }  # fmt: skip
+ROUNDS, IMAGES = 7, 8000  # of `speed`
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 
 
@@ -93,16 +103,13 @@ class Seen(NamedTuple):
 
 def clothes() -> tuple[Pixels, NDArray[np.int64]]:
     """Return the 10,000 test images of Fashion-MNIST. Raises UserError if they are not here."""
-    folders = (os.environ.get("FASHION_MNIST", ""), "/usr/share/datasets/fashion-mnist")
-    folder = next(
-        (Path(name) for name in folders if name and (Path(name) / "t10k-images-idx3-ubyte.gz").exists()), None
-    )
-    if folder is None:
+    if not (FASHION / "t10k-images-idx3-ubyte.gz").exists():
         raise UserError(
-            "Fashion-MNIST is not here: unpack Debian's dataset-fashion-mnist, and set FASHION_MNIST to its folder"
+            f"Fashion-MNIST is not in {FASHION}. Unpack Debian's dataset-fashion-mnist, and set GRAYLINE_FASHION to "
+            "its folder."
         )
-    images = np.frombuffer(gzip.decompress((folder / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
-    labels = np.frombuffer(gzip.decompress((folder / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
+    images = np.frombuffer(gzip.decompress((FASHION / "t10k-images-idx3-ubyte.gz").read_bytes()), np.uint8, offset=16)
+    labels = np.frombuffer(gzip.decompress((FASHION / "t10k-labels-idx1-ubyte.gz").read_bytes()), np.uint8, offset=8)
     return images.reshape(-1, 28, 28), labels.astype(np.int64)
 
 
@@ -147,20 +154,57 @@ def sized(images: Any, size: int) -> Pixels:
 
 
 def run(folder: Path, track: Track, parts: tuple[str, ...] = ()) -> Result:
-    names = parts or tuple(PARTS)
+    names = [name for name in parts or PARTS if name in PARTS]
     tasks = [(name, case, seed) for name in names for case in cases(name) for seed in range(SEEDS)]
-    show, measures = percents(track, len(tasks)), {}
+    show, measures = percents(track, len(tasks)), dict[tuple[str, ...], dict[int, list[float]]]()
     for number, (name, case, seed) in enumerate(tasks):
         found = one(name, case, seed, folder, lambda share, number=number: show(number, share))
         show(number, 1.0)
         for (unknown, way, what), value in found.items():
-            measures.setdefault((name, unknown, way, what), []).append(value)
+            pair = [f"classes {case}"] if unknown == NEAR and way == "ours" else []
+            for key in (unknown, *pair):
+                measures.setdefault((name, key, way, what), {}).setdefault(seed, []).append(value)
     lines = [
-        Measure(f"{name} against {unknown}, {way}: {what}", tuple(values))
+        Measure(f"{name} against {unknown}, {way}: {what}", tuple(statistics.mean(each) for each in values.values()))
         for (name, unknown, way, what), values in measures.items()
     ]
-    return Result(
-        "novelty", f"level {LEVEL}, {SEEDS} seeds a case; on {describe(find_device())}", measures=tuple(lines)
+    setting = f"level {LEVEL}, {SEEDS} seeds a case; on {describe(find_device())}"
+    comparisons = speed(folder, track) if not parts or "speed" in parts else ()
+    return Result("novelty", setting, comparisons, tuple(lines))
+
+
+def speed(folder: Path, track: Track) -> tuple[Comparison, ...]:
+    """Compare batches of cells, 64 px, by ResNet-18: from the listing to the manifest, without Prefect."""
+    few = sized(cells()[0][::4], 64)
+    pixels = np.tile(few, (-(-IMAGES // len(few)), 1, 1))[:IMAGES]
+    plain = make_classifier(few)
+    seen = plain.features(few)
+    novelty = find_novelty(seen, np.arange(len(few)) % 2, plain.network.fc.in_features, LEVEL)  # type: ignore
+    assert novelty is not None
+    held_out = np.sort(novelty.distances(torch.from_numpy(seen)).numpy())
+    knowing = replace(plain, novelty=replace(novelty, held_out=held_out))
+    write_shards(pixels, folder / "shards")
+    fresh = count()
+
+    def turn(classifier: Classifier, engine: Engine) -> float:
+        with scoring(classifier, engine):
+            began = time.perf_counter()
+            return batch(folder / "shards", folder / f"out{next(fresh)}", classifier) / (time.perf_counter() - began)
+
+    ways = {"on": knowing, "off": plain}
+    opened = {
+        f"{engine.name} {way}": partial(turn, classifier, engine)
+        for way, classifier in ways.items()
+        for engine in {
+            e.name: e for e in (open_torch(classifier, usual_batch(classifier)), fastest(classifier))
+        }.values()
+    }
+    rates = interleave(ROUNDS, opened, track)
+    return tuple(
+        Comparison(
+            f"a batch from shards by {name}, novelty on", "novelty off", rates[f"{name} on"], rates[f"{name} off"]
+        )
+        for name in dict.fromkeys(key.split()[0] for key in opened)
     )
 
 
@@ -211,7 +255,7 @@ def images_of(name: str, case: tuple[int, ...]) -> tuple[Pixels, NDArray[np.int6
     pixels, labels = clothes()
     out = np.isin(labels, case)
     known = np.unique(labels[~out], return_inverse=True)[1]
-    return pixels[~out], known.astype(np.int64), {"2 other classes": pixels[out][:1000]}
+    return pixels[~out], known.astype(np.int64), {NEAR: pixels[out][:1000]}
 
 
 def shard_set(folder: Path, pixels: Pixels, labels: NDArray[np.int64]) -> ShardSet:
@@ -262,14 +306,16 @@ def ways(classifier: Classifier, seen: Seen, labels: NDArray[np.int64]) -> Itera
     yield "energy", lambda s: -logsumexp(s.logits, 1)
     last = classifier.network.fc  # type: ignore[union-attr]
     weight, bias = last.weight.detach().double().numpy(), last.bias.detach().double().numpy()
+    yield "max logit", lambda s: -s.logits.max(1)
+    yield "GEN", generalised_entropy
+    yield "ASH-S", lambda s: -logsumexp(shaped(s.pool) @ weight.T + bias, 1)
     cut = np.quantile(seen.pool, 0.9)
     yield "ReAct", lambda s: -logsumexp(np.minimum(s.pool, cut) @ weight.T + bias, 1)
     yield f"{NEIGHBOURS} nearest neighbours", neighbours(seen.pool)
     yield "ViM", vim(seen, weight, bias)
-    for layer in ("pool", "early", "stages"):
-        for ridge in (1e-5, 1e-3, 1e-1):
-            yield f"Mahalanobis, {layer}, ridge {ridge:g}", mahalanobis(seen, labels, layer, ridge, False)
-            yield f"relative Mahalanobis, {layer}, ridge {ridge:g}", mahalanobis(seen, labels, layer, ridge, True)
+    for layer, ridge in (("pool", 1e-5), ("pool", 1e-3), ("early", 1e-1), ("stages", 1e-1)):
+        yield f"Mahalanobis, {layer}, ridge {ridge:g}", mahalanobis(seen, labels, layer, ridge, False)
+        yield f"relative Mahalanobis, {layer}, ridge {ridge:g}", mahalanobis(seen, labels, layer, ridge, True)
     novelty = find_novelty(as_given(seen), labels, seen.pool.shape[1], LEVEL)
     assert novelty is not None
     yield "ours", lambda s: novelty.distances(torch.from_numpy(as_given(s))).double().numpy()
@@ -278,6 +324,21 @@ def ways(classifier: Classifier, seen: Seen, labels: NDArray[np.int64]) -> Itera
 def as_given(seen: Seen) -> NDArray[np.float32]:
     """Return the features as `Classifier.features` has them."""
     return np.concatenate([seen.pool, seen.early], 1).astype(np.float32)
+
+
+def generalised_entropy(s: Seen) -> Matrix:
+    """Liu et al. 2023, GEN, with all classes and gamma 0.1."""
+    shares: Matrix = np.exp(log_softmax(s.logits, 1))
+    entropy: Matrix = ((shares * (1 - shares)) ** 0.1).sum(1)
+    return entropy
+
+
+def shaped(pool: Matrix, share: float = 0.65) -> Matrix:
+    """Keep the largest features of each image, scaled (Djurisic et al. 2023, arXiv:2209.09858)."""
+    kept = np.where(pool >= np.quantile(pool, share, axis=1, keepdims=True), pool, 0)
+    before, after = (np.maximum(x.sum(1, keepdims=True), 1e-12) for x in (pool, kept))
+    scaled: Matrix = kept * np.exp(before / after)
+    return scaled
 
 
 def neighbours(learned: Matrix) -> Score:

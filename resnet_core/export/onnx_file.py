@@ -1,5 +1,6 @@
 """ONNX files: a traced network in float32 or int8, run by ONNX Runtime or OpenVINO."""
 
+import json
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -19,6 +20,7 @@ _OPSET = 18  # the oldest that torch writes
 # Operations computed in int8; input and output keep their types.
 _QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool", "GlobalAveragePool"]
 BATCH = 32  # images that int8 is calibrated on at a time
+_HELD_OUT = "grayline.held_out"  # property of an int8 file: JSON of the distances it measures of held-out images
 
 
 def write(program: ExportedProgram, metadata: str, path: Path) -> None:
@@ -96,6 +98,21 @@ def write_int8(program: ExportedProgram, metadata: str, path: Path, pixels: NDAr
     onnx.checker.check_model(str(path), full_check=True)
 
 
+def keep_held_out(path: Path, distances: NDArray[np.float32]) -> None:
+    """Keep in a file the distances that it measures of the held-out images, ascending [N]."""
+    import onnx
+
+    model = onnx.load(str(path))
+    model.metadata_props.add(key=_HELD_OUT, value=json.dumps(distances.tolist()))
+    path.write_bytes(model.SerializeToString())
+
+
+def held_out(path: Path) -> NDArray[np.float32] | None:
+    """Return the distances of `keep_held_out`; None without."""
+    text = _properties(path).get(_HELD_OUT)
+    return None if text is None else np.array(json.loads(text), np.float32)
+
+
 def _reader(pixels: NDArray[np.uint8]) -> Any:
     from onnxruntime.quantization import CalibrationDataReader
 
@@ -118,9 +135,13 @@ def pieces(pixels: NDArray[np.uint8]) -> Iterable[NDArray[np.uint8]]:
 
 
 def read_metadata(path: Path) -> str:
+    return _properties(path)[METADATA]
+
+
+def _properties(path: Path) -> dict[str, str]:
     import onnx
 
-    return next(p.value for p in onnx.load(str(path), load_external_data=False).metadata_props if p.key == METADATA)
+    return {each.key: each.value for each in onnx.load(str(path), load_external_data=False).metadata_props}
 
 
 def external_data(path: Path) -> list[str]:

@@ -38,10 +38,18 @@ def one_by_one(run: Callable[[NDArray[np.uint8]], _Result]) -> Callable[[NDArray
     return run_locked
 
 
-def in_pieces(outputs: Outputs, batch_size: int, classes: int, novelty: Novelty | None, whole: bool = False) -> Answer:
+def in_pieces(
+    outputs: Outputs,
+    batch_size: int,
+    classes: int,
+    novelty: Novelty | None,
+    whole: bool = False,
+    held_out: Distances | None = None,
+) -> Answer:
     """Split calls into batches. whole: fill the last batch up with black images.
 
-    There are distances if the file has features: an int8 file of an earlier release has none.
+    There are distances if the file has features: an int8 file of an earlier release has none. held_out: distances that
+    the file measures of the held-out images, if its arithmetic is not that of the version.
     """
 
     def answer(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], Distances | None]:
@@ -57,7 +65,9 @@ def in_pieces(outputs: Outputs, batch_size: int, classes: int, novelty: Novelty 
             if novelty is not None and len(found) > 1:
                 with one_thread(), torch.inference_mode():
                     distances.append(novelty.distances(torch.from_numpy(found[1][:count])).numpy())
-        have = novelty is not None and len(distances) == len(shares)
-        return np.concatenate(shares), np.concatenate(distances) if have else None
+        if novelty is None or len(distances) < len(shares):
+            return np.concatenate(shares), None
+        far = np.concatenate(distances)
+        return np.concatenate(shares), far if held_out is None else novelty.translated(far, held_out)
 
     return answer

@@ -77,8 +77,8 @@ def _streamed(classifier: Classifier, pixels: NDArray[np.uint8], batch: int) -> 
                 done.record(copying)
             own.wait_event(done)
             images.record_stream(own)  # keeps its memory from the next copy
-            found, features = classifier.outputs(images)
-            shares.append(found)
+            found = classifier.outputs(images, features=novelty is not None)
+            shares.append(found[0])
             if novelty is not None:
-                distances.append(novelty.distances(features))
+                distances.append(novelty.distances(found[1]))
         return torch.cat(shares).cpu().numpy(), torch.cat(distances).cpu().numpy() if novelty else None

@@ -127,7 +127,8 @@ def open_file(
     workers: number of threads that will call the engine at once.
     """
     outputs = _openvino_outputs(path, workers) if name == "openvino" else onnx_file.load_outputs(path, threads=1)
-    return _engine(name, in_pieces(outputs, batch_size, classes, novelty), batch_size)
+    held_out = onnx_file.held_out(path) if name == "int8" else None
+    return _engine(name, in_pieces(outputs, batch_size, classes, novelty, held_out=held_out), batch_size)
 
 
 def _openvino_outputs(path: Path, workers: int) -> Outputs:

@@ -134,14 +134,13 @@ class Classifier:
             empty = np.empty((0, len(self.classes)), dtype=np.float32)
             return empty, None if self.novelty is None else empty[:, 0]
         self.network.eval()
-        parts = []
+        novelty, parts = self.novelty, []
         with torch.inference_mode(), full_precision(self.device):
             for batch in torch.from_numpy(np.ascontiguousarray(pixels)).split(batch_size or self.usual_batch(side)):
-                shares, features = self.outputs(batch.to(self.device), side)
-                distances = shares[:, 0] if self.novelty is None else self.novelty.distances(features)
-                parts.append((shares.cpu(), distances.cpu()))
-        found, far = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
-        return self.calibration.calibrated(checked(found)), None if self.novelty is None else far
+                found = self.outputs(batch.to(self.device), side, features=novelty is not None)
+                parts.append((found[0].cpu(), novelty.distances(found[1]).cpu()) if novelty else (found[0].cpu(),))
+        shares, *far = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+        return self.calibration.calibrated(checked(shares)), far[0] if far else None
 
     def features(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the features by which `novelty` tells unknown images, float32 [N, F].
@@ -153,15 +152,15 @@ class Classifier:
             batches = torch.from_numpy(np.ascontiguousarray(pixels)).split(self.usual_batch())
             return torch.cat([self.outputs(batch.to(self.device))[1].cpu() for batch in batches]).numpy()
 
-    def outputs(self, pixels: Tensor, side: int | None = None) -> tuple[Tensor, Tensor]:
-        """Return `probabilities` before the calibration, float32 [B, C], and the features of `novelty` [B, F].
+    def outputs(self, pixels: Tensor, side: int | None = None, features: bool = True) -> tuple[Tensor, ...]:
+        """Return `probabilities` before the calibration, float32 [B, C], and with features those of `novelty`, [B, F].
 
-        Both are means over the views. pixels: uint8 [B, S, S] on the device.
+        They are means over the views. pixels: uint8 [B, S, S] on the device.
         """
         x = to_input(pixels, self.normalisation)
         x = x if side is None else resize_batch(x, side)
-        shares, features = zip(*(seen(self.network, view) for view in views(x, self.config)), strict=True)
-        return torch.stack(shares).mean(0), torch.stack(features).mean(0)
+        found = zip(*(seen(self.network, view, features) for view in views(x, self.config)), strict=True)
+        return tuple(torch.stack(each).mean(0) for each in found)
 
     def predict(self, images: Sequence[NDArray[Any]]) -> list[_Prediction]:
         """Classify raw images [H, W] of any size, in order.

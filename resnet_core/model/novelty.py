@@ -76,6 +76,15 @@ class Novelty:
         nearer = np.searchsorted(self.held_out, distances, side="left")
         return ((1 + len(self.held_out) - nearer) / (1 + len(self.held_out))).astype(np.float32)
 
+    def translated(self, distances: Distances, held_out: Distances) -> Distances:
+        """Translate distances that other arithmetic measures; held_out: what it measures of the held-out images.
+
+        Ranks among them become the same ranks among our own.
+        """
+        others, first = np.unique(held_out, return_index=True)
+        beyond = np.maximum(distances - others[-1], 0)
+        return (np.interp(distances, others, self.held_out[first]) + beyond).astype(np.float32)
+
     def is_unknown(self, p_values: NDArray[np.float32]) -> NDArray[np.bool_]:
         return p_values < np.float32(self.level)
 

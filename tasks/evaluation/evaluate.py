@@ -189,8 +189,9 @@ def _log_to_mlflow(tracking_uri: str, run_id: str, folder: Path, found: Assessme
         values |= {
             "test_coverage": found.coverage.found.value,
             "test_set_size": found.coverage.mean_size,
-            "test_review_share": found.coverage.review_share,
         }
+    if found.needs_review is not None:
+        values["test_review_share"] = float(found.needs_review.mean())
     if found.flagged:
         values["test_unknown_share"] = found.flagged.found.value
     if found.decisions and found.decisions.cost:

@@ -39,6 +39,7 @@ def described(
         "calibration": found.calibration.described(),
         "coverage": asdict(found.coverage) if found.coverage else None,
         "unknown": found.flagged and {"wanted": found.flagged.wanted, "found": asdict(found.flagged.found)},
+        "needs_review": None if found.needs_review is None else float(found.needs_review.mean()),
         "coverage_curve": [dict(zip(("wanted", "found", "mean_size"), point, strict=True)) for point in found.curve],
         "decisions": decisions(found.decisions) if found.decisions else None,
         "missed": found.missed,

@@ -83,7 +83,7 @@ def coverage(found: Coverage) -> str:
 def novelty(found: Flagged) -> str:
     return (
         f"## Unknown images\n\nAt most {found.wanted:.3g} of images like the held-out ones are to be called unknown; "
-        f"{found.found} of them are."
+        f"{found.found} of them are. They, too, are for a person to see."
     )
 
 

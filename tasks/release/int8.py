@@ -7,19 +7,23 @@ run (see `int8_file`).
 import json
 import logging
 import tempfile
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from resnet_core.errors import UserError
 from resnet_core.evaluation.comparison import Comparison, Pair, compare
-from resnet_core.evaluation.metrics import METRICS
+from resnet_core.evaluation.metrics import METRICS, Probabilities
 from resnet_core.export import formats as export_formats
 from resnet_core.export import onnx_file
-from resnet_core.export.graph import describe, trace
+from resnet_core.export.graph import Outputs, describe, trace
 from resnet_core.model.calibration import Calibration
+from resnet_core.model.novelty import Distances, Novelty
+from resnet_core.shards.format import Images
 from resnet_core.storage.digest import file_digest
 from tasks.dataset import Gate
 from tasks.evaluation.held_out import facts, groups_of, in_order, score_split
@@ -79,11 +83,26 @@ def _made_and_compared(night: Night, gate: Gate, here: Workspace, path: Path) ->
     text = describe(classifier, version.name, version.version)
     program = trace(classifier, features=classifier.novelty is not None)
     onnx_file.write_int8(program, text, path, known.sample(_CALIBRATED))
-    run = onnx_file.load(path)
+    outputs = onnx_file.load_outputs(path, torch.get_num_threads())
     image_ids, labels, own, _ = score_split(classifier, shard_set, "test", here.keys, lambda done: None)
-    new = np.concatenate([run(piece) for images in known.split("test") for piece in onnx_file.pieces(images.pixels)])
+    new, far = _answers(outputs, classifier.novelty, known.split("test"))
+    if classifier.novelty is not None:
+        if shard_set.validation:
+            _, far = _answers(outputs, classifier.novelty, known.split("validation"))
+        onnx_file.keep_held_out(path, np.sort(far))
     groups = groups_of(in_order(facts(night.catalog), image_ids))
     return compare_decisions(classifier.calibration, Pair(labels, new, own, groups), gate.level)
+
+
+def _answers(outputs: Outputs, novelty: Novelty | None, images: Iterator[Images]) -> tuple[Probabilities, Distances]:
+    """Return probabilities [N, C] by the file, and distances [N] by its features; none without novelty."""
+    shares, far = [], [np.empty(0, np.float32)]
+    for piece in (piece for part in images for piece in onnx_file.pieces(part.pixels)):
+        found = outputs(piece)
+        shares.append(found[0])
+        if novelty is not None:
+            far.append(novelty.distances(torch.from_numpy(found[1])).numpy())
+    return np.concatenate(shares), np.concatenate(far)
 
 
 def compare_decisions(calibration: Calibration, pair: Pair, level: float) -> tuple[Comparison, int]:

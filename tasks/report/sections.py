@@ -129,23 +129,29 @@ def confusion(parts: Parts) -> Section | None:
 
 
 def review(parts: Parts) -> Section | None:
-    """Return coverage of the prediction sets and results of decisions by cost."""
-    coverage = parts.metrics.get("coverage") or {}
-    decisions = parts.metrics.get("decisions") or {}
-    if not coverage.get("wanted") and not decisions:
+    """Return coverage of the prediction sets, known images called unknown, and results of decisions by cost."""
+    coverage, decisions, unknown = (parts.metrics.get(name) or {} for name in ("coverage", "decisions", "unknown"))
+    if not (coverage.get("wanted") or decisions or unknown):
         return None
     facts, lead = [], "Decisions weigh mistakes by what they cost."
+    if coverage.get("wanted") or unknown:
+        # Metrics of earlier releases have the share of sets alone.
+        share = parts.metrics.get("needs_review", coverage.get("review_share"))
+        reasons = ("not exactly one class in the set" * bool(coverage), "unknown" * bool(unknown))
+        lead = f"{percent(share)} of images go to a person." if share else "No image goes to a person."
+        facts.append(("Sent to a person", percent(share), ", or ".join(filter(None, reasons)), False))
     if coverage.get("wanted"):
-        reached, share = coverage["found"], percent(coverage["review_share"])
-        wanted = percent(coverage["wanted"], 0)
+        reached, wanted = coverage["found"], percent(coverage["wanted"], 0)
         held = percent(reached["value"])
-        sent = f"{share} of images go" if coverage["review_share"] else "No image goes"
-        lead = f"{sent} to a person. {held} of the sets hold the true class; {wanted} should."
+        lead += f" {held} of the sets hold the true class; {wanted} should."
         facts += [
             ("Sets that hold the true class", held, between("coverage", reached), _missed(coverage["wanted"], reached)),
-            ("Sent to a person", share, "their set has not exactly one class", False),
             ("Classes in a set, on average", f"{coverage['mean_size']:.2f}", "", False),
         ]
+    if unknown:
+        reached, most = unknown["found"], f", at most {percent(unknown['wanted'], 0)} wanted"
+        over = reached["low"] > unknown["wanted"]
+        facts.append(("Called unknown", percent(reached["value"]), between("unknown", reached) + most, over))
     return {"lead": lead, "facts": facts + _decided(decisions), "chart": _coverage_chart(parts)}
 
 

@@ -10,7 +10,8 @@ from resnet_core.evaluation.metrics import METRICS
 
 _Ends = Mapping[str, float | None]  # value, low and high, as metrics.json has them
 
-_SHARES = {name for name, metric in METRICS.items() if metric.share} | {"precision", "recall", "f1", "coverage"}
+_OTHER_SHARES = {"precision", "recall", "f1", "coverage", "unknown"}
+_SHARES = {name for name, metric in METRICS.items() if metric.share} | _OTHER_SHARES
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -38,8 +38,9 @@ def test_the_distances_are_mahalanobis_and_relative_mahalanobis() -> None:
     own = np.stack([x[labels == k].mean(0) for k in range(3)])
     last, rest = x[:, :6], x - own[labels]
     within, every = np.cov(rest[:, :6].T, bias=True), np.cov(last.T, bias=True)
-    nearest = np.min([squares(last - mean[:6], within) for mean in own], 0)
-    np.testing.assert_allclose(near, nearest - squares(last - last.mean(0), every), atol=0.05)
+    ridge = 1e-3 * np.trace(within) / 6 * np.eye(6)
+    nearest = np.min([squares(last - mean[:6], within + ridge) for mean in own], 0)
+    np.testing.assert_allclose(near, nearest - squares(last - last.mean(0), every + ridge), atol=0.01)
     deviation = rest[:, 6:].std(0)
     scaled = np.cov((rest[:, 6:] / deviation).T, bias=True) + 0.1 * np.eye(4)
     wanted = np.min([squares((x[:, 6:] - mean[6:]) / deviation, scaled) for mean in own], 0)

@@ -50,6 +50,13 @@ def test_a_p_value_is_the_share_of_held_out_images_at_least_as_far() -> None:
     assert kept.depth == 1
 
 
+def test_ranks_among_other_arithmetics_distances_become_our_own() -> None:
+    kept, others = some([1, 2, 2, 5]), np.array([10, 20, 30, 50], np.float32)
+    found = kept.translated(np.array([0, 10, 15, 20, 30, 40, 50, 51], np.float32), others)
+    np.testing.assert_allclose(found, [1, 1, 1.5, 2, 2, 3.5, 5, 6])
+    np.testing.assert_allclose(kept.p_values(found), [1, 1, 0.8, 0.8, 0.8, 0.4, 0.4, 0.2])
+
+
 @pytest.mark.parametrize(("held_out", "level", "depth"), [(18, 0.05, 0), (19, 0.05, 0), (20, 0.05, 1), (99, 0.05, 4)])
 def test_with_too_few_held_out_images_nothing_is_unknown(held_out: int, level: float, depth: int) -> None:
     kept = some(list(range(held_out)), level)

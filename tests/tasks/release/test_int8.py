@@ -101,6 +101,17 @@ def test_allowed_it_scores_and_a_file_that_is_another_is_refused(night: Night, d
     assert np.abs(found - own).max() > 1e-6
     assert (found.argmax(1) == own.argmax(1)).mean() > 0.98
 
+    knowing = load_classifier(uri, night.version, "cpu")
+    assert knowing.novelty is not None
+    held_out = np.concatenate([part.pixels for part in iterate(night.shard_set.files, "test", knowing.classes)])
+    answer = open_engine.open_engine(choice, night.version, uri, "cpu").answer
+    assert answer is not None
+    distances = (knowing.answer(held_out)[1], answer(held_out)[1])
+    assert not np.allclose(*distances)
+    # By its own distances of the held-out images, int8 gives them the ranks that float32 gives them.
+    ranks = [np.sort(knowing.novelty.p_values(each)) for each in distances if each is not None]
+    np.testing.assert_allclose(*ranks, atol=2.5 / len(held_out))
+
     (file,) = UPath(Settings().root).glob(f"mlartifacts/**/{FILE}")
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + b"\0")
