@@ -153,7 +153,8 @@ def fastest(classifier: Classifier) -> Engine:
     with TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         engines.write_file(classifier, "bench", "1", path)
-        return engines.open_file("openvino", path, len(CLASSES), WORKERS, engines.usual_batch(classifier))
+        usual = engines.usual_batch(classifier)
+        return engines.open_file("openvino", path, len(CLASSES), WORKERS, usual, classifier.novelty)
 
 
 def model_rate(engine: Engine, pixels: NDArray[np.uint8]) -> float:

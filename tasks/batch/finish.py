@@ -174,7 +174,7 @@ def in_words(scores: Scores) -> Iterator[str]:
     """Yield the lines that end the log of a batch."""
     yield f"{scores.headline()}, {scores.reused:,} known from an earlier run"
     if scores.scored and scores.unknown is None:
-        yield f"unknown images are not told: {scores.model} keeps nothing to do so, or {scores.engine} has no features"
+        yield f"unknown images are not told: {scores.model} keeps nothing to do so (`evaluate: {{novelty: 0.05}}`)"
     if scores.labels:
         yield "; ".join(f"{name} {count:,} ({mean:.3f})" for name, (count, mean) in scores.labels.items())
     if scores.reasons:
