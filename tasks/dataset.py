@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from resnet_core.annotations.people import Annotators
 from resnet_core.catalog.splits import SplitConfig
 from resnet_core.drift.checks import ChecksConfig
 from resnet_core.drift.drift import Thresholds
@@ -183,7 +184,11 @@ class Dataset(BaseModel):
         "working folder, or a URL."
     )
     labels: str | None = Field(
-        None, description="CSV or Parquet with path,label[,split][,group][,weight][,soft_label]."
+        None,
+        description="CSV or Parquet with path,label[,split][,group][,weight][,soft_label], or an export of a tool.",
+    )
+    annotators: Annotators = Field(
+        "agree", description="Answers of several people for an image, in exports: agree, or majority."
     )
     label_column: str | None = Field(
         None,
@@ -192,22 +197,17 @@ class Dataset(BaseModel):
     )
     corrections: str | None = Field(
         None,
-        description="CSV or Parquet as `labels`, or a folder or glob of them: labels that win over all others, of "
-        "images that need not lie in the source. `grayline gallery` makes them.",
+        description="Files as `labels`, or a folder or glob of them: labels that win over all others, of images that "
+        "need not lie in the source. `grayline gallery` and `grayline review` make them.",
     )
     manifest_roots: list[str] = Field(
         [], description="Folders and URLs whose files tables may name, beside those under their own source."
     )
     smallest_side: int = Field(4, ge=1, description="Images whose shorter side has fewer pixels are quarantined.")
     minimum_images: int = Field(
-        8,
-        ge=1,
-        description="Classes with fewer good images wait until they have grown; 4 if fewer than two have so many and "
-        "the key is not set.",
+        8, ge=1, description="Classes with fewer good images wait; 4 if fewer than two have 8, unless the key is set."
     )
-    quarantine_limit: float = Field(
-        0.2, ge=0, le=1, description="The share of quarantined images above which the night fails."
-    )
+    quarantine_limit: float = Field(0.2, ge=0, le=1, description="Share of quarantined images that fails the night.")
     encrypt: bool = Field(False, description="Encrypt everything that holds pixels, with the key of GRAYLINE_KEYS.")
     image: Preprocessing = Preprocessing()
     checks: ChecksConfig = ChecksConfig()

@@ -8,14 +8,21 @@ verdicts         an entry with the label that a person gave it    correct       
 
 A correction is of an image, that is, of its bytes; the URI only says where they were seen. Every file with these
 bytes gets the label, moved or not. A file whose bytes have changed does not. The latest correction counts.
+
+An export of a labelling tool knows files by names. A name leads to a file of the source. A digest within it leads to
+the place that a row without a label has for these bytes: a review's own list, beside the export.
 """
 
+import logging
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 
+from resnet_core.annotations.exports import ENDINGS, labels_of, read_labels
+from resnet_core.annotations.people import Annotators
 from resnet_core.catalog.build import LABELS, fields
 from resnet_core.catalog.entries import fold_labels
 from resnet_core.errors import UserError
@@ -24,16 +31,18 @@ from resnet_core.reasons import ReasonCode
 from resnet_core.sources import folders, shard_files
 from resnet_core.sources.listing import LOCATED
 from resnet_core.sources.locate import locate, may_open
-from resnet_core.sources.manifest import read_manifest, say_beyond
+from resnet_core.sources.manifest import say_beyond
 from resnet_core.storage import database, globs
 from resnet_core.storage.files import to_path
-from resnet_core.storage.locations import Reach, absolute, facts, out_of_reach, place_of
-from resnet_core.storage.matching import Places
+from resnet_core.storage.locations import Reach, absolute, facts, is_url, out_of_reach, place_of
+from resnet_core.storage.matching import Places, match
 from resnet_core.storage.names import fold_path
 
+log = logging.getLogger("grayline")
+
 NONE_OF_THESE = "(none of these)"  # a label by people: the image is of no class, and waits
-_TABLES = (".csv", ".tsv", ".parquet")
-_ROWS = pa.schema([*fields(*LABELS), ("file", pa.string())])
+# name: the file as a labelling tool calls it; null: `uri` is its place.
+_ROWS = pa.schema([*fields(*LABELS), ("file", pa.string()), ("name", pa.string())])
 CORRECTIONS = pa.schema(
     [
         *fields(*LABELS),
@@ -65,6 +74,18 @@ select f.* replace (c.label as label, c.split as split), c."group", c.weight, c.
 from located f join corrections c using (uri) where f.kind is distinct from '{shard_files.KIND}'
 """
 _NAME = "update listed set label = c.label from corrections c where listed.uri = c.uri and c.alone and not c.added"
+
+_PLACE_NAMES = """
+update raw_corrections set uri = seen.uri from (
+    select json_extract_string(attributes, '$.image_id') as image_id, min(uri) as uri from raw_corrections
+    where label is null and name is null group by all
+) seen
+where name is not null and json_extract_string(raw_corrections.attributes, '$.image_id') = seen.image_id
+"""
+_FROM_SOURCE = """
+update raw_corrections set uri = placed_names.uri from placed_names
+where raw_corrections.name = placed_names.name and file = $1
+"""
 
 # The latest label of every image. Corrections without an image_id are of the bytes that are there now.
 _VERDICTS = """
@@ -119,18 +140,31 @@ def check_corrections(place: str) -> None:
     next(_files(place), None)
 
 
-def _read_corrections(place: str) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a table, or of all tables in a folder or of a glob. Raises UserError."""
-    for file in sorted(_files(place)):
-        table = read_manifest(to_path(file))
-        folder = file.rpartition("/")[0]
+def _read_corrections(place: str, annotators: Annotators) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a file, or of all files of labels in a folder or of a glob. Raises UserError."""
+    for file, sought in sorted(_files(place)):
+        found = (labels_of if sought else read_labels)(to_path(file), annotators=annotators)
+        if found is None:
+            log.warning("corrections %s holds no labels by people, and is left out", file)
+            continue
+        table, folder = found.rows, file.rpartition("/")[0]
+        paths = table["path"].to_pylist()
         columns = {name: table[name] for name in _ROWS.names if name in table.column_names}
-        columns["uri"] = pa.array([place_of(folder, path) for path in table["path"].to_pylist()], pa.string())
+        uris = list(found.uris) or [place_of(folder, path) for path in paths]
+        columns["uri"] = pa.array(uris, pa.string())
         columns["file"] = pa.array([file] * len(table), pa.string())
+        names = [None if _is_place(path) else path for path in paths] if found.named else [None] * len(paths)
+        columns["name"] = pa.array(names, pa.string())
         yield from pa.table(columns).select(_ROWS.names).cast(_ROWS).to_batches()
 
 
-def _files(place: str) -> Iterator[str]:
+def _is_place(path: str) -> bool:
+    """Return whether a path of a labelling tool says itself where its file lies."""
+    return path.startswith("/") or is_url(path)
+
+
+def _files(place: str) -> Iterator[tuple[str, bool]]:
+    """Yield the files, and whether a walk through a folder has found them."""
     where = absolute(place)
     glob = None
     try:
@@ -143,15 +177,18 @@ def _files(place: str) -> Iterator[str]:
     except OSError as error:
         raise UserError(f"corrections: {place}: cannot be read ({error.strerror or error}). Allow it.") from None
     if kind == "file":
-        yield where
+        yield where, False
         return
     for uri, path, size, _ in folders.walk(glob.folder if glob else where, glob):
         name = path.rpartition("/")[2].lower()
-        if size is not None and name[:1] != "." and (glob or name.endswith(_TABLES)):
-            yield uri
+        left_out = name[:1] == "." or (name[:1] == "_" and name.endswith(".json"))  # a queue's own record
+        if size is not None and not left_out and (glob or name.endswith(ENDINGS)):
+            yield uri, not glob
 
 
-def list_corrected(db: duckdb.DuckDBPyConnection, place: str, source: str) -> dict[str, list[str]]:
+def list_corrected(
+    db: duckdb.DuckDBPyConnection, place: str, source: str, annotators: Annotators = "agree"
+) -> dict[str, list[str]]:
     """Make `corrections`; add files that only they name to `listed` (`manifest.LISTED`). Raises UserError.
 
     source: with the corrections' own folder and `manifest_roots`, the places whose files they may name. They may also
@@ -160,7 +197,8 @@ def list_corrected(db: duckdb.DuckDBPyConnection, place: str, source: str) -> di
 
     Returns the spellings of labels that were changed, by label.
     """
-    database.create(db, "raw_corrections", _ROWS, _read_corrections(place))
+    database.create(db, "raw_corrections", _ROWS, _read_corrections(place, annotators))
+    _place_names(db, Places.of(source, place))
     spellings = fold_labels(db, "raw_corrections")
     _spell_as_listed(db)
     db.execute(_LOAD)
@@ -172,12 +210,32 @@ def list_corrected(db: duckdb.DuckDBPyConnection, place: str, source: str) -> di
     return spellings
 
 
+def _place_names(db: duckdb.DuckDBPyConnection, places: Places) -> None:
+    """Give the names of labelling tools the places of their files. Raises UserError for a name of several files."""
+    db.execute(_PLACE_NAMES)
+    by_file: dict[str, list[str]] = defaultdict(list)
+    for file, name in db.sql("select distinct file, name from raw_corrections where name is not null").fetchall():
+        by_file[file].append(name)
+    if not by_file:
+        return
+    uris = dict(db.sql("select path, uri from listed where not coalesce(ignored, false)").fetchall())
+    for file, names in by_file.items():
+        try:
+            found = match(names, uris, places, tails=True)
+        except UserError as error:
+            raise UserError(f"{file}: {error}") from None
+        pairs = {"name": list(found), "uri": [uris[path] for path in found.values()]}
+        db.register("placed_names", pa.table(pairs, pa.schema([("name", pa.string()), ("uri", pa.string())])))
+        db.execute(_FROM_SOURCE, [file])
+        db.unregister("placed_names")
+
+
 def _keep_in_reach(db: duckdb.DuckDBPyConnection, place: str, places: Places) -> None:
     """Rename files that corrections may not name, so that nothing opens them."""
     own = absolute(place)
     if globs.is_glob(own):
         own = globs.parse_glob(own).folder
-    elif own.lower().endswith(_TABLES):
+    elif own.lower().endswith(ENDINGS):
         own = own.rpartition("/")[0]
     with more_roots([places.source]):
         reach = Reach(own)

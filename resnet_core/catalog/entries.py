@@ -71,10 +71,11 @@ def count_listed(db: DuckDBPyConnection) -> int:
     return database.count(db, "select count(*) from listed where not ignored")
 
 
-def join_labels(db: DuckDBPyConnection, labels: pa.Table, places: Places) -> list[str]:
+def join_labels(db: DuckDBPyConnection, labels: pa.Table, places: Places, *, named: bool = False) -> list[str]:
     """Join a labels table (`manifest.MANIFEST`) to `listed`. Returns lines about the paths.
 
-    Paths that are not relative to the source have a line, and so do those that name no file.
+    Paths that are not relative to the source have a line, and so do those that name no file. named: the paths are those
+    of a labelling tool.
 
     Raises UserError if none names a file, and for a path that may name several.
     """
@@ -83,20 +84,20 @@ def join_labels(db: DuckDBPyConnection, labels: pa.Table, places: Places) -> lis
     if rest := [path for (path,) in db.sql(_UNMATCHED).fetchall()]:
         files = [path for (path,) in db.sql("select path from listed where not ignored order by path").fetchall()]
         paths = labels["path"].to_pylist()
-        named = match(paths, files, places)
-        labels = labels.set_column(0, "path", pa.array([named.get(path, path) for path in paths], pa.string()))
+        files_of = match(paths, files, places, tails=named)
+        labels = labels.set_column(0, "path", pa.array([files_of.get(path, path) for path in paths], pa.string()))
         db.unregister("labels")
         db.register("labels", labels)
-        if other := [path for path in rest if path in named and fold_path(path) != fold_path(named[path])]:
-            example = f"such as {other[0]!r} as {named[other[0]]!r}"
+        if other := [path for path in rest if path in files_of and fold_path(path) != fold_path(files_of[path])]:
+            example = f"such as {other[0]!r} as {files_of[other[0]]!r}"
             lines.append(f"read {plural(len(other), 'path')} as below the source, {example}")
-        if 2 * len(named) < len(paths):
-            taken = set(named.values())
+        if 2 * len(files_of) < len(paths):
+            taken = set(files_of.values())
             differ = difference(
-                [path for path in rest if path not in named], [file for file in files if file not in taken] or files
+                [path for path in rest if path not in files_of], [file for file in files if file not in taken] or files
             )
-            lines.append(f"{len(named):,} of {plural(len(paths), 'path')} are files of the source: {differ}")
-        if not named:
+            lines.append(f"{len(files_of):,} of {plural(len(paths), 'path')} are files of the source: {differ}")
+        if not files_of:
             raise UserError(lines[-1])
     db.execute(_WITH_LABELS, {"folder": places.source})
     db.unregister("labels")

@@ -14,22 +14,25 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from resnet_core.errors import UserError, nearest
+from resnet_core.errors import UserError
 from resnet_core.policy import check_members, parse_json
-from resnet_core.sources.listing import BATCH, NO_LABELS, column_bytes, numbered_rows, record_batch, refused
+from resnet_core.sources.listing import (
+    BATCH,
+    column_bytes,
+    find_label_column,
+    find_path_column,
+    numbered_rows,
+    record_batch,
+    refused,
+)
 from resnet_core.storage.compressed import check_room, shared_copy
 from resnet_core.storage.locations import UNKNOWN_SIZE, Reach, facts, find_files, open_stream, printable
 
-# Columns of paths, in any case; `path` before others.
-PATH_COLUMNS = (
-    "path", "image", "file", "file_name", "filename", "file_path", "filepath", "image_path", "image_file", "img_path"
-)  # fmt: skip
 _SOME_ROWS = 256  # whose images are read to tell which have bytes
 _ROWS = 32  # rows whose images are in memory at a time
 # A row can be reached only through the rows before it in its row group. Larger groups (rows and bytes) are
 # rewritten in groups of _ROWS rows before they are read.
 LARGE_GROUP, LARGE_GROUP_BYTES = 2048, 64 * 1024**2
-_LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "target", "class")  # in any case
 
 
 @contextmanager
@@ -63,7 +66,7 @@ def list_table(place: str, path: str, label_column: str | None = None) -> Iterat
         schema, modified = table.schema_arrow, facts(place)["modified"]
         image, paths = _image_column(schema, place), _path_leaf(schema, place)
         if paths is None and image is None:
-            raise UserError(f"{place}: no column holds the bytes of images. Its columns: {_list(schema.names)}.")
+            raise UserError(f"{place}: no column holds the bytes of images. Its columns: {', '.join(schema.names)}.")
         check_members(place, table.metadata.num_rows)
         label = find_label_column(schema.names, label_column, place)
         check_label_type(schema, label, place)
@@ -154,35 +157,6 @@ def _path_leaf(schema: pa.Schema, place: str) -> str | None:
     return find_path_column([field.name for field in schema if _is_text(field.type)], place)
 
 
-def find_path_column(columns: Sequence[str], place: str) -> str | None:
-    """Return the column of paths: `path`, else the only one of PATH_COLUMNS. Raises UserError for several."""
-    names = [name for name in columns if name.strip().lower() in PATH_COLUMNS]
-    paths = [name for name in names if name.strip().lower() == "path"] or names
-    if len(paths) > 1:
-        raise UserError(f"{place}: {' and '.join(paths)} may be the paths of the files. Name one of them `path`.")
-    return paths[0] if paths else None
-
-
-def find_label_column(columns: Sequence[str], wanted: str | None, place: str) -> str | None:
-    """Return the column of the classes: the wanted one, else `label`, else the only one of _LABEL_COLUMNS, else None.
-
-    wanted: NO_LABELS if nobody asks for them. Raises UserError for several, and if the wanted one is missing.
-    """
-    if wanted == NO_LABELS:
-        return None
-    if wanted and wanted not in columns:
-        hint = nearest(wanted, list(columns))
-        raise UserError(
-            f"{place}: has no column {wanted!r}, as `label_column` says.{hint} Its columns: {_list(columns)}."
-        )
-    if wanted or "label" in columns:
-        return wanted or "label"
-    names = [name for name in columns if name.strip().lower() in _LABEL_COLUMNS]
-    if len(names) > 1:
-        raise UserError(f"{place}: {_list(names)} may be the class. Name the column, like `label_column: {names[0]}`.")
-    return names[0] if names else None
-
-
 def check_label_type(schema: pa.Schema, column: str | None, place: str) -> None:
     """Raise UserError for a column of lists, structs or bytes."""
     kind = None if column is None else schema.field(column).type
@@ -212,10 +186,6 @@ def as_labels(column: pa.Array, names: list[str] | None) -> pa.Array:
         named = pc.and_(pc.greater_equal(numbers, 0), pc.less(numbers, len(names)))
         return pa.array(names, pa.string()).take(pc.if_else(named, numbers, None))
     return as_text(column)
-
-
-def _list(names: Sequence[str]) -> str:
-    return ", ".join(names)
 
 
 def as_text(column: pa.Array) -> pa.Array:

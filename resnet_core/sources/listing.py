@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from resnet_core.errors import UserError
+from resnet_core.errors import UserError, nearest
 from resnet_core.policy import Budget, check_members
 from resnet_core.storage.locations import printable
 
@@ -47,6 +47,11 @@ LOCATED = pa.schema([field.with_nullable(field.nullable or field.name in ("size"
 BATCH = 8192  # rows in memory at a time
 BROKEN_LINK = "broken link"  # `modified` of a link to nothing
 NO_LABELS = ""  # in place of a label column: nobody asks for labels
+# Columns of paths, in any case; `path` before others.
+PATH_COLUMNS = (
+    "path", "image", "file", "file_name", "filename", "file_path", "filepath", "image_path", "image_file", "img_path"
+)  # fmt: skip
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "coarse_label", "target", "class")  # in any case
 
 
 def batches(rows: Iterable[tuple[Any, ...]], schema: pa.Schema, place: str) -> Iterator[pa.RecordBatch]:
@@ -111,3 +116,33 @@ def refused(
     except UserError as error:
         return error
     return None
+
+
+def find_path_column(columns: Sequence[str], place: str) -> str | None:
+    """Return the column of paths: `path`, else the only one of PATH_COLUMNS. Raises UserError for several."""
+    names = [name for name in columns if name.strip().lower() in PATH_COLUMNS]
+    paths = [name for name in names if name.strip().lower() == "path"] or names
+    if len(paths) > 1:
+        raise UserError(f"{place}: {' and '.join(paths)} may be the paths of the files. Name one of them `path`.")
+    return paths[0] if paths else None
+
+
+def find_label_column(columns: Sequence[str], wanted: str | None, place: str) -> str | None:
+    """Return the column of the classes: the wanted one, else `label`, else the only one of _LABEL_COLUMNS, else None.
+
+    wanted: NO_LABELS if nobody asks for them. Raises UserError for several, and if the wanted one is missing.
+    """
+    if wanted == NO_LABELS:
+        return None
+    if wanted and wanted not in columns:
+        hint = nearest(wanted, list(columns))
+        raise UserError(
+            f"{place}: has no column {wanted!r}, as `label_column` says.{hint} Its columns: {', '.join(columns)}."
+        )
+    if wanted or "label" in columns:
+        return wanted or "label"
+    names = [name for name in columns if name.strip().lower() in _LABEL_COLUMNS]
+    if len(names) > 1:
+        may_be = ", ".join(names)
+        raise UserError(f"{place}: {may_be} may be the class. Name the column, like `label_column: {names[0]}`.")
+    return names[0] if names else None

@@ -1,7 +1,7 @@
 """Manifests: CSV or Parquet tables that say what is known about files.
 
 column      holds
-path        the file: relative to the manifest's folder, absolute, or a URL; or a name of `_image_tables.PATH_COLUMNS`
+path        the file: relative to the manifest's folder, absolute, or a URL; or a name of `listing.PATH_COLUMNS`
 label       its class; empty: unlabelled
 split       optional: train | validation | test
 group       optional: files that must be in the same split
@@ -9,7 +9,7 @@ soft_label  optional: a share for each class
 weight      optional: 0 or more, 1 unless given
 any other   an attribute; all of a row's attributes are one JSON object in `attributes`
 
-A manifest without `label` may have its classes in another column: `_image_tables.find_label_column` has the rule.
+A manifest without `label` may have its classes in another column: `listing.find_label_column` has the rule.
 """
 
 import json
@@ -29,16 +29,17 @@ from resnet_core.credentials import masked, public
 from resnet_core.errors import UserError, nearest, plural, some_of
 from resnet_core.policy import check_members
 from resnet_core.shards.soft_labels import EXAMPLE, parse
-from resnet_core.sources._image_tables import (
+from resnet_core.sources._image_tables import as_labels, as_text, check_label_type, class_names
+from resnet_core.sources.listing import (
+    BATCH,
+    LOCATED,
+    NO_LABELS,
     PATH_COLUMNS,
-    as_labels,
-    as_text,
-    check_label_type,
-    class_names,
     find_label_column,
     find_path_column,
+    record_batch,
+    refused,
 )
-from resnet_core.sources.listing import BATCH, LOCATED, NO_LABELS, record_batch, refused
 from resnet_core.storage.delimited import check_columns, normalised, read_delimited
 from resnet_core.storage.locations import Reach, absolute, find_files, open_stream, printable
 from resnet_core.storage.names import fold_label, fold_path, with_slashes
@@ -63,8 +64,12 @@ def read_manifest(path: UPath, label_column: str | None = None) -> pa.Table:
 
     Raises UserError, with the file and the column, for a table that is damaged or contradicts itself.
     """
-    batches = (_text_batch(texts, count) for texts, count in _read(path, label_column))
-    table = pa.Table.from_batches(batches, _TEXT)
+    return as_manifest(path, _read(path, label_column))
+
+
+def as_manifest(path: UPath, texts: Iterable[tuple[dict[str, pa.Array], int]]) -> pa.Table:
+    """Return the same of columns of text, by name, and the numbers of their rows."""
+    table = pa.Table.from_batches((_text_batch(columns, count) for columns, count in texts), _TEXT)
     _check(path, table)
     return table.set_column(COLUMNS.index("weight"), MANIFEST.field("weight"), _weights(path, table["weight"]))
 

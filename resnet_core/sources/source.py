@@ -108,7 +108,7 @@ def list_source(source: str, own: Collection[str] = (), label_column: str | None
     """Yield one row per file as LISTING, in no particular order, for any source but a manifest.
 
     own: places of own outputs, which are left out if they lie in the source. label_column: of Parquet, as in
-    `_image_tables.find_label_column`.
+    `listing.find_label_column`.
 
     Rows with `ignored`: names of `storage.ignored`, folders that may not be read, own outputs, second paths of a file;
     in archives also symbolic links and members that a later one replaces. Memory grows with the number of links

@@ -46,7 +46,7 @@ IGNORED = (
     Ignored(
         "labels, lists, settings and texts",
         suffixes=_split(
-            ".csv .tsv .json .jsonl .ndjson .geojson .xml .yaml .yml .toml .ini .cfg .txt .md .rst .html .htm .log"
+            ".csv .tsv .json .jsonl .ndjson .geojson .xml .yaml .yml .toml .ini .cfg .cls .txt .md .rst .html .htm .log"
         ),
     ),
     Ignored("programs", suffixes=_split(".py .pyc .ipynb .sh .bat .ps1")),

@@ -9,6 +9,9 @@ A path is read in these ways, after `resnet_core.storage.names.fold_path`, and f
 
 If every path that names a file does so by the first way, the first way alone holds. Otherwise a path whose ways lead
 to different files is refused.
+
+Labelling tools know files by names of their own: one that none of these ways leads to may also be the end of a file's
+path, or the other way round. A name without a suffix stands for a file with one.
 """
 
 import os
@@ -59,10 +62,11 @@ class Places:
         return tuple(dict.fromkeys(filter(None, (name, short))))
 
 
-def match(paths: Sequence[str], files: Iterable[str], places: Places) -> dict[str, str]:
+def match(paths: Sequence[str], files: Iterable[str], places: Places, *, tails: bool = False) -> dict[str, str]:
     """Return the file of each path of the labels that names one. Raises UserError for an ambiguous path.
 
-    paths: those of the labels, all different. files: those of the source, relative to it.
+    paths: those of the labels, all different. files: those of the source, relative to it. tails: the paths are names of
+    a labelling tool.
     """
     by_name: dict[str, list[str]] = defaultdict(list)
     for file in files:
@@ -82,6 +86,8 @@ def match(paths: Sequence[str], files: Iterable[str], places: Places) -> dict[st
             named = [[*by_name.get(way, ()), *shorter.get(way, ())] for way in _readings(path, places)]
             if found := list(dict.fromkeys(file for spelt in named for file in spelt)):
                 ways[path] = found
+    if tails:
+        ways |= _by_tails([path for path in paths if path not in plain and path not in ways], by_name)
     matched = plain | {path: _only(path, found) for path, found in ways.items()}
     for path in plain if ways else ():
         named = [[*by_name.get(way, ()), *shorter.get(way, ())] for way in _readings(path, places)]
@@ -89,6 +95,24 @@ def match(paths: Sequence[str], files: Iterable[str], places: Places) -> dict[st
             _only(path, [plain[path], *others])
     _check_once(matched)
     return matched
+
+
+def _by_tails(paths: Sequence[str], by_name: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Return the files of names that are the end of a file's path, or that end in it."""
+    last: dict[str, list[str]] = defaultdict(list)
+    for name in by_name:
+        base = posixpath.basename(name)
+        for key in {base, posixpath.splitext(base)[0]}:
+            last[key].append(name)
+    found: dict[str, list[str]] = {}
+    for path in paths:
+        name = fold_path(path)
+        bare = not posixpath.splitext(name)[1]
+        for file in last.get(posixpath.basename(name), ()):
+            short, long = sorted(["/" + (posixpath.splitext(file)[0] if bare else file), "/" + name], key=len)
+            if long.endswith(short):
+                found.setdefault(path, []).extend(by_name[file])
+    return found
 
 
 def _only(path: str, found: Sequence[str]) -> str:

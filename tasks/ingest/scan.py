@@ -9,13 +9,14 @@ from duckdb import DuckDBPyConnection
 from prefect import task
 from upath import UPath
 
+from resnet_core.annotations.exports import read_labels
 from resnet_core.catalog import corrections, entries
 from resnet_core.catalog.entries import ASSIGNED
 from resnet_core.errors import UserError, some_of
 from resnet_core.policy import more_roots
 from resnet_core.reading import pool as reading
 from resnet_core.sources.listing import NO_LABELS
-from resnet_core.sources.manifest import LISTED, list_manifest, read_manifest
+from resnet_core.sources.manifest import LISTED, list_manifest
 from resnet_core.sources.source import check_source, list_source, source_kind
 from resnet_core.storage import database
 from resnet_core.storage.files import to_path, write_whole
@@ -57,7 +58,7 @@ def scan(dataset: Dataset, here: Workspace) -> Scan:
         if not there and pixels.parent.exists():
             log.info("ingest      the cached pixels are by other settings or code: every file is read again")
         if dataset.corrections:
-            _say_spellings(corrections.list_corrected(db, dataset.corrections, dataset.source))
+            _say_spellings(corrections.list_corrected(db, dataset.corrections, dataset.source, dataset.annotators))
         load_catalog(db, here.store.catalog(dataset.name), entries.KNOWN_BY)
         entries.make_entries(db, there)
         _check_entries(db, dataset)
@@ -114,9 +115,9 @@ def list_files(
 
 def _join_labels(db: DuckDBPyConnection, dataset: Dataset, table: str) -> None:
     """Join the labels to `listed`. Raises UserError if none of their paths names a file, or one names several."""
-    labels = read_manifest(to_path(table), dataset.label_column)
+    labels = read_labels(to_path(table), dataset.label_column, dataset.annotators)
     try:
-        lines = entries.join_labels(db, labels, Places.of(dataset.source, table))
+        lines = entries.join_labels(db, labels.rows, Places.of(dataset.source, table), named=labels.named)
     except UserError as error:
         raise UserError(f"{table}: {error}") from None
     for line in lines:

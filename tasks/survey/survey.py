@@ -17,12 +17,12 @@ import numpy as np
 import pyarrow as pa
 from upath import UPath
 
+from resnet_core.annotations.exports import labels_of, read_label_texts
 from resnet_core.device import find_device
 from resnet_core.errors import UserError
 from resnet_core.reading.pool import read_files
 from resnet_core.shards.format import unpacked
 from resnet_core.sources.fetch import open_files
-from resnet_core.sources.manifest import read_texts
 from resnet_core.sources.source import source_kind
 from resnet_core.storage import database
 from resnet_core.storage.files import to_path
@@ -38,7 +38,7 @@ from tasks.workspace import Workspace
 
 MOST = 3000  # images that are read whole
 _SAMPLE, _PEEKED = 256, 64  # images whose size is read, and whose format
-_TABLES = ("*.csv", "*.tsv", "*.parquet")
+_TABLES = ("*.csv", "*.tsv", "*.parquet", "*.json", "*.jsonl", "*.xml")
 _MODES = {
     "1": "1-bit", "L": "8-bit gray", "LA": "8-bit gray with alpha", "P": "palette", "I": "32-bit gray", "F": "float",
     "I;16": "16-bit gray", "I;16B": "16-bit gray", "RGB": "8-bit color", "RGBA": "8-bit color with alpha",
@@ -78,18 +78,23 @@ class Survey:
 
 
 def find_labels(source: str) -> list[str]:
-    """Return the tables beside the images that name files and classes."""
-    if source_kind(source) != "folder":
+    """Return the tables and exports beside the images, or the archive itself, if they name files and classes."""
+    kind, place = source_kind(source), to_path(source)
+    if kind in ("tar", "zip"):
+        return [source] if _holds_labels(place) else []
+    if kind != "folder":
         return []
-    folder, found = to_path(source), []
-    for path in sorted(path for pattern in _TABLES for path in folder.glob(pattern)):
-        try:
-            table = read_texts(path)
-        except UserError:
-            continue  # a table of something else
-        if len(table):
-            found.append(f"{source.rstrip('/')}/{path.name}")
-    return found
+    paths = sorted(path for pattern in _TABLES for path in place.glob(pattern))
+    return [f"{source.rstrip('/')}/{path.name}" for path in paths if _holds_labels(path)]
+
+
+def _holds_labels(path: UPath) -> bool:
+    """Return whether a file has a row at least; folders of an archive are classes without it."""
+    try:
+        found = labels_of(path)
+    except UserError:
+        return False  # a table of something else
+    return found is not None and len(found.rows) > 0 and not found.folders
 
 
 def survey(source: str, labels: str | None, here: Workspace) -> Survey:
@@ -112,7 +117,7 @@ def survey(source: str, labels: str | None, here: Workspace) -> Survey:
                 settled = settle(shards_alone(catalog, dataset, whole), dataset, whole)
             elif len(counts) > 1:
                 settled = _settled(dataset, counts, settle_size(dataset, db, {}, here)[0], (sample, read), here)
-    columns = tuple(read_texts(to_path(labels)).column_names) if labels else ()
+    columns = tuple(read_label_texts(to_path(labels))[0].column_names) if labels else ()
     if catalog and catalog.placement:
         counts = {each.label: each.placed + each.waiting for each in catalog.placement.classes}
     if len(counts) < 2:

@@ -20,6 +20,7 @@ from upath import UPath
 
 import resnet_core.evaluation
 import resnet_core.plotting
+from resnet_core.annotations.exports import read_label_texts
 from resnet_core.errors import plural
 from resnet_core.evaluation.label_issues import find
 from resnet_core.plotting.sheets import SUSPECTS, Suspect, label_sheet
@@ -51,7 +52,7 @@ def labels_table(dataset: Dataset, catalog: UPath | None = None) -> pd.DataFrame
     """
     if source_kind(dataset.source) == "manifest":
         manifest = to_path(dataset.source)
-        table = read_text(manifest, dataset.label_column)
+        table = read_texts(manifest, dataset.label_column).to_pandas().fillna("")
         with more_roots(dataset.manifest_roots):
             uris = [uri for batch in list_manifest(manifest, dataset.label_column) for uri in batch["uri"].to_pylist()]
         return table.assign(path=uris, uri=uris)
@@ -65,8 +66,9 @@ def labels_table(dataset: Dataset, catalog: UPath | None = None) -> pd.DataFrame
                 known = pq.read_table(file, columns=["uri", "label"], filters=pc.field("present")).to_pandas()
             listed["label"] = listed["uri"].map(known.set_index("uri")["label"]).fillna("")
         return listed[listed["label"] != ""][["path", "label", "uri"]].reset_index(drop=True)
-    table = read_text(to_path(dataset.labels), dataset.label_column)
-    named = match(table["path"].tolist(), listed["path"].tolist(), Places.of(dataset.source, dataset.labels))
+    texts, tails = read_label_texts(to_path(dataset.labels), dataset.label_column, dataset.annotators)
+    table, places = texts.to_pandas().fillna(""), Places.of(dataset.source, dataset.labels)
+    named = match(table["path"].tolist(), listed["path"].tolist(), places, tails=tails)
     return table.assign(uri=table["path"].map(named).map(listed.set_index("path")["uri"]).fillna(""))
 
 
@@ -77,11 +79,6 @@ def files(batches: Iterator[pa.RecordBatch]) -> Iterator[tuple[str, str, str]]:
         for uri, path, label, ignored in zip(*columns, strict=True):
             if not ignored:
                 yield uri, path, label or ""
-
-
-def read_text(path: UPath, label_column: str | None) -> pd.DataFrame:
-    """Read a table of labels, keeping every value as it is written: a class 007 stays 007."""
-    return read_texts(path, label_column).to_pandas().fillna("")
 
 
 @dataclass(frozen=True)
