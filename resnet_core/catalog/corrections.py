@@ -76,9 +76,12 @@ from located f join corrections c using (uri) where f.kind is distinct from '{sh
 _NAME = "update listed set label = c.label from corrections c where listed.uri = c.uri and c.alone and not c.added"
 
 _PLACE_NAMES = """
-update raw_corrections set uri = seen.uri from (
-    select json_extract_string(attributes, '$.image_id') as image_id, min(uri) as uri from raw_corrections
-    where label is null and name is null group by all
+update raw_corrections set uri = seen.uri,
+    attributes = json_merge_patch(raw_corrections.attributes, seen.attributes)::varchar
+from (
+    select json_extract_string(attributes, '$.image_id') as image_id, min(uri) as uri,
+        arg_min(attributes, uri) as attributes
+    from raw_corrections where label is null and name is null group by image_id
 ) seen
 where name is not null and json_extract_string(raw_corrections.attributes, '$.image_id') = seen.image_id
 """

@@ -112,7 +112,7 @@ def _by_tails(paths: Sequence[str], by_name: Mapping[str, Sequence[str]]) -> dic
             short, long = sorted(["/" + (posixpath.splitext(file)[0] if bare else file), "/" + name], key=len)
             if long.endswith(short):
                 found.setdefault(path, []).extend(by_name[file])
-    return found
+    return {path: sorted(files) for path, files in found.items()}
 
 
 def _only(path: str, found: Sequence[str]) -> str:

@@ -108,3 +108,13 @@ def test_the_places_of_a_glob_are_those_of_its_folder(tmp_path: Path) -> None:
     (tmp_path / "a[1]").mkdir()
     assert Places.of(f"{tmp_path}/d/*/x.png", f"{tmp_path}/l.csv") == Places(f"{tmp_path}/d", str(tmp_path))
     assert Places.of(f"{tmp_path}/a[1]", f"{tmp_path}/l.csv") == Places(f"{tmp_path}/a[1]", str(tmp_path))
+
+
+def test_names_of_a_labelling_tool_may_be_the_end_of_a_path_or_lack_its_suffix() -> None:
+    files = ["cam1/1.png", "cam1/2.png", "cam2/2.png", "3.jpg", "d.e/4.png"]
+    names = ["1.png", "cam2/2.png", "srv/share/3.jpg", "4", "absent.png"]
+    found = match(names, files, HERE, tails=True)
+    assert found == {"1.png": "cam1/1.png", "cam2/2.png": "cam2/2.png", "srv/share/3.jpg": "3.jpg", "4": "d.e/4.png"}
+    assert match(names, files, HERE) == {"cam2/2.png": "cam2/2.png"}
+    with pytest.raises(UserError, match=r"'2\.png' may be 'cam1/2\.png' or 'cam2/2\.png' of the source"):
+        match(["2.png"], files, HERE, tails=True)
