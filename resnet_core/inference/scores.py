@@ -4,6 +4,7 @@ All columns of a part are made at once, as Arrow arrays: a dictionary per image 
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -86,12 +87,7 @@ def pick(db: duckdb.DuckDBPyConnection, files: Sequence[str], limit: int, labels
     Unknown images come first, then others that need review, then those with the least confidence. Rows are also drawn
     from each label, and some are bad files. labels: only rows with these labels, without bad files; empty: all.
     """
-    files = [file_name(file) for file in files]
-    description = db.execute("select * from read_parquet($files) limit 0", {"files": files}).description or []
-    existing = {column[0] for column in description}
-    columns = ", ".join(name if name in existing else f"null as {name}" for name in _PICK.names)
-    listed = ", ".join(f"'{file.replace(chr(39), 2 * chr(39))}'" for file in files)
-    db.execute(f"create or replace temp view scores as select {columns} from read_parquet([{listed}])")
+    _view(db, files)
     counts = db.execute(_COUNT, {"labels": list(labels)}).fetchall()[0]
     good, classes, bad, review = map(int, counts)
     failed = min(bad, max(int(limit * FAILED), limit - good))
@@ -104,6 +100,28 @@ def pick(db: duckdb.DuckDBPyConnection, files: Sequence[str], limit: int, labels
     db.execute(f"insert into picked {_BAD.format(most=failed)}")
     why = dict(db.sql("select why, count(*) from picked group by why").fetchall())
     return Picks(db.sql(ROWS).to_arrow_table().cast(_PICK), good + bad, review, why)
+
+
+def take(db: duckdb.DuckDBPyConnection, files: Sequence[str], why: Mapping[str, str]) -> Picks:
+    """Take rows by their URIs, in that order. why: a reason for each."""
+    _view(db, files)
+    counts = "select count(*), count(*) filter (needs_review) from scores"
+    found, review = db.sql(counts).fetchall()[0]
+    wanted = pa.array(why, pa.string())
+    query = f"select {', '.join(_PICK.names)} from scores where uri in (select unnest($uris::varchar[]))"
+    table = db.sql(query, params={"uris": wanted.to_pylist()}).to_arrow_table().cast(_PICK)
+    order = pc.index_in(wanted, value_set=table["uri"].combine_chunks())
+    return Picks(table.take(order.drop_null()), found, review, dict(Counter(why.values())))
+
+
+def _view(db: duckdb.DuckDBPyConnection, files: Sequence[str]) -> None:
+    """Make the view `scores` of all rows in the columns of _PICK; rows of earlier releases lack some."""
+    files = [file_name(file) for file in files]
+    description = db.execute("select * from read_parquet($files) limit 0", {"files": files}).description or []
+    existing = {column[0] for column in description}
+    columns = ", ".join(name if name in existing else f"null as {name}" for name in _PICK.names)
+    listed = ", ".join(f"'{file.replace(chr(39), 2 * chr(39))}'" for file in files)
+    db.execute(f"create or replace temp view scores as select {columns} from read_parquet([{listed}])")
 
 
 _TOP = 5  # classes in `top_labels`

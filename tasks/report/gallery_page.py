@@ -43,6 +43,7 @@ _WHY = (
     ("review", "that need review"),
     ("unsure", "of which the model is least sure"),
     ("drawn", "drawn from all labels at any confidence"),
+    ("random", "drawn at random from all"),
     ("failed", "that could not be scored"),
 )
 
@@ -60,18 +61,26 @@ class _GalleryPage:
 
 
 @dataclass(frozen=True)
-class _ScoredBatch:
-    """A finished batch with the classes of its version. `key` tells it from other batches."""
+class ScoredBatch:
+    """A finished batch with the classes of its version. `key` tells it from other batches.
+
+    page: the kind of page that shows it, which its labels name as their source.
+    """
 
     scores: Scores
     key: str
     classes: tuple[str, ...]
+    page: str = "gallery"
+
+    @property
+    def source(self) -> str:
+        return f"{self.page} {self.scores.batch} by {self.scores.model}"
 
 
 _KNOWN = 10  # batches in a message
 
 
-def find_batch(place: str, store: Store) -> _ScoredBatch:
+def find_batch(place: str, store: Store) -> ScoredBatch:
     """Find a batch by its folder or by its name under the store's scores/. Raises UserError unless it is finished."""
     folder = to_path(place)
     if not folder.exists() and (store.scores() / place).exists():
@@ -94,10 +103,10 @@ def find_batch(place: str, store: Store) -> _ScoredBatch:
         raise UserError(f"BATCH: {folder} has no Parquet files any more. Run `grayline classify-batch` again.")
     with scores.parts[0].open("rb") as file:
         classes = json.loads(pq.read_schema(file).metadata[METADATA_KEY])["classes"]
-    return _ScoredBatch(scores, digest_of(str(folder), scores.model), tuple(classes))
+    return ScoredBatch(scores, digest_of(str(folder), scores.model), tuple(classes))
 
 
-def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str], in_clear: bool = False) -> None:
+def check_options(batch: ScoredBatch, limit: int, labels: Sequence[str], in_clear: bool = False) -> None:
     """Raises UserError for a number out of range, for a label that is not a class, and for confidential images."""
     if batch.scores.confidential and not in_clear:
         raise UserError(
@@ -114,10 +123,15 @@ def check_options(batch: _ScoredBatch, limit: int, labels: Sequence[str], in_cle
             )
 
 
-def write_gallery(batch: _ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> _GalleryPage:
+def write_gallery(batch: ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> _GalleryPage:
     """Choose and read images, and write the page. Raises UserError for a place that cannot be written."""
     with database() as db:
         picks = pick(db, readable(db, batch.scores.parts), limit, labels)
+    return write_picks(batch, picks, to, labels, limits)
+
+
+def write_picks(batch: ScoredBatch, picks: Picks, to: UPath, labels: Sequence[str], limits: Limits) -> _GalleryPage:
+    """Read the images of some rows, and write the page."""
     rows = picks.rows.to_pylist()
     pictures = _read_pictures(rows, limits)
     size = write_page(to, render(batch, picks, rows, pictures, labels))
@@ -151,7 +165,7 @@ def _read_pictures(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[Th
 
 
 def render(
-    batch: _ScoredBatch,
+    batch: ScoredBatch,
     picks: Picks,
     rows: Sequence[Mapping[str, Any]],
     pictures: Sequence[Thumbnail],
@@ -163,7 +177,7 @@ def render(
     script = own("gallery.js")
     facts = {
         "key": batch.key,
-        "source": f"gallery {batch.scores.batch} by {batch.scores.model}",
+        "source": batch.source,
         "file": "labels-"
         + "".join(letter if letter.isalnum() or letter in "-_." else "-" for letter in batch.scores.batch),
         "classes": list(batch.classes),
@@ -176,6 +190,7 @@ def render(
         .get_template("gallery.html")
         .render(
             scores=batch.scores,
+            kind=batch.page,
             tiles=_tiles(batch.scores),
             lead=_lead(picks, labels),
             keys=[(key, name) for key, name in _shortcuts(batch.classes).items()],
@@ -207,7 +222,7 @@ def _tiles(scores: Scores) -> list[tuple[str, str]]:
 def _lead(picks: Picks, labels: Sequence[str]) -> str:
     """Return how many files are shown, and how they were chosen."""
     of = f" given the label {' or '.join(labels)}" if labels else ""
-    if len(picks.rows) == picks.files:
+    if len(picks.rows) == picks.files and "random" not in picks.why:
         return f"All {plural(picks.files, 'file')}{of}, those to review first."
     all_of = {"review": f"of {picks.review:,} "} if picks.why.get("review", 0) < picks.review else {}
     why = [f"{picks.why[name]:,} {all_of.get(name, '')}{words}" for name, words in _WHY if picks.why.get(name)]
