@@ -44,6 +44,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "time_to_accuracy": ("documented", "shortened"),
     "gate": ("images", "groups", "evidence"),
     "drift": ("elpv", "digits"),
+    "review": (),
     "novelty": ("digits", "clothes", "elpv", "speed"),
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
     "int8": ("digits", "digits_short", "elpv", "elpv_again"),

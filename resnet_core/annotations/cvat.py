@@ -159,7 +159,7 @@ def read_imagenet(lists: dict[str, str], synsets: str, place: str) -> Iterator[A
 def read_folders(paths: Sequence[str]) -> Iterator[Answer]:
     """Yield the answers of ImageNet's folders with images: the folder is the class.
 
-    If all names begin with their folder's, as they do in such an export, that part is not of the images' own names.
+    If all names begin with their folder's, as in CVAT's exports, the export has put it there.
     """
     parts = [path.split("/") for path in paths]
     fronted = all(name.startswith(f"{folder}_") for folder, name in parts)

@@ -81,7 +81,7 @@ def labels_of(place: UPath, label_column: str | None = None, annotators: Annotat
 def read_label_texts(
     place: UPath, label_column: str | None = None, annotators: Annotators = "agree"
 ) -> tuple[pa.Table, bool]:
-    """Return every column of a file of labels as text, `path` and `label` first, and whether a tool has named paths."""
+    """Return every column of a file of labels as text, and whether its paths are those of a tool."""
     found = _read_export(place, label_column)
     if found is None:
         return read_texts(place, label_column), False

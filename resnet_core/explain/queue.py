@@ -1,8 +1,9 @@
 """Queue: the images of a batch that a person should label next, so that the next version learns most.
 
-A third at most are unknown images, the farthest first, spread over the features. The others are spread over the
-gradients that their most probable labels would give the last layer. These are long where the network is unsure, and
-differ where images do (BADGE, Ash et al. 2020, arXiv:1906.03671). No two chosen images are near-duplicates.
+A tenth to a third are unknown images, the farthest first, spread over the features: as many as there are beyond chance
+(Benjamini and Hochberg 1995, on conformal p-values as in Bates et al. 2023, arXiv:2104.08279). The others are spread
+over the gradients that their most probable labels would give the last layer. These are long where the network is
+unsure, and differ where images do (BADGE, Ash et al. 2020, arXiv:1906.03671). No two chosen are near-duplicates.
 """
 
 from collections.abc import Iterator
@@ -13,7 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 Why = Literal["unknown", "unsure", "random"]
-_UNKNOWN = 1 / 3  # the largest share of unknown images: where all are foreign, the rest still asks about the classes
+_FEWEST, _MOST = (
+    1 / 10,
+    1 / 3,
+)  # shares of unknown images: where many are foreign, the rest still asks about the classes
+_BY_CHANCE = 0.2  # the largest share of known images among those that count as novel
 NEAR = 0.99  # cosine of features, less their mean, from which images count as near-duplicates
 
 
@@ -31,13 +36,25 @@ class Pool:
     taken: NDArray[np.bool_]
 
 
-def choose(pool: Pool, count: int, seed: int) -> list[tuple[int, Why]]:
-    """Return at most `count` rows of the pool, with reasons; fewer if all others are near-duplicates."""
+def novel(p_values: NDArray[np.float32], images: int) -> int:
+    """Return how many of the unknown images, by their p-values [U], are not so by chance among so many `images`."""
+    ranked = np.sort(p_values)
+    below = np.searchsorted(ranked, ranked, side="right")  # equal ranks are found together
+    found = below[ranked * images <= _BY_CHANCE * below]
+    return int(found.max(initial=0))
+
+
+def choose(pool: Pool, count: int, seed: int, novel: int = 0) -> list[tuple[int, Why]]:
+    """Return at most `count` rows of the pool, with reasons; fewer if all others are near-duplicates.
+
+    novel: as the function of that name has it.
+    """
     directions = unit(pool.features - pool.features.mean(0)) if len(pool.features) else pool.features
     free = ~pool.taken
     for taken in np.flatnonzero(pool.taken):
         free &= directions @ directions[taken] < NEAR
-    far = min(int(pool.unknown.sum()), round(count * _UNKNOWN)) if (~pool.unknown).any() else count
+    most = round(min(max(novel, _FEWEST * count), _MOST * count)) if not pool.unknown.all() else count
+    far = min(int(pool.unknown.sum()), most)
     chosen: list[tuple[int, Why]] = []
     for row in _farthest(pool, directions, free):
         if len(chosen) >= far:

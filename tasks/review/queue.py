@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from resnet_core.errors import UserError
-from resnet_core.explain.queue import Pool, choose
+from resnet_core.explain.queue import Pool, choose, novel
 from resnet_core.inference.scores import Picks, take
 from resnet_core.storage.database import count, database, file_name
 from resnet_core.storage.digest import digest_of
@@ -28,10 +28,10 @@ _POOL, _MOST_POOL = 20, 20_000  # candidates: so many for each image of the queu
 # Rows of earlier releases lack some columns. An image of several files is one.
 _SCORED = """
 create or replace temp table scored as
-select image_id, uri, coalesce(unknown, false) as unknown, coalesce(distance, 0) as distance,
+select image_id, uri, coalesce(unknown, false) as unknown, coalesce(distance, 0) as distance, novelty,
     coalesce(top_probabilities[1] - coalesce(top_probabilities[2], 0), 1) as margin
 from (
-    select null::boolean as unknown, null::float as distance where false
+    select null::boolean as unknown, null::float as distance, null::float as novelty where false
     union all by name from read_parquet($files, union_by_name = true)
 ) where status = 'ok'
 qualify row_number() over (partition by image_id order by uri) = 1
@@ -109,7 +109,7 @@ def make_queue(batches: Sequence[ScoredBatch], budget: int, random: float, store
         rows, by_probabilities = _candidates(db, parts, drawn, budget)
         pool, uris = _pool(rows, drawn, by_probabilities), rows["uri"].to_pylist()
         seed = int(digest_of(salt, sorted(uris))[:8], 16)
-        chosen = {uris[row]: why for row, why in choose(pool, budget - len(drawn), seed)}
+        chosen = {uris[row]: why for row, why in choose(pool, budget - len(drawn), seed, _novel(db))}
         why = {**chosen, **dict.fromkeys(drawn, "random")}
         return Queue(_as_one(batches), take(db, parts, why), why, images, labelled, by_probabilities)
 
@@ -125,6 +125,12 @@ def _load_known(db: DuckDBPyConnection, catalog: UPath) -> int:
     db.execute("create temp table known as select distinct image_id from catalogued join scored using (image_id)")
     db.unregister("catalogued")
     return count(db, "select count(*) from known")
+
+
+def _novel(db: DuckDBPyConnection) -> int:
+    """Return the number of unknown images that are not so by chance."""
+    p_values = db.sql("select novelty from scored where unknown and novelty is not null").to_arrow_table()["novelty"]
+    return novel(p_values.to_numpy().astype(np.float32), count(db, "select count(novelty) from scored"))
 
 
 def _candidates(

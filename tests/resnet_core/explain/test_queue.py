@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from resnet_core.explain.queue import NEAR, Pool, choose, unit
+from resnet_core.explain.queue import NEAR, Pool, choose, novel, unit
 
 RNG = np.random.default_rng(0)
 
@@ -33,16 +33,27 @@ def test_unsure_images_are_chosen_much_more_often_than_sure_ones() -> None:
 
 def test_a_third_at_most_are_unknown_unless_all_are() -> None:
     images = pool(unknown=100)
-    found = choose(images, 60, 1)
+    assert len(rows(choose(images, 60, 1), "unknown")) == 6
+    assert len(rows(choose(images, 60, 1, novel=11), "unknown")) == 11
+    found = choose(images, 60, 1, novel=100)
     assert len(rows(found, "unknown")) == 20
     assert len(rows(found, "unsure")) == 40
     assert not images.unknown[rows(found, "unsure")].any()
     assert rows(found, "unknown")[0] == int(images.distances.argmax())
-    few = choose(pool(unknown=5), 60, 1)
+    few = choose(pool(unknown=5), 60, 1, novel=5)
     assert len(rows(few, "unknown")) == 5
     assert len(few) == 60
     everything = pool(50, unknown=50)
     assert len(rows(choose(everything, 30, 1), "unknown")) == 30
+
+
+def test_images_are_novel_beyond_chance() -> None:
+    """451 held-out images, 1,797 scored: 36 farther than all of them are not chance, and 4 are."""
+    first = 1 / 452
+    assert novel(np.array([first] * 40 + [0.04] * 40, np.float32), 1797) == 40
+    assert novel(np.array([first] * 4 + [0.02] * 32 + [0.04] * 40, np.float32), 1797) == 0
+    assert novel(np.array([0.01] * 9723, np.float32), 10_000) == 9723
+    assert novel(np.empty(0, np.float32), 100) == 0
 
 
 def test_no_two_are_near_duplicates_nor_like_an_image_that_is_there_already() -> None:
