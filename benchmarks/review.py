@@ -1,8 +1,8 @@
 """The loop of labelling by simulation: `python -m benchmarks review`, by itself.
 
 A network learns from FIRST labelled images of Fashion-MNIST, and scores POOL others. A round labels BUDGET more and
-trains anew. They are chosen as `grayline review` does, with its random share, or all at random. Both ways begin with the
-same images, once per seed. Accuracy is that on the 10,000 test images. Finished trainings are kept.
+trains anew. They are chosen as `grayline review` does, with its random share, or all at random. Both ways begin with
+the same images, once per seed. Accuracy is that on the 10,000 test images. Finished trainings are kept.
 
 Fashion-MNIST: Debian's dataset-fashion-mnist, in `FASHION` or where GRAYLINE_FASHION says.
 """

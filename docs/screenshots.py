@@ -31,6 +31,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
         write(draw(record(folder)))
+        run("grayline review scored --budget 12 --to monday", folder)
         ports = {name: free_port() for name in ("GRAYLINE_PREFECT_PORT", "GRAYLINE_MLFLOW_PORT")}
         stack = " ".join(f"{name}={port}" for name, port in ports.items())
         try:
@@ -68,6 +69,7 @@ def shoot_all(folder: Path, prefect: str, mlflow: str, password: str) -> None:
         page = context.new_page()
         shoot(page, (folder / "report.html").as_uri(), "report.png", 1)
         shoot(page, (folder / "scored.html").as_uri(), "gallery.png", 1)
+        shoot(page, (folder / "monday" / "queue.html").as_uri(), "review.png", 1)
         shoot(page, f"{prefect}/runs/flow-run/{newest_run(prefect, f'grayline:{password}')}", "prefect-run.png", 15)
         shoot(page, f"{mlflow}/#/models/{NAME}/versions/1", "mlflow-model.png", 15)
         browser.close()

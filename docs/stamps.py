@@ -17,6 +17,7 @@ SHOWS = {
     "ten-minutes.svg": ("docs/terminal.py", "docs/tutorial.md", "data/samples/parts.py"),
     "report.png": (*_PAGES, "tasks/report/templates/report.html", "tasks/report/sections.py", "tasks/report/story.py"),
     "gallery.png": (*_PAGES, "tasks/report/templates/gallery.*", "tasks/report/gallery_page.py"),
+    "review.png": (*_PAGES, "tasks/report/templates/gallery.*", "tasks/report/gallery_page.py", "tasks/review/*.py"),
     "prefect-run.png": ("tasks/report/night_page.py", "tasks/artifacts.py"),
     "mlflow-model.png": ("tasks/release/card.py",),
 }

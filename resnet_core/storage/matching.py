@@ -10,8 +10,8 @@ A path is read in these ways, after `resnet_core.storage.names.fold_path`, and f
 If every path that names a file does so by the first way, the first way alone holds. Otherwise a path whose ways lead
 to different files is refused.
 
-Labelling tools know files by names of their own. If none of these ways leads to a file, a name may be the end of a
-file's path, or end in it. A name without a suffix stands for a file with one.
+Labelling tools know files by names of their own. If these ways lead nowhere, a name may be the end of a file's path,
+or end in it. A name without a suffix stands for a file with one.
 """
 
 import os
