@@ -33,7 +33,7 @@ from resnet_core.storage.locations import open_stream
 log = logging.getLogger("grayline")
 
 _FORMS = (".json", ".jsonl", ".xml", ".zip")
-ENDINGS = (".csv", ".tsv", ".parquet", *_FORMS, ".tar", ".tgz", ".tar.gz")
+ENDINGS = (".csv", ".tsv", ".parquet", *_FORMS, ".tar", ".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _MARK = b"annotation_id"
 _HEAD = 64 * 1024  # bytes in which a header is looked for
 # A file made for labelling says of which bytes it is: `queue_file`.

@@ -31,12 +31,13 @@ create or replace temp table scored as
 select image_id, uri, coalesce(unknown, false) as unknown, coalesce(distance, 0) as distance, novelty,
     coalesce(top_probabilities[1] - coalesce(top_probabilities[2], 0), 1) as margin
 from (
-    select null::boolean as unknown, null::float as distance, null::float as novelty where false
+    select null::boolean as unknown, null::float as distance, null::float as novelty, null::float[] as top_probabilities
+    where false
     union all by name from read_parquet($files, union_by_name = true)
 ) where status = 'ok'
 qualify row_number() over (partition by image_id order by uri) = 1
 """
-_RANDOM = "select uri from scored order by hash(image_id || $salt), image_id limit $most"
+_RANDOM = "select uri from scored order by md5(image_id || $salt) limit $most"
 _OTHERS = """
 select uri from scored where unknown = $unknown and uri not in (select uri from drawn)
     and image_id not in (select image_id from known)

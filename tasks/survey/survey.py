@@ -89,12 +89,12 @@ def find_labels(source: str) -> list[str]:
 
 
 def _holds_labels(path: UPath) -> bool:
-    """Return whether a file has a row at least; folders of an archive are classes without it."""
+    """Return whether a file gives a label at least; folders of an archive are classes without it."""
     try:
         found = labels_of(path)
     except UserError:
         return False  # a table of something else
-    return found is not None and len(found.rows) > 0 and not found.folders
+    return found is not None and found.rows["label"].null_count < len(found.rows) and not found.folders
 
 
 def survey(source: str, labels: str | None, here: Workspace) -> Survey:

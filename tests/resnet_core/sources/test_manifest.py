@@ -11,8 +11,7 @@ from upath import UPath
 
 from resnet_core.errors import UserError
 from resnet_core.policy import more_roots
-from resnet_core.sources._image_tables import PATH_COLUMNS
-from resnet_core.sources.listing import NO_LABELS
+from resnet_core.sources.listing import NO_LABELS, PATH_COLUMNS
 from resnet_core.sources.manifest import LISTED, MANIFEST, list_manifest, read_manifest
 from resnet_core.sources.source import source_kind
 
