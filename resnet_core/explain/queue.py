@@ -6,7 +6,6 @@ over the gradients that their most probable labels would give the last layer. Th
 unsure, and differ where images do (BADGE, Ash et al. 2020, arXiv:1906.03671). No two chosen are near-duplicates.
 """
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,22 +48,13 @@ def choose(pool: Pool, count: int, seed: int, novel: int = 0) -> list[tuple[int,
 
     novel: as the function of that name has it.
     """
-    directions = unit(pool.features - pool.features.mean(0)) if len(pool.features) else pool.features
-    free = ~pool.taken
-    for taken in np.flatnonzero(pool.taken):
-        free &= directions @ directions[taken] < NEAR
-    most = round(min(max(novel, _FEWEST * count), _MOST * count)) if not pool.unknown.all() else count
-    far = min(int(pool.unknown.sum()), most)
-    chosen: list[tuple[int, Why]] = []
-    for row in _farthest(pool, directions, free):
-        if len(chosen) >= far:
-            break
-        chosen.append((row, "unknown"))
-    for row in _gradients(pool, directions, free & ~pool.unknown, np.random.default_rng(seed)):
-        if len(chosen) >= count:
-            break
-        chosen.append((row, "unsure"))
-    return chosen
+    spread = _Spread(pool, np.random.default_rng(seed))
+    others = (spread.free & ~pool.unknown).any()
+    most = round(min(max(novel, _FEWEST * count), _MOST * count)) if others else count
+    far = spread.farthest(most)
+    unsure = spread.unsure(count - len(far))
+    far += spread.farthest(count - len(far) - len(unsure))
+    return [*((row, "unknown") for row in far), *((row, "unsure") for row in unsure)]
 
 
 def unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -72,43 +62,48 @@ def unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
     return lengths
 
 
-def _farthest(pool: Pool, directions: NDArray[np.float32], free: NDArray[np.bool_]) -> Iterator[int]:
-    """Yield unknown rows: the farthest from what was learned, then those that are least like the ones before.
+class _Spread:
+    """Picks rows of a pool, none near another. `free`: bool [N], those that may still be picked."""
 
-    Rows that are like a yielded one are no longer free.
-    """
-    gap = np.where(pool.unknown, 1 + pool.distances / max(1.0, float(np.abs(pool.distances).max(initial=0))), -1.0)
-    first = True
-    while (here := free & pool.unknown).any():
-        row = int(np.where(here, gap, -np.inf).argmax())
-        likeness = directions @ directions[row]
-        yield row
-        free &= likeness < NEAR
-        free[row] = False
-        gap = 1 - likeness if first else np.minimum(gap, 1 - likeness)
-        first = False
+    def __init__(self, pool: Pool, rng: np.random.Generator) -> None:
+        self.pool, self.rng = pool, rng
+        self.directions = unit(pool.features - pool.features.mean(0)) if len(pool.features) else pool.features
+        self.free = ~pool.taken
+        for row in np.flatnonzero(pool.taken):
+            self._close(int(row))
 
+    def _close(self, row: int) -> NDArray[np.float32]:
+        """Keep others from being like a row. Returns the likeness of all rows to it, [N]."""
+        likeness: NDArray[np.float32] = self.directions @ self.directions[row]
+        self.free &= likeness < NEAR
+        self.free[row] = False
+        return likeness
 
-def _gradients(
-    pool: Pool, directions: NDArray[np.float32], free: NDArray[np.bool_], rng: np.random.Generator
-) -> Iterator[int]:
-    """Yield rows by k-means++ over (p - onehot) x features, whose products need no memory for the outer one."""
-    residual = pool.probabilities.copy()
-    residual[np.arange(len(residual)), residual.argmax(1)] -= 1
-    squares = (residual**2).sum(1) * (pool.features**2).sum(1)
-    gap = squares.copy()
-    first = True
-    while free.any():
-        weights = np.where(free, gap, 0).astype(np.float64)
-        total = weights.sum()
-        if first or total <= 0:
-            row = int(np.where(free, squares, -np.inf).argmax())
-        else:
-            row = int(np.searchsorted(np.cumsum(weights), rng.random() * total, side="right").clip(max=len(gap) - 1))
-        yield row
-        product = (residual @ residual[row]) * (pool.features @ pool.features[row])
-        distance = np.maximum(squares + squares[row] - 2 * product, 0)
-        gap = distance if first else np.minimum(gap, distance)
-        first = False
-        free = free & (directions @ directions[row] < NEAR)
-        free[row] = False
+    def farthest(self, count: int) -> list[int]:
+        """Pick unknown rows: the farthest from what was learned, then those that are least like the ones before."""
+        gap, chosen = self.pool.distances, list[int]()
+        while len(chosen) < count and (here := self.free & self.pool.unknown).any():
+            row = int(np.where(here, gap, -np.inf).argmax())
+            unlike = 1 - self._close(row)
+            gap = np.minimum(gap, unlike) if chosen else unlike
+            chosen.append(row)
+        return chosen
+
+    def unsure(self, count: int) -> list[int]:
+        """Pick rows by k-means++ over (p - onehot) x features, whose products need no memory for the outer one."""
+        residual, x = self.pool.probabilities.copy(), self.pool.features
+        residual[np.arange(len(residual)), residual.argmax(1)] -= 1
+        squares = (residual**2).sum(1) * (x**2).sum(1)
+        gap, chosen = squares, list[int]()
+        while len(chosen) < count and (here := self.free & ~self.pool.unknown).any():
+            weights = np.where(here, gap, 0).astype(np.float64)
+            if chosen and weights.sum() > 0:
+                row = int(self.rng.choice(len(weights), p=weights / weights.sum()))
+            else:
+                row = int(np.where(here, squares, -np.inf).argmax())
+            self._close(row)
+            product = (residual @ residual[row]) * (x @ x[row])
+            distance = np.maximum(squares + squares[row] - 2 * product, 0)
+            gap = np.minimum(gap, distance) if chosen else distance
+            chosen.append(row)
+        return chosen

@@ -43,6 +43,7 @@ def test_a_third_at_most_are_unknown_unless_all_are() -> None:
     few = choose(pool(unknown=5), 60, 1, novel=5)
     assert len(rows(few, "unknown")) == 5
     assert len(few) == 60
+    assert len(rows(choose(pool(60, unknown=30, taken=25), 30, 1), "unknown")) == 25  # nothing else is left
     everything = pool(50, unknown=50)
     assert len(rows(choose(everything, 30, 1), "unknown")) == 30
 
