@@ -2,7 +2,7 @@
 
 A network learns from FIRST labelled images of Fashion-MNIST, and scores POOL others. A round labels BUDGET more and
 trains anew. They are chosen as `grayline review` does, with its random share, or all at random. Both ways begin with
-the same images, once per seed. Accuracy is that on the 10,000 test images. Finished trainings are kept.
+the same network, once per seed. Accuracy is that on TEST test images. Finished trainings are kept.
 
 Fashion-MNIST: Debian's dataset-fashion-mnist, in `FASHION` or where GRAYLINE_FASHION says.
 """
@@ -10,7 +10,7 @@ Fashion-MNIST: Debian's dataset-fashion-mnist, in `FASHION` or where GRAYLINE_FA
 import gzip
 import hashlib
 import sys
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +35,13 @@ from tasks.dataset import Dataset
 from tasks.training.run import job_of
 from tasks.validation import validate
 
-FIRST, ROUNDS, BUDGET, RANDOM, POOL, SEEDS = 200, 5, 100, 0.2, 10_000, 5
+FIRST, ROUNDS, BUDGET, RANDOM, POOL, TEST, SEEDS = 200, 5, 100, 0.2, 10_000, 5_000, 5
 HELD_OUT = 500  # images beyond the pool by which the unknown ones are told
 WAYS = ("random", "review")
 CANDIDATES = 2000  # as `tasks.review.queue` takes for this budget
 LEVEL = 0.05
 MODEL = {"arch": "resnet10", "width": 16}
-RECIPE = {"epochs": 25, "batch_size": 32, "augment": {"flips": "horizontal"}}
+RECIPE = {"epochs": 15, "batch_size": 16, "augment": {"flips": "horizontal"}}
 Pixels = NDArray[np.uint8]
 
 
@@ -56,17 +56,13 @@ def images(name: str, count: int | None = None) -> tuple[Pixels, NDArray[np.int6
 
 
 def run(folder: Path, track: Track) -> Result:
-    show, number = percents(track, SEEDS * len(WAYS) * (ROUNDS + 1)), 0
+    show, number = percents(track, SEEDS * (1 + len(WAYS) * ROUNDS)), 0
     accuracies: dict[tuple[str, int], list[float]] = {}
     for seed in range(SEEDS):
-        for way in WAYS:
-            labelled: list[int] = np.random.default_rng(seed).permutation(POOL)[:FIRST].tolist()
-            for _ in range(ROUNDS + 1):
-                found = one(way, seed, labelled, folder, lambda share, at=number: show(at, share))
-                show(number, 1.0)
-                number += 1
-                accuracies.setdefault((way, len(labelled)), []).append(found["accuracy"])
-                labelled = [*labelled, *found["next"]]
+        for way, count, share in loop(seed, folder):
+            accuracies.setdefault((way, count), []).append(share)
+            show(number, 1.0)
+            number += 1
     measures = [
         Measure(f"{way}, {count} labels: accuracy", tuple(values)) for (way, count), values in accuracies.items()
     ]
@@ -81,28 +77,43 @@ def run(folder: Path, track: Track) -> Result:
     return Result("review", f"{setting}; on {describe(find_device())}", measures=tuple(measures))
 
 
-def one(way: str, seed: int, labelled: list[int], folder: Path, show: Callable[[float], None]) -> dict[str, Any]:
-    """Train on the labelled images; return the accuracy, and the images to label next."""
+def loop(seed: int, folder: Path) -> Iterator[tuple[str, int, float]]:
+    """Yield the way, the number of labels, and the accuracy, after each training."""
+    first = np.random.default_rng(seed).permutation(POOL)[:FIRST].tolist()
+    begun = one(WAYS, seed, first, folder)
+    yield "both", FIRST, begun["accuracy"]
+    for way in WAYS:
+        labelled = [*first, *begun["next"][way]]
+        for _ in range(ROUNDS):
+            found = one((way,), seed, labelled, folder)
+            yield way, len(labelled), found["accuracy"]
+            labelled = [*labelled, *found["next"][way]]
+
+
+def one(ways: tuple[str, ...], seed: int, labelled: list[int], folder: Path) -> dict[str, Any]:
+    """Train on the labelled images; return the accuracy, and the images to label next, by way."""
     pixels, labels = images("train", POOL)
     rows = np.array(labelled)
 
     def work(checkpoint: UPath) -> dict[str, Any]:
-        made = shard_set(folder / f"{way}-{seed}-{len(rows)}", pixels[rows], labels[rows])
+        made = shard_set(folder / f"{'-'.join(ways)}-{seed}-{len(rows)}", pixels[rows], labels[rows])
         content = {"name": "review", "source": ".", "image": {"size": 28}, "model": MODEL,
                    "train": {**RECIPE, "seed": seed}}  # fmt: skip
         job = job_of(made, validate(content, Dataset), place(made.folder, RESIDENT_BYTES))
-        classifier, _ = train(job, checkpoint, show)
+        classifier, _ = train(job, checkpoint, lambda share: None)
         rng, rest = np.random.default_rng([seed, len(rows)]), np.setdiff1d(np.arange(POOL), rows)
-        chosen = by_review(classifier, pixels, labels, rows, rest, rng) if way == "review" else rng.permutation(rest)
-        return {"accuracy": accuracy(classifier), "next": chosen[:BUDGET].tolist()}
+        chosen = {"random": rng.permutation(rest)[:BUDGET].tolist()}
+        if "review" in ways:
+            chosen["review"] = by_review(classifier, pixels, labels, rows, rest, rng).tolist()
+        return {"accuracy": accuracy(classifier), "next": chosen}
 
     data = hashlib.sha256(pixels.tobytes()).hexdigest()
     code = source_digest(queue, sys.modules[__name__])
-    return kept(f"review-{way}-{seed}-{len(rows)}", work, digest_of(data, labelled), code)
+    return kept(f"review-{'-'.join(ways)}-{seed}-{len(rows)}", work, digest_of(data, labelled), code)
 
 
 def accuracy(classifier: Classifier) -> float:
-    pixels, labels = images("t10k")
+    pixels, labels = images("t10k", TEST)
     return float((see(classifier, pixels).logits.argmax(1) == labels).mean())
 
 

@@ -12,7 +12,7 @@ any other                     a manifest
 import logging
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -25,7 +25,7 @@ from resnet_core.errors import UserError
 from resnet_core.policy import check_members, parse_json, policy
 from resnet_core.sources.fetch import open_files
 from resnet_core.sources.listing import LISTING, find_label_column, find_path_column
-from resnet_core.sources.manifest import as_manifest, read_manifest, read_texts
+from resnet_core.sources.manifest import as_manifest, read_manifest, read_texts, without_secrets
 from resnet_core.sources.source import list_source, suffix_kind
 from resnet_core.storage.delimited import read_delimited
 from resnet_core.storage.locations import open_stream
@@ -75,7 +75,7 @@ def labels_of(place: UPath, label_column: str | None = None, annotators: Annotat
         return None if _is_form(place) else Labels(read_manifest(place, label_column))
     answers = found.one_each(place, annotators)
     rows = as_manifest(place, [(_texts(answers), len(answers))] if answers else [])
-    return Labels(rows, not found.uris, found.uris, found.folders)
+    return Labels(rows, found.named, found.uris, found.folders)
 
 
 def read_label_texts(
@@ -85,7 +85,7 @@ def read_label_texts(
     found = _read_export(place, label_column)
     if found is None:
         return read_texts(place, label_column), False
-    return pa.table(_texts(found.one_each(place, annotators))), not found.uris
+    return pa.table(_texts(found.one_each(place, annotators))), found.named
 
 
 def _is_form(place: UPath) -> bool:
@@ -95,11 +95,12 @@ def _is_form(place: UPath) -> bool:
 
 @dataclass(frozen=True)
 class _Found:
-    """The answers of a tool's file, with the URIs of the images that it holds."""
+    """The answers of a tool's file, with the URIs of the images that it holds; the rest is as in `Labels`."""
 
     answers: Sequence[Answer]
     uris: tuple[str, ...] = ()
     folders: bool = False
+    named: bool = True
 
     def one_each(self, place: UPath, annotators: Annotators) -> Sequence[Answer]:
         return self.answers if self.uris else settled(self.answers, str(place), annotators)
@@ -112,16 +113,19 @@ def _read_export(place: UPath, wanted: str | None) -> _Found | None:
     try:
         if ending in (".csv", ".tsv"):
             return _sure(name, lambda: _read_table(name, wanted))
-        if ending in (".json", ".jsonl"):
-            text = _read_whole(name)
-            return _sure(name, lambda: _read_json(text, name, wanted, lines=ending == ".jsonl"))
+        if ending == ".json":
+            return _sure(name, lambda: _read_json(_read_whole(name), name, wanted))
+        if ending == ".jsonl":
+            found = _sure(name, lambda: _read_metadata(_read_whole(name), name, wanted))
+            return found and replace(found, named=False)
         if ending == ".xml":
             return _sure(name, lambda: cvat.read_xml(_read_whole(name), name))
         if ending == ".zip":
             return _sure(name, lambda: _read_zip(name)) or _read_folders(name)
         if suffix_kind(name) == "tar":
-            found = _webdataset.read(name)
-            return None if found is None else _Found([each for each, _ in found], tuple(uri for _, uri in found))
+            samples = _webdataset.read(name)
+            if samples is not None:
+                return _Found([each for each, _ in samples], tuple(uri for _, uri in samples), named=False)
     except FileNotFoundError:
         raise UserError(f"{name}: there is no such file. Correct `labels:` or `corrections:`.") from None
     except OSError as error:
@@ -158,9 +162,7 @@ def _read_table(place: str, wanted: str | None) -> Iterator[Answer] | None:
     return label_studio.read(rows, place, wanted) if rows else iter(())
 
 
-def _read_json(text: bytes, place: str, wanted: str | None, *, lines: bool) -> Iterator[Answer] | None:
-    if lines:
-        return _read_metadata([parse_json(line) for line in text.splitlines() if line.strip()], place, wanted)
+def _read_json(text: bytes, place: str, wanted: str | None) -> Iterator[Answer] | None:
     content = parse_json(text)
     if cvat.is_datumaro(content):
         return cvat.read_datumaro(content, place)
@@ -168,11 +170,12 @@ def _read_json(text: bytes, place: str, wanted: str | None, *, lines: bool) -> I
     if not isinstance(rows, list) or not all(map(label_studio.is_export, rows)):
         return None
     check_members(place, len(rows))
-    return label_studio.read(rows, place, wanted)
+    return label_studio.read(rows, place, wanted) if rows else iter(())
 
 
-def _read_metadata(rows: list[dict[str, Any]], place: str, wanted: str | None) -> Iterator[Answer] | None:
+def _read_metadata(text: bytes, place: str, wanted: str | None) -> Iterator[Answer] | None:
     """Return the rows of Hugging Face's metadata.jsonl; None for other lines of JSON."""
+    rows = [parse_json(line) for line in text.splitlines() if line.strip()]
     if not rows or not all(isinstance(row, dict) for row in rows):
         return None
     names = list(dict.fromkeys(name for row in rows for name in row))
@@ -226,12 +229,13 @@ def _members(place: str, rows: list[dict[str, Any]]) -> list[bytes]:
 def _texts(answers: Sequence[Answer]) -> dict[str, pa.Array]:
     """Return path, label and the other columns as text; the digest of a queue's file is its `image_id`."""
     others = [dict(each.others) for each in answers]
-    for each, columns in zip(answers, others, strict=True):
-        if (mark := _BYTES.search(each.path)) and "image_id" not in columns:
-            columns["image_id"] = mark[1]
+    for each, more in zip(answers, others, strict=True):
+        if (mark := _BYTES.search(each.path)) and "image_id" not in more:
+            more["image_id"] = mark[1]
     names = [name for name in dict.fromkeys(name for row in others for name in row) if name not in ("path", "label")]
-    return {
-        "path": pa.array([each.path for each in answers], pa.string()),
-        "label": pa.array([each.label or None for each in answers], pa.string()),
-        **{name: pa.array([row.get(name) for row in others], pa.string()) for name in names},
+    columns = {
+        "path": [each.path for each in answers],
+        "label": [each.label or None for each in answers],
+        **{name: [row.get(name) for row in others] for name in names},
     }
+    return {name: without_secrets(name, pa.array(texts, pa.string())) for name, texts in columns.items()}

@@ -11,6 +11,7 @@ from urllib.parse import quote, unquote
 from xml.sax.saxutils import quoteattr
 
 from resnet_core.annotations.people import Answer, one_class
+from resnet_core.credentials import public
 from resnet_core.errors import UserError
 from resnet_core.policy import parse_json
 from resnet_core.sources.listing import find_path_column
@@ -120,7 +121,7 @@ def _file_of(value: Any, place: str) -> str:
         raise UserError(f"{place}: a task names no file ({value!r}). Export it again.")
     if mark := _UPLOADED.match(value) or _STORED.match(value):
         return unquote(value[mark.end() :])
-    return value
+    return public(value) if "://" in value else value
 
 
 def _classes(value: Any) -> list[str]:

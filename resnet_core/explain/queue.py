@@ -25,7 +25,8 @@ NEAR = 0.99  # cosine of features, less their mean, from which images count as n
 class Pool:
     """Images to choose from: probabilities [N, C], features [N, D], unknown ones bool [N], and their distances [N].
 
-    `taken`: bool [N], images that are in the queue already; they are not chosen, and nothing like them is.
+    `taken`: bool [N], images that are in the queue already; they are not chosen, and nothing like them is. `near`: the
+    cosine of features from which images are alike.
     """
 
     probabilities: NDArray[np.float32]
@@ -33,6 +34,7 @@ class Pool:
     unknown: NDArray[np.bool_]
     distances: NDArray[np.float32]
     taken: NDArray[np.bool_]
+    near: float = NEAR
 
 
 def novel(p_values: NDArray[np.float32], images: int) -> int:
@@ -75,7 +77,7 @@ class _Spread:
     def _close(self, row: int) -> NDArray[np.float32]:
         """Keep others from being like a row. Returns the likeness of all rows to it, [N]."""
         likeness: NDArray[np.float32] = self.directions @ self.directions[row]
-        self.free &= likeness < NEAR
+        self.free &= likeness < self.pool.near
         self.free[row] = False
         return likeness
 

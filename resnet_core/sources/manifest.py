@@ -89,14 +89,14 @@ def _read(path: UPath, label_column: str | None) -> Iterator[tuple[dict[str, pa.
             else:
                 rows = _read_delimited(file, path, label_column)
             for texts, count in rows:
-                yield {name: _without_secrets(name, texts[name]) for name in texts}, count
+                yield {name: without_secrets(name, texts[name]) for name in texts}, count
     except FileNotFoundError:
         raise UserError(f"{path}: there is no such file. Correct `labels:` or `source:`.") from None
     except (OSError, ValueError, pa.ArrowException) as error:
         raise UserError(f"{path}: cannot be read as a table ({masked(str(error))}). Make it again.") from None
 
 
-def _without_secrets(name: str, column: pa.Array) -> pa.Array:
+def without_secrets(name: str, column: pa.Array) -> pa.Array:
     """Return a column with public URLs; the secrets of those of `path` are remembered, for they are opened."""
     if not pc.any(pc.match_substring(column, "://")).as_py():
         return column

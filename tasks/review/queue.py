@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from upath import UPath
 
 from resnet_core.errors import UserError
-from resnet_core.explain.queue import Pool, choose, novel
+from resnet_core.explain.queue import NEAR, Pool, choose, novel
 from resnet_core.inference.scores import Picks, take
 from resnet_core.storage.database import count, database, file_name
 from resnet_core.storage.digest import digest_of
@@ -25,6 +25,7 @@ from tasks.report.gallery_page import MOST, ScoredBatch, find_batch, readable
 from tasks.store import Store
 
 _POOL, _MOST_POOL = 20, 20_000  # candidates: so many for each image of the queue, and at most
+_NEAR_BY_PROBABILITIES = 0.9999  # other images of a class that is sure have nearly the same probabilities
 # Rows of earlier releases lack some columns. An image of several files is one.
 _SCORED = """
 create or replace temp table scored as
@@ -152,7 +153,8 @@ def _pool(rows: pa.Table, drawn: Sequence[str], by_probabilities: bool) -> Pool:
     space = np.sqrt(probabilities) if by_probabilities else _matrix(rows["embedding"])
     taken = pc.is_in(rows["uri"], value_set=pa.array(drawn, pa.string())).to_numpy().astype(bool)
     unknown, distances = (rows[name].to_numpy() for name in ("unknown", "distance"))
-    return Pool(probabilities, space, unknown.astype(bool) & ~taken, distances.astype(np.float32), taken)
+    near = _NEAR_BY_PROBABILITIES if by_probabilities else NEAR
+    return Pool(probabilities, space, unknown.astype(bool) & ~taken, distances.astype(np.float32), taken, near)
 
 
 def _matrix(column: pa.ChunkedArray) -> NDArray[np.float32]:

@@ -108,6 +108,23 @@ def test_label_studios_json_min_and_csv_say_the_same(tmp_path: Path) -> None:
     assert attributes(path)[0] == {"source": "Label Studio", "corrected_at": record["updated_at"], "annotator": "1"}
 
 
+def test_what_opens_a_url_stays_out_of_rows_and_messages(tmp_path: Path) -> None:
+    url = "https://user:pass@host.example/b/1.png?X-Amz-Signature=abcdef0123456789&X-Amz-Credential=key"
+    path = written(tmp_path / "x.json", [task(url, annotated(chosen("a")), again=url)])
+    text = str(read_labels(UPath(path)).rows.to_pylist())
+    assert "host.example/b/1.png" in text
+    two = written(tmp_path / "two.json", [task(url, annotated(chosen("a")), annotated(chosen("b")))])
+    with pytest.raises(UserError, match=r"host\.example") as caught:
+        labels(two)
+    for secret in ("pass", "abcdef0123456789"):
+        assert secret not in text
+        assert secret not in str(caught.value)
+
+
+def test_an_export_without_tasks_has_no_rows(tmp_path: Path) -> None:
+    assert labels(written(tmp_path / "x.json", [])) == {}
+
+
 def test_answers_that_differ_are_refused_unless_a_majority_is_asked_for(tmp_path: Path) -> None:
     def three(*names: str) -> Path:
         given = [annotated(chosen(name), completed_by=k) for k, name in enumerate(names, 1)]
@@ -199,6 +216,7 @@ def test_hugging_faces_metadata(tmp_path: Path) -> None:
     assert attributes(path)[0] == {"camera": "3"}
     table = written(tmp_path / "metadata.csv", "file_name,label\n1.png,cat\n2.png,\n")
     assert labels(table) == labels(path)
+    assert not read_labels(UPath(path)).named  # its paths are relative to itself, as those of any table
     assert not read_labels(UPath(table)).named
 
 
