@@ -217,7 +217,8 @@ def _place_names(db: duckdb.DuckDBPyConnection, places: Places) -> None:
     """Give the names of labelling tools the places of their files. Raises UserError for a name of several files."""
     db.execute(_PLACE_NAMES)
     by_file: dict[str, list[str]] = defaultdict(list)
-    for file, name in db.sql("select distinct file, name from raw_corrections where name is not null").fetchall():
+    query = "select distinct file, name from raw_corrections where name is not null and label is not null"
+    for file, name in db.sql(query).fetchall():
         by_file[file].append(name)
     if not by_file:
         return
