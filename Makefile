@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 DEVELOPED := .venv/developed
+# Draws one of three heavy tests; `make test TEST_SEED=` runs all.
+TEST_SEED ?= $(shell date +%F)
 # uv or pip; a package whose files are not those of the lock is refused.
 INSTALL := $(PYTHON) install.py $(BIN)/python
 
@@ -15,8 +17,9 @@ help: ## Show this help.
 demo: $(INSTALLED) ## Run the main job on 2,624 real images, without a server: from files to a champion and a scored batch.
 	$(BIN)/grayline demo
 
-test: $(DEVELOPED) check ## Run every check and every test, except those that need an extra of half a gigabyte.
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not docs and not onnx and not tensorflow' --numprocesses auto --maxprocesses 4 --dist loadfile
+test: $(DEVELOPED) check ## Run every check and every test; one in three heavy ones; none that needs an extra of half a gigabyte.
+	TEST_SEED=$(TEST_SEED) OMP_NUM_THREADS=1 $(BIN)/pytest -m 'not docs and not onnx and not tensorflow' \
+		--numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 test-onnx: $(DEVELOPED) ## Run the tests of ONNX, onnxruntime and OpenVINO exports; install [onnx].
 	$(INSTALL) requirements-onnx.lock

@@ -26,8 +26,9 @@ _TIDYING = 1.0  # seconds for what a usual exit does
 _POOLS = "ThreadPoolExecutor"  # how the names of threads with tasks begin, those of Prefect too
 _AGAIN = 0.7  # seconds after which the exception is raised again
 _OURS = tuple(str(Path(__file__).parents[2] / name) + os.sep for name in ("flows", "tasks", "resnet_core"))
-_EXIT_LOCK = threading.Lock()
+_EXIT_LOCK, _TELLING = threading.Lock(), threading.Lock()
 _received: list[int] = []
+_told: list[int] = []
 _interrupted: list[tuple[FrameType, int]] = []  # our innermost frame at the signal, and its instruction
 
 
@@ -46,6 +47,7 @@ def stoppable() -> Iterator[None]:
         yield
     finally:
         if _received:
+            _tell(_received[0])  # the thread that watches may have had no turn
             # Temporary folders, then Prefect's log, which may wait for a server that has ended.
             tidying = threading.Thread(target=atexit._run_exitfuncs, daemon=True)
             tidying.start()
@@ -58,6 +60,11 @@ def _ignore() -> None:
     if not _received:
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
+
+
+def interrupted() -> bool:
+    """Return whether a signal has come that ends this process."""
+    return bool(_received)
 
 
 def obey_in_flows() -> None:
@@ -96,10 +103,7 @@ def _watch(pipe: int) -> None:
     """
     while (number := os.read(pipe, 1)[0]) not in _SIGNALS:
         pass
-    how = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
-    cursor = "\n\x1b[?25h" if os.isatty(2) else ""  # a progress bar has hidden it
-    os.write(2, f"{cursor}grayline: {how}; the same command goes on from here\n".encode())
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries describe their interruption at length
+    _tell(number)
     ends = time.monotonic() + _SECONDS
     while time.monotonic() < ends:
         time.sleep(_AGAIN)
@@ -109,6 +113,17 @@ def _watch(pipe: int) -> None:
             _raise_in(threading.main_thread())
     _received.append(number)
     _leave()
+
+
+def _tell(number: int) -> None:
+    """Print the one line, once."""
+    with _TELLING:
+        if not _told:
+            _told.append(number)
+            how = "interrupted" if number == signal.SIGINT else "ended by SIGTERM"
+            cursor = "\n\x1b[?25h" if os.isatty(2) else ""  # a progress bar has hidden it
+            os.write(2, f"{cursor}grayline: {how}; the same command goes on from here\n".encode())
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libraries describe their interruption at length
 
 
 def _leave() -> None:

@@ -1,10 +1,12 @@
 """The temporary Prefect server of a command: it outlives signals to the command, and never the command itself.
 
 Prefect starts it in the command's process group: Ctrl-C ends it before the command has reported the end of its
-runs. A command that was killed left it behind. It is run as a script, and imports nothing of the project.
+runs. A command that was killed left it behind. Runs that a command can no longer report are marked as Crashed here.
+It is run as a script, and its process imports nothing of the project.
 """
 
 import os
+import re
 import secrets
 import select
 import signal
@@ -12,20 +14,30 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _SECONDS = 0.5  # between two looks for the parent
 _LONGEST_END = 3.0  # seconds
 _PORT_TAKEN = 3  # Prefect then tries another
+_IN_ORDER = b"."  # by the pipe: the command has reported the ends of its runs
+_SET_STATE = re.compile(r"/api/flow_runs/([^/]+)/set_state")
+_GOING_ON = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
+_CRASHED = {"type": "CRASHED", "name": "Crashed", "message": "Its process has ended without a word."}
 
 
 class _Process(subprocess.Popen[Any]):
     """The server, which ends with its standard input: no signal of somebody else ends it."""
 
     def terminate(self) -> None:
-        if self.stdin:
-            self.stdin.close()
+        from flows.machine.interrupt import interrupted
+
+        if self.stdin and not self.stdin.closed:
+            with suppress(BrokenPipeError):  # the server has ended already
+                if not interrupted():
+                    self.stdin.write(_IN_ORDER)
+                self.stdin.close()
 
 
 def use_own_server() -> None:
@@ -88,20 +100,45 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     import uvicorn
+    from prefect.server.api.server import create_app
+
+    app, runs = create_app(), set[str]()
+
+    async def noting(scope: Any, receive: Any, send: Any) -> None:
+        if run := _SET_STATE.fullmatch(scope.get("path", "")):
+            runs.add(run[1])
+        await app(scope, receive, send)
 
     config = uvicorn.Config(
-        "prefect.server.api.server:create_app", factory=True, host="127.0.0.1", port=port, log_level="error",
-        lifespan="on", timeout_graceful_shutdown=1,
-    )  # fmt: skip
+        noting, host="127.0.0.1", port=port, log_level="error", lifespan="on", timeout_graceful_shutdown=1
+    )
     server = uvicorn.Server(config)
     serving = threading.Thread(target=server.run, daemon=True)  # in the main thread it would obey signals
     serving.start()
     while serving.is_alive():
-        if select.select([sys.stdin], [], [], _SECONDS)[0] or os.getppid() != parent:
+        told = select.select([sys.stdin], [], [], _SECONDS)[0]
+        if told or os.getppid() != parent:
+            if not (told and os.read(0, 1) == _IN_ORDER):
+                ending = threading.Thread(target=_end_runs, args=(port, runs), daemon=True)
+                ending.start()
+                ending.join(_LONGEST_END)
             server.should_exit = True
             serving.join(_LONGEST_END)
             break
     os._exit(0 if server.started else _PORT_TAKEN)
+
+
+def _end_runs(port: int, runs: set[str]) -> None:
+    """Mark what a command has left Running as Crashed: it was killed, or had no more time."""
+    import httpx
+
+    user, _, password = os.environ["PREFECT_SERVER_API_AUTH_STRING"].partition(":")
+    ours = {"id": {"any_": sorted(runs)}}
+    which = {"task_runs": {"flow_runs": ours, "task_runs": _GOING_ON}, "flow_runs": {"flow_runs": ours | _GOING_ON}}
+    with httpx.Client(base_url=f"http://127.0.0.1:{port}/api", auth=(user, password), trust_env=False) as server:
+        for kind, chosen in which.items():
+            for run in server.post(f"/{kind}/filter", json=chosen).json():
+                server.post(f"/{kind}/{run['id']}/set_state", json={"state": _CRASHED, "force": True})
 
 
 if __name__ == "__main__":

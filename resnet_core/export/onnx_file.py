@@ -221,5 +221,7 @@ def _compile_openvino(path: Path, hints: dict[str, Any]) -> Any:
     with quiet():
         import openvino
 
+        # Two threads that need the first of these at one moment wait for ever: one has Python's lock, one C++'s.
+        openvino.Tensor(np.zeros(1, openvino.Type.f32.to_dtype()), shared_memory=True)
         core = openvino.Core()
         return core.compile_model(core.read_model(_checked(path)), "CPU", {"INFERENCE_PRECISION_HINT": "f32", **hints})

@@ -28,9 +28,9 @@ if TYPE_CHECKING:
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # Tags.
-_KIND, _BITS, _COLORS, _DESCRIPTION, _ORIENTATION = 254, 258, 262, 270, 274
+_KIND, _BITS, _COLORS, _DESCRIPTION, ORIENTATION = 254, 258, 262, 270, 274
 _LOWEST, _HIGHEST, _SUB_PAGES, _INKS, _FORMAT, _MAP, _NO_DATA, _DNG = 280, 281, 330, 332, 339, 320, 42113, 50706
-_PREDICTOR, _TILE = 317, 322
+_PREDICTOR, _TILE, _XMP = 317, 322, 700
 _UNSIGNED, _UNDEFINED = 1, 4  # formats of a sample
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _PALETTE, _CMYK, _YCC, _CAMERA = 0, 1, 2, 3, 5, 6, 32803  # color spaces
 _BYTES = ("L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "RGBa", "CMYK", "YCbCr", "LAB")
@@ -92,6 +92,22 @@ def _is_known(
     return all((mode, one, kind) in _TRUSTED for one in bits for kind in kinds)
 
 
+def plain_levels(image: TiffImagePlugin.TiffImageFile, data: bytes) -> NDArray[np.uint8] | None:
+    """Return the levels [H, W] of a trusted file of 8 bits without compression; None for others, cut ones too.
+
+    Pillow would copy them three times. `image` is opened, not loaded.
+    """
+    if image.mode != "L" or not image.tile or _XMP in image.tag_v2:  # XMP may turn an image
+        return None
+    (width, height), first = image.size, image.tile[0].offset
+    for codec, (left, upper, *_), offset, args in image.tile:
+        if (codec, left, args, offset) != ("raw", 0, ("L", 0, 1), first + upper * width):
+            return None
+    if first + width * height > len(data):
+        return None
+    return np.frombuffer(data, np.uint8, width * height, first).reshape(height, width)
+
+
 def said_by(tags: Any, levels: NDArray[Any], *, scaled: bool = False) -> Stored:
     """Levels [H, W] with what the tags say of them.
 
@@ -122,7 +138,7 @@ def decode_tiff(data: bytes, max_pixels: int) -> tuple[Layers, int]:
         tags = {tag.code: tag.value for tag in page.tags if tag.count < 2**20}
         _check_cost(page, data, max_pixels)
         layers = _to_layers(_samples(page), page, tags)
-    orientation = tags.get(_ORIENTATION, 1)
+    orientation = tags.get(ORIENTATION, 1)
     return layers, orientation if orientation in range(1, 9) else 1
 
 

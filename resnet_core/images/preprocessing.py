@@ -57,12 +57,14 @@ def _around(start: float, stop: float, target: int, source: int) -> tuple[int, i
 def _shrink_rows(levels: Gray, across: Bands) -> Gray:
     """Shrink every row: uint8 [R, N] -> uint8 [R, target]."""
     blocks, source, _ = across.weights.shape
-    at_once = max(1, _WORK // (source * BLOCK))
+    at_once = min(max(1, _WORK // (source * BLOCK)), len(levels))
     shrunk = np.empty((len(levels), across.target), dtype=np.uint8)
-    sums = np.empty((min(at_once, len(levels)), blocks * BLOCK), dtype=np.float32)
+    sums = np.empty((at_once, blocks * BLOCK), dtype=np.float32)
+    floats = np.empty_like(levels[:at_once], dtype=np.float32)  # once: the system clears the pages of each new array
     for row in range(0, len(levels), at_once):
-        source_rows = levels[row : row + at_once].astype(np.float32)
-        shrunk_rows = sums[: len(source_rows)]
+        some = levels[row : row + at_once]
+        source_rows, shrunk_rows = floats[: len(some)], sums[: len(some)]
+        source_rows[...] = some
         for block, start in enumerate(across.starts):
             place = slice(block * BLOCK, (block + 1) * BLOCK)
             np.matmul(source_rows[:, start : start + source], across.weights[block], out=shrunk_rows[:, place])

@@ -214,7 +214,8 @@ class ResNet(nn.Module):
             pooled = _PROJECTED_WIDTHS * w
             self.head = _MultiScaleHead([out, 2 * out, 4 * out, 8 * out], pooled)
         self.fc = nn.Linear(pooled, classes)
-        _initialise(self)
+        if not self.fc.weight.is_meta:
+            _initialise(self)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.pool(self.stages(self.stem(x))))

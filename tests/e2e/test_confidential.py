@@ -210,6 +210,7 @@ def test_a_night_and_a_batch_leave_no_secret_and_no_image(plant: _Plant) -> None
     assert (status, "--embeddings" in printed) == (2, True), printed
 
 
+@pytest.mark.heavy
 def test_a_killed_night_leaves_no_image(plant: _Plant) -> None:
     status, printed = plant.run("retrain", "--dataset", "killed.yaml", kill_at="preprocess")
     assert status == -signal.SIGKILL, printed
@@ -217,6 +218,7 @@ def test_a_killed_night_leaves_no_image(plant: _Plant) -> None:
     assert not plant.leaks(printed)
 
 
+@pytest.mark.heavy
 def test_a_killed_batch_leaves_no_image(plant: _Plant) -> None:
     source = f"http://{_AUTH['/guarded/']}@{plant.host}/guarded/many.tar.gz"
     status, printed = plant.run(

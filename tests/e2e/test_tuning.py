@@ -27,6 +27,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, digits: tuple[np.ndarray, l
     return folder
 
 
+@pytest.mark.heavy
 def test_tune_ends_with_a_fragment_for_the_data_set_file(folder: Path) -> None:
     done = run("grayline", "tune", "--dataset", "few.yaml", "--trials", "2", "--epochs", "1", cwd=folder)
     assert done.returncode == 0, done.stderr
@@ -37,6 +38,7 @@ def test_tune_ends_with_a_fragment_for_the_data_set_file(folder: Path) -> None:
     assert done.stderr.count("trial 0: ") == done.stderr.count("trial 1: ") == 1
 
 
+@pytest.mark.heavy
 def test_folds_end_with_a_row_a_training_image(folder: Path) -> None:
     done = run("grayline", "train", "--dataset", "few.yaml", "--folds", "2", cwd=folder)
     assert done.returncode == 0, done.stderr

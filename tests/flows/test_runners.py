@@ -66,6 +66,7 @@ def test_processes_make_the_same_shards(dataset: Path, expected: dict[str, bytes
     assert shards(tmp_path) == expected
 
 
+@pytest.mark.heavy
 @pytest.mark.e2e
 @NEEDS_RAY
 @NEEDS_LOOPBACKS

@@ -23,6 +23,7 @@ def rows(output: Path) -> pd.DataFrame:
     return pd.read_parquet(output).drop(columns=["scored_at"]).sort_values("uri").reset_index(drop=True)
 
 
+@pytest.mark.heavy
 @pytest.mark.e2e
 @NEEDS_RAY
 @NEEDS_LOOPBACKS

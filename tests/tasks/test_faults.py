@@ -56,6 +56,7 @@ def shards_of(store: Path) -> dict[str, bytes]:
     return {str(path.relative_to(store)): path.read_bytes() for path in (store / "shards").rglob("*.parquet")}
 
 
+@pytest.mark.heavy
 def test_killed_at_any_moment(source: Path, tmp_path: Path) -> None:
     began = time.monotonic()
     clean = start(source, tmp_path / "clean")
@@ -90,6 +91,7 @@ def test_a_disk_that_is_full(source: Path, tmp_path: Path) -> None:
         assert shards_of(disk) == shards_of(tmp_path / "clean")
 
 
+@pytest.mark.heavy
 def test_an_object_store_that_breaks_in_the_middle(source: Path) -> None:
     with object_store() as (line, access, direct):
         fs = UPath("s3://store", **direct).fs

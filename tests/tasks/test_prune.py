@@ -50,6 +50,7 @@ def places(some: list[Leftover]) -> set[str]:
     return {f"{one.folder.parts[-3]}/{one.folder.name}" for one in some}
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("protocol", ["file", "memory"])
 def test_what_goes_is_what_neither_the_next_night_nor_a_version_needs(
     protocol: str, store: Path, tmp_path: Path, digits: Digits, monkeypatch: pytest.MonkeyPatch

@@ -79,6 +79,7 @@ def test_a_batch_moves_the_averages_of_its_size_alone() -> None:
     assert all(parameter.grad is not None for parameter in ours.parameters())
 
 
+@pytest.mark.heavy
 def test_it_is_as_good_at_each_size_that_it_learned(digits: Digits) -> None:
     """With averages over all sizes, it is right about less than three quarters at the worse end. The mean of three
     seeds: one's difference lies between 0.12 and 0.3, and rounding, another one on each processor, moves it there."""

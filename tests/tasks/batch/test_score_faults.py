@@ -65,6 +65,7 @@ def same(mine: pd.DataFrame, theirs: pd.DataFrame) -> None:
     pd.testing.assert_frame_equal(mine, theirs, atol=1e-5)
 
 
+@pytest.mark.heavy
 def test_killed_at_fifty_moments_while_files_come_and_go(source: Path, tmp_path: Path) -> None:
     process, began = start(str(source), str(tmp_path / "first"))
     process.join(120)

@@ -61,6 +61,7 @@ assert sorted(path.name for path in folder.iterdir()) == ["shard.parquet", "stat
 """
 
 
+@pytest.mark.heavy
 @pytest.mark.e2e
 @NEEDS_RAY
 @NEEDS_LOOPBACKS

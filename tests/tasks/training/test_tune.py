@@ -134,6 +134,7 @@ def list_epochs(folder: Path) -> list[float]:
             return []
 
 
+@pytest.mark.heavy
 def test_a_study_that_was_killed_comes_to_the_same_as_one_that_was_not(dataset: Path, tmp_path: Path) -> None:
     (tmp_path / "killed").mkdir()
     kill_study(dataset, tmp_path / "killed", epochs=5)
