@@ -62,11 +62,6 @@ def _ignore() -> None:
             signal.signal(number, signal.SIG_IGN)
 
 
-def interrupted() -> bool:
-    """Return whether a signal has come that ends this process."""
-    return bool(_received)
-
-
 def obey_in_flows() -> None:
     """Let Prefect use our handler: its own raises again for a second signal, in the midst of the way out."""
     import prefect.utilities.engine

@@ -14,14 +14,12 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _SECONDS = 0.5  # between two looks for the parent
 _LONGEST_END = 3.0  # seconds
 _PORT_TAKEN = 3  # Prefect then tries another
-_IN_ORDER = b"."  # by the pipe: the command has reported the ends of its runs
 _SET_STATE = re.compile(r"/api/flow_runs/([^/]+)/set_state")
 _GOING_ON = {"state": {"type": {"any_": ["RUNNING", "PENDING", "CANCELLING"]}}}
 _CRASHED = {"type": "CRASHED", "name": "Crashed", "message": "Its process has ended without a word."}
@@ -31,13 +29,8 @@ class _Process(subprocess.Popen[Any]):
     """The server, which ends with its standard input: no signal of somebody else ends it."""
 
     def terminate(self) -> None:
-        from flows.machine.interrupt import interrupted
-
-        if self.stdin and not self.stdin.closed:
-            with suppress(BrokenPipeError):  # the server has ended already
-                if not interrupted():
-                    self.stdin.write(_IN_ORDER)
-                self.stdin.close()
+        if self.stdin:
+            self.stdin.close()
 
 
 def use_own_server() -> None:
@@ -116,12 +109,10 @@ def main() -> None:
     serving = threading.Thread(target=server.run, daemon=True)  # in the main thread it would obey signals
     serving.start()
     while serving.is_alive():
-        told = select.select([sys.stdin], [], [], _SECONDS)[0]
-        if told or os.getppid() != parent:
-            if not (told and os.read(0, 1) == _IN_ORDER):
-                ending = threading.Thread(target=_end_runs, args=(port, runs), daemon=True)
-                ending.start()
-                ending.join(_LONGEST_END)
+        if select.select([sys.stdin], [], [], _SECONDS)[0] or os.getppid() != parent:
+            ending = threading.Thread(target=_end_runs, args=(port, runs), daemon=True)
+            ending.start()
+            ending.join(_LONGEST_END)
             server.should_exit = True
             serving.join(_LONGEST_END)
             break
@@ -130,6 +121,8 @@ def main() -> None:
 
 def _end_runs(port: int, runs: set[str]) -> None:
     """Mark what a command has left Running as Crashed: it was killed, or had no more time."""
+    if not runs:
+        return
     import httpx
 
     user, _, password = os.environ["PREFECT_SERVER_API_AUTH_STRING"].partition(":")

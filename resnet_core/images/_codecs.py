@@ -5,7 +5,7 @@ JPEG 2000: imagecodecs decodes all but unsigned 8 bits; Pillow cuts 16 bits of c
 """
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from types import ModuleType
@@ -62,7 +62,7 @@ def exif_of(block: bytes) -> Image.Exif:
     return tags
 
 
-def exif_orientation(read: Callable[[], Mapping[int, Any]]) -> int:
+def exif_orientation(read: Callable[[], Image.Exif]) -> int:
     """Return the orientation (1 to 8) that EXIF states; 1 if it states none, or is not valid. read: reads EXIF."""
     try:
         orientation = read().get(ExifTags.Base.Orientation)

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
 
 # Tags.
-_KIND, _BITS, _COLORS, _DESCRIPTION, ORIENTATION = 254, 258, 262, 270, 274
+_KIND, _BITS, _COLORS, _DESCRIPTION, _ORIENTATION = 254, 258, 262, 270, 274
 _LOWEST, _HIGHEST, _SUB_PAGES, _INKS, _FORMAT, _MAP, _NO_DATA, _DNG = 280, 281, 330, 332, 339, 320, 42113, 50706
 _PREDICTOR, _TILE, _XMP = 317, 322, 700
 _UNSIGNED, _UNDEFINED = 1, 4  # formats of a sample
@@ -97,11 +97,14 @@ def plain_levels(image: TiffImagePlugin.TiffImageFile, data: bytes) -> NDArray[n
 
     Pillow would copy them three times. `image` is opened, not loaded.
     """
-    if image.mode != "L" or not image.tile or _XMP in image.tag_v2:  # XMP may turn an image
+    tags = image.tag_v2
+    if image.mode != "L" or not image.tile or _XMP in tags:  # XMP may turn an image
+        return None
+    if _ORIENTATION in tags and tags[_ORIENTATION] != 1:  # `size` is that of the turned image
         return None
     (width, height), first = image.size, image.tile[0].offset
-    for codec, (left, upper, *_), offset, args in image.tile:
-        if (codec, left, args, offset) != ("raw", 0, ("L", 0, 1), first + upper * width):
+    for codec, box, offset, args in image.tile:
+        if box is None or (codec, box[0], args, offset) != ("raw", 0, ("L", 0, 1), first + box[1] * width):
             return None
     if first + width * height > len(data):
         return None
@@ -138,7 +141,7 @@ def decode_tiff(data: bytes, max_pixels: int) -> tuple[Layers, int]:
         tags = {tag.code: tag.value for tag in page.tags if tag.count < 2**20}
         _check_cost(page, data, max_pixels)
         layers = _to_layers(_samples(page), page, tags)
-    orientation = tags.get(ORIENTATION, 1)
+    orientation = tags.get(_ORIENTATION, 1)
     return layers, orientation if orientation in range(1, 9) else 1
 
 

@@ -32,7 +32,7 @@ from resnet_core.images._codecs import (
 )
 from resnet_core.images._dicom import decode_dicom, is_dicom
 from resnet_core.images._foreign import code_of_foreign, name_foreign
-from resnet_core.images._tiff import ORIENTATION, decode_tiff, is_tiff, is_trusted, plain_levels, said_by
+from resnet_core.images._tiff import decode_tiff, is_tiff, is_trusted, plain_levels, said_by
 from resnet_core.images.levels import BadImageError, Gray, Rule, Stored, check_size, depth, to_gray
 from resnet_core.images.limits import MAX_PIXELS
 from resnet_core.images.preprocessing import Box, Preprocessing, resize
@@ -180,9 +180,7 @@ def _decode_by_pillow(data: bytes, rule: Rule, max_pixels: int, target: Preproce
             if not is_trusted(image, data):
                 return _finish(*decode_tiff(data, max_pixels), rule)
             if (plain := plain_levels(image, data)) is not None:
-                tags = image.tag_v2
-                orientation = exif_orientation(lambda: tags) if ORIENTATION in tags else 1
-                return _finish(Layers(said_by(tags, plain, scaled=True)), orientation, rule)
+                return _finish(Layers(said_by(image.tag_v2, plain, scaled=True)), 1, rule)
         shrink = _shrinkage(width, height, target) if target and image.format in _JPEGS else 1
         levels = decode_luma(data, shrink) if image.format in _JPEGS else None
         if levels is None:

@@ -14,6 +14,8 @@ import pytest
 import tifffile
 from PIL import Image
 
+from resnet_core.images import _tiff
+from resnet_core.images import decode as decoder
 from resnet_core.images.decode import decode
 from resnet_core.images.levels import BadImageError, Decided, Rule, luma
 
@@ -504,3 +506,52 @@ def test_a_tiff_that_claims_more_than_the_limit_is_not_unpacked() -> None:
     ):
         with pytest.raises(BadImageError, match=r"too large: .* over the limit of 4,095"):
             decode(tiff(samples, **how), max_pixels=4095)
+
+
+PLAIN = numbers("u1", 40, 30)
+
+
+def by_pillow(mode: str, **tags: Any) -> bytes:
+    sink = io.BytesIO()
+    Image.fromarray(PLAIN).convert(mode).save(sink, "TIFF", tiffinfo=tags.get("tiffinfo", {}))
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("data", "fast"),
+    [
+        (by_pillow("L"), True),
+        (by_pillow("L", tiffinfo={278: 7}), True),  # strips
+        (by_pillow("L", tiffinfo={274: 6}), False),  # turned
+        (by_pillow("L", tiffinfo={274: 1}), True),
+        (by_pillow("L", tiffinfo={262: 0}), False),  # white is zero
+        (by_pillow("L", tiffinfo={700: b'<x tiff:Orientation="6"/>'}), False),  # turned by XMP
+        (by_pillow("1"), False),
+        (by_pillow("RGB"), False),
+        (by_pillow("L")[:-1], False),
+        (tiff(PLAIN, rowsperstrip=7, byteorder=">"), True),
+        (tiff(PLAIN, compression="lzw"), False),
+        (tiff(np.stack([PLAIN, 255 - PLAIN]), photometric="minisblack"), True),  # two pages
+    ],
+)
+def test_plain_tiffs_are_taken_from_their_bytes_as_pillow_reads_them(
+    data: bytes, fast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[bool] = []
+
+    def spy(image: Any, data: bytes) -> Any:
+        found = _tiff.plain_levels(image, data)
+        taken.append(found is not None)
+        return found
+
+    def outcome() -> Any:
+        try:
+            return decode(data, Rule()).tolist()
+        except BadImageError as error:
+            return str(error)
+
+    monkeypatch.setattr(decoder, "plain_levels", spy)
+    found = outcome()
+    monkeypatch.setattr(decoder, "plain_levels", lambda image, data: None)
+    assert found == outcome()
+    assert taken == [fast]

@@ -1,6 +1,8 @@
 """Every engine says what the classifier says, whoever calls it, however many images at a time."""
 
 import platform
+import subprocess
+import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -25,6 +27,7 @@ from resnet_core.inference.engines import (
     open_compiled,
     open_file,
     open_torch,
+    write_file,
 )
 from resnet_core.inference.folded import Step, fold, has_onednn, sides_of
 from resnet_core.model.calibration import Calibration
@@ -276,6 +279,39 @@ def test_what_is_no_engine_or_cannot_run_here_is_said(monkeypatch: pytest.Monkey
     monkeypatch.setenv("PATH", "")
     with pytest.raises(UserError, match="needs a C"):
         check_engine("--engine", "compile", CPU)
+
+
+_FIRST_CALLS = """
+import sys, threading
+sys.setswitchinterval(1e-6)
+from pathlib import Path
+import numpy as np
+from resnet_core.inference.engines import open_file
+engine = open_file("openvino", Path(sys.argv[1]), 3, 4, 1)
+together = threading.Barrier(4)
+def first():
+    together.wait()
+    engine.run(np.zeros((1, 8, 8), np.uint8))
+threads = [threading.Thread(target=first) for _ in range(4)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+
+
+@pytest.mark.onnx
+def test_first_calls_of_openvino_in_several_threads_do_not_wait_for_each_other(
+    photograph: Image.Image, tmp_path: Path
+) -> None:
+    """Cold, four of five such processes hung: one thread had Python's lock, one C++'s of a static."""
+    write_file(lively(8, TINY, photograph), "d", "1", tmp_path / "model.onnx")
+    for _ in range(3):
+        done = subprocess.run(
+            [sys.executable, "-c", _FIRST_CALLS, str(tmp_path / "model.onnx")],
+            cwd=Path(__file__).parents[3], capture_output=True, text=True, timeout=120, check=False,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
 
 
 def test_a_batch_that_does_not_fit_is_halved_until_it_does() -> None:
