@@ -24,6 +24,7 @@ from tasks.parts import Part
 from tasks.release.gate import judge
 from tasks.release.promote import carry_out
 from tasks.release.register import register
+from tasks.report.flips_page import publish_flips
 from tasks.report.night_page import report_night
 from tasks.runner import fan_out, run_name, task_runner
 from tasks.training.train import train
@@ -118,6 +119,7 @@ def _register(night: Night, data: Dataset, here: Workspace) -> Night:
 
 def _gate(night: Night, data: Dataset, here: Workspace) -> Night:
     night = night.with_(decision=judge(night, data, here))
+    publish_flips(have(night.decision), here)
     carry_out(have(night.decision), here.tracking_uri)
     return night
 

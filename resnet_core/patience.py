@@ -12,8 +12,12 @@ TRIES = 5  # within half a minute
 _NO_SUCH_NAME = (errno.ENAMETOOLONG, errno.ELOOP, errno.EINVAL)
 
 
+class UnreachableError(JobError):
+    """A file system does not say whether anything lies at a place."""
+
+
 def patiently(look: Callable[[str], _Answer], place: str) -> _Answer:
-    """Look at a place, again after a stall. Raises OSError or ValueError where nothing lies, else JobError.
+    """Look at a place, again after a stall. Raises OSError or ValueError where nothing lies, else UnreachableError.
 
     A place that may not be looked into counts as empty: object stores answer so for missing files.
     """
@@ -30,7 +34,8 @@ def patiently(look: Callable[[str], _Answer], place: str) -> _Answer:
     except OSError as error:
         if not _may_pass(error):
             raise
-        raise JobError(f"{place}: cannot be looked for ({error}). Nothing was decided by that; run it again.") from None
+        why = f"{place}: cannot be looked for ({error}). Nothing was decided by that; run it again."
+        raise UnreachableError(why) from None
 
 
 def _may_pass(error: BaseException) -> bool:

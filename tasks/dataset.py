@@ -79,9 +79,7 @@ class Gate(BaseModel):
         0.5, ge=0, le=1, description="The floor: below it nothing is promoted. 0: without evidence, with a warning."
     )
     held_out: int | None = Field(
-        20,
-        ge=1,
-        description="The least held-out images; each class must have some, and 5 groups where groups are given.",
+        20, ge=1, description="The least held-out images; each class needs some, and groups, if given, must be 5."
     )
     baseline: bool = Field(True, description="Whether a version must beat the constant answer, 99.5% sure.")
     recall: dict[str, Annotated[float, Field(gt=0, le=1)]] = Field(
@@ -101,6 +99,10 @@ class Gate(BaseModel):
     int8: float | None = Field(
         None, ge=0, le=1, description="The largest loss of accuracy at which a batch may score in int8; null: never."
     )
+    flips: float | None = Field(
+        None, ge=0, le=1, description="The largest share of the last batches' decisions that may flip; null: any."
+    )
+    flips_images: int = Field(1000, ge=1, le=100_000, description="Images of the last batches to compare for that.")
     data_checks: bool = Field(False, description="A night whose data checks warn promotes nothing.")
 
     @field_validator("metric")
@@ -139,7 +141,6 @@ class EvaluateConfig(BaseModel):
     coverage: float | None = Field(
         0.95, gt=0, lt=1, description="The share of images whose prediction set has the true class; null: no sets."
     )
-
     novelty: float | None = Field(
         0.05, gt=0, lt=1, description="The share of known images that may be called unknown; null: none is."
     )

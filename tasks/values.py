@@ -10,6 +10,7 @@ import logging
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from resnet_core.errors import plural, some_of
 from tasks.store import MANIFEST
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("grayline")
 
 Value = TypeVar("Value")
+CERTAIN = 0.95  # confidence of a decision that is near-certain
+_NAMED = 3  # flips, kinds of them, and slices, in a line
 
 
 def have(value: Value | None) -> Value:
@@ -215,13 +218,80 @@ class Check:
 
 
 @dataclass(frozen=True)
+class Flip:
+    """An image that two versions decide on otherwise: label and confidence of the old one, and of the new one.
+
+    side: the longer one, in pixels; None where that is not known.
+    """
+
+    uri: str
+    old: tuple[str, float]
+    new: tuple[str, float]
+    side: int | None = None
+
+
+@dataclass(frozen=True)
+class Flips:
+    """The decisions of two versions on images: the share of those that differ.
+
+    of        says which images these are
+    left_out  number of other images by reason
+    certain   number of flips of which the old version was near-certain
+    kinds     old label, new label and number of flips, the most frequent first
+    parts     images and flips by label of the old version, and by slice; `more`: significantly more than elsewhere
+    first     the first flips, those at the head of which the old version was surest
+    secret    whether no picture may be made of them
+    """
+
+    old: ModelVersion
+    new: ModelVersion
+    of: str
+    images: int
+    count: int
+    share: Interval
+    left_out: dict[str, int]
+    certain: int
+    kinds: tuple[tuple[str, str, int], ...]
+    parts: tuple[FlipsPart, ...]
+    first: tuple[Flip, ...]
+    secret: bool = False
+
+    def in_words(self) -> str:
+        """Return the share and its interval, the near-certain flips first, then the kinds, slices and left out ones."""
+        left_out = f"left out: {', '.join(f'{n:,} {why}' for why, n in self.left_out.items())}" if self.left_out else ""
+        if not self.images:
+            return f"no image {self.of} could be compared; {left_out}"
+        share = self.share
+        texts = [f"{share.value:.1%} ({share.low:.1%} to {share.high:.1%}) of {plural(self.images, 'image')} {self.of}"]
+        if self.certain:
+            names = [flip.uri.rpartition("/")[2] for flip in self.first[: self.certain]]
+            sure = f"{self.certain:,} of which version {self.old.version} was {CERTAIN:.0%} sure"
+            texts.append(f"{sure}: {some_of(names, _NAMED)}")
+        texts += [some_of([f"{old!r} to {new!r} {n:,}" for old, new, n in self.kinds], _NAMED)] if self.kinds else []
+        worse = [f"{part.name} ({part.flips:,} of {part.images:,})" for part in self.parts if part.more]
+        texts += [f"significantly more on {some_of(worse, _NAMED)}"] if worse else []
+        return "; ".join(filter(None, [*texts, left_out]))
+
+
+@dataclass(frozen=True)
+class FlipsPart:
+    """The images of a class or a slice, and their flips."""
+
+    name: str
+    images: int
+    flips: int
+    more: bool = False
+
+
+@dataclass(frozen=True)
 class Decision:
-    """The gate's decision on a version, check by check."""
+    """The gate's decision on a version, check by check. `flips`: what it decides otherwise than the champion."""
 
     version: ModelVersion
     checks: tuple[Check, ...]
     promoted: bool
     reason: str
+    flips: Flips | None = None
 
 
 @dataclass(frozen=True)

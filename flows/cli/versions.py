@@ -10,17 +10,19 @@ from rich.table import Column
 
 from flows.cli.options import HtmlFile, Model, ModelOption, persons_list, ready
 from flows.cli.tables import console, number, say, show_checks, table
-from resnet_core.errors import plural
-from tasks.settings import Settings, check_there
+from resnet_core.errors import JobError, UserError, plural
+from tasks.settings import Settings, check_there, reveal
 
 if TYPE_CHECKING:
     from tasks.release.monitor import Verdict
     from tasks.release.reproduce import Reproduction
+    from tasks.values import Flips
 
 app = typer.Typer()
 
 _Name = Annotated[str, typer.Argument(metavar="NAME", help="The registered model.")]
 _Version = Annotated[int | None, typer.Argument(help="The version's number.")]
+_FLIPS = 10  # in a table
 _Reason = Annotated[str, typer.Option(help="Why; recorded on the version.")]
 
 
@@ -136,6 +138,61 @@ def _show_verdict(verdict: Verdict) -> None:
         "",
     )
     show_checks(verdict.checks)
+
+
+@app.command()
+def compare(
+    old: Annotated[str, typer.Argument(metavar="A", help="NAME@ALIAS or NAME/VERSION; NAME is its champion.")],
+    new: Annotated[str, typer.Argument(metavar="B", help="The other version.")],
+    source: Annotated[str, typer.Option(help="Images: a folder, glob, archive, table or list, or a URL of one.")],
+    output: HtmlFile = "flips.html",
+    limit: Annotated[int, typer.Option(min=1, max=100_000, help="Compare at most so many, drawn by name.")] = 1000,
+) -> None:
+    """Show which decisions differ between two versions, on the images of a source."""
+    from flows.machine.doctor import check_mlflow
+    from tasks.batch.folder import absolute_source, check_places
+    from tasks.registry.versions import load_classifier, resolve
+    from tasks.release.flips import MEASURED, compare_on, draw_files
+    from tasks.report.flips_page import NO_PICTURES, render
+    from tasks.report.pages import check_place, write_page
+    from tasks.workspace import workspace
+
+    check_there(Settings())
+    check_mlflow()
+    to = check_place(output, "flips.html")
+    place = reveal(source, "--source")
+    check_places(place, None)
+    here = workspace()
+    versions = (resolve(here.tracking_uri, old, "A"), resolve(here.tracking_uri, new, "B"))
+    if versions[0] == versions[1]:
+        raise UserError(f"B: {new} is {versions[0]}, and so is {old}. Name two versions.")
+    classes = [set(load_classifier(here.tracking_uri, each, here.device).classes) for each in versions]
+    if not classes[0] & classes[1]:
+        raise UserError(f"B: {versions[1]} has no class of {versions[0]}. Name versions that share classes.")
+    with persons_list(source):
+        files, count = draw_files(place, limit)
+        of = f"of {absolute_source(place)}" + f", drawn from {plural(count, 'file')}" * (count > len(files))
+        found = compare_on(files, versions, of, MEASURED, here)
+    if not found.images:
+        raise JobError(f"--source: {source}: {found.in_words()}. Mend the files, or name others.")
+    size = write_page(to, render(found, here.limits))
+    _show_flips(found)
+    say(*([NO_PICTURES] if found.secret else []), f"{to} ({size / 1e6:.1f} MB)")
+
+
+def _show_flips(found: Flips) -> None:
+    """Print the first flips, those first of which the old version was surest, and how many are of which kind."""
+    old, new = str(found.old), str(found.new)
+    rows = table("image", old, number("confidence"), new, number("confidence"))
+    for flip in found.first[:_FLIPS]:
+        rows.add_row(flip.uri, flip.old[0], f"{flip.old[1]:.3f}", flip.new[0], f"{flip.new[1]:.3f}")
+    kinds = table(old, new, number("flips"))
+    for before, after, count in found.kinds[:_FLIPS]:
+        kinds.add_row(before, after, f"{count:,}")
+    say(f"flips: {found.in_words()}", "")
+    for each in (rows, kinds) if found.count else ():
+        console.print(each)
+        say("")
 
 
 @app.command()

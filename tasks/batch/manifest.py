@@ -87,4 +87,5 @@ def read_manifest(folder: UPath) -> Scores:
         ignored=len(content.get("ignored", ())),
         refused=content.get("engines_not_used", {}),
         confidential=content.get("confidential", False),
+        finished=content.get("finished_at", ""),
     )

@@ -80,6 +80,7 @@ class Scores:
     labels   by label: number of images, mean confidence
     review   number of images for a person to see; None if the version has neither sets nor novelty
     unknown  number of images that are unlike all that was learned; None if the version cannot tell
+    finished the time that its manifest says, ISO 8601
     reasons  number of failed files by reason
     ignored  number of files that are never images by their names
     refused  by engine: why it was not used
@@ -103,6 +104,7 @@ class Scores:
     refused: dict[str, str] = field(default_factory=dict)
     confidential: bool = False
     unknown: int | None = None
+    finished: str = ""
 
     @property
     def batch(self) -> str:

@@ -24,6 +24,7 @@ from tasks.registry.champion import champion_of
 from tasks.registry.images import learned_from
 from tasks.registry.versions import GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, load_classifier
 from tasks.release.evidence import UNLIKE, WARNING, check_floor, check_recall, least_of, strict_of, weak_evidence
+from tasks.release.flips import check_flips
 from tasks.release.int8 import measure_int8
 from tasks.release.side_by_side import SideBySide, score_both, speed_ratio
 from tasks.values import Check, DataReport, Decision, Evaluation, ModelVersion, Night, have
@@ -53,11 +54,14 @@ def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
         checks.append(_check_data(night.data))
     if gate.calibration is not None:
         checks.append(_check_calibration(evaluation, gate.calibration))
+    flips = None
     if champion:
         checks += _check_against(champion, night, dataset, here)
+        check, flips = check_flips(champion, version, dataset, here)
+        checks.append(check)
     failed = [check for check in checks if not check.passed]
     reason = "; ".join(f"{check.name}: {check.found}" for check in failed or _telling(checks))
-    decision = Decision(version, tuple(checks), not failed, reason)
+    decision = Decision(version, tuple(checks), not failed, reason, flips)
     for check in weak if not failed else ():
         if check.found.startswith(WARNING):
             text = check.found.removeprefix(WARNING)

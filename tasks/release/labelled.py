@@ -1,6 +1,6 @@
 """New labelled images, a file of paths and labels, and the answers of versions for them."""
 
-from collections.abc import Container, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -136,27 +136,37 @@ def score_files(
     once for all classifiers with the same preprocessing.
     """
     classes = classifiers[0].classes
-    settings = list(dict.fromkeys(each.preprocessing for each in classifiers))
     found: list[Scores] = [np.zeros((len(files), len(classes))) for _ in classifiers]
     image_ids: list[str | None] = [""] * len(files)
     distances = np.zeros(len(files), np.float32)
-    with progress("monitor", len(files) * len(settings)) as advance:
-        for wanted in settings:
-            start = 0
-            for images in iterate_files(files.select(COLUMNS), wanted, limits):
-                readable = images["reason_code"].is_null().to_pylist()
-                for row, image_id in enumerate(images["image_id"].to_pylist(), start):
-                    image_ids[row] = image_id if readable[row - start] and image_ids[row] is not None else None
-                here = image_ids[start : start + len(images)]
-                new = np.flatnonzero([each is not None and each not in learned for each in here])
-                pixels = unpacked(images["pixels"], wanted.size)[new]
-                for k, each in enumerate(classifiers):
-                    if each.preprocessing == wanted:
-                        probabilities, far = each.answer(pixels)
-                        found[k][start + new] = aligned(probabilities, each, classes)
-                        if k == 0 and far is not None:
-                            distances[start + new] = far
-                start += len(images)
-                advance(len(images))
+    ways = len({each.preprocessing for each in classifiers})
+    with progress("monitor", len(files) * ways) as advance:
+        for start, images, takers in readings(files, classifiers, limits):
+            readable = images["reason_code"].is_null().to_pylist()
+            for row, image_id in enumerate(images["image_id"].to_pylist(), start):
+                image_ids[row] = image_id if readable[row - start] and image_ids[row] is not None else None
+            here = image_ids[start : start + len(images)]
+            new = np.flatnonzero([each is not None and each not in learned for each in here])
+            pixels = unpacked(images["pixels"], takers[0][1].preprocessing.size)[new]
+            for k, each in takers:
+                probabilities, far = each.answer(pixels)
+                found[k][start + new] = aligned(probabilities, each, classes)
+                if k == 0 and far is not None:
+                    distances[start + new] = far
+            advance(len(images))
     end_idle()
     return image_ids, found, distances
+
+
+def readings(
+    files: pa.Table, classifiers: Sequence[Classifier], limits: Limits
+) -> Iterator[tuple[int, pa.Table, list[tuple[int, Classifier]]]]:
+    """Read files once for all classifiers with the same preprocessing.
+
+    Yields the place of the first file, the images, and the classifiers that take them, with their places.
+    """
+    for wanted in dict.fromkeys(each.preprocessing for each in classifiers):
+        takers, start = [(k, each) for k, each in enumerate(classifiers) if each.preprocessing == wanted], 0
+        for images in iterate_files(files.select(COLUMNS), wanted, limits):
+            yield start, images, takers
+            start += len(images)

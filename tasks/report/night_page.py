@@ -14,6 +14,7 @@ from tasks.evaluation.page import counted as held_out
 from tasks.ingest import placement
 from tasks.registry.runs import client, living_run
 from tasks.registry.versions import BEFORE, CHAMPION, by_alias, find_version
+from tasks.report import flips_page
 from tasks.store import Store
 from tasks.values import DataReport, ModelVersion, Night
 from tasks.workspace import Workspace
@@ -36,6 +37,8 @@ def report_night(night: Night, here: Workspace) -> Night:
     before = champion_before(night, here.tracking_uri) if night.version else None
     changes = catalog_changes(night, here.store)
     page = markdown(night, before, changes, here.tracking_uri)
+    if night.decision and (found := night.decision.flips):
+        page += f"\n{flips_page.markdown(found, here.limits)}\n"
     publish_page(page, key="nightly-retrain", description=headline(night))
     return night
 

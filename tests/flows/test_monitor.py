@@ -125,6 +125,34 @@ def test_a_bad_champion_fails_and_is_taken_back_only_when_asked(
     assert "grayline.rolled_back" in registry().get_model_version("few", "2").tags
 
 
+def test_two_versions_are_compared_by_hand(
+    home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(cli, "prepare_environment", lambda: None)
+
+    def compare(*arguments: str) -> tuple[int, str, str]:
+        page = ["--output", str(tmp_path / "flips.html")]
+        monkeypatch.setattr(sys, "argv", ["grayline", "compare", *arguments, "--source", str(home / "new"), *page])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        return int(ended.value.code or 0), *capsys.readouterr()
+
+    code, out, err = compare("few/1", "few/2", "--limit", "50")
+    assert code == 0
+    assert "of 50 images" in out
+    assert "drawn from 1" in out
+    assert str(tmp_path / "flips.html") in out
+    page = (tmp_path / "flips.html").read_text(encoding="utf-8")
+    assert "few version 1 and few version 2" in page
+    assert "data:image/webp" in page
+    code, out, err = compare("few/1", "few/7")
+    assert (code, out) == (2, "")
+    assert "model 'few' has no version '7'. It has: 1, 2." in err
+    code, out, err = compare("few/2", "models:/few/2")
+    assert code == 2
+    assert "B: models:/few/2 is few version 2, and so is few/2. Name two versions." in err
+
+
 @pytest.mark.usefixtures("champion")
 def test_what_is_not_new_or_cannot_be_read_does_not_count(home: Path) -> None:
     trained = sorted((home / "raw").rglob("*.png"))

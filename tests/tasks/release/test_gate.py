@@ -13,6 +13,7 @@ import pytest
 import yaml
 from mlflow.tracking import MlflowClient
 
+from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.drift.checks import Finding
 from resnet_core.evaluation.evidence import Evidence, gather
@@ -23,6 +24,7 @@ from tasks.registry.champion import make_champion
 from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, SHARDS
 from tasks.release.evidence import check_floor, check_recall, weak_evidence
 from tasks.release.gate import judge
+from tasks.report.flips_page import publish_flips
 from tasks.settings import Settings
 from tasks.store import Store
 from tasks.values import Check, DataReport, Decision, Evaluation, Night
@@ -91,13 +93,15 @@ def report(action: str) -> DataReport:
 def test_only_checks_that_are_on_are_listed_and_all_are_recorded(nights: dict[str, Night]) -> None:
     decision = decide(nights["as good"], Gate(margin=0.05, slice_margin=None))
     always = ["floor", "held out", "baseline", "history"]
-    assert list(named(decision)) == [*always, "same images", "champion (version 1)"]
+    assert list(named(decision)) == [*always, "same images", "champion (version 1)", "flips"]
+    assert named(decision)["flips"] == Check("flips", "shown, not judged", "no batch yet", passed=True)
     assert decision.promoted
 
     every = Gate(margin=0.05, recall={"0": 0.1}, calibration=0.5, speed=0.01, data_checks=True, slice_margin=0.3)
     decision = decide(nights["as good"], every, data=report("ok"), slices=["brightness", "label"])
     assert list(named(decision)) == [
         *always, "recall of 0", "data checks", "calibration", "same images", "champion (version 1)", "slices", "speed",
+        "flips",
     ]  # fmt: skip
     assert decision.promoted, decision
     tags = registry().get_model_version("few", "3").tags
@@ -243,6 +247,26 @@ def test_after_a_split_begun_anew_the_champions_images_are_left_out(nights: dict
     moment = {"shard_set": later.shard_set, "catalog": later.catalog}
     found = named(decide(nights["as good"], Gate(margin=0.05), **moment))["same images"]
     assert found.found.startswith(f"{len(test) - seen} images, without {seen} that version 1 learned from")
+
+
+def test_decisions_of_the_last_batch_that_flip_refuse_a_version_and_are_shown(
+    nights: dict[str, Night], raw: Path
+) -> None:
+    classify_batch(str(raw), str(raw.parent / "scored"), "few/1")
+    decision = decide(nights["bad"], Gate(flips=0.05, flips_images=100))
+    check, found = named(decision)["flips"], decision.flips
+    assert found
+    assert (found.images, found.of, found.left_out) == (100, "of the last batch", {})
+    assert not check.passed
+    assert f"flips: {found.share.value:.1%} (" in decision.reason
+    assert sum(count for *_, count in found.kinds) == found.count == round(100 * found.share.value) > 20
+    before = pd.concat(map(pd.read_parquet, (raw.parent / "scored").glob("*.parquet"))).set_index("uri")
+    assert all(flip.old[0] == before["label"][flip.uri] for flip in found.first)  # as the batch said
+    publish_flips.fn(decision, a_workspace(Settings().root))
+    assert nights["bad"].version
+    run_id = nights["bad"].version.run_id
+    assert [file.path for file in registry().list_artifacts(run_id, "flips")] == ["flips/flips.html"]
+    assert decide(nights["bad"], Gate(flips=1.0)).flips == decide(nights["bad"], Gate()).flips
 
 
 def evidence(labels: np.ndarray, decided: np.ndarray, groups: np.ndarray | None = None) -> Evidence:
