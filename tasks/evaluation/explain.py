@@ -23,7 +23,7 @@ import resnet_core.explain
 import resnet_core.model
 import resnet_core.plotting
 from resnet_core.explain.gallery import Chosen, Kind, choose
-from resnet_core.explain.grad_cam import grad_cam
+from resnet_core.explain.heat import heat_of
 from resnet_core.explain.neighbours import MOST_IMAGES, Neighbour, nearest, sampled
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Gray
@@ -130,7 +130,7 @@ def _look(classifier: Classifier, found: _Predictions, shard_set: ShardSet) -> t
     looked_at = min(shard_set.train, MOST_IMAGES)
     with progress("explain", looked_at + len(chosen)) as advance:
         pixels = shards.take_ids(shard_set.files, "test", [found.image_ids[row] for row in rows])
-        maps = grad_cam(classifier, pixels, found.predicted[rows])
+        maps = heat_of(classifier, pixels, found.predicted[rows])
         advance(len(chosen))
 
         def pieces() -> Any:

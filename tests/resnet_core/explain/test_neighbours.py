@@ -9,7 +9,7 @@ import pytest
 from resnet_core.explain.neighbours import embed, nearest, sampled
 from resnet_core.model.classifier import Classifier
 from resnet_core.shards.format import Images
-from tests.resnet_core.explain.test_grad_cam import classifier as made
+from tests.resnet_core.explain.test_heat import classifier as made
 
 Digits = tuple[np.ndarray, list[str]]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors import safe_open
 from upath import UPath
 
-from resnet_core.explain.grad_cam import grad_cam
+from resnet_core.explain.heat import heat_of
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.features import embed, features
 from resnet_core.model.inputs import Normalisation, resize_batch, to_input
@@ -155,5 +155,5 @@ def test_everything_that_looks_into_it_sees_the_size_it_is_given(photograph: Ima
     expected = sum(one.probabilities(pixels) for one in alone.values()) / 2
     np.testing.assert_allclose(ours.probabilities(pixels), expected, atol=1e-6)
     for one in alone.values():
-        heat = grad_cam(replace(ours, config=one.config), pixels, np.array([1])).heat
-        np.testing.assert_array_equal(heat, grad_cam(one, pixels, np.array([1])).heat)
+        heat = heat_of(replace(ours, config=one.config), pixels, np.array([1])).heat
+        np.testing.assert_array_equal(heat, heat_of(one, pixels, np.array([1])).heat)

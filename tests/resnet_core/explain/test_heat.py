@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from resnet_core.explain.grad_cam import finest, grad_cam
+from resnet_core.explain.heat import finest, heat_of
 from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.inputs import Normalisation, to_input
@@ -33,7 +33,7 @@ def pixels(photograph: Image.Image) -> np.ndarray:
 def test_it_is_the_weighted_sum_of_the_paper(pixels: np.ndarray) -> None:
     ours = classifier()
     wanted = np.array([2, 0, 1])
-    found = grad_cam(ours, pixels, wanted)
+    found = heat_of(ours, pixels, wanted)
     stages = ours.network.stages(ours.network.stem(to_input(torch.from_numpy(pixels), ours.normalisation)))
     number = int(found.layer[-1])
     here = stages[number - 1].detach().requires_grad_()
@@ -55,7 +55,7 @@ def test_a_map_turns_with_the_image(pixels: np.ndarray, turn: object) -> None:
     """As the score does, where it is the mean over all mirror images."""
     ours = classifier(replace(TINY, score_flips="dihedral"))
     wanted = np.array([0, 1, 2])
-    upright, turned = grad_cam(ours, pixels, wanted), grad_cam(ours, np.ascontiguousarray(turn(pixels)), wanted)
+    upright, turned = heat_of(ours, pixels, wanted), heat_of(ours, np.ascontiguousarray(turn(pixels)), wanted)
     np.testing.assert_allclose(turned.heat, turn(upright.heat), atol=1e-4)
     assert not np.allclose(turned.heat, upright.heat, atol=0.05)
 
@@ -63,8 +63,8 @@ def test_a_map_turns_with_the_image(pixels: np.ndarray, turn: object) -> None:
 def test_a_score_over_sizes_has_a_map_over_sizes(pixels: np.ndarray) -> None:
     """Each size counts as much as the others, whatever its gradients."""
     wanted = np.array([0, 1, 2])
-    alone = [grad_cam(classifier(replace(TINY, score_scales=(side,))), pixels, wanted).heat for side in (32, 64)]
-    both = grad_cam(classifier(replace(TINY, score_scales=(32, 64))), pixels, wanted).heat
+    alone = [heat_of(classifier(replace(TINY, score_scales=(side,))), pixels, wanted).heat for side in (32, 64)]
+    both = heat_of(classifier(replace(TINY, score_scales=(32, 64))), pixels, wanted).heat
     mean = sum(alone)
     largest = mean.max((1, 2), keepdims=True)
     np.testing.assert_allclose(both, mean / np.where(largest > 0, largest, 1), atol=0.15)
@@ -81,6 +81,6 @@ def test_the_last_stage_of_four_cells_or_more_is_looked_into(size: int, layer: s
 def test_training_state_is_left_alone(pixels: np.ndarray) -> None:
     ours = classifier()
     before = ours.probabilities(pixels)
-    grad_cam(ours, pixels, before.argmax(1))
+    heat_of(ours, pixels, before.argmax(1))
     np.testing.assert_array_equal(ours.probabilities(pixels), before)
     assert all(value.grad is None for value in ours.network.parameters())

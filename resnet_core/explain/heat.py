@@ -44,7 +44,7 @@ class _Maps(NamedTuple):
     heat: NDArray[np.float32]  # [N, S, S], 0 to 1; all 0 without evidence for the class
 
 
-def grad_cam(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> _Maps:
+def heat_of(classifier: Classifier, pixels: NDArray[np.uint8], classes: NDArray[np.int64]) -> _Maps:
     """Map the evidence for a class in each image.
 
     pixels: uint8 [N, S, S]. classes: int64 [N], places in the class names. The largest value of every map is 1: maps do
