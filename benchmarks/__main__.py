@@ -46,6 +46,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "drift": ("elpv", "digits"),
     "review": (),
     "novelty": ("digits", "clothes", "elpv", "speed"),
+    "heatmaps": (),
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
     "int8": ("digits", "digits_short", "elpv", "elpv_again"),
     "command": ("fixed", "growth", "workers"),

@@ -13,6 +13,7 @@ from tasks.batch.drift import check_drift
 from tasks.batch.engine import choose_engine
 from tasks.batch.finish import finish_batch, in_words
 from tasks.batch.folder import absolute_source, default_folder, model_of
+from tasks.batch.heat_maps import check_heat_folder, write_heat_maps
 from tasks.batch.plan import plan_batch
 from tasks.batch.progress import watched
 from tasks.batch.record import record_batch
@@ -40,6 +41,7 @@ def classify_batch(
     embeddings: bool = False,
     only_failed: bool = False,
     fail_over: Annotated[float, Field(ge=0, le=1)] | None = None,
+    heatmaps: str | None = None,
 ) -> Scores:
     """Score every image of a source with a registered model.
 
@@ -56,6 +58,7 @@ def classify_batch(
         embeddings: Keep each image's embedding, the input of the network's last layer.
         only_failed: Score failed files again, and nothing else.
         fail_over: Stop when the share of bad files is larger, such as 0.01.
+        heatmaps: Folder for a heat map of each image to review: where its label was seen.
     """
     started, here = time.monotonic(), workspace()
     targets = [target.get_secret_value() for target in to or ()]
@@ -70,6 +73,7 @@ def classify_batch(
             f"--embeddings: {version} is of encrypted data, and an image can be guessed from its embedding."
         )
     place = absolute_source(source)
+    pictures = check_heat_folder(heatmaps, place, version, confidential) if heatmaps else None
     folder = to_output(output, "--output") if output else default_folder(here.store, place, version)
     kept = None if confidential else embeddings
     batch = plan_batch(place, folder, version, classifier.preprocessing, kept, only_failed)
@@ -88,6 +92,8 @@ def classify_batch(
     record_batch(scores, drift, here)
     for target in targets:
         write_to(scores, target)
+    if pictures is not None:
+        write_heat_maps(scores, pictures, here)
     if scores.files and not scores.scored:
         raise JobError(f"{source}: {scores.nothing_scored()}")
     watch_batch(scores, drift, here, seconds)

@@ -9,11 +9,12 @@ from pydantic import SecretStr
 
 from flows.cli.options import HtmlFile, ModelOption, persons_list, ready
 from flows.cli.tables import console, number, say, table
-from resnet_core.errors import plural, some_of
+from resnet_core.errors import JobError, UserError, plural, some_of
 from resnet_core.storage.files import to_output
 from tasks.settings import Settings, check_there, reveal
 
 if TYPE_CHECKING:
+    from tasks.batch.heat_maps import Seer
     from tasks.batch.values import Scores
 
 app = typer.Typer()
@@ -44,6 +45,9 @@ def classify_batch(
     fail_over: Annotated[
         float | None, typer.Option(min=0, max=1, help="Stop when the share of bad files is larger, such as 0.01.")
     ] = None,
+    heatmaps: Annotated[
+        str | None, typer.Option(help="Folder for a heat map of each image to review: where its label was seen.")
+    ] = None,
 ) -> None:
     """Score every image of a source: one row per file. Run again, it scores new and changed files."""
     from tasks.batch.folder import check_places
@@ -63,7 +67,7 @@ def classify_batch(
 
     with persons_list(source):
         targets = [SecretStr(target) for target in to or ()]  # Prefect keeps a run's parameters
-        show_scores(flow(source, output, model, targets, engine, embeddings, only_failed, fail_over))
+        show_scores(flow(source, output, model, targets, engine, embeddings, only_failed, fail_over, heatmaps))
 
 
 def show_scores(scores: Scores) -> None:
@@ -84,6 +88,7 @@ def gallery(
     limit: Annotated[int, typer.Option(help="Show at most so many files; those to review come first.")] = 500,
     label: Annotated[list[str] | None, typer.Option(help="Only images given this label; repeatable.")] = None,
     in_clear: Annotated[bool, typer.Option(help="Write the images of an encrypted version's batch, too.")] = False,
+    heat: Annotated[bool, typer.Option(help="Heat maps, which a key shows: where the label was seen.")] = True,
 ) -> None:
     """Write a scored batch as one page to look through and correct; it exports labels for the next night."""
     from tasks.report.gallery_page import check_options, find_batch, write_gallery
@@ -93,10 +98,25 @@ def gallery(
     to = check_place(output, "gallery.html")
     folder = find_batch(batch, Store(Settings().root))
     check_options(folder, limit, label or [], in_clear)
-    page = write_gallery(folder, to, limit, label or [], Settings().limits)
+    seer = _seer_of(folder.scores) if heat else None
+    page = write_gallery(folder, to, limit, label or [], Settings().limits, seer)
     unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
     say(f"{page.batch}: {page.shown:,} of {plural(page.files, 'file')}, {page.size / 1e6:,.1f} MB{unseen}")
     say(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")
+
+
+def _seer_of(scores: Scores) -> Seer | None:
+    """Return what makes heat maps; None, with the reason, if the batch's version cannot be had."""
+    from flows.machine.doctor import check_mlflow
+    from tasks.batch.heat_maps import seer_of
+
+    try:
+        check_there(Settings())
+        check_mlflow()
+        return seer_of(scores, Settings())
+    except (UserError, JobError) as error:
+        say(f"no heat maps: {error}")
+        return None
 
 
 @app.command("sort")

@@ -84,13 +84,17 @@ def heated(pixels: Gray, heat: NDArray[np.float32]) -> Image.Image:
     Colour grows with heat; a white line surrounds everything above one half.
     """
     image = picture(pixels)
-    smooth = Image.fromarray(heat).resize(image.size, Image.Resampling.BICUBIC)
-    h = np.clip(np.asarray(smooth), 0, 1)[..., None]
-    colour = _COOL + h * (_HOT - _COOL)
-    opacity = _OPACITY * h
+    smooth = np.asarray(Image.fromarray(heat).resize(image.size, Image.Resampling.BICUBIC))
+    colour, opacity = colored(smooth)
     mixed = np.asarray(image, dtype=np.float32)[..., None] * (1 - opacity) + colour * opacity
-    mixed[_outline(h[..., 0] > 0.5)] = _LINE
+    mixed[_outline(smooth > 0.5)] = _LINE
     return Image.fromarray((mixed + 0.5).astype(np.uint8))
+
+
+def colored(heat: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return colours [H, W, 3], 0 to 255, and opacity [H, W, 1], 0 to 1, of heat [H, W]."""
+    h = np.clip(heat, 0, 1)[..., None]
+    return _COOL + h * (_HOT - _COOL), _OPACITY * h
 
 
 def _outline(inside: NDArray[np.bool_]) -> NDArray[np.bool_]:

@@ -4,9 +4,11 @@ import io
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from resnet_core.images.decode import FORMATS
@@ -20,6 +22,7 @@ from resnet_core.sources.fetch import open_files
 from resnet_core.sources.locate import locate
 from resnet_core.storage.files import to_path
 
+_Level = TypeVar("_Level", np.uint8, np.float32)
 SIDE = 224  # pixels at most, unless the caller has room for more
 LEAST = 8
 LOSSLESS = 64  # pixels; smaller pictures are enlarged on the page, and show every pixel
@@ -81,7 +84,7 @@ def _numbered(numbers: list[int], tables: Iterator[pa.Table], side: int) -> Iter
         start += len(table)
 
 
-def without_bars(square: Gray, width: int, height: int) -> Gray:
+def without_bars(square: NDArray[_Level], width: int, height: int) -> NDArray[_Level]:
     """Cut off the bars that `preprocessing.resize` put around an image to make it square."""
     size = len(square)
     scale = size / max(width, height)

@@ -23,7 +23,7 @@ import resnet_core.explain
 import resnet_core.model
 import resnet_core.plotting
 from resnet_core.explain.gallery import Chosen, Kind, choose
-from resnet_core.explain.heat import heat_of
+from resnet_core.explain.heat import NAMES, WAY, heat_of
 from resnet_core.explain.neighbours import MOST_IMAGES, Neighbour, nearest, sampled
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Gray
@@ -93,7 +93,8 @@ def explain(night: Night, here: Workspace) -> Explanation:
         uris, sides = _read_places(night.catalog, shown.union(*map(_ids_of, items)))
         files = _larger_pictures(uris, sides, shard_set.preprocessing.size, here.limits)
         with write_folder(folder) as draft:
-            known = {"made_of": made_of, "layer": layer, "looked_at": min(shard_set.train, MOST_IMAGES)}
+            known = {"made_of": made_of, "layer": layer, "way": NAMES[WAY]}
+            known["looked_at"] = min(shard_set.train, MOST_IMAGES)
             known["items"] = [_write_item(draft, files, item, shard_set.classes, uris) for item in items]
             known["look_alikes"] = described(pairs, shard_set, uris, partial(_write_picture, draft, files))
             (draft / GALLERY_SHEET).write_bytes(sheet(checkpoint.dataset, layer, items, shard_set, uris))
@@ -239,7 +240,9 @@ def sheet(dataset: str, layer: str, items: Sequence[Item], shard_set: ShardSet, 
 
 def note(layer: str, train: int) -> str:
     alike = f"{MOST_IMAGES:,} of {train:,}" if train > MOST_IMAGES else f"all {train:,}"
-    return f"In colour: where Grad-CAM of {layer} found the predicted class. Most alike: of {alike} training images."
+    return (
+        f"In colour: where {NAMES[WAY]} of {layer} found the predicted class. Most alike: of {alike} training images."
+    )
 
 
 def page(dataset: str, folder: UPath, known: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from resnet_core.catalog.corrections import NONE_OF_THESE
 from resnet_core.errors import UserError, nearest, plural, some_of
 from resnet_core.images.limits import Limits
 from resnet_core.inference.scores import Picks, pick
+from resnet_core.plotting.heat_overlay import overlay
 from resnet_core.plotting.thumbnails import LOSSLESS, SIDE, Thumbnail, thumbnails
 from resnet_core.reading.pool import end_idle
 from resnet_core.shards.format import METADATA_KEY
@@ -27,6 +28,7 @@ from resnet_core.storage.database import database
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import is_local, to_path
 from resnet_core.storage.names import fold_label
+from tasks.batch.heat_maps import Seer
 from tasks.batch.manifest import read_manifest
 from tasks.batch.values import Scores
 from tasks.progress import progress
@@ -123,18 +125,26 @@ def check_options(batch: ScoredBatch, limit: int, labels: Sequence[str], in_clea
             )
 
 
-def write_gallery(batch: ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits) -> _GalleryPage:
-    """Choose and read images, and write the page. Raises UserError for a place that cannot be written."""
+def write_gallery(
+    batch: ScoredBatch, to: UPath, limit: int, labels: Sequence[str], limits: Limits, seer: Seer | None = None
+) -> _GalleryPage:
+    """Choose and read images, and write the page. Raises UserError for a place that cannot be written.
+
+    seer: makes the heat maps; None: there are none.
+    """
     with database() as db:
         picks = pick(db, readable(db, batch.scores.parts), limit, labels)
-    return write_picks(batch, picks, to, labels, limits)
+    return write_picks(batch, picks, to, labels, limits, seer)
 
 
-def write_picks(batch: ScoredBatch, picks: Picks, to: UPath, labels: Sequence[str], limits: Limits) -> _GalleryPage:
+def write_picks(
+    batch: ScoredBatch, picks: Picks, to: UPath, labels: Sequence[str], limits: Limits, seer: Seer | None = None
+) -> _GalleryPage:
     """Read the images of some rows, and write the page."""
     rows = picks.rows.to_pylist()
     pictures = _read_pictures(rows, limits)
-    size = write_page(to, render(batch, picks, rows, pictures, labels))
+    heat = {} if seer is None else _heat_of(rows, pictures, seer)
+    size = write_page(to, render(batch, picks, rows, pictures, labels, heat=heat))
     unseen = sum(row["status"] == "ok" and not picture.webp for row, picture in zip(rows, pictures, strict=True))
     return _GalleryPage(to, size, batch.scores.batch, len(rows), picks.files, unseen)
 
@@ -164,16 +174,33 @@ def _read_pictures(rows: Sequence[Mapping[str, Any]], limits: Limits) -> list[Th
     return pictures
 
 
+def _heat_of(
+    rows: Sequence[Mapping[str, Any]], pictures: Sequence[Thumbnail], seer: Seer
+) -> dict[int, tuple[bytes, tuple[int, int]]]:
+    """Return the heat of the rows with a picture, by their numbers."""
+    seen = [number for number, picture in enumerate(pictures) if picture.webp]
+    found = {}
+    with progress("heat maps", len(seen)) as advance:
+        for place, _, heat in seer.look([rows[number] for number in seen]):
+            picture = pictures[seen[place]]
+            found[seen[place]] = overlay(heat, seer.classifier.preprocessing, (picture.width, picture.height))
+            advance(1)
+    return found
+
+
 def render(
     batch: ScoredBatch,
     picks: Picks,
     rows: Sequence[Mapping[str, Any]],
     pictures: Sequence[Thumbnail],
     labels: Sequence[str] = (),
-    made: datetime | None = None,
+    heat: Mapping[int, tuple[bytes, tuple[int, int]]] | None = None,
 ) -> str:
     """Return the page. Values from data (names, labels, reasons) are escaped."""
     shots = [_shot(number, row, picture) for number, (row, picture) in enumerate(zip(rows, pictures, strict=True))]
+    for number, (webp, size) in (heat or {}).items():
+        alt = f"where {rows[number]['label']} was seen in {shots[number]['name']}"
+        shots[number]["heat"] = image(webp, "image/webp", size, alt, 0)
     script = own("gallery.js")
     facts = {
         "key": batch.key,
@@ -200,7 +227,8 @@ def render(
             style=own("report.css") + own("gallery.css"),
             script=script,
             script_digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
-            made=moment(made or datetime.now(UTC)),
+            heated=bool(heat),
+            made=moment(datetime.now(UTC)),
         )
     )
 
@@ -249,6 +277,7 @@ def _shot(number: int, row: Mapping[str, Any], picture: Thumbnail) -> dict[str, 
         "review": bool(row["needs_review"]),
         "unknown": bool(row["unknown"]),
         "failed": failed,
+        "heat": None,
         "reason": picture.reason,
         "image": image(picture.webp, "image/webp", (picture.width, picture.height), text, LOSSLESS)
         if picture.webp

@@ -102,7 +102,8 @@ def gallery(parts: Parts) -> dict[str, Any] | None:
 def _gallery_note(gallery: Mapping[str, Any]) -> str:
     """Return how heat and neighbours are computed."""
     layer, looked_at = gallery.get("layer"), gallery.get("looked_at")
-    heat = f"Heat is Grad-CAM of the predicted class, at {layer}." if layer else ""
+    way = gallery.get("way", "Grad-CAM")  # of earlier releases
+    heat = f"Heat is {way} of the predicted class, at {layer}." if layer else ""
     near = (
         f"Neighbours are from {plural(looked_at, 'training image')}, by the cosine of their embeddings."
         if looked_at
@@ -149,9 +150,7 @@ def _gallery_item(item: Mapping[str, Any], pictures: Mapping[str, bytes]) -> dic
         "wrong": wrong,
         "confidence": sure(item["confidence"]),
         "image": _embed(pictures[item["image"]], alt),
-        "heat": _embed(
-            pictures.get(item.get("heat", "")), f"Grad-CAM heat over {name}: where {item['predicted']} was seen"
-        ),
+        "heat": _embed(pictures.get(item.get("heat", "")), f"Heat over {name}: where {item['predicted']} was seen"),
         "neighbours": near,
         "alike": listed(
             [f"{count} are {label}" for label, count in Counter(entry["label"] for entry in near).most_common()]

@@ -1,5 +1,6 @@
 """The batch flow on a trained version: its scores are those of the evaluation, by any engine and in any order."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from pydantic import SecretStr
 
 from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
-from resnet_core.errors import JobError
+from resnet_core.errors import JobError, UserError
 from resnet_core.policy import more_roots
 from tasks.batch.record import SCORED
 from tasks.settings import Settings
@@ -78,6 +79,18 @@ def test_and_in_another_order_and_other_parts(trained: Path, tmp_path: Path, mon
     with more_roots([str(trained / "raw")]):
         classify_batch(str(tmp_path / "list.csv"), str(tmp_path / "out"))
     compare(trained, tmp_path / "out")
+
+
+def test_images_to_review_have_a_heat_map(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--heatmaps: .*raw/heat lies in the source"):
+        classify_batch(str(trained / "raw"), str(tmp_path / "out"), heatmaps=str(trained / "raw" / "heat"))
+    assert not (tmp_path / "out").exists()
+    scores = classify_batch(str(trained / "raw"), str(tmp_path / "out"), heatmaps=str(tmp_path / "heat"))
+    rows = pd.read_parquet(tmp_path / "out")
+    index = json.loads((tmp_path / "heat" / "_heatmaps.json").read_text())
+    assert index["model"] == "few version 1"
+    assert sorted(index["pictures"].values()) == sorted(rows[rows["needs_review"]]["uri"])
+    assert len(list((tmp_path / "heat").glob("*.png"))) == scores.review > 0
 
 
 @pytest.mark.onnx

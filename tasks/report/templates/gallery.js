@@ -188,13 +188,23 @@
   // A click on a picture, or the space bar, shows it as large as the window is.
   const large = at("large");
   function enlarge(shot) {
-    const image = shot.querySelector(".frame img");
-    if (!image) return;
-    at("picture").replaceChildren(image.cloneNode());
+    const images = [...shot.querySelectorAll(".frame img")];
+    if (!images.length) return;
+    at("picture").replaceChildren(...images.map((image) => image.cloneNode()));
     at("caption").textContent = shot.getAttribute("aria-label");
     large.showModal();
   }
   large.addEventListener("click", () => large.close());
+
+  // A key lays the heat over all pictures, also over the enlarged one.
+  const heat = at("heat");
+  heat?.addEventListener("input", () => document.body.classList.toggle("heated", heat.checked));
+  addEventListener("keydown", (event) => {
+    if (!heat || event.key !== "." || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.target instanceof Element && event.target.matches("select, input:not([type=checkbox])")) return;
+    heat.click();
+    event.preventDefault();
+  });
   for (const id of ["state", "label", "from", "to"]) at(id).addEventListener("input", filter);
   at("order").addEventListener("input", order);
   at("size").addEventListener("input", () => list.classList.toggle("large", at("size").value === "large"));
@@ -202,6 +212,7 @@
   at("all").addEventListener("click", () => {
     at("bar").reset();
     list.classList.remove("large");
+    document.body.classList.remove("heated");
     order();
     filter();
   });

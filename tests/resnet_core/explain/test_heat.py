@@ -1,4 +1,4 @@
-"""Grad-CAM: it is the paper's, it turns with the image, and its cells are fine enough to show a place."""
+"""Heat maps: they are the papers', they turn with the image, and their cells are fine enough to show a place."""
 
 from dataclasses import replace
 
@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.nn import functional
 
-from resnet_core.explain.heat import finest, heat_of
+from resnet_core.explain.heat import Way, finest, heat_of
 from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.model.classifier import Classifier
 from resnet_core.model.inputs import Normalisation, to_input
@@ -30,10 +30,11 @@ def pixels(photograph: Image.Image) -> np.ndarray:
     return np.stack([resize(gray[k : k + 300, 2 * k : 2 * k + 300], Preprocessing(SIDE)) for k in (0, 60, 100)])
 
 
-def test_it_is_the_weighted_sum_of_the_paper(pixels: np.ndarray) -> None:
+@pytest.mark.parametrize(("way", "layer"), [("grad-cam", None), ("layer-cam", None), ("layer-cam", "layer2")])
+def test_it_is_the_weighted_sum_of_the_paper(pixels: np.ndarray, way: Way, layer: str | None) -> None:
     ours = classifier()
     wanted = np.array([2, 0, 1])
-    found = heat_of(ours, pixels, wanted)
+    found = heat_of(ours, pixels, wanted, way, layer)
     stages = ours.network.stages(ours.network.stem(to_input(torch.from_numpy(pixels), ours.normalisation)))
     number = int(found.layer[-1])
     here = stages[number - 1].detach().requires_grad_()
@@ -43,7 +44,8 @@ def test_it_is_the_weighted_sum_of_the_paper(pixels: np.ndarray) -> None:
     scores = ours.network.fc(ours.network.avgpool(onward).flatten(1))
     scores[range(3), wanted].sum().backward()
     assert here.grad is not None
-    cam = (here.grad.mean((2, 3), keepdim=True) * here).sum(1, keepdim=True).relu()
+    weights = here.grad.mean((2, 3), keepdim=True) if way == "grad-cam" else here.grad.relu()
+    cam = (weights * here).sum(1, keepdim=True).relu()
     enlarged = functional.interpolate(cam, (SIDE, SIDE), mode="bicubic").clamp_min(0)[:, 0].detach().numpy()
     largest = enlarged.max((1, 2), keepdims=True)
     np.testing.assert_allclose(found.heat, enlarged / np.where(largest > 0, largest, 1), atol=1e-5)
@@ -73,8 +75,11 @@ def test_a_score_over_sizes_has_a_map_over_sizes(pixels: np.ndarray) -> None:
     assert both.max() <= 1
 
 
-@pytest.mark.parametrize(("size", "layer"), [(8, "layer2"), (32, "layer4"), (96, "layer3"), (160, "layer4")])
-def test_the_last_stage_of_four_cells_or_more_is_looked_into(size: int, layer: str) -> None:
+@pytest.mark.parametrize(
+    ("size", "layer"),
+    [(8, "layer2"), (32, "layer2"), (48, "layer2"), (96, "layer2"), (160, "layer2"), (224, "layer3"), (400, "layer4")],
+)
+def test_the_last_stage_of_twelve_cells_or_else_of_four_is_looked_into(size: int, layer: str) -> None:
     assert finest(build(TINY, size=size, classes=2), size) == layer
 
 

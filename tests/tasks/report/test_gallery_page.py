@@ -24,12 +24,17 @@ from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.images.preprocessing import Preprocessing, resize
 from resnet_core.inference.scores import pick
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.resnet import build
 from resnet_core.plotting.thumbnails import LOSSLESS, SIDE, thumbnails, without_bars
 from resnet_core.sources.manifest import read_manifest
 from resnet_core.storage.database import database
+from tasks.batch.heat_maps import Seer
 from tasks.report.gallery_page import find_batch, readable, write_gallery
 from tests.batches import write_batch
 from tests.browser import PALE_TEXT, TOO_WIDE, UNREADABLE, chromium, opened
+from tests.resnet_core.model.test_classifier import a_classifier
+from tests.resnet_core.model.test_resnet import TINY
 from tests.resnet_core.sources.test_idx import write_pair
 from tests.versions import Digits
 
@@ -278,6 +283,37 @@ def test_what_is_gone_or_has_changed_is_not_shown_and_cannot_be_labelled(
         shot = shown.locator(".shot", has_text=name)
         assert why in shot.text_content()
         assert shot.locator("select, img").count() == 0
+    shown.close()
+
+
+def test_a_key_lays_the_heat_over_the_pictures(browser: Any, digits: Digits, tmp_path: Path) -> None:
+    scores, _ = write_batch(tmp_path, digits, 6, bad=1)
+    (tmp_path / "new" / "0005.png").unlink()
+    like = a_classifier()
+    names = tuple("0123456789")
+    network = build(TINY, size=8, classes=10, seed=5)
+    seer = Seer(Classifier(network, TINY, names, Preprocessing(8), like.normalisation), Limits())
+    write_gallery(find_batch(str(scores), UPath(tmp_path)), UPath(tmp_path / "g.html"), 100, [], Limits(), seer)
+    shown, said = opened(browser, tmp_path / "g.html")
+    heat = shown.locator(".shot .heat")
+    assert heat.count() == 5
+    assert not heat.first.is_visible()
+    first = shown.locator(".shot:has(.heat)").first
+    first.focus()
+    shown.keyboard.press(".")
+    boxes = [first.locator(".frame img").nth(k).bounding_box() for k in (0, 1)]
+    assert boxes[0] == boxes[1]
+    assert shown.is_checked("#heat")
+    shown.keyboard.press(" ")  # enlarged, the heat is there, too
+    assert shown.locator("#picture .heat").is_visible()
+    shown.keyboard.press(".")
+    assert not shown.locator("#picture .heat").is_visible()
+    shown.keyboard.press("Escape")
+    assert not heat.first.is_visible()
+    assert shown.inner_text("#shown").endswith("0 decided")
+    for wrong in (TOO_WIDE, UNREADABLE, PALE_TEXT):
+        assert shown.evaluate(wrong) == []
+    assert said == []
     shown.close()
 
 
