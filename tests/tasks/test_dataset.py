@@ -79,7 +79,7 @@ def test_the_files_in_data_keep_their_settings(name: str) -> None:
             "gate.metric: unknown metric 'macro_f'. Did you mean 'macro_f1'?",
         ),
         ("name: a\nsource: b\ngate: {metric: nll}", f"Known: {', '.join(sorted(GATE_METRICS))}."),
-        ("name: a\nsource: b\ntrain: {flips: none}", "train.flips: unknown key. It belongs to train.augment."),
+        ("name: a\nsource: b\ntrain: {flips: none}", "train.flips: unknown key. It belongs to train.augment, gate."),
         (
             "name: a\nsource: b\nimage: {zzz: 1}",
             "image.zzz: unknown key. Known: size, resize, background, decode, levels, beyond.",
