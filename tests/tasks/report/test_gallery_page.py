@@ -504,6 +504,7 @@ def test_the_command(store: Path, digits: Digits, tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["gallery", "new", "-o", str(tmp_path / "a" / "g.html"), "--limit", "10"])
     assert done.exit_code == 0, done.exception
     assert "new: 10 of 30 files" in done.stdout
+    assert "no heat maps: GRAYLINE_STORE: nothing is registered yet" in done.stdout
     assert (tmp_path / "a" / "g.html").read_text(encoding="utf-8").startswith("<!doctype html>")
     for command, message in (
         (
