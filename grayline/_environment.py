@@ -1,6 +1,6 @@
 """Set the libraries' variables on import, before Prefect and MLflow read them; import this room first."""
 
-from tasks.machine.environment import prepare_environment
+from tasks.access.environment import prepare_environment
 from tasks.progress import show_log_lines
 
 prepare_environment()

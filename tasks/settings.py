@@ -1,4 +1,4 @@
-"""The machine's settings: with `tasks.machine.environment`, the only place that looks into the environment."""
+"""The machine's settings: with `tasks.access.environment`, the only place that looks into the environment."""
 
 from __future__ import annotations
 

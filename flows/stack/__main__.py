@@ -5,7 +5,7 @@ from pathlib import Path
 
 from flows.stack.local import down, serve, up
 from resnet_core.errors import UserError
-from tasks.machine.environment import prepare_environment
+from tasks.access.environment import prepare_environment
 from tasks.progress import complain
 
 _USAGE = (

@@ -12,7 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from resnet_core.storage.files import is_local
-from tasks.machine.environment import prepare_environment
+from tasks.access.environment import prepare_environment
 from tasks.settings import Settings
 
 _LONGEST = 900  # seconds
