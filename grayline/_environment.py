@@ -1,7 +1,7 @@
 """Set the libraries' variables on import, before Prefect and MLflow read them; import this room first."""
 
-from tasks.access.environment import prepare_environment
 from tasks.progress import show_log_lines
+from tasks.settings import prepare_environment
 
 prepare_environment()
 show_log_lines()

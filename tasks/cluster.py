@@ -123,7 +123,7 @@ def _connection(settings: Settings) -> dict[str, Any]:
         "address": opened(settings.ray_address or "auto"),
         "runtime_env": {
             "env_vars": {"GRAYLINE_STORE": str(settings.root)},
-            "worker_process_setup_hook": "tasks.access.environment.prepare_environment",
+            "worker_process_setup_hook": "tasks.settings.prepare_environment",
         },
         "logging_level": logging.WARNING,
         "log_to_driver": False,  # messages of tasks are in Prefect's log

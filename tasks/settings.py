@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import resource
-from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -19,10 +17,11 @@ from resnet_core.credentials import public
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
 from resnet_core.policy import Policy, decide_by
-from resnet_core.storage.compressed import be_private
 from resnet_core.storage.files import is_local, store_path
+from tasks.access.environment import learn_access, set_defaults
 from tasks.access.migrations import bring_up_to_date
-from tasks.access.modes import Group, close_store, keep_private
+from tasks.access.modes import Group, close_store, keep_confidential, keep_private
+from tasks.access.passwords import let_in
 from tasks.access.settings_file import read_settings_file, settings_file
 from tasks.store import Store, check_format, note_in_mark, read_mark
 from tasks.validation import invalid, public_texts
@@ -206,7 +205,7 @@ def _secret() -> set[str]:
     return {name for name, field in Settings.model_fields.items() if SecretStr in get_args(field.annotation)}
 
 
-def use_settings_file() -> None:
+def _use_settings_file() -> None:
     """Set the variables of the settings file that are not set: libraries and other processes read them, too."""
     for name, value in read_settings_file(variables(), _secret())[1].items():
         os.environ.setdefault(name, value)
@@ -234,11 +233,22 @@ decide_by(_decide)  # in every process that has settings at all
 
 
 def allow_typed(place: str) -> None:
-    """Allow a URL that a person types on the command line, here and in processes to come: settings are of input."""
+    """Allow a URL that a person types on the command line, here and in processes to come. Settings are of input."""
     url, settings = urlsplit(place), read_settings()
     if url.scheme in ("http", "https") and url.hostname:
         os.environ["GRAYLINE_ALLOWED_PROTOCOLS"] = f"{settings.allowed_protocols}, {url.scheme}"
         os.environ["GRAYLINE_PRIVATE_HOSTS"] = f"{settings.private_hosts}, {url.hostname}".lstrip(", ")
+
+
+def prepare_environment() -> None:
+    """Set this process's variables, modes and credentials, before libraries look at them."""
+    _use_settings_file()
+    settings = read_settings()
+    keep_private(settings.group)
+    if settings.access_file:
+        learn_access(settings.access_file)
+    set_defaults(settings.root, settings.keep_days, settings.logs)
+    let_in(settings.stack, os.environ)
 
 
 def read_settings() -> Settings:
@@ -278,14 +288,6 @@ def known_keys(settings: Settings) -> Keys | None:
     if keys is not None:
         keep_confidential()
     return keys
-
-
-def keep_confidential() -> None:
-    """Leave no images in unpacked copies or in dumps of this process's memory, from now on."""
-    be_private()
-    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
-    with suppress(OSError):  # Linux: the limit does not bind a program that takes the dumps
-        Path("/proc/self/coredump_filter").write_text("0", encoding="ascii")
 
 
 def reveal(place: str, field: str) -> str:

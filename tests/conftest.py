@@ -24,8 +24,11 @@ os.environ["GRAYLINE_STORE"] = str(SESSION / "store")
 os.environ["GRAYLINE_ALLOWED_PROTOCOLS"] = "file, s3, gs, abfs, https, memory"  # the file system of many tests
 
 from resnet_core.storage import compressed  # noqa: E402
-from tasks.access.environment import prepare_environment  # noqa: E402
-from tasks.settings import Settings, check_store  # noqa: E402
+from tasks.settings import (  # noqa: E402
+    Settings,
+    check_store,
+    prepare_environment,
+)
 
 prepare_environment()
 check_store(Settings().root)

@@ -418,7 +418,7 @@ def main() -> None:
 
 def tried(bench: Bench, jobs: list[str], faults: list[str], chosen: argparse.Namespace) -> int:
     """Try points, and print a line for each job and fault. Returns the number of points that are wrong."""
-    from tasks.access.environment import prepare_environment
+    from tasks.settings import prepare_environment
 
     prepare_environment()
     prepare()

@@ -39,8 +39,7 @@ LIVE = """() => {
 
 def publish(folder: str) -> dict[str, Any]:
     """Publish the names. Returns Prefect's artifacts by key, and ids of MLflow's model, run and experiment."""
-    from tasks.access.environment import prepare_environment
-    from tasks.settings import Settings
+    from tasks.settings import Settings, prepare_environment
 
     prepare_environment()
     from mlflow.entities import Metric, RunTag

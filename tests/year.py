@@ -399,7 +399,7 @@ def main() -> None:
     options.add_argument("--nights", type=int, default=365)
     options.add_argument("--keep", type=Path, help="Keep the year here, to look at a wrong morning.")
     chosen = options.parse_args()
-    from tasks.access.environment import prepare_environment
+    from tasks.settings import prepare_environment
 
     prepare_environment()
     prepare()

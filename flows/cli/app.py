@@ -19,9 +19,8 @@ from flows.machine.interrupt import stoppable
 from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
 from resnet_core.storage.files import disk_full, says_full
-from tasks.access.environment import prepare_environment
 from tasks.progress import complain, show_defect, show_log_lines
-from tasks.settings import Settings, allow_typed
+from tasks.settings import Settings, allow_typed, prepare_environment
 from tasks.validation import invalid
 
 _WORD = re.compile(r"(-*[\w-]+=)?(.*)", re.DOTALL)  # an option or a parameter, and its value

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from flows.stack.local import down, serve, up
 from resnet_core.errors import UserError
-from tasks.access.environment import prepare_environment
 from tasks.progress import complain
+from tasks.settings import prepare_environment
 
 _USAGE = (
     "usage: python -m flows.stack up [DATASET.yaml ...] [--public] | down | serve prefect | serve mlflow | "

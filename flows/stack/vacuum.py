@@ -12,8 +12,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 from resnet_core.storage.files import is_local
-from tasks.access.environment import prepare_environment
-from tasks.settings import Settings
+from tasks.settings import Settings, prepare_environment
 
 _LONGEST = 900  # seconds
 _LARGEST_LOG, _KEPT_OF_LOG = 10 * 2**20, 2**20  # bytes

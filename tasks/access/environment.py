@@ -4,30 +4,24 @@ import os
 import warnings
 from urllib.parse import unquote, urlsplit, urlunsplit
 
+from upath import UPath
+
 from resnet_core.cores import thread_variables
 from resnet_core.credentials import public
 from resnet_core.errors import UserError
 from resnet_core.storage.files import is_local
-from tasks.access.modes import keep_private, secret_lines
-from tasks.access.passwords import let_in
+from tasks.access.modes import secret_lines
 from tasks.access.prefect_key import use_key
 from tasks.access.upkeep import upkeep
-from tasks.settings import read_settings, use_settings_file
 from tasks.store import Store, sqlite_address
 
 
-def prepare_environment() -> None:
-    """Set defaults for the libraries' own variables before they are imported; variables that are set stay.
+def set_defaults(store: UPath, days: int, logs: str) -> None:
+    """Set defaults for the libraries' own variables; variables that are set stay.
 
     Prefect's database lies in the store too, so that a store is complete and can be deleted whole. Nothing is sent
-    to anybody, and no pickle is loaded.
+    to anybody, and no pickle is loaded. days: for which Prefect remembers; logs: how log lines are written.
     """
-    use_settings_file()
-    settings = read_settings()
-    store, days = settings.root, settings.keep_days
-    keep_private(settings.group)
-    if settings.access_file:
-        _learn_access(settings.access_file)
     defaults = {
         "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": "http://127.0.0.1",  # of a temporary server: no page may read it
@@ -51,7 +45,7 @@ def prepare_environment() -> None:
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",  # one of a hundred small files says nothing
     }
-    if settings.logs == "json":
+    if logs == "json":
         defaults["PREFECT_LOGGING_HANDLERS_CONSOLE_FORMATTER"] = "json"
         defaults["PREFECT_LOGGING_FORMATTERS_JSON_CLASS"] = "tasks.progress.JsonLines"
         defaults["PREFECT_LOGGING_COLORS"] = "false"
@@ -72,7 +66,6 @@ def prepare_environment() -> None:
         defaults["MLFLOW_TRACKING_PASSWORD"] = unquote(server.password or "")
     for name, value in (defaults | thread_variables(os.environ)).items():
         os.environ.setdefault(name, value)
-    let_in(settings.stack, os.environ)
     if is_local(store):
         use_key(os.environ)
     # Prefect looks for its home when it is imported; `check_store` makes it when a command needs it.
@@ -81,7 +74,7 @@ def prepare_environment() -> None:
     warnings.filterwarnings("ignore", module=r"(PIL|pydicom)\.")
 
 
-def _learn_access(file: str) -> None:
+def learn_access(file: str) -> None:
     """Remember the URLs of `GRAYLINE_ACCESS_FILE`. Raises UserError if others can read it, or nobody."""
     for number, line in secret_lines(file, "GRAYLINE_ACCESS_FILE"):
         if public(line) == line:

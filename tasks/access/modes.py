@@ -2,11 +2,14 @@
 
 import logging
 import os
+import resource
 import stat
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal
 
 from resnet_core.errors import UserError
+from resnet_core.storage.compressed import be_private
 
 log = logging.getLogger("grayline")
 Group = Literal["none", "read", "write"]
@@ -59,3 +62,11 @@ def _close(folder: Path, mask: int, opened: bool = False) -> bool:
     if wanted != mode and folder.stat().st_uid == os.geteuid():
         folder.chmod(wanted)
     return bool(mode & mask) and not stat.S_IMODE(folder.stat().st_mode) & mask
+
+
+def keep_confidential() -> None:
+    """Leave no images in unpacked copies or in dumps of this process's memory, from now on."""
+    be_private()
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
+    with suppress(OSError):  # Linux: the limit does not bind a program that takes the dumps
+        Path("/proc/self/coredump_filter").write_text("0", encoding="ascii")

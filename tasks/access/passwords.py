@@ -1,4 +1,4 @@
-"""The way into the local stack: a user, a password in a file that its owner alone may read, and who is shown it."""
+"""The way into the local stack: a user, a password in a file of its owner's. And who is shown it."""
 
 import json
 import os

@@ -28,10 +28,10 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import digest_of, source_digest
 from resnet_core.storage.files import DamagedFileError, write_whole
+from tasks.access.modes import keep_confidential
 from tasks.dataset import Dataset
 from tasks.ingest.arrivals import set_aside
 from tasks.parts import Part
-from tasks.settings import keep_confidential
 from tasks.store import own_files
 from tasks.workspace import Workspace
 

@@ -12,13 +12,14 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
 from resnet_core.errors import UserError, nearest, some_of
+from tasks.access.modes import keep_confidential
 from tasks.registry.contents import check_network
 from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
 from tasks.registry.integrity import refusal, verified_folder
 from tasks.registry.patience import RegistryError, says_missing
 from tasks.registry.runs import client
-from tasks.settings import Settings, keep_confidential, known_keys
+from tasks.settings import Settings, known_keys
 from tasks.store import LINEAGE
 from tasks.values import ModelVersion
 

@@ -12,9 +12,8 @@ from resnet_core.credentials import forget, opened
 from resnet_core.errors import UserError
 from resnet_core.policy import check_protocol, policy
 from resnet_core.shards.encryption import load_keys
-from tasks.access.environment import prepare_environment
 from tasks.registry.integrity import sign, verify
-from tasks.settings import Settings
+from tasks.settings import Settings, prepare_environment
 
 
 @pytest.fixture

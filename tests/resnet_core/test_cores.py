@@ -47,7 +47,7 @@ def test_what_the_user_has_set_wins(tmp_path: Path) -> None:
 
 def test_it_is_set_before_pytorch_is_imported(tmp_path: Path) -> None:
     code = (
-        "import os, sys; from tasks.access.environment import prepare_environment; prepare_environment(); "
+        "import os, sys; from tasks.settings import prepare_environment; prepare_environment(); "
         "print(os.environ['GOMP_SPINCOUNT'], 'torch' in sys.modules)"
     )
     env = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_", "KMP_"))}

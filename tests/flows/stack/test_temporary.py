@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 _FLOW = """
 import os, sys, urllib.request, urllib.error
-from tasks.access.environment import prepare_environment
+from tasks.settings import prepare_environment
 from tasks.settings import check_store, Settings
 prepare_environment()
 check_store(Settings().root)

@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from resnet_core.errors import UserError
-from tasks.access.environment import prepare_environment
-from tasks.settings import Settings, read_settings, variables
+from tasks.settings import Settings, prepare_environment, read_settings, variables
 
 
 @pytest.fixture
