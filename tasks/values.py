@@ -39,7 +39,7 @@ def have(value: Value | None) -> Value:
 
 @dataclass(frozen=True)
 class Scan:
-    """The source as it is now: `entries` is a Parquet file of `count` rows, a row per file of the source or its
+    """The source as it is now. `entries` is a Parquet file of `count` rows, a row per file of the source or its
     labels.
 
     `unread` are the parts that no earlier night has read; all parts lie in the folder `pixels`. `corrections` is a

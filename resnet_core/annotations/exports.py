@@ -69,7 +69,7 @@ def read_labels(place: UPath, label_column: str | None = None, annotators: Annot
 
 
 def labels_of(place: UPath, label_column: str | None = None, annotators: Annotators = "agree") -> Labels | None:
-    """Do the same for a file that may be something else: None for JSON, XML and archives that hold no labels."""
+    """Do the same for a file that may be something else. JSON, XML and archives without labels give None."""
     found = _read_export(place, label_column)
     if found is None:
         return None if _is_form(place) else Labels(read_manifest(place, label_column))

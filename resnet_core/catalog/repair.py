@@ -88,7 +88,7 @@ def repair(db: DuckDBPyConnection, config: SplitConfig) -> int:
 
 
 def _wanted_groups(count: int, config: SplitConfig) -> dict[Split, int]:
-    """Return the least number of groups on each side, of `count`: GROUPS, or 10% of them, or the share asked for."""
+    """Return the least number of groups on each side, of `count`. It is GROUPS, 10% of them, or the share asked for."""
     test = min(GROUPS, ceil(max(config.test, _LEAST_SHARE) * count), count // 2)
     return {"train": min(GROUPS, count - test), "test": test}
 

@@ -91,7 +91,7 @@ def find(images: pa.Table, pairs: Pairs, most: float, around: Pairs | None = Non
 
 
 def _known(images: pa.Table) -> _Numbers:
-    """Return the ties of earlier nights, int64 [K, 2]: rows of `images`, and beyond them a row for each lost image.
+    """Return the ties of earlier nights, int64 [K, 2]. They are rows of `images`; beyond them is a row per lost image.
 
     A tie joins images without a group; `near` also names images that people have given another label.
     """

@@ -206,7 +206,7 @@ def compare_slices(slices: Mapping[str, Rows], pair: Pair, margin: float, seed: 
 
 
 def _p_worse(gained: int, lost: int, images: int, margin: float) -> float:
-    """Return the p of "worse by the margin at most": exact for a margin of 0, else by the score test."""
+    """Return the p of "worse by the margin at most". It is exact for a margin of 0, else by the score test."""
     return mcnemar(lost, gained) if margin == 0 else float(norm.cdf(score(gained, lost, images, -margin)))
 
 
@@ -232,7 +232,7 @@ def below(
     groups: Groups | None = None,
     seed: int = 0,
 ) -> float:
-    """Return the p of "at least the limit": the probability of such a value if the true one just reaches it."""
+    """Return the p of "at least the limit", the probability of such a value at the limit."""
     if metric is accuracy and groups is None:
         right = int((scores.argmax(1) == labels).sum())
         return float(binomtest(right, len(labels), limit, alternative="less").pvalue)

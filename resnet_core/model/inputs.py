@@ -35,7 +35,7 @@ def resize_batch(x: Tensor, side: int) -> Tensor:
 
 
 def resize_matrix(side: int, target: int) -> Tensor:
-    """Return M, float32 [side, target]: M.T @ x @ M is `resize_batch` of an image x of `side` x `side` pixels.
+    """Return M, float32 [side, target]. M.T @ x @ M is `resize_batch` of an image x of `side` x `side` pixels.
 
     For frameworks that resize in another way.
     """

@@ -14,7 +14,7 @@ _SIDE = 64  # pixels of the longer side: the network's own map has 4 to 12 cells
 
 
 def overlay(heat: NDArray[np.float32], settings: Preprocessing, size: tuple[int, int]) -> tuple[bytes, tuple[int, int]]:
-    """Return heat [S, S], 0 to 1, as it lies on an image of a width and height: a WebP, and its width and height."""
+    """Return heat [S, S], 0 to 1, as it lies on an image: a WebP, and its size. size: width and height of the image."""
     width, height = size
     scale = _SIDE / max(width, height)
     across, down = max(1, round(width * scale)), max(1, round(height * scale))

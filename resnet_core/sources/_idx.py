@@ -1,4 +1,4 @@
-"""IDX, the format of MNIST: many images of one size in a file, their labels in a second file beside it.
+"""IDX, the format of MNIST: many images of one size in a file. Their labels are in a second file beside it.
 
 bytes          content (http://yann.lecun.com/exdb/mnist/)
 4              magic number: 0x803 images, 0x801 labels

@@ -268,7 +268,7 @@ def _check_soft_labels(path: UPath, table: pa.Table) -> None:
 
 
 def _encode(rows: Iterable[Sequence[str | None]], names: Sequence[str]) -> pa.Array:
-    """Return the attributes that are not empty as a JSON object per row, null for a row without any: string [N]."""
+    """Return the attributes that are not empty, string [N]: a JSON object per row, null for a row without any."""
     encoded: dict[tuple[str | None, ...], str | None] = {}  # many images have the same
     texts = []
     for row in rows:

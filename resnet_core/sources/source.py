@@ -189,7 +189,7 @@ def suffix_kind(place: str) -> Kind | None:
 
 
 def _folder_kind(folder: str) -> Kind:
-    """Return the kind of a folder: that of its tables, if it holds no image by its name and one kind of table."""
+    """Return the kind of a folder. It is that of its tables, if there is one kind and no image by its name."""
     kinds: set[Kind] = set()
     first = ""
     for uri, path, size, _ in folders.walk(folder):

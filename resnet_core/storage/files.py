@@ -45,7 +45,7 @@ class DiskFullError(JobError):
 
 
 def says_full(error: BaseException | None) -> bool:
-    """Return whether an error, or one behind it, says that a disk is full: of the system, Arrow, Rust or SQLite."""
+    """Return whether an error, or one behind it, says that a disk is full, in words of any library."""
     while error is not None:
         text = str(error)
         if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or any(sign in text for sign in _FULL):

@@ -47,7 +47,7 @@ def fold_label(label: str) -> str:
 
 
 def bare_label(label: str) -> str:
-    """Return what is left of a label without what a person hardly sees: two classes with the same rest are suspicious.
+    """Return what is left of a label without what a person hardly sees. Two classes with the same rest are suspicious.
 
     Case, blanks, quotation marks, characters without width, and how a number is written: 1, 01, 1.0.
     """

@@ -1,4 +1,4 @@
-"""Split names: the split that the name of a folder or of a table means, such as `Train`, `val` or `seg_test`."""
+"""Split names: which split the name of a folder or table means, such as `Train`, `val` or `seg_test`."""
 
 import re
 from typing import NamedTuple

@@ -1,4 +1,4 @@
-"""The engine of a batch: the fastest engine that decides as the gate saw it, by a short trial on this machine.
+"""The engine of a batch: the fastest that decides as the gate saw it. A short trial on this machine tells.
 
 A trial takes seconds to minutes, so an engine is tried only for batches that are long enough. Outcomes are kept in
 the store, in `engines/<model>-<files>-<digest>/`. `files` is the digest of the version's files; the other covers

@@ -157,8 +157,8 @@ def _find_known(image_ids: pa.ChunkedArray, known: pa.Table | None, good: NDArra
 
 
 def sampled(image_ids: pa.ChunkedArray, share: float) -> NDArray[np.int64]:
-    """Return the places of a share of the images, the same ones in any order and parts: a hash is as good as a
-    draw.
+    """Return the places of a share of the images, the same ones in any order and parts. A hash is as good as
+    a draw.
     """
     most = share * 2**32
     return np.array([k for k, image_id in enumerate(image_ids.to_pylist()) if int(image_id[:8], 16) < most], np.int64)

@@ -168,7 +168,7 @@ class Scores:
 class DriftReport:
     """The comparison of `images` images of a batch with its version's training data, measure by measure.
 
-    There are no findings if nothing could be measured; `why` then has the reason. `plot` shows them. `farthest`: where
+    `findings` is empty if nothing could be measured; `why` then has the reason. `plot` shows them. `farthest`: where
     there are more unknown images than expected, the farthest ones, by their places and distances.
     """
 

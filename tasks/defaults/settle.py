@@ -43,7 +43,7 @@ _GROWN = 1.5  # times as many images of all, or of the smallest class: the value
 
 # ---- the size, before the first image is read
 def settle_size(dataset: Dataset, db: DuckDBPyConnection, notes: Mapping[str, str], here: Workspace) -> tuple[int, str]:
-    """Return the side to store: that of the file, or that of earlier nights, or one that fits the listed files.
+    """Return the side to store: the file's, or that of earlier nights, or one that fits the listed files.
 
     Also return what to say of it, which may be nothing.
 

@@ -227,8 +227,8 @@ def _compare(db: DuckDBPyConnection, found: Candidates, scan: Scan, size: int, k
 
 
 def _check_evaluation(db: DuckDBPyConnection, dataset: Dataset, names: tuple[str, ...], placed: Placement) -> None:
-    """Raises UserError for a class or a column that the evaluation needs and the data lack: hours before it would
-    matter.
+    """Raises UserError for a class or a column that the evaluation needs and the data lack. So it ends hours before
+    that would matter.
     """
     columns = list(SLICED)
     if not set(dataset.evaluate.slices) <= set(columns):

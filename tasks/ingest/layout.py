@@ -91,7 +91,7 @@ def _by_tables(db: DuckDBPyConnection, source: str, decided: bool) -> _Found | N
 
 
 def _by_folders(db: DuckDBPyConnection, source: str, kind: Kind, labelled: bool, decided: bool) -> _Found | None:
-    """Find the depth at which folders are named like splits: at the top, below folders that hold all, or in classes."""
+    """Find the depth at which folders are named like splits. The top, below folders that hold all, or in classes."""
     depth, names = 1, _names_at(db, 1)
     while len(names) == 1 and depth < _DEEPEST:
         depth, names = depth + 1, _names_at(db, depth + 1)
@@ -292,7 +292,7 @@ def _part(depth: int) -> str:
 
 
 def _label_below(depth: int, kind: Kind, labelled: bool) -> str:
-    """Return SQL for the label of a file below a split: the next folder, or what the table or the glob has given."""
+    """Return SQL for the label of a file below a split. It is the next folder, or given by the table or the glob."""
     if labelled:
         return "label"
     return f"case when {_DEPTH} > {depth} then {'label' if kind == 'glob' else _part(depth + 1)} end"

@@ -1,4 +1,4 @@
-"""Placement in words: lines for the terminal, a table for the page of the data checks, and the check of the split."""
+"""Placement in words: lines for the terminal, a table for the page of the data checks. And the split's check."""
 
 from collections.abc import Iterator
 

@@ -1,4 +1,4 @@
-"""Images that a version was trained and tested on: the shards that its tag names, and the ids that it keeps."""
+"""Images that a version was trained and tested on. Its tag names their shards, and it keeps their ids."""
 
 import json
 from collections.abc import Container, Iterator

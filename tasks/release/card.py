@@ -1,4 +1,4 @@
-"""A version's card: what it learned from, how good it is, what it is for, as the Markdown that MLflow shows.
+"""A version's card, as the Markdown that MLflow shows: its data, its quality, its use.
 
 The parts follow model cards (Mitchell et al. 2019, "Model Cards for Model Reporting").
 """

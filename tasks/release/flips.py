@@ -197,7 +197,7 @@ def compare_on(
 
 
 def _decide(files: pa.Table, both: Sequence[Classifier], limits: Limits) -> Iterator[dict[str, Any]]:
-    """Yield a row per file: uri, MEASURED, the decisions `old` and `new`, and `why` the file does not count, or "".
+    """Yield a row per file: uri, MEASURED, the decisions `old` and `new`. `why` the file does not count may be "".
 
     Gray levels that only one version cannot take are its decision. Any other fault says nothing of a version.
     """

@@ -129,7 +129,7 @@ def _reliability(parts: Parts, temperature: float | None) -> str:
 
 
 def uncalibrated(probabilities: NDArray[np.float64], temperature: float) -> NDArray[np.float64]:
-    """Return the network's own probabilities [N, C]: those of the temperature T to the power T, to a sum of 1."""
+    """Return the network's own probabilities [N, C]. Those of temperature T, to the power T, with a sum of 1."""
     logs = temperature * np.log(np.maximum(probabilities, 1e-30))
     powers = np.exp(logs - logs.max(1, keepdims=True))
     return powers / powers.sum(1, keepdims=True)

@@ -96,7 +96,7 @@ class Meter:
         self.shown = step.images
 
     def epoch_done(self, epoch: Epoch, images: int) -> None:
-        """Count the images of a finished epoch: a GPU's last steps were not shown, and a resumed run has earlier
+        """Count the images of a finished epoch. A GPU's last steps were not shown, and a resumed run has earlier
         epochs.
         """
         self.advance((epoch.epoch - self.epochs_shown) * images - self.shown, self.note(epoch))
