@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import DatasetFile, check, choice
+from flows.cli.scores import seer_of_batch
 from flows.cli.tables import console, number, say, table
 from resnet_core.errors import UserError, plural
 from tasks.settings import Settings
@@ -78,7 +79,7 @@ def _make_queue(places: list[str], budget: int, random: float, to: str, in_clear
         check_options(each, budget, (), in_clear)
         folder = check_folder(to, each.scores, copy=False)
     queue = make_queue(batches, budget, random, store)
-    written = write_queue(queue, folder, Settings().limits)
+    written = write_queue(queue, folder, Settings().limits, seer_of_batch(queue.batch.scores))
     counts = ", ".join(f"{count:,} {why}" for why, count in queue.picks.why.items())
     say(f"{plural(len(queue.why), 'image')} of {queue.images:,} to label: {counts}")
     if queue.labelled:

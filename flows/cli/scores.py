@@ -98,14 +98,14 @@ def gallery(
     to = check_place(output, "gallery.html")
     folder = find_batch(batch, Store(Settings().root))
     check_options(folder, limit, label or [], in_clear)
-    seer = _seer_of(folder.scores) if heat else None
+    seer = seer_of_batch(folder.scores) if heat else None
     page = write_gallery(folder, to, limit, label or [], Settings().limits, seer)
     unseen = f"; {page.unseen:,} have no picture" if page.unseen else ""
     say(f"{page.batch}: {page.shown:,} of {plural(page.files, 'file')}, {page.size / 1e6:,.1f} MB{unseen}")
     say(f"{page.path} (then name what you export from it as `corrections:` in the data set file)")
 
 
-def _seer_of(scores: Scores) -> Seer | None:
+def seer_of_batch(scores: Scores) -> Seer | None:
     """Return what makes heat maps; None, with the reason, if the batch's version cannot be had."""
     from flows.machine.doctor import check_mlflow
     from tasks.batch.heat_maps import seer_of

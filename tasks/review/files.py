@@ -31,6 +31,7 @@ from resnet_core.plotting.thumbnails import thumbnails
 from resnet_core.storage.delimited import as_cell
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import write_folder
+from tasks.batch.heat_maps import Seer
 from tasks.report.gallery_page import write_picks
 from tasks.report.words import file_name
 from tasks.review.queue import Queue
@@ -49,8 +50,11 @@ class WrittenQueue:
     unwritable: list[str]
 
 
-def write_queue(queue: Queue, folder: Path, limits: Limits) -> WrittenQueue:
-    """Write all files, or nothing. Raises UserError for a place that cannot be written."""
+def write_queue(queue: Queue, folder: Path, limits: Limits, seer: Seer | None = None) -> WrittenQueue:
+    """Write all files, or nothing. Raises UserError for a place that cannot be written.
+
+    seer: makes the page's heat maps; None: there are none.
+    """
     scores = queue.batch.scores
     batch = replace(queue.batch, scores=replace(scores, output=UPath(folder)))
     rows = queue.picks.rows.to_pylist()
@@ -63,7 +67,8 @@ def write_queue(queue: Queue, folder: Path, limits: Limits) -> WrittenQueue:
             (draft / LIST).write_text(as_csv(table), encoding="utf-8")
             images = _write_images(draft / "images", rows, limits)
             _write_tools(draft, (folder.name, str(scores.model)), classes, [*zip(rows, table, images, strict=True)])
-            write_picks(replace(batch, key=digest_of(batch.key, table)), queue.picks, UPath(draft / PAGE), (), limits)
+            page = replace(batch, key=digest_of(batch.key, table))
+            write_picks(page, queue.picks, UPath(draft / PAGE), (), limits, seer)
             (draft / QUEUE).write_text(
                 json.dumps(_record(queue, table), indent=2, ensure_ascii=False), encoding="utf-8"
             )

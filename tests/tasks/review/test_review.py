@@ -22,6 +22,10 @@ from flows.cli.app import app
 from resnet_core.catalog.corrections import NONE_OF_THESE
 from resnet_core.errors import UserError
 from resnet_core.images.limits import Limits
+from resnet_core.images.preprocessing import Preprocessing
+from resnet_core.model.classifier import Classifier
+from resnet_core.model.resnet import build
+from tasks.batch.heat_maps import Seer
 from tasks.review.answers import Answers, read_answers
 from tasks.review.files import WrittenQueue, write_queue
 from tasks.review.queue import Queue, find_batches, make_queue
@@ -31,6 +35,8 @@ from tests.browser import PALE_TEXT, TOO_WIDE, UNREADABLE, chromium, opened
 from tests.conftest import write_labels
 from tests.hostile_names import NAMES
 from tests.resnet_core.annotations.test_exports import annotated
+from tests.resnet_core.model.test_classifier import a_classifier
+from tests.resnet_core.model.test_resnet import TINY
 from tests.versions import Digits
 
 COUNT = 240
@@ -227,6 +233,17 @@ def test_accuracy_needs_every_random_image_and_has_an_exact_interval() -> None:
     )  # Clopper and Pearson, as in R's binom.test(90, 100)
     assert "3 of 100 random images have no label" in Answers([], 5000, 90, 100, 3, 0, "d").accuracy()
     assert "no random part" in Answers([], 5000, 0, 0, 0, 0, "d").accuracy()
+
+
+def test_the_page_has_heat_maps_where_a_version_makes_them(digits: Digits, tmp_path: Path) -> None:
+    scores, _ = write_batch(tmp_path, digits, 12)
+    names = tuple("0123456789")
+    network = build(TINY, size=8, classes=10, seed=5)
+    seer = Seer(Classifier(network, TINY, names, Preprocessing(8), a_classifier().normalisation), Limits())
+    write_queue(queue_of(scores, budget=4), tmp_path / "with", Limits(), seer)
+    write_queue(queue_of(scores, budget=4), tmp_path / "without", Limits())
+    found = [(tmp_path / name / "queue.html").read_text().count('<img class="heat"') for name in ("with", "without")]
+    assert found == [4, 0]
 
 
 def test_names_of_classes_and_files_are_text_in_every_file(digits: Digits, tmp_path: Path) -> None:
