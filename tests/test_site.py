@@ -18,8 +18,6 @@ from tests.browser import chromium
 HOME = Path(__file__).parents[1]
 SITE = HOME / "build" / "site"
 
-pytestmark = pytest.mark.docs
-
 
 @pytest.fixture(scope="module")
 def site() -> Iterator[str]:
@@ -45,6 +43,7 @@ def test_no_picture_is_older_than_what_it_shows() -> None:
     assert outdated() == [], "run `python -m docs.screenshots`, which makes all of them"
 
 
+@pytest.mark.docs
 def test_every_page_opens_without_a_complaint_and_asks_no_other_server(site: str) -> None:
     names = sorted(path.relative_to(SITE).as_posix() for path in SITE.rglob("*.html") if path.name != "404.html")
     assert len(names) > 40
