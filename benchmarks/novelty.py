@@ -88,7 +88,7 @@ PARTS = {
         48, 1600, 1000, {"arch": "resnet10", "width": 16}, {"epochs": 10, "augment": {"flips": "dihedral"}}
     ),
 }  # fmt: skip
-ROUNDS, IMAGES = 5, 1000  # of `speed`
+ROUNDS, IMAGES = 7, 3000  # of `speed`
 PAIRS = ((0, 1), (2, 3), (4, 5), (6, 7), (8, 9))
 
 

@@ -284,6 +284,7 @@ JOBS = {
     "first night": Job(None, _night),
     "second night": Job("first night", _second_night),
     "batch": Job("first night", _batch),
+    "night after a batch": Job("batch", _second_night),  # scores some of its images again: the check `flips`
     "correction": Job("second night", _correction),
     "prune": Job("second night", _prune),
     "promote": Job("second night", _promote),

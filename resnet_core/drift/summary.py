@@ -36,8 +36,9 @@ EDGES: Mapping[str, NDArray[np.float64]] = {
 }
 UNITS = {"confidence": "", "brightness": "gray levels", "contrast": "gray levels", "sharpness": ""}
 UNITS |= {"width": "px", "height": "px"}
-CATALOG_MEASURES = ("brightness", "contrast", "sharpness", "width", "height")
-SCORE_MEASURES = ("confidence", "brightness", "contrast", "sharpness")
+PIXEL_MEASURES = ("brightness", "contrast", "sharpness")
+CATALOG_MEASURES = (*PIXEL_MEASURES, "width", "height")
+SCORE_MEASURES = ("confidence", *PIXEL_MEASURES)
 CATALOG_COLUMNS = ["label", "status", "reason_code", "reason", *CATALOG_MEASURES]
 SCORE_COLUMNS = ["label", "needs_review", *SCORE_MEASURES]
 _COUNTED = {"label", "needs_review", *EDGES}

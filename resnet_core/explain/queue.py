@@ -3,16 +3,19 @@
 A tenth to a third are unknown images, the farthest first, spread over the features: as many as there are beyond chance
 (Benjamini and Hochberg 1995, on conformal p-values as in Bates et al. 2023, arXiv:2104.08279). The others are spread
 over the gradients that their most probable labels would give the last layer. These are long where the network is
-unsure, and differ where images do (BADGE, Ash et al. 2020, arXiv:1906.03671). No two chosen are near-duplicates.
+unsure, and differ where images do (BADGE, Ash et al. 2020, arXiv:1906.03671). In a batch that has drifted, a tenth are
+the images farthest in that direction. No two chosen are near-duplicates.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Why = Literal["unknown", "unsure", "random"]
+Why = Literal["unknown", "drift", "unsure", "random"]
 _FEWEST, _MOST = (
     1 / 10,
     1 / 3,
@@ -26,7 +29,7 @@ class Pool:
     """Images to choose from: probabilities [N, C], features [N, D], unknown ones bool [N], and their distances [N].
 
     `taken`: bool [N], images that are in the queue already; they are not chosen, and nothing like them is. `near`: the
-    cosine of features from which images are alike.
+    cosine of features from which images are alike. `drifted`: rows that a drift is told by, the first ones first.
     """
 
     probabilities: NDArray[np.float32]
@@ -35,6 +38,7 @@ class Pool:
     distances: NDArray[np.float32]
     taken: NDArray[np.bool_]
     near: float = NEAR
+    drifted: tuple[int, ...] = ()
 
 
 def novel(p_values: NDArray[np.float32], images: int) -> int:
@@ -54,9 +58,11 @@ def choose(pool: Pool, count: int, seed: int, novel: int = 0) -> list[tuple[int,
     others = (spread.free & ~pool.unknown).any()
     most = round(min(max(novel, _FEWEST * count), _MOST * count)) if others else count
     far = spread.farthest(most)
-    unsure = spread.unsure(count - len(far))
-    far += spread.farthest(count - len(far) - len(unsure))
-    return [*((row, "unknown") for row in far), *((row, "unsure") for row in unsure)]
+    drifted = spread.first(pool.drifted, min(math.ceil(_FEWEST * count), count - len(far)))
+    unsure = spread.unsure(count - len(far) - len(drifted))
+    far += spread.farthest(count - len(far) - len(drifted) - len(unsure))
+    chosen: dict[Why, list[int]] = {"unknown": far, "drift": drifted, "unsure": unsure}
+    return [(row, why) for why, rows in chosen.items() for row in rows]
 
 
 def unit(x: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -89,6 +95,15 @@ class _Spread:
             unlike = 1 - self._close(row)
             gap = np.minimum(gap, unlike) if chosen else unlike
             chosen.append(row)
+        return chosen
+
+    def first(self, rows: Sequence[int], count: int) -> list[int]:
+        """Pick some of these rows, in their order."""
+        chosen = list[int]()
+        for row in rows:
+            if len(chosen) < count and self.free[row]:
+                self._close(row)
+                chosen.append(row)
         return chosen
 
     def unsure(self, count: int) -> list[int]:

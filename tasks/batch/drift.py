@@ -8,7 +8,7 @@ import io
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -24,7 +24,7 @@ from upath import UPath
 
 from resnet_core.drift.drift import LEAST, Drift, measure_drift
 from resnet_core.drift.reference import MOST
-from resnet_core.drift.summary import SCORE_COLUMNS, Summary, summarise
+from resnet_core.drift.summary import PIXEL_MEASURES, SCORE_COLUMNS, Summary, summarise
 from resnet_core.drift.unknown import FARTHEST, Ranks, Unknown, unknown_drift
 from resnet_core.errors import plural
 from resnet_core.inference.scores import ADDED, with_added
@@ -40,6 +40,9 @@ _EVENT = "grayline.drift"
 AT_ONCE = 8192  # rows in memory
 
 _Pair = tuple[NDArray[np.float32], NDArray[np.float32]]  # embeddings, of before and now
+_Images = tuple[tuple[str, float], ...]  # URIs and values
+_FAR = ("distance", "descending")
+_ENDS = (_FAR, *((name, order) for name in PIXEL_MEASURES for order in ("ascending", "descending")))
 
 
 @task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for
@@ -56,15 +59,13 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     if scores.scored < LEAST:
         return not_measured(scores, f"{plural(scores.scored, 'image')} cannot tell, it takes {LEAST}")
     batch = read_batch(scores.parts, kept.ranks)
-    now, embeddings, far = batch.summary, batch.embeddings, batch.far
+    now, embeddings, unknown = batch.summary, batch.embeddings, batch.unknown
     pair = None if kept.embeddings is None or not len(embeddings) else (kept.embeddings, embeddings)
     findings = measure_drift(kept.summary, now, kept.thresholds, pair)
-    if kept.ranks and far.counts.images >= LEAST:
-        findings += (unknown_drift(far.counts, kept.ranks, kept.thresholds.unknown),)
-    drifted = any(each.measure == "unknown" and each.drifted for each in findings)
-    report = DriftReport(
-        scores.model, now.labelled, findings, plot=scores.output / DRIFT_PLOT, farthest=far.images if drifted else ()
-    )
+    if kept.ranks and unknown.images >= LEAST:
+        findings += (unknown_drift(unknown, kept.ranks, kept.thresholds.unknown),)
+    report = DriftReport(scores.model, now.labelled, findings, plot=scores.output / DRIFT_PLOT)
+    report = replace(report, **_named(report.drifted, kept.summary, batch))
     png = drawn(kept.summary, now, findings, pair)
     with write_whole(scores.output / DRIFT_PLOT) as draft:
         draft.write_bytes(png)
@@ -72,13 +73,31 @@ def check_drift(scores: Scores, tracking_uri: str) -> DriftReport:
     publish_page(markdown(scores, report, png), key="drift", description=report.in_words())
     for each in report.drifted:
         log.warning("drift       %s", each)
-    if report.farthest:
-        log.warning("drift       farthest: %s", ", ".join(uri for uri, _ in report.farthest))
+    for title, images in _titled(report):
+        log.warning("drift       %s: %s", title, ", ".join(uri for uri, _ in images))
     if report.drifted:
         _emit(scores, report)
     else:
         log.info("drift       %s", report.in_words())
     return report
+
+
+def _named(drifted: Iterable[Drift], before: Summary, batch: "_Read") -> dict[str, Any]:
+    """Return the images that a report names, as its fields: those farthest towards where a measure has moved."""
+    measures = {each.measure for each in drifted}
+    outermost = {}
+    for name in (name for name in PIXEL_MEASURES if name in measures):
+        lower = batch.summary.histograms[name].mean < before.histograms[name].mean
+        outermost[name] = batch.ends.at(name, "ascending" if lower else "descending")
+    return {"farthest": batch.ends.at(*_FAR) if "unknown" in measures else (), "outermost": outermost}
+
+
+def _titled(report: DriftReport) -> Iterator[tuple[str, _Images]]:
+    """Yield the lists of images that are named."""
+    if report.farthest:
+        yield "farthest", report.farthest
+    for name, images in report.outermost.items():
+        yield f"outermost in {name}", images
 
 
 def drawn(before: Summary, now: Summary, findings: tuple[Drift, ...], pair: _Pair | None) -> bytes:
@@ -115,6 +134,9 @@ def described(scores: Scores, report: DriftReport) -> dict[str, Any]:
         "not_measured": report.why or None,
         "measures": {each.measure: asdict(each) | {"drifted": each.drifted} for each in report.findings},
         "farthest": [{"uri": uri, "distance": distance} for uri, distance in report.farthest],
+        "outermost": {
+            name: [{"uri": uri, "value": value} for uri, value in images] for name, images in report.outermost.items()
+        },
     }
 
 
@@ -139,30 +161,42 @@ def _emit(scores: Scores, report: DriftReport) -> None:
     )
 
 
-@dataclass
-class _Far:
-    """Counts of unknown images, and the FARTHEST images with their distances, the farthest first."""
+def _counted(rows: pa.Table, ranks: Ranks) -> Unknown:
+    """Count unknown images."""
+    rows = rows.filter(rows["novelty"].is_valid())
+    least = 1.5 / (ranks.held_out + 1)  # between the first two ranks
+    marks = (rows["unknown"], pc.less(rows["novelty"], least))
+    return Unknown(len(rows), *(pc.sum(mark).as_py() or 0 for mark in marks))
 
-    counts: Unknown = field(default_factory=Unknown)
-    images: tuple[tuple[str, float], ...] = ()
 
-    def add(self, rows: pa.Table, ranks: Ranks) -> None:
-        rows = rows.filter(rows["novelty"].is_valid())
-        least = 1.5 / (ranks.held_out + 1)  # between the first two ranks
-        marks = (rows["unknown"], pc.less(rows["novelty"], least))
-        self.counts += Unknown(len(rows), *(pc.sum(mark).as_py() or 0 for mark in marks))
-        order = [("distance", "descending"), ("uri", "ascending")]
-        rows = rows.take(pc.select_k_unstable(rows, k=min(FARTHEST, len(rows)), sort_keys=order))
-        found = zip(rows["uri"].to_pylist(), rows["distance"].to_pylist(), strict=True)
-        self.images = tuple(sorted((*self.images, *found), key=lambda each: (-each[1], each[0]))[:FARTHEST])
+class _Ends:
+    """The FARTHEST images at the ends of some measures; equal values by their URIs."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[str, str], pa.Table] = {}
+
+    def add(self, rows: pa.Table) -> None:
+        for name, order in _ENDS:
+            here = rows.select(["uri", name]).filter(rows[name].is_valid())
+            both = pa.concat_tables([here, self._kept.get((name, order), here.slice(0, 0))])
+            keys = [(name, order), ("uri", "ascending")]
+            self._kept[name, order] = both.take(pc.select_k_unstable(both, k=min(FARTHEST, len(both)), sort_keys=keys))
+
+    def at(self, name: str, order: str) -> _Images:
+        """Return URIs and values, the outermost first."""
+        found = self._kept.get((name, order))
+        if found is None:
+            return ()
+        return tuple(zip(found["uri"].to_pylist(), found[name].to_pylist(), strict=True))
 
 
 class _Read(NamedTuple):
-    """A batch's good rows: their summary, embeddings float32 [M, D] of at most MOST of them, and the far ones."""
+    """A batch's good rows: summary, embeddings float32 [M, D] of at most MOST of them, unknown ones, the outermost."""
 
     summary: Summary
     embeddings: NDArray[np.float32]
-    far: _Far
+    unknown: Unknown
+    ends: _Ends
 
 
 def read_batch(parts: Iterable[UPath], ranks: Ranks | None = None) -> _Read:
@@ -170,13 +204,14 @@ def read_batch(parts: Iterable[UPath], ranks: Ranks | None = None) -> _Read:
 
     Embeddings are of the rows with the least hashes of their URIs: the order of rows and parts does not matter.
     """
-    summary, sample, far = Summary(), _Sample(), _Far()
+    summary, sample, unknown, ends = Summary(), _Sample(), Unknown(), _Ends()
     for rows in _good_rows(parts):
         summary += summarise(rows)
         sample.add(rows["uri"], rows["embedding"])
+        ends.add(rows)
         if ranks:
-            far.add(rows, ranks)
-    return _Read(summary, sample.embeddings, far)
+            unknown += _counted(rows, ranks)
+    return _Read(summary, sample.embeddings, unknown, ends)
 
 
 def _good_rows(parts: Iterable[UPath]) -> Iterator[pa.Table]:
@@ -231,15 +266,17 @@ def markdown(scores: Scores, report: DriftReport, png: bytes) -> str:
         f"{plural(report.images, 'image')} against what {plain(report.version.name)} version "
         f"{report.version.version} was trained "
         "on. Drift is a distance over its threshold that chance would make with p below 0.001.\n\n"
-        f"{markdown_table(header, rows, numbers=header[1:5])}\n\n{farthest(report)}{picture('drift', png)}\n"
+        f"{markdown_table(header, rows, numbers=header[1:5])}\n\n{_tables(report)}{picture('drift', png)}\n"
     )
 
 
-def farthest(report: DriftReport) -> str:
-    if not report.farthest:
-        return ""
-    rows = ((uri, f"{distance:.3g}") for uri, distance in report.farthest)
-    return f"The farthest images:\n\n{markdown_table(('image', 'distance'), rows, numbers=('distance',))}\n\n"
+def _tables(report: DriftReport) -> str:
+    tables = (
+        f"Images {title}:\n\n"
+        + markdown_table(("image", "value"), ((uri, f"{value:.3g}") for uri, value in images), numbers=("value",))
+        for title, images in _titled(report)
+    )
+    return "".join(f"{table}\n\n" for table in tables)
 
 
 def limit(threshold: float | None) -> str:

@@ -12,6 +12,8 @@ from resnet_core.errors import plural
 from tasks.values import ModelVersion
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from upath import UPath
 
     from resnet_core.drift.drift import Drift
@@ -169,7 +171,8 @@ class DriftReport:
     """The comparison of `images` images of a batch with its version's training data, measure by measure.
 
     `findings` is empty if nothing could be measured; `why` then has the reason. `plot` shows them. `farthest`: where
-    there are more unknown images than expected, the farthest ones, by their places and distances.
+    there are more unknown images than expected, the farthest ones, by their places and distances. `outermost`: by
+    drifted measure of the pixels, the images with the most extreme values on the side that it moved to.
     """
 
     version: ModelVersion
@@ -178,6 +181,7 @@ class DriftReport:
     why: str = ""
     plot: UPath | None = None
     farthest: tuple[tuple[str, float], ...] = ()
+    outermost: Mapping[str, tuple[tuple[str, float], ...]] = field(default_factory=dict)
 
     @property
     def drifted(self) -> tuple[Drift, ...]:

@@ -43,6 +43,7 @@ _DIGITS = "123456789"
 _WHY = (
     ("unknown", "unlike all that was learned"),
     ("review", "that need review"),
+    ("drift", "where the batch has drifted"),
     ("unsure", "of which the model is least sure"),
     ("drawn", "drawn from all labels at any confidence"),
     ("random", "drawn at random from all"),

@@ -2,7 +2,7 @@
 
 The random part is drawn first, from all scored images; equal bytes are one image. The draw goes by the hash of image
 and version: the same batches give the same queue, and another version another draw. The rest is chosen by
-`resnet_core.explain.queue` among images that the catalog has no label for.
+`resnet_core.explain.queue` among images that the catalog has no label for. Drift is what `_drift.json` says of it.
 """
 
 from collections.abc import Sequence
@@ -21,8 +21,9 @@ from resnet_core.explain.queue import NEAR, Pool, choose, novel
 from resnet_core.inference.scores import Picks, take
 from resnet_core.storage.database import count, database, file_name
 from resnet_core.storage.digest import digest_of
+from resnet_core.storage.files import read_json
 from tasks.report.gallery_page import MOST, ScoredBatch, find_batch, readable
-from tasks.store import Store
+from tasks.store import DRIFT, Store
 
 _POOL, _MOST_POOL = 20, 20_000  # candidates: so many for each image of the queue, and at most
 _NEAR_BY_PROBABILITIES = 0.9999  # other images of a class that is sure have nearly the same probabilities
@@ -43,6 +44,11 @@ _OTHERS = """
 select uri from scored where unknown = $unknown and uri not in (select uri from drawn)
     and image_id not in (select image_id from known)
 order by {order}, image_id limit $most
+"""
+_DRIFTED = """
+select uri from scored join outermost using (uri) where uri not in (select uri from drawn)
+    and image_id not in (select image_id from known)
+group by uri order by min(place), uri
 """
 _ROWS = """
 select s.uri, s.unknown, s.distance, r.probabilities, r.embedding
@@ -108,8 +114,12 @@ def make_queue(batches: Sequence[ScoredBatch], budget: int, random: float, store
         labelled = _load_known(db, store.catalog(first.model.name))
         db.execute(f"create temp table drawn as {_RANDOM}", {"salt": salt, "most": round(budget * random)})
         drawn = [uri for (uri,) in db.sql("select uri from drawn order by uri").fetchall()]
+        db.register("outermost", _outermost(batches))
         rows, by_probabilities = _candidates(db, parts, drawn, budget)
-        pool, uris = _pool(rows, drawn, by_probabilities), rows["uri"].to_pylist()
+        uris = rows["uri"].to_pylist()
+        row_of = {uri: row for row, uri in enumerate(uris)}
+        drifted = tuple(row_of[uri] for (uri,) in db.execute(_DRIFTED).fetchall())
+        pool = replace(_pool(rows, drawn, by_probabilities), drifted=drifted)
         seed = int(digest_of(salt, sorted(uris))[:8], 16)
         chosen = {uris[row]: why for row, why in choose(pool, budget - len(drawn), seed, _novel(db))}
         why = {**chosen, **dict.fromkeys(drawn, "random")}
@@ -129,6 +139,18 @@ def _load_known(db: DuckDBPyConnection, catalog: UPath) -> int:
     return count(db, "select count(*) from known")
 
 
+def _outermost(batches: Sequence[ScoredBatch]) -> pa.Table:
+    """Return the images that the batches' drift is told by, with their places in its lists."""
+    found: list[tuple[str, int]] = []
+    for batch in batches:
+        file = batch.scores.output / DRIFT
+        measures = read_json(file, "Score the batch again.").get("outermost", {}) if file.exists() else {}
+        found += [(each["uri"], place) for images in measures.values() for place, each in enumerate(images)]
+    return pa.table({
+        "uri": pa.array([uri for uri, _ in found], pa.string()), "place": pa.array([at for _, at in found], pa.int32())
+    })  # fmt: skip
+
+
 def _novel(db: DuckDBPyConnection) -> int:
     """Return the number of unknown images that are not so by chance."""
     p_values = db.sql("select novelty from scored where unknown and novelty is not null").to_arrow_table()["novelty"]
@@ -143,6 +165,7 @@ def _candidates(
     for unknown, order in ((True, "distance desc"), (False, "margin")):
         found = db.execute(_OTHERS.format(order=order), {"unknown": unknown, "most": most}).fetchall()
         uris += [uri for (uri,) in found]
+    uris += [uri for (uri,) in db.execute(_DRIFTED).fetchall()]
     rows = db.sql(_ROWS, params={"files": [file_name(part) for part in parts], "uris": uris}).to_arrow_table()
     return rows, rows["embedding"].null_count > 0
 

@@ -1,5 +1,7 @@
 """The queue: what is unsure or unknown comes in, and nothing twice."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from resnet_core.explain.queue import NEAR, Pool, choose, novel, unit
@@ -55,6 +57,14 @@ def test_images_are_novel_beyond_chance() -> None:
     assert novel(np.array([first] * 4 + [0.02] * 32 + [0.04] * 40, np.float32), 1797) == 0
     assert novel(np.array([0.01] * 9723, np.float32), 10_000) == 9723
     assert novel(np.empty(0, np.float32), 100) == 0
+
+
+def test_a_tenth_tells_of_a_drift_in_its_order_and_never_twice() -> None:
+    images = replace(pool(unknown=20, taken=5), drifted=(399, 30, 0, 7, 200, 201, 202, 203, 204, 205))
+    found = choose(images, 60, 1, novel=20)
+    assert len(found) == len({row for row, _ in found}) == 60
+    assert rows(found, "drift") == [30, 200, 201, 202, 203, 204]  # 399 is there already; 0 and 7 are unknown
+    assert rows(choose(replace(pool(), drifted=(3, 5, 8)), 11, 1), "drift") == [3, 5]  # a tenth, rounded up
 
 
 def test_no_two_are_near_duplicates_nor_like_an_image_that_is_there_already() -> None:

@@ -234,7 +234,7 @@ def test_tomorrows_images_of_the_same_kind_have_not_drifted(home: Home) -> None:
         "unknown",
     }
     assert report.in_words() == "none in 8 measures of 400 images"
-    assert report.farthest == ()
+    assert (report.farthest, report.outermost) == ((), {})
     found = written(scores)
     assert found["drifted"] == []
     assert found["measures"]["embedding"]["images"] == 400
@@ -287,6 +287,11 @@ def test_drift_is_an_event_and_the_automation_of_the_docs_acts_on_it(
         scores = home.batch("dark", darker)
         report = checked(scores)
         assert {"brightness", "contrast", "embedding"} <= {each.measure for each in report.drifted}
+        rows = pa.concat_tables([pq.read_table(part.path) for part in scores.parts]).sort_by(
+            [("brightness", "ascending"), ("uri", "ascending")]
+        )
+        assert [uri for uri, _ in report.outermost["brightness"]] == rows["uri"].to_pylist()[:10]  # it moved down
+        assert f"outermost in brightness: {rows['uri'][0]}" in caplog.text
         assert any(
             record.levelname == "WARNING" and "brightness: KS" in record.getMessage() for record in caplog.records
         )
@@ -414,11 +419,13 @@ def test_the_numbers_do_not_depend_on_the_order_of_the_rows_or_their_parts(home:
     pq.write_table(shuffled, tmp_path / "one.parquet", row_group_size=77)
     assert home.classifier.novelty is not None
     ranks = Ranks(len(home.classifier.novelty.held_out), home.classifier.novelty.depth)
-    summary, embeddings, far = read_batch(scores.parts, ranks)
-    again, same, far_again = read_batch([UPath(tmp_path / "one.parquet")], ranks)
-    assert far_again == far
-    assert len(far.images) == 10
-    assert far.counts.images == 800
+    summary, embeddings, unknown, ends = read_batch(scores.parts, ranks)
+    again, same, unknown_again, ends_again = read_batch([UPath(tmp_path / "one.parquet")], ranks)
+    assert unknown_again == unknown
+    assert unknown.images == 800
+    for name, order in (("distance", "descending"), ("brightness", "ascending")):
+        assert ends_again.at(name, order) == ends.at(name, order)
+        assert len(ends.at(name, order)) == 10
     assert again.classes == summary.classes
     assert {name: h.counts for name, h in again.histograms.items()} == {
         name: h.counts for name, h in summary.histograms.items()

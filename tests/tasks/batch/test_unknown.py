@@ -88,10 +88,10 @@ def test_foreign_images_of_a_batch_are_rows_counts_and_drift(
 
     assert knowing.novelty is not None
     ranks = Ranks(len(knowing.novelty.held_out), knowing.novelty.depth)
-    far = read_batch(scores.parts, ranks).far
-    assert (far.counts.images, far.counts.unknown) == (len(rows), scores.unknown)
-    assert unknown_drift(far.counts, ranks, 0.01).drifted
-    assert all("noise" in uri for uri, _ in far.images)
+    read = read_batch(scores.parts, ranks)
+    assert (read.unknown.images, read.unknown.unknown) == (len(rows), scores.unknown)
+    assert unknown_drift(read.unknown, ranks, 0.01).drifted
+    assert all("noise" in uri for uri, _ in read.ends.at("distance", "descending"))
 
 
 def test_a_version_that_cannot_tell_says_so_in_a_line(

@@ -105,6 +105,19 @@ def test_a_share_is_drawn_at_random_and_the_rest_is_where_the_model_is_unsure(sc
     assert len(queue_of(scores, 1000, 1.0).why) == COUNT
 
 
+def test_a_batch_that_has_drifted_asks_about_the_images_that_tell_it(scores: Path, tmp_path: Path) -> None:
+    shutil.copytree(scores, tmp_path / "b")
+    uris = sorted(queue_of(scores, 1000, 1.0).why)
+    lists = {"brightness": [*uris[:2], "/gone.png"], "contrast": uris[1:4]}
+    told = {name: [{"uri": uri, "value": 1.0} for uri in images] for name, images in lists.items()}
+    (tmp_path / "b" / "_drift.json").write_text(json.dumps({"outermost": told}))
+    queue = queue_of(tmp_path / "b", 40, 0.0)
+    assert [uri for uri, why in queue.why.items() if why == "drift"] == [uris[0], uris[1], uris[2], uris[3]]
+    assert queue.picks.why == {"drift": 4, "unsure": 36}
+    (tmp_path / "b" / "_drift.json").write_text("{}")  # of an earlier release
+    assert "drift" not in queue_of(tmp_path / "b").picks.why
+
+
 def test_the_random_part_is_a_fair_sample_of_all_scored_images(scores: Path, tmp_path: Path) -> None:
     """Over many versions every image is drawn equally often, sure or not, and the accuracy is right on average."""
     rows = pd.read_parquet(scores)
