@@ -1,7 +1,9 @@
 """Make pages of the site from files beside docs/, and lead links to them; MkDocs calls these functions."""
 
+import json
 import posixpath
 import re
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ BESIDE = {
     "SECURITY.md": "report-a-hole.md",
     "benchmarks/README.md": "benchmarks.md",
     "benchmarks/LOG.md": "benchmark-log.md",
+    "docs/notebook.ipynb": "notebook.md",
 }
 FIRST = {"README.md": "docs/README.md", "docs/": "docs/README.md"}
 LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)((?:#[^)\s]*)?)\)")
@@ -23,8 +26,41 @@ LINK = re.compile(r"(!?)\[([^\]]*)\]\(([^)#\s]+)((?:#[^)\s]*)?)\)")
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that lie beside docs/."""
     for source, page in BESIDE.items():
-        files.append(File.generated(config, page, abs_src_path=str(HOME / source)))
+        path = HOME / source
+        how = {"content": as_page(path)} if path.suffix == ".ipynb" else {"abs_src_path": str(path)}
+        files.append(File.generated(config, page, **how))
     return files
+
+
+def as_page(notebook: Path) -> str:
+    """Return a notebook as Markdown: its texts, its code, and what came out of it when it was run."""
+    parts: list[str] = []
+    for cell in json.loads(notebook.read_text(encoding="utf-8"))["cells"]:
+        text = "".join(cell["source"])
+        parts.append(text if cell["cell_type"] == "markdown" else f"```python\n{text}\n```")
+        lines: list[str] = []
+        for output in cell.get("outputs", ()):
+            data = {kind: "".join(content) for kind, content in output.get("data", {}).items()}
+            if shown := _drawn(data):
+                parts += [_block(lines), shown] if lines else [shown]
+                lines = []
+            else:
+                lines.append(data.get("text/plain") or "".join(output.get("text", "")))
+        if lines:
+            parts.append(_block(lines))
+    return "\n\n".join(parts) + "\n"
+
+
+def _drawn(data: dict[str, str]) -> str:
+    """Return an output that is more than text, as HTML."""
+    if "image/png" in data:
+        return f'<img alt="{escape(data["text/plain"])}" src="data:image/png;base64,{data["image/png"].strip()}">'
+    page = data.get("text/html", "")
+    return f"<div>\n{page}\n</div>" if "<table" in page or "<progress" in page else ""
+
+
+def _block(lines: list[str]) -> str:
+    return "```text\n" + "\n".join(line.rstrip("\n") for line in lines) + "\n```"
 
 
 def on_page_markdown(text: str, page: Any, config: Any, files: Any) -> str:

@@ -1,6 +1,7 @@
 """The flows as functions: a night, a batch, and their tables in a notebook."""
 
 import dataclasses
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,12 @@ from tasks.batch.folder import check_places
 _PLOTS = ("confusion_matrix", "reliability")  # files of an evaluation, without .png
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Evaluation(values.Evaluation):
     """The held-out metrics of a night."""
+
+    def __repr__(self) -> str:
+        return f"<accuracy {self.metrics['accuracy']} on {self.count:,} held-out images>"
 
     def _repr_html_(self) -> str:
         rows = [(name.replace("_", " "), str(interval)) for name, interval in self.metrics.items()]
@@ -26,9 +30,14 @@ class Evaluation(values.Evaluation):
         return page + "".join(picture(name, path.read_bytes()) for name, path in plots.items() if path.exists())
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Night(values.Night):
     """The outcome of a night; `evaluation`, `version` and `decision` are its parts."""
+
+    def __repr__(self) -> str:
+        from tasks.report.night_page import headline
+
+        return f"<{headline(self)}>"
 
     def _repr_html_(self) -> str:
         from tasks.report.night_page import headline, summary
@@ -40,13 +49,19 @@ class Night(values.Night):
         return page + (Evaluation(**_fields(self.evaluation))._repr_html_() if self.evaluation else "")
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Scores(batch_values.Scores):
     """A finished batch; `parts` are Parquet files with a row per file."""
 
+    def __repr__(self) -> str:
+        return f"<{self.headline()}>"
+
     def _repr_html_(self) -> str:
         rows = [(label, f"{count:,}", f"{confidence:.3f}") for label, (count, confidence) in self.labels.items()]
-        return table(self.headline(), ("label", "images", "mean confidence"), rows) + f"{self.speed()}"
+        page = table(self.headline(), ("label", "images", "mean confidence"), rows)
+        if self.reasons:
+            page += table("Not scored", ("reason", "files"), [(text, f"{n:,}") for text, n in self.reasons.items()])
+        return page + escape(self.speed())
 
 
 def retrain(dataset: str | Path) -> Night:

@@ -1,4 +1,4 @@
-"""Progress of long work: a bar in a terminal, a line every 15 s in a log."""
+"""Progress of long work: a bar in a terminal or a notebook, a line every 15 s in a log."""
 
 from __future__ import annotations
 
@@ -7,11 +7,13 @@ import logging
 import os
 import time
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
+from html import escape
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Protocol
+from uuid import uuid4
 
 from rich.console import Console
 from rich.progress import (
@@ -64,6 +66,7 @@ class PlainConsole(Console):
 console = PlainConsole(stderr=True)
 
 _SECONDS_BETWEEN_LINES = 15.0
+_SECONDS_BETWEEN_BARS = 0.3  # of a notebook; what takes less has no bar
 
 
 class ConsoleHandler(logging.Handler):
@@ -142,7 +145,8 @@ def _per_time(speed: float, unit: str) -> str:
 
 def progress(stage: str, total: int | None, unit: str = "images") -> AbstractContextManager[Advance]:
     """Show progress over `total` images or other units; None if the number is unknown."""
-    return _bar(stage, total, unit) if console.is_terminal and not _as_json() else _lines(stage, total, unit)
+    kind = _lines if _as_json() else _cell if console.is_jupyter else _bar if console.is_terminal else _lines
+    return kind(stage, total, unit)
 
 
 def counted(stage: str, batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
@@ -177,23 +181,48 @@ def _bar(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
 
 @contextmanager
 def _lines(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
-    started = logged = time.monotonic()
+    yield _counter(stage, total, unit, _SECONDS_BETWEEN_LINES, lambda text, share: log.info("%s", text))
+
+
+@contextmanager
+def _cell(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
+    """Show a bar in the output of a notebook's cell. The full one stays; work of an instant has none."""
+    from IPython.display import display
+
+    name, shown, last = uuid4().hex, False, time.monotonic()
+
+    def show(text: str, share: float | None) -> None:
+        nonlocal shown, last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_BARS and not (shown and share == 1):
+            return
+        value = "" if share is None else f' value="{share:.3f}"'
+        page = f'<pre><progress max="1"{value}></progress> {escape(visible(text))}</pre>'
+        display({"text/plain": visible(text), "text/html": page}, raw=True, display_id=name, update=shown)
+        shown, last = True, now
+
+    yield _counter(stage, total, unit, 0, show)
+
+
+def _counter(
+    stage: str, total: int | None, unit: str, every: float, show: Callable[[str, float | None], None]
+) -> Advance:
+    """Return a function that counts; every so many seconds it shows the count as text, and as a share of the total."""
+    started = told = time.monotonic()
     done = 0
 
     def advance(images: int, note: str = "") -> None:
-        nonlocal done, logged
+        nonlocal done, told
         done += images
         now = time.monotonic()
-        if now - logged >= _SECONDS_BETWEEN_LINES and done:
-            logged = now
-            rate = done / (now - started)
-            if total is None:
-                log.info("%-11s %s %s so far, %s", stage, f"{done:,}", unit, _per_time(rate, unit))
-                return
-            left = (total - done) / rate
-            log.info(
-                "%-11s %s of %s, %s, %s%d:%02d left", stage, f"{done:,}", f"{total:,}", _per_time(rate, unit),
-                f"{note}, " if note else "", left // 60, left % 60,
-            )  # fmt: skip
+        if now - told < every or not done:
+            return
+        told, rate = now, done / max(now - started, 1e-9)
+        if total is None:
+            show(f"{stage:<11} {done:,} {unit} so far, {_per_time(rate, unit)}", None)
+            return
+        left, more = int((total - done) / rate), f"{note}, " if note else ""
+        text = f"{stage:<11} {done:,} of {total:,}, {_per_time(rate, unit)}, {more}{left // 60}:{left % 60:02} left"
+        show(text, done / total if total else 1)
 
-    yield advance
+    return advance

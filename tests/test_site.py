@@ -57,8 +57,9 @@ def test_every_page_opens_without_a_complaint_and_asks_no_other_server(site: str
             page.goto(f"{site}/{name}")
             assert page.locator("h1").count() == 1, name
             assert page.evaluate("[...document.images].filter((i) => i.complete && !i.naturalWidth).length") == 0, name
+        page.wait_for_load_state("networkidle")  # the search listens once its index is there
         page.keyboard.press("/")
-        page.get_by_placeholder("Search").fill("temperature")
-        page.locator(".md-search-result__link").first.wait_for(timeout=20_000)
+        page.get_by_placeholder("Search").press_sequentially("temperature")
+        page.locator(".md-search-result__link").first.wait_for(timeout=60_000)
         assert re.search("calibration", page.locator(".md-search-result").inner_text(), re.IGNORECASE)
     assert said == []

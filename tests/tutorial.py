@@ -35,10 +35,14 @@ def steps(page: Path = PAGE) -> Iterator[Step]:
             yield Step(command, wanted)
 
 
-def start(command: str, folder: Path) -> "subprocess.Popen[str]":
-    """Start a command as a person would, in a folder, with nothing of ours in its environment."""
+def environment() -> dict[str, str]:
+    """Return a person's environment, with nothing of ours in it."""
     env = {name: value for name, value in os.environ.items() if not name.startswith(OURS)}
-    env |= {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(PAGE.parents[1]), "PYTHONUNBUFFERED": "1"}
+    return env | {"PATH": f"{BIN}:{os.environ['PATH']}", "PYTHONPATH": str(PAGE.parents[1]), "PYTHONUNBUFFERED": "1"}
+
+
+def start(command: str, folder: Path) -> "subprocess.Popen[str]":
+    """Start a command as a person would, in a folder."""
     return subprocess.Popen(
-        command, shell=True, cwd=folder, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command, shell=True, cwd=folder, env=environment(), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )

@@ -24,6 +24,7 @@ def test_a_wheel_works_outside_of_the_clone(tmp_path: Path) -> None:
     names = zipfile.ZipFile(wheel).namelist()
     for name in ("prefect.yaml", "data/elpv.yaml", "data/samples/digits.py"):
         assert f"grayline/_shipped/{name}" in names
+    assert {f"{package}/py.typed" for package in ("grayline", "flows", "tasks", "resnet_core")} <= set(names)
     assert not [name for name in names if name.startswith(("tests/", "benchmarks/"))]
     zipfile.ZipFile(wheel).extractall(tmp_path / "site")
     code = (
