@@ -9,10 +9,12 @@ TEST_SEED ?= $(shell date +%F)
 INSTALL := $(PYTHON) install.py $(BIN)/python
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-onnx test-tensorflow docs check up down bench faults year test-team test-latest test-floors lock audit release clean
+.PHONY: help install demo test test-onnx test-tensorflow docs check up down bench faults year test-team test-latest test-floors lock audit release clean
 
 help: ## Show this help.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(INSTALLED) ## Make .venv and install into it, without development tools.
 
 demo: $(INSTALLED) ## Run the main job on 2,624 real images, without a server: from files to a champion and a scored batch.
 	$(BIN)/grayline demo

@@ -49,7 +49,7 @@ LONG: dict[str, tuple[str, ...]] = {
     "heatmaps": (),
     "engines": ("torch", "compile", "onnx", "openvino", "int8"),
     "int8": ("digits", "digits_short", "elpv", "elpv_again"),
-    "command": ("fixed", "growth", "workers"),
+    "command": ("fixed", "growth", "workers", "predict"),
     "whole_night": (),
     "contention": (),
     "simulate_scoring": (),

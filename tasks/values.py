@@ -92,7 +92,7 @@ class Catalog:
         later = {"unlabelled": self.unlabelled, "waiting": self.waiting}
         rest = "".join(f", {count:,} {status}" for status, count in later.items() if count)
         foreign = f"; {self.foreign:,} in quarantine not images by their first bytes" if self.foreign else ""
-        ignored = f"; {self.ignored:,} more files ignored" if self.ignored else ""
+        ignored = f"; {plural(self.ignored, 'more file')} ignored" if self.ignored else ""
         counts = f"{self.ok:,} ok, {self.duplicate:,} duplicate, {self.quarantined:,} quarantined"
         return counts + rest + foreign + ignored
 

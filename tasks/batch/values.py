@@ -140,7 +140,7 @@ class Scores:
         """Return `201 scored, 4 failed`, and how many images need review if that is known."""
         review = "" if self.review is None else f", {self.review:,} need review"
         review += f" ({self.unknown:,} unknown)" if self.unknown else ""
-        ignored = f", {self.ignored:,} more files ignored" if self.ignored else ""
+        ignored = f", {plural(self.ignored, 'more file')} ignored" if self.ignored else ""
         return f"{self.scored:,} scored, {self.failed:,} failed{review}{ignored}"
 
     def headline(self) -> str:

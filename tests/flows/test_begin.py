@@ -1,6 +1,9 @@
 """The first commands: `init` looks at images and writes a file that works; `predict` needs no flow."""
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -117,6 +120,41 @@ def test_init_refuses_with_the_remedy_and_writes_nothing(tmp_path: Path, words: 
 def test_the_version_and_what_to_do_first() -> None:
     assert run("--version").output.startswith("grayline ")
     assert "grayline init FOLDER" in run().output
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_a_shell_completes_commands_and_options(shell: str) -> None:
+    """As the shell's own script asks: it sets these variables and runs `grayline`."""
+
+    def ask(line: str) -> str:
+        words = {"COMP_WORDS": line, "COMP_CWORD": str(len(line.split()) - 1), "_TYPER_COMPLETE_ARGS": line}
+        env = {
+            **os.environ,
+            **words,
+            "_GRAYLINE_COMPLETE": f"complete_{shell}",
+            "_TYPER_COMPLETE_FISH_ACTION": "get-args",
+        }
+        done = subprocess.run([sys.executable, "-m", "grayline"], env=env, capture_output=True, text=True, check=False)
+        assert done.stderr == ""
+        return done.stdout
+
+    assert "predict" in ask("grayline pre")
+    assert "--dataset" in ask("grayline retrain --")
+
+
+def test_a_folder_for_a_data_set_file_is_answered_by_init(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw(tmp_path / "Parts" / "good", 12, 0)
+    draw(tmp_path / "Parts" / "scratch", 12, 1)
+    done = run("retrain", "--dataset", "Parts")
+    assert isinstance(done.exception, UserError)
+    assert str(done.exception) == "Parts: is a folder. Make a data set file of it by `grayline init Parts`."
+    ran: list[str] = []
+    monkeypatch.setattr("flows.cli.stages._retrain", lambda dataset, until: ran.append(dataset))
+    monkeypatch.setattr("flows.cli.stages.sys", type("Sys", (), {"stdin": type("Tty", (), {"isatty": lambda: True})}))
+    done = CliRunner().invoke(app, ["retrain", "--dataset", "Parts"], input="y\nn\nscratch\n", terminal_width=200)
+    assert ran == ["data/parts.yaml"], done.output
+    found = load_dataset("data/parts.yaml")
+    assert (found.source, found.evaluate.recall, found.train.augment.flips) == ("Parts", {"scratch": 0.95}, "none")
 
 
 @pytest.fixture

@@ -33,7 +33,8 @@ def version(prefect: None, tmp_path_factory: pytest.TempPathFactory, digits: Dig
     folder = tmp_path_factory.mktemp("serving")
     source = write_folder(folder / "raw", digits, range(3), 120)
     content = {
-        "name": "few", "source": str(source), "image": {"size": 8}, "model": {"arch": "resnet10", "width": 16},
+        "name": "few", "source": str(source), "image": {"size": 8, "levels": 16},
+        "model": {"arch": "resnet10", "width": 16},
         "train": {"epochs": 2, "batch_size": 32, "augment": {"flips": "none"}},
     }  # fmt: skip
     (folder / "few.yaml").write_text(yaml.safe_dump(content))
@@ -51,7 +52,7 @@ def version(prefect: None, tmp_path_factory: pytest.TempPathFactory, digits: Dig
 
 
 def files() -> list[bytes]:
-    """A gray PNG, one of 16 bits, one with alpha, a JPEG that EXIF turns, and bytes that are no image."""
+    """A gray PNG, the same of 16 bits, one with alpha, a JPEG that EXIF turns, floats without a scale, and no image."""
     levels = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6
@@ -61,6 +62,7 @@ def files() -> list[bytes]:
         (Image.fromarray(levels.astype(np.uint16) * 257), "PNG", None),
         (Image.fromarray(np.dstack([levels] * 3 + [255 - levels])), "PNG", None),
         (Image.fromarray(levels), "JPEG", turned),
+        (Image.fromarray(levels.astype(np.float32)), "TIFF", None),
     ):
         buffer = io.BytesIO()
         image.save(buffer, kind, **({"exif": exif} if exif else {}))
@@ -101,7 +103,8 @@ def test_files_in_base64_are_decoded_as_in_a_batch(version: tuple[Path, Any, Any
     texts = [base64.b64encode(data).decode() for data in files()]
     rows = ask({"inputs": texts})
     assert_as_in_a_batch(rows, version[1], files())
-    assert [row["reason_code"] for row in rows] == [None, "levels_unknown", None, None, "not_an_image"]
+    assert [row["reason_code"] for row in rows] == [None, None, None, None, "levels_unknown", "not_an_image"]
+    assert rows[0] == rows[1]  # 16 bits are scaled, not cut off
     assert ask({"dataframe_split": {"columns": ["image"], "data": [[text] for text in texts]}}) == rows
 
 
