@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import select
+import stat
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from html import escape
 from types import TracebackType
@@ -122,6 +125,26 @@ def show_defect(kind: type[BaseException], error: BaseException, trace: Tracebac
     """Print a traceback as text, without secrets: `sys.excepthook` of the commands."""
     for line in "".join(traceback.format_exception(kind, error, trace)).splitlines():
         console.print(line, soft_wrap=True)
+
+
+def outlive_readers() -> None:
+    """Let this process go on once nobody reads its output any more: it goes to no place from then on.
+
+    A worker reads what its runs print. When it is killed, each line that a run prints raises BrokenPipeError, and
+    Rich ends the process.
+    """
+    for number in (1, 2):
+        with suppress(OSError):  # it is closed
+            if stat.S_ISFIFO(os.fstat(number).st_mode):
+                threading.Thread(target=_watch_reader, args=(number,), daemon=True).start()
+
+
+def _watch_reader(number: int) -> None:
+    """number: of the file descriptor of a pipe's end that is written to."""
+    pipe = select.poll()
+    pipe.register(number, 0)  # only that its reader is gone
+    pipe.poll()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), number)
 
 
 class Advance(Protocol):

@@ -26,7 +26,7 @@ from resnet_core.errors import OverstayedError, UserError
 from resnet_core.storage.names import visible
 from resnet_core.storage.turns import OccupiedError
 from tasks.cluster import cluster_cores, ray_runner
-from tasks.progress import progress
+from tasks.progress import outlive_readers, progress
 from tasks.settings import Settings
 from tasks.validation import read_yaml
 
@@ -34,6 +34,9 @@ log = logging.getLogger("grayline")
 
 Work = TypeVar("Work")
 Outcome = TypeVar("Outcome")
+
+if flow_run.id:  # a worker has started this process
+    outlive_readers()
 
 MOST_WAITING = 256  # submitted tasks; the time that Prefect spends on a task grows with their number
 
