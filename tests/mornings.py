@@ -3,6 +3,7 @@
 Everything here runs in a fork (`tests.fault_points.forked`), because MLflow keeps its database open.
 """
 
+import io
 import json
 import os
 import sys
@@ -30,7 +31,8 @@ class Morning:
     alias_gone: bool
 
 
-def night(home: Path) -> None:
+def night(home: Path, *, draws: bool = True) -> None:
+    """Run a night. draws: otherwise its charts and pictures are one point each, which takes half the time."""
     from flows.nightly_retrain import nightly_retrain
     from tasks.watch import alerts
 
@@ -40,11 +42,44 @@ def night(home: Path) -> None:
         return True
 
     alerts._send = hear
+    if not draws:
+        _draw_nothing()
     began = time.monotonic()
     made = nightly_retrain.fn(str(home / "digits.yaml"))
     refused = bool(made.decision and made.decision.checks and not made.decision.promoted)
     told = {"seconds": time.monotonic() - began, "modules": sorted(sys.modules), "refused": refused}
     (home / "night.json").write_text(json.dumps(told))
+
+
+def _draw_nothing() -> None:
+    from matplotlib.figure import Figure
+    from PIL import Image, WebPImagePlugin
+
+    def point(kind: str) -> bytes:
+        buffer = io.BytesIO()
+        Image.new("L", (1, 1)).save(buffer, kind)
+        return buffer.getvalue()
+
+    png, webp = point("PNG"), point("WEBP")
+    Figure.savefig = lambda self, file, **how: file.write(png)
+    Image.register_save(WebPImagePlugin.WebPImageFile.format, lambda image, file, name: file.write(webp))
+
+
+def warm_up() -> None:
+    """Learn once what every fork would: the code's digests, the installed packages, Matplotlib's fonts."""
+    from mlflow.utils import requirements_utils
+
+    from resnet_core.plotting.plots import png
+    from resnet_core.storage import digest
+    from tasks.training import lineage
+
+    for floor in ("flows", "tasks", "resnet_core"):
+        for file in (Path(__file__).parents[1] / floor).rglob("*.py"):
+            digest._code(file)
+    requirements_utils._init_packages_to_modules_map()
+    installed = lineage.distributions_here()
+    lineage.distributions_here = lambda: installed
+    png(lambda panel: panel.subplots().set_title("fonts"))
 
 
 def batch(home: Path, source: Path, name: str, drifts: bool) -> None:

@@ -20,7 +20,6 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -53,6 +52,7 @@ ONCE = (
 )
 OFTEN = {"power cut": 0.05, "error": 0.05, "bad files": 0.15, "wrong labels": 0.06, "housekeeping": 0.05, "rot": 0.03}
 MEASURED = (10, 40, 100, 200, 300, 365)  # nights after which sizes and a night without news are measured
+DRAWN = 10  # the charts and pictures of every tenth night are drawn
 PREFIX = "grayline.history."
 FRONT, BACK = len(PREFIX), len(PREFIX) + 26  # of the time in a key
 _CLEAN = 200  # digits that never lie in the source: the champion answers for them each morning
@@ -147,6 +147,7 @@ class Year:
             if name not in sys.modules and not name.startswith("_"):
                 with suppress(Exception):  # parts of code that a version brings along
                     import_module(name)
+        mornings.warm_up()
 
     def _use_store(self) -> None:
         os.environ |= {"GRAYLINE_STORE": str(self.store), "GRAYLINE_PRUNE_NIGHTLY": "true"}
@@ -198,9 +199,12 @@ class Year:
         if self.measure_next and not self.after_fault:
             self.measure()
 
+    def _night(self) -> None:
+        mornings.night(self.home, draws=self.night % DRAWN == 0)
+
     def spoilt_night(self, fault: str, at: int) -> None:
         (self.home / "stage").unlink(missing_ok=True)
-        status, _, said = forked(lambda: mornings.night(self.home), Staged(f"{self.store}/", fault, at))
+        status, _, said = forked(self._night, Staged(f"{self.store}/", fault, at))
         stage = (self.home / "stage").read_text() if (self.home / "stage").exists() else "after its end"
         ended = {0: "went on", 137: "died"}.get(status, said.partition(":")[0])
         self.happened[fault, stage, ended] += 1
@@ -213,7 +217,7 @@ class Year:
 
     def quiet_night(self, events: list[str], env: dict[str, str]) -> None:
         os.environ |= env
-        status, counts, said = forked(lambda: mornings.night(self.home), Staged(f"{self.store}/"))
+        status, counts, said = forked(self._night, Staged(f"{self.store}/"))
         for name in env:
             del os.environ[name]
         wanted = 1 if env or "flood" in events else 0
@@ -307,15 +311,23 @@ class Year:
         (self.source / "0" / "copying.png").write_bytes(image[:-20])
 
     def drift(self) -> None:
-        self._batches("drift", lambda pixels: 255 - pixels, drifts=True)
-        self._batches("usual", lambda pixels: pixels, drifts=False)
+        """Score a batch that drifts, and one of images like those that the champion was judged by."""
+        folder = self._inbox("drift")
+        for number in range(len(self.labels) - _CLEAN, len(self.labels)):
+            Image.fromarray(255 - self.pixels[number]).save(folder / f"{number}.png")
+        self._batch(folder, drifts=True)
+        folder = self._inbox("usual")
+        for number, uri in enumerate(mornings.uris(self.store, NAME, "test")):
+            shutil.copy(uri, folder / f"{number}.png")
+        self._batch(folder, drifts=False)
 
-    def _batches(self, name: str, change: Callable[[np.ndarray], np.ndarray], drifts: bool) -> None:
+    def _inbox(self, name: str) -> Path:
         folder = self.inbox / name
         folder.mkdir(parents=True)
-        for number in range(len(self.labels) - _CLEAN, len(self.labels)):
-            Image.fromarray(change(self.pixels[number])).save(folder / f"{number}.png")
         (folder / "bad.png").write_bytes(b"bad")
+        return folder
+
+    def _batch(self, folder: Path, *, drifts: bool) -> None:
         status, _, said = forked(lambda: mornings.batch(self.home, folder, NAME, drifts))
         if status:
             raise WrongMorningError(f"a batch: {said}")
