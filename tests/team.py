@@ -280,11 +280,7 @@ class Team:
         run = self.begin(name, **parameters)
         found = self.ended(run, seconds)
         assert found == "COMPLETED", f"{name}: {self.state(run)}"
-        say(f"{name}: {found} after {time.monotonic() - began:.0f} s on {self.who(run)}")
-
-    def who(self, run: str) -> str:
-        """The host name that the run has said itself, from its infrastructure's id `HOST:PID`."""
-        return str(self.api.ask(f"/flow_runs/{run}")["infrastructure_pid"]).partition(":")[0]
+        say(f"{name}: {found} after {time.monotonic() - began:.0f} s")
 
     def champion(self) -> str:
         from mlflow.tracking import MlflowClient
@@ -339,16 +335,17 @@ def write_digits(team: Team) -> None:
 
 
 def correct(team: Team, file: Path) -> None:
-    """A person says that ten sevens are ones; a correction names the image by its digest."""
+    """A person says that ten sevens are ones; a correction names the image by its place and its digest."""
     import csv
     import hashlib
 
     (team.folder / "corrections").mkdir()
     with (team.folder / "corrections" / "labels.csv").open("w", newline="") as out:
         writer = csv.writer(out)
-        writer.writerow(["image_id", "label"])
+        writer.writerow(["path", "image_id", "label"])
         for image in sorted((team.folder / "raw" / "7").glob("*.png"))[:10]:
-            writer.writerow([hashlib.sha256(image.read_bytes()).hexdigest(), "1"])
+            place = f"s3://team/raw/digits/7/{image.name}"
+            writer.writerow([place, hashlib.sha256(image.read_bytes()).hexdigest(), "1"])
     file.write_text(DATASET.format(corrections=team.folder / "corrections" / "labels.csv", epochs=2))
 
 
@@ -372,7 +369,7 @@ def play(team: Team, rooms: list[tuple[list[str], str]]) -> None:
     outcomes = sorted(team.ended(run, NIGHT) for run in both)
     assert outcomes == ["CANCELLED", "COMPLETED"], [team.state(run) for run in both]
     assert team.champion() == "1"
-    say(f"two nights at once, on {' and '.join(map(team.who, both))}: one ran, one stood back")
+    say("two nights at once: one ran, one stood back")
 
     correct(team, file)
     run = team.begin("nightly-retrain", dataset=str(file))
