@@ -28,6 +28,7 @@ from tasks.registry.versions import (
     by_alias,
     check_model,
     find_version,
+    value_of,
     versions_of,
 )
 from tasks.values import ModelVersion
@@ -182,6 +183,13 @@ def champion_of(tracking_uri: str, name: str) -> ModelVersion | None:
     if chosen:
         client(tracking_uri).delete_registered_model_alias(name, CHALLENGER)
     return champion
+
+
+def last_champion(tracking_uri: str, name: str) -> ModelVersion | None:
+    """Return the version that had the alias before somebody deleted it; None if there was none, or it is deleted."""
+    moves = _moves_of(tracking_uri, name)
+    versions = versions_of(tracking_uri, name) if moves else {}
+    return value_of(versions[moves[-1].after]) if moves and moves[-1].after in versions else None
 
 
 def _complete_history(tracking_uri: str, champion: ModelVersion, last: Event | None, chosen: bool) -> None:

@@ -20,7 +20,7 @@ from resnet_core.evaluation.slices import SIDE_GROUPS
 from tasks.artifacts import publish_table
 from tasks.dataset import Dataset, Gate
 from tasks.registry import runs as tracking
-from tasks.registry.champion import champion_of
+from tasks.registry.champion import champion_of, last_champion
 from tasks.registry.images import learned_from
 from tasks.registry.versions import GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, load_classifier
 from tasks.release.evidence import UNLIKE, WARNING, check_floor, check_recall, least_of, strict_of, weak_evidence
@@ -47,7 +47,11 @@ def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
     champion = champion_of(tracking_uri, version.name)
     if champion and champion.version == version.version:
         return Decision(version, (), False, "data, settings and code are those of the champion")
-    weak = weak_evidence(evaluation, gate, first=champion is None)
+    # A deleted alias lets in nothing that the champion would have kept out.
+    before = champion or last_champion(tracking_uri, version.name)
+    if before and before.version == version.version:  # it gets its alias back
+        before = None
+    weak = weak_evidence(evaluation, gate, first=before is None)
     checks = [check_floor(evaluation, gate), *weak, _check_history(version, tracking_uri)]
     checks += [check_recall(evaluation, gate, name) for name in gate.recall]
     if gate.data_checks:
@@ -55,9 +59,9 @@ def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
     if gate.calibration is not None:
         checks.append(_check_calibration(evaluation, gate.calibration))
     flips = None
-    if champion:
-        checks += _check_against(champion, night, dataset, here)
-        check, flips = check_flips(champion, version, dataset, here)
+    if before:
+        checks += _check_against(before, night, dataset, here)
+        check, flips = check_flips(before, version, dataset, here)
         checks.append(check)
     failed = [check for check in checks if not check.passed]
     reason = "; ".join(f"{check.name}: {check.found}" for check in failed or _telling(checks))

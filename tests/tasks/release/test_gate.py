@@ -130,6 +130,19 @@ def test_each_check_refuses_by_itself(
     assert decision.reason.startswith(f"{failed}: ")
 
 
+def test_a_deleted_alias_lets_in_nothing_that_the_champion_keeps_out(nights: dict[str, Night]) -> None:
+    """A person deletes the alias in MLflow: the floor alone would let a worse version in."""
+    registry().delete_registered_model_alias("few", "champion")
+    try:
+        decision = decide(nights["bad"], Gate(minimum=0.0, margin=0.05, baseline=False))
+        assert [check.name for check in decision.checks if not check.passed] == ["champion (version 1)"]
+        again = decide(nights["good"], Gate(minimum=0.0, margin=0.05, baseline=False))
+        assert again.promoted
+        assert not [name for name in named(again) if name.startswith("champion")]  # it gets its alias back
+    finally:
+        registry().set_registered_model_alias("few", "champion", "1")
+
+
 def test_the_floor_is_of_the_evaluation(nights: dict[str, Night]) -> None:
     decision = decide(nights["as good"], Gate(margin=0.05, minimum=0.9), evaluation=nights["bad"].evaluation)
     assert [check.name for check in decision.checks if not check.passed] == ["floor", "baseline"]
