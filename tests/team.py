@@ -256,7 +256,7 @@ class Team:
             return bool(self.api.ask("/work_pools/grayline"))
         return False
 
-    def begin(self, name: str, **parameters: Any) -> str:
+    def begin(self, name: str, /, **parameters: Any) -> str:
         deployment = self.api.ask(f"/deployments/name/{name}/{name}")
         return str(self.api.ask(f"/deployments/{deployment['id']}/create_flow_run", {"parameters": parameters})["id"])
 
@@ -275,7 +275,7 @@ class Team:
             time.sleep(1)
         return str(state["type"])
 
-    def runs(self, name: str, seconds: float, **parameters: Any) -> None:
+    def runs(self, name: str, seconds: float, /, **parameters: Any) -> None:
         began = time.monotonic()
         run = self.begin(name, **parameters)
         found = self.ended(run, seconds)
