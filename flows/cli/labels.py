@@ -55,7 +55,10 @@ def review_command(
     """Pick the images that a person should label next; later, read their labels and print the accuracy."""
     from tasks.review.answers import is_queue
 
-    if is_queue(batch[0]) and len(batch) == 1:
+    queues = [place for place in batch if is_queue(place)]
+    if queues and len(batch) > 1:
+        raise UserError(f"BATCH: {queues[0]} is a queue. Name one queue to read its labels, or batches to make one.")
+    if queues:
         _read_queue(batch[0], labels, choice("--annotators", annotators, ("agree", "majority")), output)
         return
     if labels or output:
@@ -104,7 +107,9 @@ def _read_queue(place: str, labels: str | None, annotators: Annotators, output: 
     answers = read_answers(place, labels, annotators)
     say(f"{plural(len(answers.rows), 'image')} of the queue have labels")
     if answers.foreign:
-        say(f"{plural(answers.foreign, 'label')} are of images that are not in it")
+        say(f"{plural(answers.foreign, 'label is of an image', 'labels are of images')} not in it")
+    for label, paths in answers.strange.items():
+        say(f"{label!r} is no class of {answers.model}: {plural(len(paths), 'image')}, such as {paths[0]}")
     say(answers.accuracy())
     if output:
         say(f"{write_corrections(answers.rows, output)} (name it as `corrections:` in the data set file)")

@@ -127,7 +127,7 @@ def sort_batch(
 ) -> None:
     """Sort a batch's files into folders by label; the originals stay as they are."""
     from tasks.report.gallery_page import find_batch
-    from tasks.report.sorted_files import check_folder, sort_files
+    from tasks.report.sorted_files import RESERVED, check_folder, sort_files
     from tasks.store import Store
 
     scores = find_batch(batch, Store(Settings().root)).scores
@@ -138,4 +138,6 @@ def sort_batch(
     console.print(rows)
     if gone:
         say(f"{plural(len(gone), 'file')} of the batch cannot be read any more: {some_of(gone, _GONE)}")
-    say("Move files between the folders, then retrain on them: folders are labels.")
+    others = [f"`{name}`" for name in RESERVED if name in counts]
+    say(f"Move the files of {', '.join(others)} to folders of their labels." if others else "Move what is wrong.")
+    say("Then retrain on them: every folder is a class.")

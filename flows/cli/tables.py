@@ -1,6 +1,7 @@
 """Print results: the console of all commands, the style of their tables, and the table of checks."""
 
 import sys
+from typing import Any
 
 from rich.table import Column, Table
 
@@ -8,7 +9,20 @@ from tasks.progress import PlainConsole
 from tasks.values import Check
 
 _PIPE_WIDTH = 100_000  # columns in a file or a pipe, where a row is one line and no path is cut
-console = PlainConsole(soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+
+
+class _Output(PlainConsole):
+    def print(self, *objects: Any, **how: Any) -> None:
+        """Print; a row of a table ends with its last word where it is not on a terminal."""
+        if self.is_terminal or not any(isinstance(each, Table) for each in objects):
+            super().print(*objects, **how)
+            return
+        with self.capture() as captured:
+            super().print(*objects, **how)
+        self.file.writelines(f"{line.rstrip()}\n" for line in captured.get().splitlines())
+
+
+console = _Output(soft_wrap=True, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def say(*lines: str) -> None:

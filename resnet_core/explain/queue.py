@@ -4,7 +4,8 @@ A tenth to a third are unknown images, the farthest first, spread over the featu
 (Benjamini and Hochberg 1995, on conformal p-values as in Bates et al. 2023, arXiv:2104.08279). The others are spread
 over the gradients that their most probable labels would give the last layer. These are long where the network is
 unsure, and differ where images do (BADGE, Ash et al. 2020, arXiv:1906.03671). In a batch that has drifted, a tenth are
-the images farthest in that direction. No two chosen are near-duplicates.
+the images farthest in that direction. If nothing else is left, the rest are unknown images. No two chosen are
+near-duplicates.
 """
 
 import math
@@ -55,10 +56,10 @@ def choose(pool: Pool, count: int, seed: int, novel: int = 0) -> list[tuple[int,
     novel: as the function of that name has it.
     """
     spread = _Spread(pool, np.random.default_rng(seed))
+    drifted = spread.first(pool.drifted, math.ceil(_FEWEST * count))  # first: they are often unknown, too
     others = (spread.free & ~pool.unknown).any()
     most = round(min(max(novel, _FEWEST * count), _MOST * count)) if others else count
-    far = spread.farthest(most)
-    drifted = spread.first(pool.drifted, min(math.ceil(_FEWEST * count), count - len(far)))
+    far = spread.farthest(min(most, count - len(drifted)))
     unsure = spread.unsure(count - len(far) - len(drifted))
     far += spread.farthest(count - len(far) - len(drifted) - len(unsure))
     chosen: dict[Why, list[int]] = {"unknown": far, "drift": drifted, "unsure": unsure}

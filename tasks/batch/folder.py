@@ -90,6 +90,18 @@ def check_places(source: str, output: UPath | None) -> None:
         )
 
 
+def lies_in(place: str, source: str) -> bool:
+    """Return whether a place is a local source's folder, or within it; also when the source is gone."""
+    if locations.is_url(source):
+        return False
+    try:
+        glob = parse_glob(locations.absolute(source)) if source_kind(source) == "glob" else None
+    except UserError:
+        glob = None
+    folder = os.path.realpath(glob.folder if glob else source)
+    return (os.path.realpath(place) + os.sep).startswith(folder + os.sep)
+
+
 def _takes_rows_of(source: str, output: UPath) -> bool:
     """Return whether files in the folder `output` itself are files of the source."""
     glob = parse_glob(locations.absolute(source)) if source_kind(source) == "glob" else None

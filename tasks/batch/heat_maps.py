@@ -5,7 +5,6 @@ The version's own weights make them, by torch, whichever engine has scored the b
 
 import json
 import logging
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,11 +30,9 @@ from resnet_core.reading.pool import end_idle
 from resnet_core.shards.format import unpacked
 from resnet_core.sources import shard_files
 from resnet_core.sources.locate import locate
-from resnet_core.sources.source import source_kind
 from resnet_core.storage.digest import digest_of
 from resnet_core.storage.files import to_output, write_text, write_whole
-from resnet_core.storage.globs import parse_glob
-from resnet_core.storage.locations import absolute, is_url
+from tasks.batch.folder import lies_in
 from tasks.batch.score import read_images
 from tasks.batch.values import Scores
 from tasks.progress import progress
@@ -104,17 +101,11 @@ def check_heat_folder(place: str, source: str, model: ModelVersion, confidential
     if confidential:
         raise UserError(f"--heatmaps: {model} is of encrypted data, and heat maps show its images. Leave it out.")
     folder = to_output(place, "--heatmaps")
-    if not is_url(source) and _lies_in(place, source):
+    if lies_in(place, source):
         raise UserError(f"--heatmaps: {place} lies in the source, and would be scored itself. Choose another folder.")
     if folder.exists() and not (folder.is_dir() and ((folder / _INDEX).exists() or not any(folder.iterdir()))):
         raise UserError(f"--heatmaps: {place} holds other files. Choose a new folder.")
     return folder
-
-
-def _lies_in(place: str, source: str) -> bool:
-    glob = parse_glob(absolute(source)) if source_kind(source) == "glob" else None
-    folder = os.path.realpath(glob.folder if glob else source)
-    return (os.path.realpath(place) + os.sep).startswith(folder + os.sep)
 
 
 @task(cache_policy=NO_CACHE)  # a batch of many parts would be hashed for a key that nobody asks for

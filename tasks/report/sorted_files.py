@@ -4,7 +4,6 @@ Files unlike all that was learned go to `unknown`, others that need a person's l
 scored go to `failed`.
 """
 
-import os
 import re
 from collections import Counter
 from collections.abc import Iterator
@@ -21,12 +20,13 @@ from resnet_core.sources.locate import locate
 from resnet_core.storage.database import database
 from resnet_core.storage.files import is_local, to_output
 from resnet_core.storage.locations import existing, is_url
+from tasks.batch.folder import lies_in
 from tasks.batch.values import Scores
 from tasks.progress import progress
 from tasks.report.words import file_name
 
 REVIEW, FAILED, UNKNOWN = "review", "failed", "unknown"
-_RESERVED = (REVIEW, FAILED, UNKNOWN)
+RESERVED = (REVIEW, FAILED, UNKNOWN)
 _AT_ONCE = 64  # files that are read together
 _ENDINGS = {b"\x89PNG": ".png", b"\xff\xd8\xff": ".jpg", b"II*\0": ".tif", b"MM\0*": ".tif", b"BM": ".bmp"}
 
@@ -39,8 +39,7 @@ def check_folder(to: str, scores: Scores, copy: bool) -> Path:
     folder = Path(path.path)
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UserError(f"--to: {to} is not empty. Name a new folder.")
-    source = os.path.realpath(scores.source)
-    if not is_url(scores.source) and os.path.realpath(folder).startswith(source + os.sep):
+    if lies_in(str(folder), scores.source):
         raise UserError(f"--to: {to} lies in the batch's source, which would hold its files twice. Name another.")
     if scores.confidential and copy:
         raise UserError(f"--copy: {scores.model} is of encrypted data. Use --link: links hold no pixels.")
@@ -107,7 +106,7 @@ class _Folders(dict[str, str]):
 
     def __missing__(self, label: str) -> str:
         plain = _safe(label)
-        wanted = f"label-{plain}" if plain.casefold() in _RESERVED else plain
+        wanted = f"label-{plain}" if plain.casefold() in RESERVED else plain
         self[label] = _free(wanted, {name.casefold() for name in self.values()})
         return self[label]
 

@@ -9,6 +9,7 @@ from scipy.stats import binomtest
 
 from resnet_core.annotations.exports import read_labels
 from resnet_core.annotations.people import Annotators
+from resnet_core.catalog.corrections import NONE_OF_THESE
 from resnet_core.errors import UserError, plural
 from resnet_core.sources.manifest import attribute_of
 from resnet_core.storage.files import read_json, to_output, to_path, write_text
@@ -23,7 +24,7 @@ _MORE = ("corrected_at", "annotator")  # columns of a label that the list has no
 class Answers:
     """The rows of a queue with labels. right, drawn, missing: images of the random part, and those without a label.
 
-    foreign: number of labels for images that are not in the queue.
+    foreign: number of labels for images that are not in the queue. classes: the version's.
     """
 
     rows: list[dict[str, str]]
@@ -33,6 +34,16 @@ class Answers:
     missing: int
     foreign: int
     model: str
+    classes: tuple[str, ...] = ()
+
+    @property
+    def strange(self) -> dict[str, list[str]]:
+        """Return labels that the version has no class for, with the paths of their images."""
+        found: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row["label"] not in (*self.classes, NONE_OF_THESE):
+                found.setdefault(row["label"], []).append(row["path"])
+        return found
 
     def accuracy(self) -> str:
         """Return the estimate in a line, or why there is none."""
@@ -56,6 +67,8 @@ def read_answers(place: str, labels: str | None, annotators: Annotators = "agree
     folder = to_path(place)
     record = read_json(folder / QUEUE, "Make the queue again by `grayline review`.")
     file = to_path(labels) if labels else folder / LIST
+    if not file.exists():
+        raise UserError(f"--labels: {file} is not there. Name the export, or nothing for the queue's own list.")
     found = read_labels(file, annotators=annotators).rows
     by_id = {row["image_id"]: row for row in record["rows"]}
     by_path = {fold_path(row["path"]): row for row in record["rows"]}
@@ -64,7 +77,12 @@ def read_answers(place: str, labels: str | None, annotators: Annotators = "agree
     given: dict[str, dict[str, str]] = {}
     foreign = 0
     for number, (path, label) in enumerate(zip(found["path"].to_pylist(), found["label"].to_pylist(), strict=True)):
-        row = by_id.get(ids[number] or "") or (None if ids[number] else by_path.get(fold_path(path)))
+        named = by_path.get(fold_path(path))
+        row = by_id.get(ids[number] or "") or (None if ids[number] else named)
+        if row and named and row is not named:
+            raise UserError(
+                f"--labels: {file}: {path} has the image_id of {row['path']}. Was one column sorted? Export again."
+            )
         if row is None:
             foreign += label is not None
         elif label is not None and (folded := fold_label(label)):
@@ -81,7 +99,9 @@ def _answers(record: Mapping[str, Any], given: dict[str, dict[str, str]], foreig
     right = sum(row["label"] == row["predicted"] for row in labelled)
     rows = [given[row["image_id"]] for row in record["rows"] if row["image_id"] in given]
     model = f"{record['model_name']} version {record['model_version']}"
-    return Answers(rows, record["images"], right, len(drawn), len(drawn) - len(labelled), foreign, model)
+    return Answers(
+        rows, record["images"], right, len(drawn), len(drawn) - len(labelled), foreign, model, tuple(record["classes"])
+    )
 
 
 def write_corrections(rows: Sequence[Mapping[str, str]], output: str) -> Path:

@@ -45,10 +45,15 @@ select uri from scored where unknown = $unknown and uri not in (select uri from 
     and image_id not in (select image_id from known)
 order by {order}, image_id limit $most
 """
+_TOLD = """
+create temp table told as
+select image_id, min(place) as place from read_parquet($files, union_by_name = true) join outermost using (uri)
+group by image_id
+"""
 _DRIFTED = """
-select uri from scored join outermost using (uri) where uri not in (select uri from drawn)
+select uri from scored join told using (image_id) where uri not in (select uri from drawn)
     and image_id not in (select image_id from known)
-group by uri order by min(place), uri
+order by place, uri
 """
 _ROWS = """
 select s.uri, s.unknown, s.distance, r.probabilities, r.embedding
@@ -114,7 +119,7 @@ def make_queue(batches: Sequence[ScoredBatch], budget: int, random: float, store
         labelled = _load_known(db, store.catalog(first.model.name))
         db.execute(f"create temp table drawn as {_RANDOM}", {"salt": salt, "most": round(budget * random)})
         drawn = [uri for (uri,) in db.sql("select uri from drawn order by uri").fetchall()]
-        db.register("outermost", _outermost(batches))
+        _load_told(db, batches, parts)
         rows, by_probabilities = _candidates(db, parts, drawn, budget)
         uris = rows["uri"].to_pylist()
         row_of = {uri: row for row, uri in enumerate(uris)}
@@ -139,16 +144,17 @@ def _load_known(db: DuckDBPyConnection, catalog: UPath) -> int:
     return count(db, "select count(*) from known")
 
 
-def _outermost(batches: Sequence[ScoredBatch]) -> pa.Table:
-    """Return the images that the batches' drift is told by, with their places in its lists."""
+def _load_told(db: DuckDBPyConnection, batches: Sequence[ScoredBatch], parts: Sequence[str]) -> None:
+    """Make `told`: the images that the batches' drift is told by, with their places in its lists."""
     found: list[tuple[str, int]] = []
     for batch in batches:
         file = batch.scores.output / DRIFT
         measures = read_json(file, "Score the batch again.").get("outermost", {}) if file.exists() else {}
         found += [(each["uri"], place) for images in measures.values() for place, each in enumerate(images)]
-    return pa.table({
-        "uri": pa.array([uri for uri, _ in found], pa.string()), "place": pa.array([at for _, at in found], pa.int32())
-    })  # fmt: skip
+    uris, places = pa.array([uri for uri, _ in found], pa.string()), pa.array([at for _, at in found], pa.int32())
+    db.register("outermost", pa.table({"uri": uris, "place": places}))
+    db.execute(_TOLD, {"files": [file_name(part) for part in parts]})
+    db.unregister("outermost")
 
 
 def _novel(db: DuckDBPyConnection) -> int:

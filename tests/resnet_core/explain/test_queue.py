@@ -63,7 +63,12 @@ def test_a_tenth_tells_of_a_drift_in_its_order_and_never_twice() -> None:
     images = replace(pool(unknown=20, taken=5), drifted=(399, 30, 0, 7, 200, 201, 202, 203, 204, 205))
     found = choose(images, 60, 1, novel=20)
     assert len(found) == len({row for row, _ in found}) == 60
-    assert rows(found, "drift") == [30, 200, 201, 202, 203, 204]  # 399 is there already; 0 and 7 are unknown
+    assert rows(found, "drift") == [30, 0, 7, 200, 201, 202]  # 399 is there already
+    assert len(rows(found, "unknown")) == 18
+    everything = replace(pool(50, unknown=50), drifted=(3, 5, 8, 9))  # a camera that is darker: all are unknown
+    found = choose(everything, 30, 1)
+    assert rows(found, "drift") == [3, 5, 8]
+    assert len(rows(found, "unknown")) == 27
     assert rows(choose(replace(pool(), drifted=(3, 5, 8)), 11, 1), "drift") == [3, 5]  # a tenth, rounded up
 
 

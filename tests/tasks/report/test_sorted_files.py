@@ -101,6 +101,8 @@ def test_a_folder_that_would_mix_files_is_refused(source: Path, tmp_path: Path) 
     for place, words in ((source, "is not empty"), (source / "sorted", "lies in the batch's source")):
         with pytest.raises(UserError, match=words):
             check_folder(str(place), scores, copy=False)
+    with pytest.raises(UserError, match="lies in the batch's source"):
+        check_folder(str(source / "sorted"), batch(tmp_path, [], source=f"{source}/**/*.png"), copy=False)
     (tmp_path / "secret").mkdir()
     with pytest.raises(UserError, match="Use --link"):
         check_folder(str(tmp_path / "sorted"), batch(tmp_path / "secret", [], confidential=True), copy=True)

@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -114,6 +115,19 @@ def test_a_batch_that_has_drifted_asks_about_the_images_that_tell_it(scores: Pat
     queue = queue_of(tmp_path / "b", 40, 0.0)
     assert [uri for uri, why in queue.why.items() if why == "drift"] == [uris[0], uris[1], uris[2], uris[3]]
     assert queue.picks.why == {"drift": 4, "unsure": 36}
+    copies = tmp_path / "a"  # the same images under names that come first
+    shutil.copytree(scores, copies)
+    for part in copies.glob("*.parquet"):
+        table = pq.read_table(part)
+        pq.write_table(
+            table.set_column(
+                table.schema.get_field_index("uri"), "uri", pc.binary_join_element_wise("/", table["uri"], "")
+            ),
+            part,
+        )
+    where = Store(UPath("/nowhere"))
+    both = make_queue(find_batches([str(copies), str(tmp_path / "b")], where), 40, 0.0, where)
+    assert both.picks.why == {"drift": 4, "unsure": 36}
     (tmp_path / "b" / "_drift.json").write_text("{}")  # of an earlier release
     assert "drift" not in queue_of(tmp_path / "b").picks.why
 
@@ -334,6 +348,14 @@ def test_the_command(store: Path, digits: Digits, truth: dict[str, str], tmp_pat
         row["label"] for row in csv.DictReader(filled.read_text().splitlines())
     ]
     (tmp_path / "other.csv").write_text("path,label\n/x/1.png,3\n")
+    rows = listed(folder)
+    zebra = write_labels(tmp_path / "zebra.csv", [rows[0] | {"label": "zebra"}, rows[1] | {"label": NONE_OF_THESE}])
+    said = run(str(folder), "--labels", str(zebra)).output
+    assert f"'zebra' is no class of digits version 1: 1 image, such as {rows[0]['path']}\n" in said
+    assert "none of these" not in said
+    ids = [rows[1]["image_id"], rows[0]["image_id"]]
+    swapped = [row | {"label": "1", "image_id": image_id} for row, image_id in zip(rows, ids, strict=False)]
+    write_labels(tmp_path / "swapped.csv", swapped)
     shutil.copytree(scores, scores.parent / "b")
     manifest = json.loads((scores / "_manifest.json").read_text())
     (scores.parent / "b" / "_manifest.json").write_text(json.dumps(manifest | {"model_version": "2"}))
@@ -344,6 +366,9 @@ def test_the_command(store: Path, digits: Digits, truth: dict[str, str], tmp_pat
         (["now"], "there is no folder now"),
         (["new", "b"], "new is by digits version 1, b by digits version 2"),
         (["new", "--labels", "x.csv"], "--labels: new is not a queue"),
+        ([str(folder), "--labels", "x.csv"], "x.csv is not there. Name the export"),
+        ([str(folder), str(folder), "--labels", "x.csv"], "Name one queue to read its labels"),
+        ([str(folder), "--labels", str(tmp_path / "swapped.csv")], f"has the image_id of {rows[1]['path']}"),
         ([str(folder), "--annotators", "all"], "unknown annotators 'all'"),
         ([str(folder), "--labels", str(tmp_path / "other.csv")], "none of its 1 label is of an image"),
         ([str(folder), "-o", str(tmp_path / "corrections.csv")], "is there already"),
