@@ -19,7 +19,7 @@ PATIENCE = 5.0  # seconds
 ENTRY = re.compile(r"^([A-Za-z0-9._-]+)==([^ \\;]+).*(?:\n[ \t]+.*)*\n?", re.MULTILINE)  # a package with its hashes
 TORCH = ("torch", "torchvision")
 FOR_CARDS = re.compile(r"nvidia-.*|cuda-.*|triton")  # packages that PyTorch needs for cards alone
-SIZES = {True: "an environment of 1.6 GB", False: "an environment of 6.5 GB"}  # with requirements.lock
+SIZES = {True: "an environment of 2.2 GB", False: "an environment of 6.7 GB"}  # with requirements.lock
 
 
 def has_card() -> bool:
