@@ -178,6 +178,8 @@ class _Ends:
     def add(self, rows: pa.Table) -> None:
         for name, order in _ENDS:
             here = rows.select(["uri", name]).filter(rows[name].is_valid())
+            if not len(here):  # of earlier releases; PyArrow cannot select of no rows
+                continue
             both = pa.concat_tables([here, self._kept.get((name, order), here.slice(0, 0))])
             keys = [(name, order), ("uri", "ascending")]
             self._kept[name, order] = both.take(pc.select_k_unstable(both, k=min(FARTHEST, len(both)), sort_keys=keys))

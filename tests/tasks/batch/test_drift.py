@@ -43,7 +43,7 @@ from resnet_core.model.features import embed
 from resnet_core.reading.image import as_table as as_read
 from resnet_core.reading.image import read_image
 from resnet_core.shards.encryption import load_keys
-from tasks.batch.drift import check_drift, read_batch
+from tasks.batch.drift import _ENDS, _Ends, check_drift, read_batch
 from tasks.batch.record import metric_name, record_batch
 from tasks.batch.values import DriftReport, Scores
 from tasks.evaluation.reference import make_reference
@@ -504,3 +504,12 @@ def test_any_label_has_a_metric_of_its_own(home: Home) -> None:
     run_id = record_batch.fn(replace(scores, labels=labels, scored=90), report, a_workspace(Settings().root, home.uri))
     metrics = home.mlflow.get_run(run_id).data.metrics
     assert {f"share.{name}" for name in found} <= set(metrics)
+
+
+def test_rows_without_a_measure_have_no_outermost_images() -> None:
+    """Batches of earlier releases have no distance."""
+    ends, names = _Ends(), sorted({name for name, _ in _ENDS})
+    for values in ([None, None], [0.1, 0.2], [None, None]):
+        ends.add(pa.table({"uri": ["a", "b"], **{name: pa.array(values, pa.float64()) for name in names}}))
+    assert ends.at("distance", "descending") == (("b", 0.2), ("a", 0.1))
+    assert _Ends().at("distance", "descending") == ()
