@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast, get_args
@@ -330,7 +331,8 @@ def check_store(root: UPath) -> None:
             close_store(Path(root.path), private, group)
         probe = root / ".probe"
         probe.write_bytes(b"")
-        probe.unlink()
+        with suppress(FileNotFoundError):  # another process that begins now has removed it
+            probe.unlink()
         if "format" not in read_mark(root):
             note_in_mark(root, {})
     except OSError as error:

@@ -8,6 +8,7 @@ from upath import UPath
 from resnet_core.errors import JobError, OverstayedError
 from resnet_core.model.resnet import ModelConfig, build
 from tasks import workspace
+from tasks.settings import check_store
 from tasks.workspace import ask_for, of_night
 from tests.places import a_workspace
 
@@ -46,3 +47,16 @@ def test_a_night_ends_at_a_checkpoint_once_its_hours_are_over(tmp_path: Path, mo
     now[0] = 1901.0
     with pytest.raises(OverstayedError, match=r"GRAYLINE_NIGHT_HOURS=0\.5: ended after ingest\. The next"):
         here.check_time("ingest")
+
+
+def test_two_processes_may_try_a_store_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Servers and workers begin together: one removes what the other has just written."""
+    unlink = type(UPath(tmp_path)).unlink
+
+    def twice(path: UPath) -> None:
+        unlink(path)
+        unlink(path)
+
+    monkeypatch.setattr(type(UPath(tmp_path)), "unlink", twice)
+    check_store(UPath(tmp_path / "store"))
+    assert not (tmp_path / "store" / ".probe").exists()
