@@ -10,8 +10,10 @@ RUN python -m venv /opt/grayline \
     && if [ "$HARDWARE" = cuda ]; then pip --python /opt/grayline/bin/python install --no-cache-dir --no-deps --require-hashes -r requirements.lock; \
        else python install.py /opt/grayline/bin/python requirements.lock; fi
 COPY . .
-# Extras of the team profile, in the newest versions that fit the lock.
-RUN pip --python /opt/grayline/bin/python install --no-cache-dir '.[dicom,lake,postgres,s3,sign,tune]' && rm -rf /src/* \
+# Extras of the team profile, in the versions of the locks: without pins, pip tries old releases of S3's packages for hours.
+RUN sed -n 's/^\([^ ;]*==[^ ;]*\).*/\1/p' requirements.lock requirements-dev.lock > /tmp/pins \
+    && pip --python /opt/grayline/bin/python install --no-cache-dir -c /tmp/pins '.[dicom,lake,postgres,s3,sign,tune]' \
+    && rm -rf /src/* /tmp/pins \
     && useradd --uid 10001 --create-home grayline && install -d -o grayline -g grayline -m 0700 /srv/grayline
 USER grayline
 # The store, data set files and grayline.toml.

@@ -60,6 +60,9 @@ def test_every_file_that_the_examples_mount_or_copy_is_there() -> None:
         assert (HOME / place).exists(), place
     dockerfile = (HOME / "Dockerfile").read_text()
     assert "requirements.lock" in dockerfile
+    assert "-c /tmp/pins '.[" in dockerfile  # the extras' versions are locked: resolved anew, they take hours
+    for name in re.findall(r"requirements[\w-]*\.lock", dockerfile):
+        assert (HOME / name).exists(), name
     for page in re.findall(r"\]\(([^):#]+)[^)]*\)", (DEPLOY / "README.md").read_text()):
         assert page.startswith("http") or (DEPLOY / page).exists(), page
 
