@@ -28,6 +28,9 @@ MLFLOW_NOTE = "registered_model_meta"  # name and version, which MLflow writes b
 _UNLISTED = (DIGESTS, SIGNATURE_FILE, MLFLOW_NOTE)
 
 
+GONE = (FileNotFoundError, NotADirectoryError)  # other errors of a disk say nothing about a version
+
+
 class DamagedVersionError(JobError):
     """A model version differs from what was registered: it is not used."""
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from resnet_core.errors import UserError
 from resnet_core.policy import parse_json
-from resnet_core.storage.digest import DamagedVersionError
+from resnet_core.storage.digest import GONE, DamagedVersionError
 from tasks.validation import read_yaml
 
 _LONGEST = 2**20  # bytes of MLmodel and of the files of its environment
@@ -52,12 +52,12 @@ def check_contents(folder: Path) -> None:
                 _check_environment(name, read_yaml(_text(folder / name)))
     except UserError as error:
         raise DamagedVersionError(f"its MLmodel or environment: {error}") from None
-    except (OSError, ValueError) as error:
+    except (*GONE, ValueError) as error:
         raise DamagedVersionError(f"it has no MLmodel of ours ({error})") from None
     for weights in sorted((folder / "artifacts" / "model").glob("*.safetensors")):
         try:
             _check_header(weights)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        except (*GONE, ValueError, TypeError, KeyError, AttributeError) as error:
             raise DamagedVersionError(f"{weights.name} has no header of safetensors ({error})") from None
 
 

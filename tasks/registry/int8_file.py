@@ -14,7 +14,7 @@ from typing import Any
 
 from mlflow.exceptions import MlflowException
 
-from resnet_core.storage.digest import DamagedVersionError, file_digest
+from resnet_core.storage.digest import GONE, DamagedVersionError, file_digest
 from tasks.registry.integrity import verify
 from tasks.registry.patience import download, says_missing
 from tasks.registry.runs import client
@@ -72,7 +72,7 @@ def int8_file(tracking_uri: str, version: ModelVersion, digest: str) -> Iterator
         uri = f"runs:/{version.run_id}/{place_of(version)}"
         try:
             folder = download(tracking_uri, uri, scratch)
-        except (MlflowException, OSError) as error:  # the registry's or the disk's own word
+        except (MlflowException, *GONE) as error:  # the registry's or the disk's own word
             raise _refusal(version, f"is gone from {uri} ({type(error).__name__})") from None
         path = folder / FILE
         if not path.is_file() or file_digest(path) != digest:

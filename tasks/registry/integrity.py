@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from mlflow.exceptions import MlflowException
 
-from resnet_core.errors import UserError
+from resnet_core.errors import JobError, UserError
 from resnet_core.storage.digest import (
     DIGESTS,
+    GONE,
     MLFLOW_NOTE,
     SIGNATURE_FILE,
     DamagedVersionError,
@@ -32,6 +33,7 @@ from resnet_core.storage.digest import (
     remove_bytecode,
     write_digests,
 )
+from resnet_core.storage.files import says_full
 from tasks.registry.contents import check_contents
 from tasks.registry.patience import download
 from tasks.registry.runs import client
@@ -60,24 +62,37 @@ def _verified(tracking_uri: str, model: ModelVersion, verify_key: str | None, sc
     registry = client(tracking_uri)
     listed = registry.get_model_version(model.name, model.version).tags.get(FILES)
     place = registry.get_model_version_download_uri(model.name, model.version)
-    try:
-        # With `dst_path`, MLflow would copy local files, too.
-        local = place.startswith(("file:", "/"))
-        folder = download(tracking_uri, place, None if local else scratch)
-    except (MlflowException, OSError) as error:  # the registry's or the disk's own word: no answer is another error
-        raise refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
-    try:
-        remove_bytecode(folder)
-        check_contents(folder)
-        if listed is None:
-            log.warning("%s was registered without digests: its files are not checked", model)
-        else:
-            check_digests(folder, listed)
-        if verify_key:
-            verify(folder, Path(verify_key))
-    except DamagedVersionError as error:
-        raise refusal(model, str(error)) from None
+    with readable(model):
+        try:
+            # With `dst_path`, MLflow would copy local files, too.
+            local = place.startswith(("file:", "/"))
+            folder = download(tracking_uri, place, None if local else scratch)
+        except (MlflowException, *GONE) as error:  # the registry's or the disk's own word: no answer is another error
+            raise refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
+        try:
+            remove_bytecode(folder)
+            check_contents(folder)
+            if listed is None:
+                log.warning("%s was registered without digests: its files are not checked", model)
+            else:
+                check_digests(folder, listed)
+            if verify_key:
+                verify(folder, Path(verify_key))
+        except DamagedVersionError as error:
+            raise refusal(model, str(error)) from None
     return folder
+
+
+@contextmanager
+def readable(model: ModelVersion) -> Iterator[None]:
+    """Raise JobError where a disk gives an error, which says nothing about the version's files."""
+    try:
+        yield
+    except OSError as error:
+        if says_full(error):
+            raise
+        text = f"{error.filename or 'a file'} cannot be read ({error.strerror or error}). Nothing was decided."
+        raise JobError(f"{model}: {text} Mend the disk or the rights, then run it again.") from None
 
 
 def refusal(model: ModelVersion, why: str) -> DamagedVersionError:
@@ -154,6 +169,8 @@ def verify(folder: Path, public_key: Path) -> None:
         raise DamagedVersionError("it is not signed, and GRAYLINE_VERIFY_KEY is set")
     try:
         config.verify(folder, folder / SIGNATURE_FILE)
+    except OSError:
+        raise
     except Exception as error:  # noqa: BLE001  errors of several libraries: nothing is verified
         short = _reason(error).partition(":")[0]  # bytes follow
         raise DamagedVersionError(f"its signature is not one by {public_key} of these files ({short})") from None

@@ -12,11 +12,12 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
 from resnet_core.errors import UserError, nearest, some_of
+from resnet_core.storage.digest import GONE
 from tasks.access.modes import keep_confidential
 from tasks.registry.contents import check_network
 from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
-from tasks.registry.integrity import refusal, verified_folder
+from tasks.registry.integrity import readable, refusal, verified_folder
 from tasks.registry.patience import RegistryError, says_missing
 from tasks.registry.runs import client
 from tasks.settings import Settings, known_keys
@@ -222,7 +223,7 @@ def _load_classifier(
     """Check and load once a process: a version never changes."""
     from resnet_core.model.classifier import Classifier
 
-    with verified_folder(tracking_uri, model, verify_key) as version:
+    with verified_folder(tracking_uri, model, verify_key) as version, readable(model):
         folder = version / ARTIFACTS
         begun = folder / LINEAGE
         lineage = json.loads(begun.read_text(encoding="utf-8")) if begun.exists() else {}
@@ -231,6 +232,6 @@ def _load_classifier(
             keep_confidential()
         try:
             check_network(folder / MODEL_FOLDER)
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
+        except (*GONE, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
             raise refusal(model, f"its description cannot be used ({error})") from None
         return Classifier.load(folder / MODEL_FOLDER, device), confidential

@@ -26,6 +26,7 @@ from tasks.registry.contents import check_contents, check_network
 from tasks.registry.integrity import FILES, MAKE_A_KEY, seal
 from tasks.registry.versions import load_classifier
 from tasks.values import ModelVersion
+from tests.fault_points import Layer, forked
 
 OLD = Path(__file__).parents[2] / "old_version" / "store.tar.xz"
 
@@ -181,6 +182,23 @@ def test_nobody_promotes_or_scores_by_such_a_version(version: Path, tmp_path: Pa
             load_classifier(uri, made, "cpu")
     assert not marker.exists()
     assert str(tracking.client(uri).get_model_version_by_alias("e", "champion").version) == good.version
+
+
+def test_an_error_of_the_disk_is_no_verdict_on_a_version(version: Path, tmp_path: Path) -> None:
+    """Whatever gives EIO, nothing is called damaged or gone, and the text names what cannot be read."""
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    made = register(version, uri)
+
+    def load() -> None:
+        load_classifier(uri, made, "cpu")
+
+    status, counts, said = forked(load, Layer(f"{version}/"))
+    assert (status, said) == (0, "")
+    assert counts["EIO"] > 10
+    for at in range(1, counts["EIO"] + 1):
+        status, _, said = forked(load, Layer(f"{version}/", "EIO", at))
+        assert (status, said.partition(":")[0]) == (1, "JobError"), (at, said)
+        assert "/version" in said
 
 
 @pytest.mark.onnx
