@@ -10,7 +10,7 @@ RUN python -m venv /opt/grayline \
     && if [ "$HARDWARE" = cuda ]; then pip --python /opt/grayline/bin/python install --no-cache-dir --no-deps --require-hashes -r requirements.lock; \
        else python install.py /opt/grayline/bin/python requirements.lock; fi
 COPY . .
-# Extras of the team profile, in the versions of the locks: without pins, pip tries old releases of S3's packages for hours.
+# Extras of the team profile, in the versions of the locks: without pins, pip tries old releases of S3's packages one after the other.
 RUN sed -n 's/^\([^ ;]*==[^ ;]*\).*/\1/p' requirements.lock requirements-dev.lock > /tmp/pins \
     && pip --python /opt/grayline/bin/python install --no-cache-dir -c /tmp/pins '.[dicom,lake,postgres,s3,sign,tune]' \
     && rm -rf /src/* /tmp/pins \
