@@ -18,7 +18,7 @@ from flows.cli.tables import console, say, table
 from flows.machine.interrupt import stoppable
 from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
-from resnet_core.storage.files import disk_full, says_full
+from resnet_core.storage.files import disk_full, refused_by_disk, says_full
 from tasks.progress import complain, show_defect, show_log_lines
 from tasks.settings import Settings, allow_typed, prepare_environment
 from tasks.validation import invalid
@@ -74,9 +74,12 @@ def _status() -> int:
     except (UserError, JobError) as error:
         complain(error)
         return 2 if isinstance(error, UserError) else 1
-    except Exception as error:  # errors other than a full disk keep their traceback
+    except Exception as error:  # errors other than those of a disk or a server keep their traceback
         if says_full(error):
             complain(disk_full(Settings().root))
+            return 1
+        if refused := refused_by_disk(error):
+            complain(refused)
             return 1
         if not _is_of_a_server(error):
             raise

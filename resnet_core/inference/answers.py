@@ -91,6 +91,8 @@ def load_answers(folder: Path, classes: Sequence[str], size: int, keys: Keys | N
     except UserError as error:
         raise NoAnswersError(f"its kept answers cannot be read ({error})") from None
     except (DamagedFileError, OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
+        if isinstance(error, OSError) and error.errno:  # the disk's word says nothing about the bytes
+            raise NoAnswersError(f"its kept answers cannot be read ({error.strerror})") from None
         raise NoAnswersError(f"its kept answers are damaged ({type(error).__name__})") from None
     if not len(answers) or not np.isfinite(probabilities).all():
         raise NoAnswersError("its kept answers are empty, or are not numbers")

@@ -65,6 +65,27 @@ def disk_full(place: UPath | Path) -> DiskFullError:
     )
 
 
+# The disk refuses: it is broken, read-only or gone, or this user or process may not.
+_REFUSALS = (
+    errno.EIO, errno.EACCES, errno.EPERM, errno.EROFS, errno.ESTALE, errno.ENOTCONN, errno.EMFILE, errno.ENFILE,
+)  # fmt: skip
+_OF_SQLITE = ("attempt to write a readonly database", "disk I/O error", "unable to open database file")
+
+
+def refused_by_disk(error: BaseException | None) -> JobError | None:
+    """Return the error of a disk that refuses a file; None if it is another one. Errors behind it count."""
+    while error is not None:
+        found = next((text for text in _OF_SQLITE if text in str(error)), "")
+        if isinstance(error, OSError) and error.errno in _REFUSALS:
+            found = f"{error.filename}: {error.strerror}" if error.filename else str(error).splitlines()[0]
+        if found:
+            return JobError(
+                f"{found}. Finished work stays. Mend the disk or the rights, then run the same command again."
+            )
+        error = error.__cause__ or error.__context__
+    return None
+
+
 @contextmanager
 def _room(path: UPath) -> Iterator[None]:
     """Raise DiskFullError for whatever the writers of this file raise on a full disk."""

@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from resnet_core.sources import shard_files
 from resnet_core.sources.locate import locate
 from resnet_core.sources.source import source_kind
 from resnet_core.storage.files import DamagedFileError, to_path
+from resnet_core.storage.locations import is_url
 from tasks.batch.folder import absolute_source
 from tasks.batch.manifest import read_manifest
 from tasks.batch.plan import list_files
@@ -111,12 +112,22 @@ def _batch_at(place: str, name: str, store: Store) -> Scores | None:
     """Return the model's batch; None if it was deleted, or has begun anew. In a store that has moved, look there."""
     for folder in (place, str(store.scores() / place.rstrip("/").rpartition("/")[2])):
         try:
-            found = patiently(lambda each: read_manifest(to_path(each)), folder)
+            found = _read(lambda each: read_manifest(to_path(each)), folder)
         except (OSError, ValueError, KeyError, UserError, DamagedFileError):  # nothing, or nothing whole, lies there
             continue
         if found.model.name == name:
             return found
     return None
+
+
+def _read(look: Callable[[str], Any], place: str) -> Any:
+    """Read patiently. A local file that may not be read is there: only object stores mean "missing" by that."""
+    try:
+        return patiently(look, place)
+    except PermissionError as error:
+        if is_url(place):
+            raise
+        raise UnreachableError(f"{place}: may not be read ({error.strerror}). Mend its rights; run it again.") from None
 
 
 def _draw(parts: Sequence[UPath], most: int) -> list[str]:
@@ -134,7 +145,7 @@ def _good_rows(part: UPath) -> pa.Table:
         return read_scores(part, ["uri", "status"])
 
     try:
-        rows = patiently(read, str(part))
+        rows = _read(read, str(part))
     except (OSError, ValueError, DamagedFileError):  # lost, or scored again meanwhile
         return pa.table({"uri": []})
     return rows.filter(pc.equal(rows["status"], "ok")).select(["uri"])

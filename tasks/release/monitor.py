@@ -19,6 +19,7 @@ from resnet_core.drift.unknown import unknown_drift
 from resnet_core.errors import JobError, plural
 from resnet_core.evaluation.comparison import Comparison, Pair, below, compare, in_words
 from resnet_core.evaluation.metrics import METRICS, Interval, intervals
+from resnet_core.storage.digest import GONE
 from tasks.artifacts import publish_table
 from tasks.dataset import Gate
 from tasks.registry import runs as tracking
@@ -166,7 +167,7 @@ def _evaluation_of(version: ModelVersion, metric: str, tracking_uri: str) -> dic
         with tempfile.TemporaryDirectory() as scratch:
             found = json.loads(download(tracking_uri, place, scratch).read_text(encoding="utf-8"))
         ends = [found["metrics"][metric][name] for name in ("value", "low", "high")]
-    except (MlflowException, OSError, KeyError):  # MLflow says that there is none, or it is of another release
+    except (MlflowException, *GONE, KeyError):  # MLflow says that there is none, or it is of another release
         return None
     if None in ends:  # the held-out images could not tell
         return None

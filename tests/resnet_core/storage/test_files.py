@@ -13,6 +13,7 @@ from resnet_core.storage.files import (
     DiskFullError,
     link,
     read_json,
+    refused_by_disk,
     remove_drafts,
     says_full,
     write_folder,
@@ -76,6 +77,21 @@ def test_a_full_disk_is_one_line_and_leaves_what_was_there(tmp_path: Path, error
     assert (folder / "weights").read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "model"]
     assert not says_full(OSError(errno.EACCES, "Permission denied"))
+
+
+def test_a_disk_that_refuses_a_file_is_told_in_a_line_and_a_defect_is_not(tmp_path: Path) -> None:
+    behind = RuntimeError("the task failed")
+    behind.__cause__ = PermissionError(errno.EPERM, "Operation not permitted", "/store/shards/a.parquet")
+    read_only = OSError(errno.EROFS, "Read-only file system")
+    database = ValueError("(sqlite3.OperationalError) attempt to write a readonly database")
+    for error, words in (
+        (behind, "/store/shards/a.parquet: Operation not permitted. Finished work stays."),
+        (read_only, "Read-only file system. Finished work stays."),
+        (database, "attempt to write a readonly database. Finished work stays."),
+    ):
+        assert words in str(refused_by_disk(error))
+    for defect in (ValueError("x"), FileNotFoundError(errno.ENOENT, "No such file", "/x"), None):
+        assert refused_by_disk(defect) is None
 
 
 def test_a_folder_that_cannot_be_copied_whole_keeps_the_one_before(

@@ -234,6 +234,15 @@ def test_an_error_is_not_an_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert check.found.startswith("cannot be told: /nas: cannot be looked for")
     assert checked(place)[0].passed
 
+    def forbids(_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(flips, "read_manifest", forbids)  # the batch is there, and may not be read
+    check, found = checked(place, flips=0.05)
+    assert (check.passed, found) == (False, None)
+    assert "may not be read (Permission denied). Mend its rights" in check.found
+    assert checked(place)[0].passed
+
 
 def test_encrypted_images_are_marked_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = pictures(tmp_path / "new", [115])
