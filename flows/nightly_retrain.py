@@ -95,7 +95,7 @@ def make_shards(catalog: Catalog, data: Dataset, here: Workspace) -> ShardSet:
 
 
 def shards_of(data: Dataset, here: Workspace) -> tuple[Night, ShardSet]:
-    """Run the night as far as the shards, for the flows that begin there; wait for a night that is at work."""
+    """Run the night as far as the shards, for the flows that begin there. Wait for a night that is at work."""
     with turn(here.store.turn(data.name), wait=True):
         night = preprocess(ingest(data, here), data, here)
     return night, have(night.shard_set)

@@ -126,7 +126,7 @@ def _shown(address: str) -> str:
 
 
 def _taken_out(place: str) -> tuple[str, str, str, str] | None:
-    """Return what stands before the URL, the public URL, the whole URL, and its user with the @; None for a path."""
+    """Return what stands before the URL, the public URL, the whole URL, and its user with the @. None for a path."""
     match = _ADDRESS.fullmatch(place)
     if not match or match["scheme"].lower() in _WITHOUT:
         return None

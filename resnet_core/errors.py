@@ -45,7 +45,7 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def whole_or_cut(items: Sequence[_Item], most: int) -> Sequence[_Item]:
-    """Return the first `most` items for a message that ends in `and 2 more`; one more item, rather than `1 more`."""
+    """Return the first `most` items for a message that ends in `and 2 more`, or one item more than that."""
     return items if len(items) <= most + 1 else items[:most]
 
 

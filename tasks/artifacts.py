@@ -43,7 +43,7 @@ def _dated(description: str) -> str:
 
 
 def code(text: object) -> Markdown:
-    """Return text in one line as a code span, such as a path to copy; backticks in it do not end the span."""
+    """Return text in one line as a code span, such as a path to copy. Backticks in it do not end the span."""
     line = visible(re.sub(r"\s+", " ", str(text))).replace("|", "\\|")
     fence = "`" * (1 + max(map(len, re.findall("`+", line)), default=0))
     return Markdown(f"{fence} {line} {fence}" if "`" in line else f"`{line}`")

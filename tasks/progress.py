@@ -230,7 +230,7 @@ def _cell(stage: str, total: int | None, unit: str) -> Iterator[Advance]:
 def _counter(
     stage: str, total: int | None, unit: str, every: float, show: Callable[[str, float | None], None]
 ) -> Advance:
-    """Return a function that counts; every so many seconds it shows the count as text, and as a share of the total."""
+    """Return a function that counts. Every so many seconds it shows the count as text, and as a share of the total."""
     started = told = time.monotonic()
     done = 0
 

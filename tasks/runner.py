@@ -64,7 +64,7 @@ def run_name() -> str:
 
 
 def dataset_name(place: str) -> str:
-    """Return the name that a data set file gives; that of the file, if it says none: the flow says what is wrong."""
+    """Return the name that a data set file gives, or that of the file: the flow says what is wrong."""
     try:
         content = read_yaml(Path(place).read_text(encoding="utf-8"))
     except (OSError, ValueError, UserError):  # a name must not fail: the flow reads the file again, and says why

@@ -52,7 +52,7 @@ def catalog_diff(
 
 
 def _describe(row: dict[str, Any]) -> str:
-    """Return `label 3 -> 8, status ok -> quarantined`; for a file that came or went, its label, split and status."""
+    """Return `label 3 -> 8, status ok -> quarantined`. For a file that came or went, its label, split and status."""
     from resnet_core.catalog.history import WATCHED
 
     if row["change"] != "changed":

@@ -97,7 +97,7 @@ def for_runs(settings: Settings, access: Access) -> dict[str, str]:
 
 
 def named_server(address: str | None, port: int) -> str | None:
-    """Return the address of a server that the user names and that is not the stack's own; None if `up` starts it."""
+    """Return the address of a server that the user names and that is not the stack's own. None if `up` starts it."""
     if not (address or "").startswith(("http://", "https://")):
         return None
     place = str(address).rstrip("/").removesuffix("/api")

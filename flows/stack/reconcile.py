@@ -19,7 +19,7 @@ _AT_WORK = ["RUNNING", "PENDING", "CANCELLING"]
 
 
 def reconcile(api: Api, pool: str) -> None:
-    """Mark runs of the pool that have no process as Crashed; put back those that never began; keep one missed night."""
+    """Mark runs of the pool that have no process as Crashed. Put back those that never began. Keep one missed night."""
     for run in lost_runs(api, pool):
         _end(api, run)
     for deployment, taken in stuck_slots(api, pool):

@@ -95,7 +95,7 @@ def _is_form(place: UPath) -> bool:
 
 @dataclass(frozen=True)
 class _Found:
-    """The answers of a tool's file, with the URIs of the images that it holds; the rest is as in `Labels`."""
+    """The answers of a tool's file, with the URIs of the images that it holds. The rest is as in `Labels`."""
 
     answers: Sequence[Answer]
     uris: tuple[str, ...] = ()

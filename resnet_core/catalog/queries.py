@@ -124,8 +124,9 @@ def left_out(db: DuckDBPyConnection) -> int:
 
 
 def held_out(db: DuckDBPyConnection) -> tuple[int, bool, bool, bool]:
-    """Return the number of test images in `placed`; whether labels, or else earlier nights, have placed all images;
-    whether there are groups.
+    """Return the number of test images in `placed`, and what placed them.
+
+    That is whether labels have placed all, whether earlier nights have, and whether there are groups.
     """
     query = (
         "select count(*) filter (split = 'test'), bool_and(fixed is not null), not bool_or(free), bool_or(grouped) "

@@ -73,7 +73,7 @@ class DistributionCheck:
 
 @dataclass(frozen=True)
 class SplitCheck:
-    """`factor`: how many times more or less than the share asked for may be held out; `groups`: the least on a side.
+    """`factor`: how many times more or less than the share asked for may be held out. `groups`: the least on a side.
 
     A class that is on one side alone is always a finding.
     """

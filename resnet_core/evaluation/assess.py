@@ -117,7 +117,7 @@ class Assessment:
 
     @property
     def needs_review(self) -> NDArray[np.bool_] | None:
-        """The held-out images that a person would be asked to see; None if the version has nothing to tell it by."""
+        """The held-out images that a person would be asked to see. None if the version has nothing to tell it by."""
         unclear = None if self.outputs.sets is None else self.outputs.sets.sum(1) != 1
         if self.flagged is None:
             return unclear

@@ -63,7 +63,7 @@ def spread(
 
 
 def ends(value: float, resampled: NDArray[np.float64], trials: int = 0) -> Interval:
-    """Return the interval of a value from its resamples [R]; NaN, as of a resample without a class, is left out.
+    """Return the interval of a value from its resamples [R]. NaN, as of a resample without a class, is left out.
 
     trials: images or groups behind a share of 1; negative if they are groups too few for an interval.
     """

@@ -115,7 +115,7 @@ def paid(labels: Labels, decided: Labels, costs: Weights) -> NDArray[np.float64]
 
 
 def threshold(labels: Labels, probabilities: Probabilities, coverage: float) -> float:
-    """Return the score up to which a class is in the set; 1, for all classes, if there are too few images."""
+    """Return the score up to which a class is in the set. It is 1, for all classes, if there are too few images."""
     scores = 1 - probabilities[np.arange(len(labels)), labels].astype(np.float64)
     return smallest_that_holds(scores, coverage, 1.0)
 

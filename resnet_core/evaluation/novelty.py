@@ -96,7 +96,7 @@ def find_novelty(
 
 
 def _whitening(x: NDArray[np.float64], ridge: float) -> NDArray[np.float64]:
-    """Return the matrix [D, D] that makes x, [M, D] with mean 0, uncorrelated; ridge: a share of the mean variance."""
+    """Return the matrix [D, D] that makes x, [M, D] with mean 0, uncorrelated. ridge: a share of the mean variance."""
     values, vectors = np.linalg.eigh(x.T @ x / len(x))
     whitening: NDArray[np.float64] = vectors / np.sqrt(np.maximum(values, 0) + ridge * max(values.mean(), 1e-12))
     return whitening

@@ -84,7 +84,7 @@ _PLAIN_PNM = re.compile(rb"P[1-3]\s+(#[^\n]*\s+)*\d")  # an image whose pixels a
 
 
 def name_foreign(data: bytes) -> str | None:
-    """Return what a file is that no decoder knows, such as "a PDF document"; None if its first bytes do not tell."""
+    """Return what a file is that no decoder knows, such as "a PDF document". None if its first bytes do not tell."""
     if data[4:8] == b"ftyp":
         return _name_of_media(data)
     head = data[:4096]

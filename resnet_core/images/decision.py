@@ -54,7 +54,7 @@ def _span(kind: Kind, found: Sequence[Found], setting: Setting) -> Pair:
 
 
 def _float_span(low: float, high: float) -> Pair:
-    """Return the scale that floats are written on, if they use a quarter of it or more; else their own range."""
+    """Return the scale that floats are written on, if they use a quarter of it, else their own range."""
     for black, white in _SCALES:
         margin, used = MARGIN * (white - black), -low if black else high
         if black - margin <= low and high <= white + margin and used > white / 4:

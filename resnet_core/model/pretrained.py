@@ -96,7 +96,7 @@ def load_pretrained(model: ResNet, config: ModelConfig) -> list[str]:
 
 
 def load_matching(model: nn.Module, state: Mapping[str, Tensor]) -> list[str]:
-    """Load the tensors with a name and a shape of the model's; return the names of those left as they were."""
+    """Load the tensors with a name and a shape of the model's. Return the names of those left as they were."""
     own = model.state_dict()
     matching = {name: value for name, value in state.items() if name in own and value.shape == own[name].shape}
     model.load_state_dict(matching, strict=False)

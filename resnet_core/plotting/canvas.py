@@ -25,7 +25,7 @@ _FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 
 
 class Canvas:
-    """A white sheet of `width` x `height` pixels, gray or in colour; positions are (x, y) in pixels from the top left.
+    """A white sheet of `width` x `height` pixels, gray or in colour. Positions are (x, y) in pixels from the top left.
 
     Levels are gray levels, 0 to 255.
     """

@@ -55,7 +55,7 @@ def _lines(count: int, across: int) -> int:
 
 
 def _corners(count: int, across: int, step: tuple[int, int], top: int) -> Iterator[tuple[int, int]]:
-    """Yield the top left corner of `count` cells, row by row; step: from one cell to the next, across and down."""
+    """Yield the top left corner of `count` cells, row by row. step: from one cell to the next, across and down."""
     for number in range(count):
         line, column = divmod(number, across)
         yield MARGIN + column * step[0], top + line * step[1]

@@ -75,7 +75,7 @@ def read_headers(file: IO[bytes], archive: str) -> Iterator[Member]:
 
 
 def pieces(file: IO[bytes]) -> Iterator[tuple[int, int]]:
-    """Yield offset and length of each member that may be an image by its size; all of an archive from a sparse one on.
+    """Yield offset and length of each member that may be an image by its size. From a sparse one on, these are all.
 
     The reader of a sparse member needs its headers, too.
     """

@@ -133,7 +133,7 @@ def list_source(source: str, own: Collection[str] = (), label_column: str | None
 
 
 def list_file(source: str) -> pa.RecordBatch | None:
-    """List a file that its name does not make a list, table or archive, whatever its content; None if it is none."""
+    """List a file that its name does not make a list, table or archive, whatever its content. None if it is none."""
     place = absolute(source)
     there = facts_if_there(place) if suffix_kind(place) is None else None
     return _list_one(place) if there and there["type"] == "file" else None

@@ -63,7 +63,7 @@ def from_home(place: str) -> str:
 
 
 def absolute(place: str) -> str:
-    """Return a local path from the root of the disk, `~` as the home folder; a public URL without its last slash."""
+    """Return a local path from the root of the disk, `~` as the home folder. A public URL loses its last slash."""
     if is_url(place):
         place = public(place)
         return place if place.endswith("://") else place.rstrip("/")

@@ -42,7 +42,7 @@ class Access:
 
 
 def access_of(folder: Path, prefect: str | None, mlflow: tuple[str | None, str | None]) -> Access:
-    """Return the passwords that were given, or the one in the stack's folder; make it if it is needed and missing.
+    """Return the passwords that were given, or the one in the stack's folder. Make it if it is needed and missing.
 
     prefect: USER:PASSWORD. mlflow: user and password. Raises UserError for one that a server would refuse.
     """

@@ -63,7 +63,7 @@ _WORSE_SLICES = "grayline.worse_slices"  # tag of a training's run
 
 @task
 def evaluate(night: Night, dataset: Dataset, here: Workspace) -> Evaluation:
-    """Score the held-out images; find the calibration; write and log metrics with intervals, predictions, plots,
+    """Score the held-out images. Find the calibration. Write and log metrics with intervals, predictions, plots,
     and the reference that batches are compared with.
 
     Nothing is measured again if code, checkpoint, settings and the images' facts are those of an earlier night.

@@ -181,7 +181,7 @@ def _place(db: DuckDBPyConnection, scan: Scan, dataset: Dataset, here: Workspace
 
 
 def _find_near(db: DuckDBPyConnection, scan: Scan, size: int, keys: Keys | None) -> tuple[Pairs, Pairs]:
-    """Return pairs of images that are alike, one of them a new one, by their places; and the pairs around them.
+    """Return pairs of alike images, one of them a new one, by their places, and the pairs around them.
 
     A new image has few pairs, however crowded its place is. So a second search takes the images that would be tied.
     """

@@ -34,7 +34,7 @@ _FILES = "listed where not coalesce(ignored, false) and size is not null"
 
 @dataclass(frozen=True)
 class _Found:
-    """Where the splits stand: SQL for the name that tells the split, and for the label; the split of each name."""
+    """Where the splits stand: SQL for the name that tells the split, and for the label. The split of each name."""
 
     name: str
     label: str

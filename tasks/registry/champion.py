@@ -56,7 +56,7 @@ class Event:
 
 
 def record(tracking_uri: str, name: str, action: _Action, before: str | None, after: str, why: str) -> Event:
-    """Add an event to the history of the model `name`; the last refusal again, by a night without news, is one."""
+    """Add an event to the history of the model `name`. The last refusal again, by a night without news, is one."""
     now, why, known = datetime.now(UTC), shortened(why), events(tracking_uri, name)
     number = 1 + max((event.number for event in known), default=0)
     event = Event(now.isoformat(timespec="microseconds"), who(), action, before, after, why, number)

@@ -86,7 +86,7 @@ def value_of(version: RegisteredVersion) -> ModelVersion:
 
 
 def by_alias(tracking_uri: str, name: str, alias: str) -> ModelVersion | None:
-    """Return the version that the alias points to; None if MLflow says that the model or the alias does not exist.
+    """Return the version that the alias points to. None if MLflow says that the model or the alias does not exist.
 
     Raises RegistryError where it does not answer.
     """

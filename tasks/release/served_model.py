@@ -51,7 +51,7 @@ def _check(images: np.ndarray) -> None:
 
 
 def _images(given: Any) -> list[Any]:
-    """Return the images of an input: of a table, the only column or `image`; of JSON, a list or a mapping of one."""
+    """Return the images of an input: a table's only column or `image`, or JSON's list or mapping of one."""
     if isinstance(given, dict):
         given = given["image"] if "image" in given else next(iter(given.values()), [])
     elif isinstance(given, pd.DataFrame):

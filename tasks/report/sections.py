@@ -58,7 +58,7 @@ def metrics(parts: Parts) -> Section | None:
 
 
 def _unlike(parts: Parts) -> str:
-    """Return the accuracy of the images that look like no training image, as a sentence; empty if that is not known."""
+    """Return the accuracy of the images that look like no training image, as a sentence. Empty if that is not known."""
     alike, strict = parts.metrics.get("look_alikes"), parts.metrics.get("without_look_alikes")
     if not alike:
         return ""

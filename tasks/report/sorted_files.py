@@ -47,7 +47,7 @@ def check_folder(to: str, scores: Scores, copy: bool) -> Path:
 
 
 def sort_files(scores: Scores, folder: Path, copy: bool) -> tuple[Counter[str], list[str]]:
-    """Link or copy every file of a batch into a folder of its label; return counts by folder, and files that are gone.
+    """Link or copy every file of a batch into a folder of its label. Return counts by folder, and files that are gone.
 
     Links need files of their own: members of archives and tables are copied.
     """

@@ -21,7 +21,7 @@ ADDED = ("reason_code", *ADDED_TO_SCORES)
 
 
 def batch_rows(parts: Iterable[UPath], batch: str, count: int) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of the parts in pieces of ROWS, in COLUMNS; a piece is read when it is asked for.
+    """Yield the rows of the parts in pieces of ROWS, in COLUMNS. A piece is read when it is asked for.
 
     Raises RuntimeError at the end, before a sink commits, unless there were `count` rows.
     """
