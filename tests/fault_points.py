@@ -105,7 +105,8 @@ class Layer:
         if self.fault == "killed":
             os._exit(_DIED)
         if self.fault == "torn":  # the power went when half of the file was on the disk
-            os.truncate(path, Path(path).stat().st_size // 2)
+            if os.stat(path).st_nlink == 1:  # a file of several names was written earlier, and is on the disk
+                os.truncate(path, Path(path).stat().st_size // 2)
             Path(path).replace(new)
             os._exit(_DIED)
         # What was written later is on the disk, and this name is not.

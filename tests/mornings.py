@@ -29,6 +29,7 @@ class Morning:
     deep: bool
     faults: int
     alias_gone: bool
+    rot: bool = False
 
 
 def night(home: Path, *, draws: bool = True) -> None:
@@ -149,6 +150,9 @@ def look(home: Path, ask: Morning) -> None:
     if ask.deep:
         from flows.machine.audit import audit
 
+        for each in audit(here) if ask.rot else ():  # as a person does who reads it
+            if each.mend:
+                each.mend()
         told = [f"doctor: {each.place}: {each.wrong} ({each.remedy})" for each in audit(here)]
         found += [line for line in told if ": its run " not in line]  # that a person has deleted
     (home / "morning.json").write_text(json.dumps(found))

@@ -243,7 +243,7 @@ class Year:
         """Hold the store against what is always so; `whole`: also what is so after a night that went well."""
         deep = whole and bool(events or self.night % 5 == 0 or self.night - 1 in self.faults)
         recent = sum(night > self.night - 60 for night in self.faults)
-        ask = mornings.Morning(NAME, _CLEAN_FLOOR, whole, deep, recent, "alias deleted" in events)
+        ask = mornings.Morning(NAME, _CLEAN_FLOOR, whole, deep, recent, "alias deleted" in events, "rot" in events)
         status, _, said = forked(lambda: mornings.look(self.home, ask))
         found = json.loads((self.home / "morning.json").read_text()) if not status else [said]
         if found:
@@ -353,15 +353,14 @@ class Year:
             raise WrongMorningError(f"{chore}: {said}")
 
     def rot(self) -> None:
-        """Cut a file that the next night can make again, in half; links of other names keep it whole."""
-        newest = max((self.store / "shards" / NAME).iterdir(), key=lambda path: path.stat().st_mtime)
-        files = [
-            *newest.glob("*"), self.store / "catalog" / NAME / "catalog.parquet",
-            *(self.store / "pixels" / NAME).glob("*/*.parquet"),
-        ]  # fmt: skip
+        """Cut a file that the next night can make again, in half, under one of its names or, as a bad sector, all."""
+        files = [self.store / "catalog" / NAME / "catalog.parquet"]
+        for place in (self.store / "shards" / NAME, self.store / "pixels" / NAME):
+            files += max(place.iterdir(), key=lambda path: path.stat().st_mtime).glob("*")
         path = self.draw.choice(sorted(files))
         content = path.read_bytes()
-        path.unlink()
+        if self.draw.random() < 0.5:
+            path.unlink()
         path.write_bytes(content[: len(content) // 2])
         self.say(f"rot: {path.relative_to(self.store).parts[0]}/{path.name}")
 

@@ -19,7 +19,7 @@ import re
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -35,7 +35,7 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.database import check_parquet, database
 from resnet_core.storage.digest import check_digests, file_digest
-from resnet_core.storage.files import DamagedFileError, as_local, read_json, remove_drafts
+from resnet_core.storage.files import DamagedFileError, as_local, link, read_json, remove_drafts
 from resnet_core.storage.turns import holder_of
 from tasks.access.prefect_key import prefect_database
 from tasks.batch.manifest import read_manifest
@@ -217,16 +217,31 @@ def _catalog(store: Store, name: str) -> Iterator[Finding]:
 
 
 def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
-    sets = [folder for folder in own_files(store.shards(name)) if folder.is_dir()]
+    # One without a manifest is not finished: no reader reads it, and `prune` takes it.
+    sets = [folder for folder in own_files(store.shards(name)) if (folder / MANIFEST).exists()]
+    found: list[Finding] = []
+    counts: dict[UPath, dict[str, int]] = {}
     for folder in sets:
-        found: list[Finding] = []
         with _caught(found, folder / MANIFEST, _NIGHT, partial(_remove, folder / MANIFEST)):
-            for file, rows in read_json(folder / MANIFEST)["shards"].items():
-                with _caught(found, folder / file, _NIGHT, partial(_remove, folder / file)):
-                    shards.check(folder / file, rows, keys)
-        yield from found
-    whole = [made for folder in sets if (folder / MANIFEST).exists() and (made := ShardSet.open(folder))]
-    newest = max(whole, key=_age, default=None)
+            counts[folder] = read_json(folder / MANIFEST)["shards"]
+    latest = max(counts, key=_age, default=None)
+    if latest:  # no night writes an older manifest again
+        since = (latest / MANIFEST).stat().st_mtime
+        old = {str(folder / MANIFEST) for folder in sets if (folder / MANIFEST).stat().st_mtime < since}
+        found = [replace(each, remedy=_BACKUP, mend=None) if each.place in old else each for each in found]
+    for folder, shards_of in counts.items():
+        for shard, rows in shards_of.items():
+            again = partial(_remove, folder / shard) if folder == latest else None
+            torn: list[Finding] = []
+            with _caught(torn, folder / shard, _NIGHT if again else _BACKUP, again):
+                shards.check(folder / shard, rows, keys)
+            twins = [other / shard for other in counts if other != folder] if torn else []
+            if twin := next((twin for twin in twins if _is_whole(twin, rows, keys)), None):
+                mend, mended = partial(link, twin, folder / shard), f"made again from {twin.parent.name}"
+                torn = [replace(each, remedy=_REPAIR, mend=mend, mended=mended) for each in torn]
+            found += torn
+    yield from found
+    newest = ShardSet.open(latest) if latest else None
     if newest is None or not store.catalog(name).exists():
         return
     found = []
@@ -241,9 +256,17 @@ def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
     yield from found
 
 
-def _age(made: ShardSet) -> tuple[int, float]:
+def _is_whole(shard: UPath, rows: int, keys: Keys | None) -> bool:
+    try:
+        shards.check(shard, rows, keys)
+    except (UserError, JobError, OSError):  # missing, torn or unreadable: no twin
+        return False
+    return True
+
+
+def _age(folder: UPath) -> tuple[int, float]:
     """Return the version of the catalog that shards were last made of; a clock may have been set back since."""
-    path = made.folder / MANIFEST
+    path = folder / MANIFEST
     return read_json(path).get("catalog_version", 0), path.stat().st_mtime
 
 
@@ -251,7 +274,8 @@ def _derived(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
     """Hold caches, trainings and evaluations against what was written."""
     found: list[Finding] = []
     for path in own_files(store.pixels(name), "*/*.parquet"):
-        with _caught(found, path, _NIGHT, partial(_remove, path)):
+        # no night reads those of another preprocessing
+        with _caught(found, path, _REPAIR, partial(_remove, path)):
             shards.open_file(path, keys).read()
     for folder in own_files(store.runs(name)):
         if (folder / EPOCHS).exists() and not is_whole(folder):

@@ -1,6 +1,7 @@
 """`grayline doctor --deep` proves that registry, catalog, shards and rows agree; `--repair` does what is safe."""
 
 import json
+import os
 import shutil
 import sqlite3
 from collections.abc import Callable
@@ -107,6 +108,35 @@ def test_every_torn_file_is_found_and_derived_ones_are_repaired(
     assert not [finding for finding in left if finding.mend and "shards" not in finding.place]
     assert not (store / "work/d").exists()
     assert not (store / "shards/d/.set.0123abcd").exists()
+
+
+def test_shards_that_no_night_writes_again_are_made_of_their_twins(store: Path, registry: str) -> None:
+    """Sets share files by links. A set of an earlier night that is torn was said to be mended by the next night."""
+    (newest,) = store.glob("shards/d/*")
+    old = newest.with_name("0123456789abcdef")
+    shutil.copytree(newest, old, copy_function=os.link)
+    manifest = old / "_manifest.json"
+    content = json.loads(manifest.read_text())
+    manifest.unlink()
+    manifest.write_text(json.dumps(content | {"catalog_version": 0}))
+    os.utime(manifest, (1, 1))
+    torn = min(old.glob("*.parquet"))
+    cut(torn)
+    (finding,) = found(store, registry)
+    assert (finding.place, finding.remedy) == (str(torn), "grayline doctor --deep --repair")
+    assert finding.mend
+    finding.mend()
+    assert torn.samefile(newest / torn.name)
+    os.truncate(torn, 100)  # as a bad sector does: under both names
+    said = {each.place: (each.remedy, each.mend is None) for each in found(store, registry)}
+    assert said[str(torn)] == ("restore it from a backup of the store", True)
+    assert said[str(newest / torn.name)] == ("grayline retrain --dataset FILE.yaml", False)
+    cut(manifest)
+    os.utime(manifest, (1, 1))
+    said = {each.place: (each.remedy, each.mend is None) for each in found(store, registry)}
+    assert said[str(manifest)] == ("restore it from a backup of the store", True)
+    manifest.unlink()  # then the set is one that is not finished
+    assert not [each for each in found(store, registry) if str(old) in each.place]
 
 
 def test_no_file_names_the_place_of_the_store(store: Path) -> None:
