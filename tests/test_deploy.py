@@ -1,5 +1,6 @@
 """The examples under deploy/ and compose.yaml: every setting exists, every file is there, units are valid."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -90,6 +91,28 @@ def test_every_process_is_one_that_the_stack_knows(monkeypatch: pytest.MonkeyPat
         monkeypatch.setattr("sys.argv", ["flows.stack", *(re.sub(r"\$\{\w+:-(.*)\}", r"\1", word) for word in words)])
         main()
     assert sorted(served) == ["mlflow", "mlflow", "prefect", "prefect", "worker", "worker", "worker"]
+
+
+def test_kubernetes_takes_the_manifests() -> None:
+    done = subprocess.run(
+        ["kubernetes-validate", "--strict", *sorted(DEPLOY.glob("kubernetes/*.yaml"))], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (done.stdout + done.stderr).count(" passed for resource ") == len(manifests())
+
+
+def test_compose_takes_its_file(tmp_path: Path) -> None:
+    """By the schema of the Compose specification, and by Docker's or Debian's program where it is installed."""
+    check = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(HOME / "compose.yaml")]
+    done = subprocess.run(check, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    if program := shutil.which("docker-compose"):
+        keys = ("POSTGRES_PASSWORD", "PREFECT_PASSWORD", "MLFLOW_PASSWORD", "ENCRYPTION_KEY")
+        command = [program, "--file", str(HOME / "compose.yaml"), "config", "--quiet"]
+        for given, status in ((os.environ | dict.fromkeys(keys, "a password of tests"), 0), (os.environ, 1)):
+            done = subprocess.run(command, env=given, cwd=tmp_path, capture_output=True, text=True)
+            assert done.returncode == status, done.stderr
+        assert "set it in .env" in done.stderr
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
