@@ -217,7 +217,7 @@ def _catalog(store: Store, name: str) -> Iterator[Finding]:
 
 
 def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
-    # One without a manifest is not finished: no reader reads it, and `prune` takes it.
+    # no reader reads one without a manifest, and `prune` takes it
     sets = [folder for folder in own_files(store.shards(name)) if (folder / MANIFEST).exists()]
     found: list[Finding] = []
     counts: dict[UPath, dict[str, int]] = {}
