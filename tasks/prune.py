@@ -141,7 +141,7 @@ def leftovers(here: Workspace, before: datetime, going: Collection[tuple[str, st
         if not registered:
             log.warning("prune       %s: no version is registered here: its shards and trainings are left", name)
             continue
-        elsewhere = _of_other_registries(store, name, tracking_uri)
+        elsewhere = _of_other_registries(store, name, tracking_uri, {str(each.run_id) for each in registered.values()})
         for tag, place in places.items():
             needed = {version.tags.get(tag, "") for version in versions}
             found += _unneeded(place(name), needed | elsewhere[tag])
@@ -151,9 +151,13 @@ def leftovers(here: Workspace, before: datetime, going: Collection[tuple[str, st
     return [one for one in found if one.modified < before]
 
 
-def _of_other_registries(store: Store, name: str, tracking_uri: str) -> dict[str, set[str]]:
-    """Return the digests of trainings that another registry may need, and of their shard sets, by their tags."""
-    trainings = [folder for folder in folders(store.runs(name)) if runs.is_of_another_registry(tracking_uri, folder)]
+def _of_other_registries(store: Store, name: str, tracking_uri: str, known: Collection[str]) -> dict[str, set[str]]:
+    """Return the digests of trainings that another registry may need, and of their shard sets, by their tags.
+
+    known: the runs of this registry's versions; it is asked for the others alone, one by one.
+    """
+    made = [folder for folder in folders(store.runs(name)) if not runs.is_noted(folder, known)]
+    trainings = [folder for folder in made if runs.is_of_another_registry(tracking_uri, folder)]
     if not trainings:
         return {CHECKPOINT: set(), SHARDS: set()}
     log.warning(
@@ -239,7 +243,7 @@ def _small_things(here: Workspace, before: datetime, keep: int) -> list[Leftover
     if results.exists():
         found += [Leftover(results, (file,), "an old task's result") for file in _files_of(results)]
     yesterday = datetime.now(UTC) - timedelta(days=1)
-    drafts = [file for file in _files_of(store.root) if _DRAFT.fullmatch(file.path.name) and file.modified < yesterday]
+    drafts = [file for file in _files_of(store.root, _DRAFT) if file.modified < yesterday]
     found += [Leftover(file.path.parent, (file,), "a killed process has left it half-written") for file in drafts]
     return [one for one in found if one.files and one.modified < before]
 
@@ -266,12 +270,13 @@ def folders(parent: UPath) -> list[UPath]:
     return [path for path in own_files(parent) if path.is_dir()]
 
 
-def _files_of(folder: UPath) -> list[_StoredFile]:
-    """Return all files below the folder."""
+def _files_of(folder: UPath, named: re.Pattern[str] = re.compile(".*")) -> list[_StoredFile]:
+    """Return all files below the folder whose names match."""
     found = folder.fs.find(folder.path, detail=True)
     return [
         _StoredFile(folder / name[len(folder.path) :].lstrip("/"), info["size"] / info.get("nlink", 1), modified(info))
         for name, info in found.items()
+        if named.fullmatch(name.rpartition("/")[2])  # before a path is made: a year's store has 100,000 files
     ]
 
 

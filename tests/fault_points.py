@@ -54,7 +54,7 @@ class Layer:
     at: int = 0
     counts: Counter[str] = field(default_factory=Counter)
     busy: bool = False
-    undone: list[Callable[[], None]] = field(default_factory=list)
+    undone: dict[str, Callable[[], None]] = field(default_factory=dict)  # by the folder that is not flushed yet
 
     def install(self) -> None:
         from sqlalchemy import event
@@ -63,6 +63,20 @@ class Layer:
         _INSTALLED.append(self)
         event.listen(Engine, "before_cursor_execute", self._statement)
         sys.addaudithook(self._hook)
+        flush = os.fsync
+
+        def lose(file: int) -> None:
+            self.lose(str(Path(f"/proc/self/fd/{file}").readlink()))
+            flush(file)
+
+        os.fsync = lose  # type: ignore[assignment]
+
+    def lose(self, folder: str) -> None:
+        """Let the power go before a folder is flushed in which a name is not on the disk."""
+        if undo := self.undone.pop(folder, None):
+            self.busy = True
+            undo()
+            os._exit(_DIED)
 
     def ask(self, error: Exception) -> None:
         """Count a request to a server, and refuse the one to spoil."""
@@ -110,8 +124,8 @@ class Layer:
             Path(path).replace(new)
             os._exit(_DIED)
         # What was written later is on the disk, and this name is not.
-        old = Path(new).read_bytes() if Path(new).exists() else None
-        self.undone.append(lambda: Path(new).unlink(missing_ok=True) if old is None else _put(new, old))
+        at, old = Path(new), Path(new).read_bytes() if Path(new).exists() else None
+        self.undone[str(at.parent)] = lambda: at.unlink(missing_ok=True) if old is None else _put(new, old)
 
 
 _INSTALLED: list[Layer] = []  # in this process
@@ -143,7 +157,7 @@ def forked(work: Callable[[], None], layer: Layer | None = None) -> tuple[int, C
             status, said = 1, f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:150]}"
         if layer:
             layer.busy = True
-            for undo in layer.undone:
+            for undo in layer.undone.values():
                 undo()
         os.write(writing, json.dumps([layer.counts if layer else {}, said]).encode())
         os._exit(status)

@@ -181,7 +181,8 @@ def to_output(place: str, field: str) -> UPath:
 def write_whole(path: UPath) -> Iterator[Path]:
     """Yield a local file to write to: it becomes `path` when the block succeeds, and is removed otherwise.
 
-    On a local disk it is flushed and renamed; elsewhere the final put is the commit.
+    On a local disk it is flushed and renamed, and its name is flushed, before anything that builds on it is written;
+    elsewhere the final put is the commit.
     """
     if is_local(path):
         final = Path(path.path)
@@ -194,6 +195,7 @@ def write_whole(path: UPath) -> Iterator[Path]:
                     os.fsync(file.fileno())
                 _open_to_group(draft)
                 draft.replace(final)
+                _flush_names(final.parent)
         finally:
             draft.unlink(missing_ok=True)
     else:
@@ -202,6 +204,20 @@ def write_whole(path: UPath) -> Iterator[Path]:
             yield draft
             path.parent.mkdir(parents=True, exist_ok=True)
             path.fs.put_file(str(draft), path.path)
+
+
+def _flush_names(folder: Path) -> None:
+    """Put the names of a folder on the disk: after a power cut, a renamed file may have its old name."""
+    if os.name != "posix":
+        return  # no folder can be opened there
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOTSUP):  # shares of a NAS that know no such thing
+            raise
+    finally:
+        os.close(opened)
 
 
 def _open_to_group(file: Path) -> None:
@@ -233,6 +249,7 @@ def write_folder(path: UPath) -> Iterator[Path]:
             if path.exists():
                 Path(path.path).replace(old)
             draft.replace(path.path)
+            _flush_names(draft.parent)
         finally:
             for left in (draft, old):
                 shutil.rmtree(left, ignore_errors=True)

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 from typing import Any
@@ -151,6 +152,7 @@ def _check_pins(name: str, lines: Iterable[Any]) -> None:
             raise DamagedVersionError(f"{name} would install {str(line)[:80]!r}")
 
 
+@cache
 def _known() -> set[str]:
     try:
         needed = requires("grayline") or []

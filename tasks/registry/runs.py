@@ -9,7 +9,7 @@ import math
 import posixpath
 import re
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
@@ -137,6 +137,15 @@ def note_registration(folder: UPath, run_id: str) -> None:
 def _noted_runs(folder: UPath) -> list[str]:
     path = folder / REGISTERED
     return [str(run_id) for run_id in read_json(path)] if path.exists() else []
+
+
+def is_noted(folder: UPath, runs: Collection[str]) -> bool:
+    """Return whether every run that is noted beside a training is among these, and there is one."""
+    try:
+        noted = set(_noted_runs(folder))
+    except DamagedFileError:
+        return False
+    return bool(noted) and noted <= set(runs)
 
 
 def is_of_another_registry(tracking_uri: str, folder: UPath) -> bool:
