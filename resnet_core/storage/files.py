@@ -181,8 +181,7 @@ def to_output(place: str, field: str) -> UPath:
 def write_whole(path: UPath) -> Iterator[Path]:
     """Yield a local file to write to: it becomes `path` when the block succeeds, and is removed otherwise.
 
-    On a local disk it is flushed and renamed, and its name is flushed, before anything that builds on it is written;
-    elsewhere the final put is the commit.
+    On a local disk it is flushed and renamed, and then its name is flushed. Elsewhere the final put is the commit.
     """
     if is_local(path):
         final = Path(path.path)
