@@ -236,8 +236,8 @@ def _growth(ask: Morning, here: Any) -> Iterator[str]:
         yield f"prune has left {len(plan.versions)} versions, {len(plan.runs)} runs, {left[:3]}"
     versions = len(versions_of(here.tracking_uri, ask.name))
     root = Path(here.store.root.path)
-    # Ten of any age, 31 nights, three champions before this one, aliases, a batch's.
-    most = 10 + 31 + 3 + 2 + 1
+    # Ten of any age, 31 nights, three champions before this one, aliases, a batch's, and ten that no version was made of.
+    most = 10 + 31 + 3 + 2 + 1 + 10
     places = ("mlartifacts/*/models/m-*", f"runs/{ask.name}/*", f"shards/{ask.name}/*")
     for what, count in (("versions", versions), *((place, len(list(root.glob(place)))) for place in places)):
         if count > most + ask.faults:
