@@ -236,7 +236,7 @@ def _growth(ask: Morning, here: Any) -> Iterator[str]:
         yield f"prune has left {len(plan.versions)} versions, {len(plan.runs)} runs, {left[:3]}"
     versions = len(versions_of(here.tracking_uri, ask.name))
     root = Path(here.store.root.path)
-    # Ten of any age, 31 nights, three champions before this one, aliases, a batch's, and ten that no version was made of.
+    # Ten of any age, 31 nights, three champions before this one, aliases, a batch's, and ten without a version.
     most = 10 + 31 + 3 + 2 + 1 + 10
     places = ("mlartifacts/*/models/m-*", f"runs/{ask.name}/*", f"shards/{ask.name}/*")
     for what, count in (("versions", versions), *((place, len(list(root.glob(place)))) for place in places)):

@@ -44,6 +44,15 @@ def test_prefect_and_mlflow_keep_their_files_in_the_store(tmp_path: Path) -> Non
     assert done.stdout.splitlines() == [str(tmp_path / "store" / "prefect"), "true"]
 
 
+def test_mypy_reads_the_types_of_an_installed_package(tmp_path: Path) -> None:
+    """`pip install -e` wrote a hook that mypy and editors do not follow."""
+    (tmp_path / "user.py").write_text("import grayline\n\ngrayline.retrain(3)\n", encoding="utf-8")
+    env = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "MYPYPATH")}
+    command = [sys.executable, "-m", "mypy", "--strict", "user.py"]
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert 'Argument 1 to "retrain" has incompatible type "int"; expected "str | Path"' in done.stdout
+
+
 def test_a_password_in_a_path_stays_out_of_the_answer() -> None:
     from resnet_core.images.preprocessing import Preprocessing
     from resnet_core.inference.single import read_images
