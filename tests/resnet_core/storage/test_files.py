@@ -1,8 +1,10 @@
 """Files: what is written is whole or not there."""
 
 import errno
+import os
 import shutil
-from contextlib import suppress
+import stat
+from contextlib import nullcontext, suppress
 from pathlib import Path
 
 import pytest
@@ -33,6 +35,25 @@ def test_a_file_is_whole_or_not_there(tmp_path: Path, where: str) -> None:
     assert path.read_text() == "whole"
     if where == "local":
         assert [p.name for p in (tmp_path / "new").iterdir()] == ["file.txt"]
+
+
+@pytest.mark.parametrize(("number", "refused"), [(errno.EINVAL, False), (errno.ENOTSUP, False), (errno.EIO, True)])
+def test_a_share_that_cannot_flush_a_folder_is_written_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, refused: bool
+) -> None:
+    flush, flushed = os.fsync, []
+
+    def fsync(file: int) -> None:
+        flushed.append(stat.S_ISDIR(os.fstat(file).st_mode))
+        if flushed[-1]:
+            raise OSError(number, os.strerror(number))
+        flush(file)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(OSError, match="Input/output") if refused else nullcontext():
+        write_text(UPath(tmp_path / "file"), "whole")
+    assert flushed == [False, True]  # the content, then the name
+    assert (tmp_path / "file").read_text() == "whole"
 
 
 @pytest.mark.parametrize("where", ["local", "memory"])
