@@ -219,6 +219,16 @@ def _flush_names(folder: Path) -> None:
         os.close(opened)
 
 
+def flush(folder: Path) -> None:
+    """Put a local folder that another library has written on the disk: its files and their names."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        if path.is_dir():
+            _flush_names(path)
+        else:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
+
+
 def _open_to_group(file: Path) -> None:
     """Give the group its usual rights to a file that a library has made private."""
     if file.is_file() and not file.stat().st_mode & 0o070 and file.parent.stat().st_mode & 0o070:

@@ -5,7 +5,7 @@ Kept: what an alias points to, the newest, earlier champions that a rollback may
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from mlflow.entities.model_registry import ModelVersion as RegisteredVersion
 from mlflow.exceptions import MlflowException
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.tracking._tracking_service.utils import _get_store
+from mlflow.utils.file_utils import local_file_uri_to_path
 from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 
 from resnet_core.credentials import opened
@@ -129,8 +130,11 @@ def _remove_for_good(tracking_uri: str, runs: Sequence[str], models: Sequence[st
         return
 
     def delete_files(place: str) -> None:
-        files = get_artifact_repository(place_within(place, Path(Store(root).artifacts().path)))
-        files.delete_artifacts()  # type: ignore[no-untyped-call]
+        here = place_within(place, Path(Store(root).artifacts().path))
+        get_artifact_repository(here).delete_artifacts()  # type: ignore[no-untyped-call]
+        if here.startswith(("file:", "/")):
+            with suppress(OSError):  # not empty, or gone: MLflow leaves the folder `m-...` of each version
+                Path(local_file_uri_to_path(here)).parent.rmdir()  # type: ignore[no-untyped-call]
 
     for run in runs:
         with _gone_will_do():

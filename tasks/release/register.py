@@ -26,6 +26,7 @@ from mlflow.models import ModelSignature
 from mlflow.tracking import MlflowClient
 from mlflow.types import ColSpec, DataType, Schema
 from mlflow.types.schema import Array
+from mlflow.utils.file_utils import local_file_uri_to_path
 from prefect import task
 
 import resnet_core
@@ -39,7 +40,7 @@ from resnet_core.model.novelty import NOVELTY as NOVELTY_FILE
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import file_digest
-from resnet_core.storage.files import as_local
+from resnet_core.storage.files import as_local, flush
 from tasks.dataset import CardConfig
 from tasks.evaluation.held_out import in_order
 from tasks.registry import runs as tracking
@@ -181,6 +182,10 @@ def _seal_model(registry: MlflowClient, model_id: str) -> dict[str, str]:
         tags, files = seal(folder, Settings().signing_key)
         for file in files:
             registry.log_model_artifact(model_id, str(file))
+    place = registry.get_logged_model(model_id).artifact_location
+    local = place.startswith(("file:", "/"))  # a server has its own disk
+    if local and (made := Path(local_file_uri_to_path(place))).is_dir():  # type: ignore[no-untyped-call]
+        flush(made)  # before a version says that they are there
     return tags
 
 

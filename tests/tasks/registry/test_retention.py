@@ -122,6 +122,7 @@ def test_the_files_of_a_logged_model_go_and_what_a_person_may_restore_stays(tmp_
     delete_from_registry(uri, [versions["1"], versions["2"]], [])
     (left,) = (tmp_path / "files").rglob("weights.txt")
     assert models[2] in str(left)
+    assert [path.name for path in left.parents[1].parent.iterdir()] == [models[2]]  # no empty folders either
     with closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
         assert db.execute("select distinct version from model_version_tags").fetchall() == [(3,)]
         assert db.execute("select model_id from logged_models").fetchall() == [(models[2],)]
