@@ -81,6 +81,6 @@ def _show_places(dataset: str, scores: str) -> None:
     console.print(places)
     say(
         "",
-        "Next: `make up` starts the Prefect and MLflow servers on these files; "
+        "Next: `grayline up` starts the Prefect and MLflow servers on these files; "
         "`grayline classify-batch --source FOLDER --output FOLDER` scores your own images.",
     )

@@ -133,7 +133,7 @@ def _databases(here: Workspace) -> Iterator[Finding]:
         elif whose == "MLflow's":
             yield Finding(where, text, _BACKUP)
         elif _is_open(file):
-            yield Finding(where, text, f"end what uses it (`make down`), then {_REPAIR}")
+            yield Finding(where, text, f"end what uses it (`grayline down`), then {_REPAIR}")
         else:
             aside = file.with_name(f"{file.name}.damaged-{int(file.stat().st_mtime)}")
             yield Finding(where, text, _REPAIR, partial(_set_aside, file, aside), f"set aside as {aside.name}")

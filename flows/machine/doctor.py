@@ -96,7 +96,9 @@ def check_prefect() -> str:
     url = public(get_current_settings().api.url or "")
     if not url:
         return "no server is set: each command starts a temporary one"
-    found = _answers(f"{url}/health", "Prefect", "`make up`; or do without it: `make down`, or correct PREFECT_API_URL")
+    found = _answers(
+        f"{url}/health", "Prefect", "`grayline up`; or without it: `grayline down`, or correct PREFECT_API_URL"
+    )
     auth = get_current_settings().api.auth_string
     try:
         Api(url, auth.get_secret_value() if auth else "").ask("/flows/count", {})
@@ -124,7 +126,7 @@ def _check_nights() -> str:
         except OSError:
             lost = []  # no server, no work pool, no entry: the check of Prefect says more
         if lost:
-            raise UserError(f"{some_of(lost, 3, '; ')}. Run `make down`, then `make up`: it marks and frees them.")
+            raise UserError(f"{some_of(lost, 3, '; ')}. Run `grayline down` and `grayline up`: they are freed.")
     return "; ".join(found) or "nobody is at work"
 
 
@@ -134,7 +136,7 @@ def check_mlflow() -> str:
     address = urlsplit(uri)
     kind = address.scheme.partition("+")[0]
     if kind in ("http", "https"):
-        found = _answers(f"{uri.rstrip('/')}/health", "MLflow", "`make up`, or correct MLFLOW_TRACKING_URI")
+        found = _answers(f"{uri.rstrip('/')}/health", "MLflow", "`grayline up`, or correct MLFLOW_TRACKING_URI")
         _check_entry(uri)
         return found
     if kind in _DATABASE_PORTS:
@@ -169,7 +171,7 @@ def _check_entry(uri: str) -> None:
 def _no_entry(server: str, address: str, variables: str) -> str:
     return (
         f"{server} at {address} asks for a password, and the one given here is not right, or missing. "
-        f"Set {variables}. For a server of `make up`, set GRAYLINE_STORE to its store: its password file is then read."
+        f"Set {variables}. For a server of `grayline up`, set GRAYLINE_STORE to its store, which has it."
     )
 
 

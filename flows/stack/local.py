@@ -53,7 +53,7 @@ def up(datasets: Sequence[Path] = (), public: bool = False) -> None:
     if not is_local(settings.root) and not (mlflow or settings.mlflow_backend_store_uri):
         raise UserError(
             f"GRAYLINE_STORE: {settings.store} holds no database. Set MLFLOW_TRACKING_URI to a server, or "
-            "MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS_DESTINATION for the one that `make up` starts."
+            "MLFLOW_BACKEND_STORE_URI and MLFLOW_ARTIFACTS_DESTINATION for the one that `grayline up` starts."
         )
     if public:
         _check_public(settings)
@@ -174,7 +174,7 @@ def down() -> None:
             api = Api(f"{own_origins(settings.prefect_port, None)[0]}/api", _access(folder, settings).prefect)
             reconcile(api, POOL)
         except (OSError, ValueError, UserError) as error:  # it hangs: the next `up` does it
-            say(f"Prefect does not answer ({error}); the next `make up` marks runs that have ended")
+            say(f"Prefect does not answer ({error}); the next `grayline up` marks runs that have ended")
     for name in ("prefect", "mlflow"):
         stop(folder, name)
     (folder / "addresses.json").unlink(missing_ok=True)
@@ -271,6 +271,6 @@ def _check_password(url: str, password: str, server: str) -> None:
     except urllib.error.HTTPError as error:
         if error.code == 401:
             raise UserError(
-                f"{server} runs with another password. Set the one that it was started with, or run `make down` first."
+                f"{server} runs with another password. Set the one of its start, or run `grayline down` first."
             ) from None
         raise

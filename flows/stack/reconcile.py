@@ -1,6 +1,6 @@
 """Reconcile: tell Prefect which runs have ended without a word, and drop nights that an outage has piled up.
 
-A power cut, a killed worker or `make down` leaves runs *Running* whose processes have ended. `up` does this before the
+A power cut, a killed worker or `down` leaves runs *Running* whose processes have ended. `up` does this before the
 worker starts, `down` after the worker has ended. Without `up`, the automation on heartbeats does it within minutes.
 """
 
@@ -87,7 +87,7 @@ def _end(api: Api, run: dict[str, Any]) -> None:
     elif run["state_type"] == "CANCELLING":
         state, text = {"type": "CANCELLED", "name": "Cancelled"}, "was being cancelled, and is Cancelled"
     else:
-        message = "Its process has ended without a word: a power cut, `make down`, or the system ended it."
+        message = "Its process has ended without a word: a power cut, `grayline down`, or the system ended it."
         state, text = (
             {"type": "CRASHED", "name": "Crashed", "message": message},
             "has no process, and is Crashed; the next run resumes it",

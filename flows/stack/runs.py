@@ -43,7 +43,7 @@ def run_deployment(name: str, parameters: list[str], watch: bool, verbose: bool 
     from prefect.settings import get_current_settings
 
     if not get_current_settings().api.url:
-        raise UserError("run: no Prefect server is set. Run `make up` in this folder, or set PREFECT_API_URL.")
+        raise UserError("run: no Prefect server is set. Run `grayline up` in this folder, or set PREFECT_API_URL.")
     with get_client(sync_client=True) as client:
         deployment = _find(client, name)
         check_parameters(values, deployment.parameters, deployment.parameter_openapi_schema or {})
@@ -94,7 +94,7 @@ def _find(client: "SyncPrefectClient", name: str) -> "DeploymentResponse":
         return client.read_deployment_by_name(f"{name}/{name}")
     except ObjectNotFound:
         raise UserError(
-            f"run: {name} is not deployed on this server. Run `make up`, or `prefect deploy --all`."
+            f"run: {name} is not deployed on this server. Run `grayline up`, or `prefect deploy --all`."
         ) from None
 
 

@@ -48,11 +48,11 @@ def access_of(folder: Path, prefect: str | None, mlflow: tuple[str | None, str |
     """
     user, password = mlflow
     if prefect is not None and not all(prefect.partition(":")[::2]):
-        raise UserError("PREFECT_SERVER_API_AUTH_STRING: write USER:PASSWORD, or unset it: `make up` makes a password.")
+        raise UserError("PREFECT_SERVER_API_AUTH_STRING: write USER:PASSWORD, or unset it: `grayline up` makes one.")
     if password is not None and len(password) < _SHORTEST:
         raise UserError(
             f"MLFLOW_TRACKING_PASSWORD: MLflow takes passwords of {_SHORTEST} characters and more. "
-            "Give a longer one, or unset it: `make up` makes a password."
+            "Give a longer one, or unset it: `grayline up` makes a password."
         )
     own = own_secret(folder / "password")
     ours = f"{USER}:{own}"
@@ -71,7 +71,9 @@ def own_secret(file: Path, new: str | None = None) -> str:
     except FileExistsError:  # an earlier `up` has made it
         status = file.stat()
         if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) & 0o077:
-            raise UserError(f"{file}: others may know it. Run `make down`, remove the file, run `make up`.") from None
+            raise UserError(
+                f"{file}: others may know it. Run `grayline down`, remove it, and run `grayline up`."
+            ) from None
     return file.read_text(encoding="utf-8").strip()
 
 
@@ -111,7 +113,7 @@ def let_in(folder: Path, environ: MutableMapping[str, str]) -> None:
 
 
 def own_toml() -> bool:
-    """Return whether the prefect.toml of this folder is the one that `make up` writes."""
+    """Return whether the prefect.toml of this folder is the one that `grayline up` writes."""
     try:
         return PREFECT_TOML.read_text(encoding="utf-8").startswith(OURS)
     except OSError:  # a file that cannot be read is not overwritten

@@ -56,7 +56,7 @@ def test_a_run_cannot_set_command_environment_or_folder() -> None:
     [
         ("clasify-batch", [], "Did you mean 'classify-batch'"),
         ("promote", ["name"], "'name' is not key=value"),
-        ("promote", ["name=x"], "Run `make up`"),
+        ("promote", ["name=x"], "Run `grayline up`"),
     ],
 )
 def test_running_a_deployment_wants_its_name_its_parameters_and_a_server(

@@ -65,7 +65,7 @@ def test_a_run_without_a_process_and_a_stuck_slot_are_named(pool: Pool, monkeypa
     limit = pool.there()["nightly-retrain"]["global_concurrency_limit"]["id"]
     pool.run("PENDING", "RUNNING")
     pool.api.ask(f"/v2/concurrency_limits/{limit}", {"active_slots": 2}, "PATCH")
-    with pytest.raises(UserError, match=r"is Running and has no process; a slot of nightly-retrain .*`make up`"):
+    with pytest.raises(UserError, match=r"is Running and has no process; a slot of nightly-retrain .*`grayline up`"):
         _check_nights()
 
 

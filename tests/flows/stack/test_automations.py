@@ -76,7 +76,7 @@ def test_a_run_that_prefect_ends_is_told_with_its_link_and_late_ones_once(api: A
     assert len(texts) == 2, texts
     assert texts[0].startswith(f"nightly-retrain: run {name} is Crashed: No heartbeat. The next run goes on")
     assert texts[0].endswith(id_)
-    assert "is late: no worker begins it. `make up` starts one" in texts[1]
+    assert "is late: no worker begins it. `grayline up` starts one" in texts[1]
     run_of_a_night(api, {"type": "RUNNING", "name": "Running"})
     assert "it is well again" in [each["text"] for each in hook.wait_for(6) if "text" in each][2]
 

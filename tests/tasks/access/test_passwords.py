@@ -43,7 +43,7 @@ def test_a_password_is_random_made_once_and_its_owners_alone(tmp_path: Path, pas
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o602])
 def test_a_password_that_others_may_know_is_refused(tmp_path: Path, password: str, mode: int) -> None:
     (tmp_path / "password").chmod(mode)
-    with pytest.raises(UserError, match=r"others may know it\. Run `make down`, remove the file"):
+    with pytest.raises(UserError, match=r"others may know it\. Run `grayline down`, remove it"):
         access_of(tmp_path, None, (None, None))
 
 
