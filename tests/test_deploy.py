@@ -4,6 +4,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,16 +95,22 @@ def test_every_process_is_one_that_the_stack_knows(monkeypatch: pytest.MonkeyPat
 
 
 def test_kubernetes_takes_the_manifests() -> None:
-    done = subprocess.run(
-        ["kubernetes-validate", "--strict", *sorted(DEPLOY.glob("kubernetes/*.yaml"))], capture_output=True, text=True
-    )
+    check = [sys.executable, "-m", "kubernetes_validate", "--strict", *sorted(DEPLOY.glob("kubernetes/*.yaml"))]
+    done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (done.stdout + done.stderr).count(" passed for resource ") == len(manifests())
 
 
 def test_compose_takes_its_file(tmp_path: Path) -> None:
     """By the schema of the Compose specification, and by Docker's or Debian's program where it is installed."""
-    check = ["check-jsonschema", "--builtin-schema", "vendor.compose-spec", str(HOME / "compose.yaml")]
+    check = [
+        sys.executable,
+        "-m",
+        "check_jsonschema",
+        "--builtin-schema",
+        "vendor.compose-spec",
+        str(HOME / "compose.yaml"),
+    ]
     done = subprocess.run(check, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     if program := shutil.which("docker-compose"):
