@@ -185,7 +185,7 @@ def write_whole(path: UPath) -> Iterator[Path]:
     """
     if is_local(path):
         final = Path(path.path)
-        final.parent.mkdir(parents=True, exist_ok=True)
+        _make_folder(final.parent)
         draft = final.with_name(f".{final.name}.{uuid.uuid4().hex[:8]}")
         try:
             with _room(path):
@@ -203,6 +203,14 @@ def write_whole(path: UPath) -> Iterator[Path]:
             yield draft
             path.parent.mkdir(parents=True, exist_ok=True)
             path.fs.put_file(str(draft), path.path)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder and those above it, with their names on the disk."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for each in missing:
+        _flush_names(each.parent)
 
 
 def _flush_names(folder: Path) -> None:
@@ -254,7 +262,9 @@ def write_folder(path: UPath) -> Iterator[Path]:
         try:
             for file in made.rglob("*"):
                 _open_to_group(file)
+            _make_folder(draft.parent)
             shutil.copytree(made, draft)
+            flush(draft)
             if path.exists():
                 Path(path.path).replace(old)
             draft.replace(path.path)

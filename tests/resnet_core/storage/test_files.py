@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import stat
 from contextlib import nullcontext, suppress
@@ -54,6 +55,29 @@ def test_a_share_that_cannot_flush_a_folder_is_written_all_the_same(
         write_text(UPath(tmp_path / "file"), "whole")
     assert flushed == [False, True]  # the content, then the name
     assert (tmp_path / "file").read_text() == "whole"
+
+
+def test_contents_and_names_are_flushed_before_the_name_that_others_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file and a folder, below folders that are made for them."""
+    flushed: list[tuple[str, bool]] = []
+
+    def fsync(file: int) -> None:
+        path = Path(f"/proc/self/fd/{file}").readlink()
+        flushed.append((re.sub(r"\.(\w+)\.[0-9a-f]{8}", "draft", str(path.relative_to(tmp_path))), final.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    final = tmp_path / "a" / "b" / "file"
+    write_text(UPath(final), "whole")
+    assert flushed == [("a", False), (".", False), ("a/b/draft", False), ("a/b", True)]
+    flushed.clear()
+    final = tmp_path / "c" / "folder"
+    with write_folder(UPath(final)) as draft:
+        (draft / "file").write_text("whole")
+    assert flushed == [
+        (".", False), ("c/draft/file", False), ("c/draft", False), ("c", False), ("c", True)
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("where", ["local", "memory"])
