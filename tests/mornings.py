@@ -21,7 +21,10 @@ _IGNORED = (".part", ".tmp")
 
 @dataclass(frozen=True)
 class Morning:
-    """What to look at. whole: the night went well. deep: also `doctor --deep`. faults: of the last 60 nights."""
+    """What to look at. whole: the night went well. deep: also `doctor --deep`. faults: of the last 60 nights.
+
+    alias_gone: a person has deleted the champion's alias. rot: a file was cut, under all of its names perhaps.
+    """
 
     name: str
     floor: float
@@ -150,8 +153,9 @@ def look(home: Path, ask: Morning) -> None:
     if ask.deep:
         from flows.machine.audit import audit
 
-        for each in audit(here) if ask.rot else ():  # as a person does who reads it
-            if each.mend:
+        for each in audit(here) if ask.rot else ():
+            # As a person does who reads it. The night itself has mended the rest.
+            if "/shards/" in each.place and each.mend and each.remedy == "grayline doctor --deep --repair":
                 each.mend()
         told = [f"doctor: {each.place}: {each.wrong} ({each.remedy})" for each in audit(here)]
         found += [line for line in told if ": its run " not in line]  # that a person has deleted

@@ -10,8 +10,9 @@ scores         parts, rows and manifest agree; the registry knows the version by
 engines        the file is the one that was tried
 drafts, work   there are none where no night is at work
 
-`repair` removes derived files alone: what a night or a batch makes again. Indexes of databases are made again; a
-database that nothing depends on is set aside. The rest has the command that mends it.
+`repair` removes derived files alone: what a night or a batch makes again. Indexes of databases are made again, and so
+are shards of earlier nights that another set has. A database that nothing depends on is set aside. The rest has the
+command that mends it.
 """
 
 import os
@@ -220,34 +221,39 @@ def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
     # no reader reads one without a manifest, and `prune` takes it
     sets = [folder for folder in own_files(store.shards(name)) if (folder / MANIFEST).exists()]
     found: list[Finding] = []
-    counts: dict[UPath, dict[str, int]] = {}
+    rows_of: dict[UPath, dict[str, int]] = {}
     for folder in sets:
         with _caught(found, folder / MANIFEST, _NIGHT, partial(_remove, folder / MANIFEST)):
-            counts[folder] = read_json(folder / MANIFEST)["shards"]
-    latest = max(counts, key=_age, default=None)
+            rows_of[folder] = read_json(folder / MANIFEST)["shards"]
+    latest = max(rows_of, key=_age, default=None)
     if latest:  # no night writes an older manifest again
         since = (latest / MANIFEST).stat().st_mtime
         old = {str(folder / MANIFEST) for folder in sets if (folder / MANIFEST).stat().st_mtime < since}
         found = [replace(each, remedy=_BACKUP, mend=None) if each.place in old else each for each in found]
-    for folder, shards_of in counts.items():
-        for shard, rows in shards_of.items():
-            again = partial(_remove, folder / shard) if folder == latest else None
-            torn: list[Finding] = []
-            with _caught(torn, folder / shard, _NIGHT if again else _BACKUP, again):
-                shards.check(folder / shard, rows, keys)
-            twins = [other / shard for other in counts if other != folder] if torn else []
-            if twin := next((twin for twin in twins if _is_whole(twin, rows, keys)), None):
-                mend, mended = partial(link, twin, folder / shard), f"made again from {twin.parent.name}"
-                torn = [replace(each, remedy=_REPAIR, mend=mend, mended=mended) for each in torn]
-            found += torn
     yield from found
-    newest = ShardSet.open(latest) if latest else None
-    if newest is None or not store.catalog(name).exists():
-        return
-    found = []
+    for folder, rows in rows_of.items():
+        for file in rows:
+            yield from _shard(folder / file, rows[file], [other / file for other in rows_of], folder == latest, keys)
+    if latest and store.catalog(name).exists() and (newest := ShardSet.open(latest)):
+        yield from _against_catalog(newest, store.catalog(name), keys)
+
+
+def _shard(path: UPath, rows: int, twins: list[UPath], of_latest: bool, keys: Keys | None) -> Iterator[Finding]:
+    """Check a shard. A night writes those of the latest set again, others are mended by a twin: names are digests."""
+    found: list[Finding] = []
+    with _caught(found, path, _NIGHT if of_latest else _BACKUP, partial(_remove, path) if of_latest else None):
+        shards.check(path, rows, keys)
+    if found and not of_latest and (twin := next((twin for twin in twins if _is_whole(twin, rows, keys)), None)):
+        mended = f"made again from {twin.parent.name}"
+        found = [replace(each, remedy=_REPAIR, mend=partial(link, twin, path), mended=mended) for each in found]
+    yield from found
+
+
+def _against_catalog(newest: ShardSet, catalog: UPath, keys: Keys | None) -> Iterator[Finding]:
+    found: list[Finding] = []
     with _caught(found, newest.folder, _NIGHT):
         facts = shards.read_facts(newest.files, ["image_id", "label", "split"], ["train", "validation", "test"], keys)
-        with database() as db, store.catalog(name).open("rb") as file:
+        with database() as db, catalog.open("rb") as file:
             db.register("facts", facts)
             db.register("rows", pq.read_table(file, columns=["image_id", "label", "split", "status", "present"]))
             count = db.execute(_DISAGREE).fetchall()[0][0]

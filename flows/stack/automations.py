@@ -56,7 +56,7 @@ _ALERTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "runs are late": (
         {"after": ["prefect.flow-run.Running", _BEGIN], "expect": ["prefect.flow-run.Late"], **_RUNS, **_OF_DEPLOYMENT},
         "grayline: {{ deployment.name }}: late",
-        _RUN + "is late: no worker begins it. `grayline up` starts one; `grayline doctor` says what lacks." + _LINK,
+        _RUN + "is late: no worker begins it. `grayline up` starts one; `grayline doctor` says more." + _LINK,
     ),
     "runs are late no longer": (
         {"after": ["prefect.flow-run.Late"], "expect": ["prefect.flow-run.Running"], **_RUNS, **_OF_DEPLOYMENT},
