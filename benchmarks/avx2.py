@@ -1,4 +1,4 @@
-"""Let gdb hide AVX-512 and VNNI from ONNX Runtime, which has no option for it: it then takes its kernels for AVX2.
+"""Let gdb hide AVX-512 and VNNI from ONNX Runtime, which has no option for it. It then takes its kernels for AVX2.
 
     gdb -nx -batch -x benchmarks/avx2.py --args python SCRIPT     # needs gdb and binutils
 

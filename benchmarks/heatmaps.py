@@ -123,6 +123,6 @@ def mask(box: Box | None, side: int) -> NDArray[np.bool_]:
 
 
 def share(heat: NDArray[np.float32], inside: NDArray[np.bool_]) -> float:
-    """Return the mean over the images of the share of the heat [N, S, S] inside; a map of zeros has none."""
+    """Return the mean over the images of the share of the heat [N, S, S] inside. A map of zeros has none."""
     total = heat.sum((1, 2))
     return float((np.where(inside, heat, 0).sum((1, 2)) / np.where(total > 0, total, 1)).mean())

@@ -158,7 +158,7 @@ def one_fold(job: training.Job, show: Callable[[float], None], checkpoint: UPath
 
 
 def gathered(name: str, found: Predicted) -> list[Measure]:
-    """How many of the flipped labels are called issues, and how many of the issues are flipped labels; the
+    """How many of the flipped labels are called issues, and how many of the issues are flipped labels. The
     precision, too, at which a reader of the ranked images has seen WANTED_RECALL of them."""
     probabilities = found.probabilities.mean(0)
     hits = found.flipped[find(found.labels, found.targets, probabilities).rows]

@@ -40,7 +40,7 @@ class Growth:
 
 @dataclass(frozen=True)
 class Job:
-    """Seconds of a batch: `before` and `after` alone, `task` of the server and `part` of a worker for each of `parts`.
+    """Seconds of a batch: `before`, `after`, and for each of `parts` a server's `task` and a worker's `part`.
     `noise` is the deviation of the logarithm of a part's seconds."""
 
     parts: int

@@ -73,7 +73,7 @@ def seconds(epochs: Sequence[Epoch], images: int) -> float:
 
 
 def percents(track: Track, trainings: int) -> Show:
-    """A bar over that many trainings: call it with the number of a training and the share of it that is done."""
+    """A bar over that many trainings. Call it with the number of a training and its share that is done."""
     ticks = iter(track(range(100 * trainings)))
     shown = 0
 

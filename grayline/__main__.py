@@ -24,7 +24,7 @@ def foreign() -> str:
 
 
 def main() -> None:
-    """Run the command line, unless this system or a foreign package stands in the way: then a line, and status 2."""
+    """Run the command line. Where this system or a foreign package is in the way, say so, with status 2."""
     wrong = foreign()
     if sys.platform == "win32":
         wrong = "Windows has none of the locks and limits of processes that are needed. Use WSL2 (docs/install.md)."

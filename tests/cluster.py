@@ -1,4 +1,4 @@
-"""The command in a process of its own, and a Ray cluster of two nodes on this machine, one of which may be killed."""
+"""The command in a process of its own, and a Ray cluster here. One of its two nodes may be killed."""
 
 import importlib.util
 import os

@@ -1,4 +1,4 @@
-"""Data sets that are drawn: cards by deck, characters by font family, a part on a jig, pages of one form.
+"""Data sets that are drawn: cards by deck, characters by family, a part on a jig, a form's pages.
 
 Each yields (class, group, pixels uint8 [H, W]). They are hard to split: groups look alike, or everything does.
 """
@@ -71,7 +71,7 @@ def characters(families: int = 40) -> Iterator[Picture]:
 
 
 def jig(count: int = 300, share: float = 0.1, seed: int = 9) -> Iterator[Picture]:
-    """Yield one part under a fixed camera: shifted by 2 pixels, noisy, light or dark; some with a scratch or a spot."""
+    """Yield one part under a fixed camera: shifted by 2 pixels, noisy, light or dark. Some have a scratch or a spot."""
     from skimage import data, draw
 
     rng = np.random.default_rng(seed)

@@ -170,7 +170,7 @@ def forked(work: Callable[[], None], layer: Layer | None = None) -> tuple[int, C
 
 
 def _refusable(method: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a method of MLflow's store that a layer may refuse, as its client tells of a server that is down."""
+    """Return a method of MLflow's store that a layer may refuse, as if a server were down."""
 
     @wraps(method)
     def ask(*args: Any, **how: Any) -> Any:
@@ -411,7 +411,7 @@ def contents(store: Path) -> Iterator[tuple[str, str]]:
 
 
 def _sealed(store: Path, digest: str) -> dict[str, str] | None:
-    """Return the digests of a version's files by the tag of their list; None if its files are others or are gone."""
+    """Return the digests of a version's files by the tag of their list. None if its files are others or are gone."""
     for path in store.glob("mlartifacts/**/digests.json"):
         if file_digest(path) == digest:
             listed, actual = json.loads(path.read_text()), digests_of(path.parent)

@@ -1,4 +1,4 @@
-"""What a night of the simulated year does, what a person does by day, and what must be so each morning.
+"""What a night of the simulated year does, what a person does by day, and what holds each morning.
 
 Everything here runs in a fork (`tests.fault_points.forked`), because MLflow keeps its database open.
 """
@@ -249,7 +249,7 @@ def _growth(ask: Morning, here: Any) -> Iterator[str]:
 
 
 def _alerts(home: Path, ask: Morning, here: Any) -> Iterator[str]:
-    """Each alert was told once, and once when it was well again; a night that died may have told it before."""
+    """Each alert was told once, and once when it was well again. A night that died may have told it before."""
     from tasks.watch.alerts import open_alerts
 
     last: dict[str, str] = {}

@@ -52,7 +52,7 @@ def versions(python: Path) -> dict[str, str]:
 
 
 def exchange(first: Path, second: Path) -> None:
-    """A store that the first environment has made is gone on with by the second: a night, a batch, a promotion."""
+    """The second environment goes on with a store of the first: a night, a batch, a promotion."""
     with tempfile.TemporaryDirectory() as folder:
         kept = {
             name: value for name, value in os.environ.items() if not name.startswith(("GRAYLINE", "PREFECT", "MLFLOW"))

@@ -1,4 +1,4 @@
-"""Hold every connection of a command: by a hook in each of its Python processes, and by strace where it is there.
+"""Hold every connection of a command: by a hook in its Python processes, and by strace where it is.
 
 The hook sees what Python asks for, names included; strace also sees libraries that talk to the system themselves.
 """

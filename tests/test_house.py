@@ -83,6 +83,6 @@ def test_a_name_that_no_other_file_uses_is_private() -> None:
 
 
 def test_no_file_of_the_code_that_goes_into_a_version_is_empty() -> None:
-    """MLflow uploads an empty file in chunks instead of with a length, and some proxies wait for ever for its end."""
+    """MLflow uploads an empty file in chunks, without a length. Some proxies wait for its end for ever."""
     files = [path for path in (HOME / "resnet_core").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
     assert [path.name for path in files if not path.stat().st_size] == []

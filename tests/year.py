@@ -353,7 +353,7 @@ class Year:
             raise WrongMorningError(f"{chore}: {said}")
 
     def rot(self) -> None:
-        """Cut a file that the next night can make again, in half, under one of its names or, as a bad sector, all."""
+        """Cut a file in half that the next night can make again. A bad sector does so under all of its names."""
         files = [self.store / "catalog" / NAME / "catalog.parquet"]
         for place in (self.store / "shards" / NAME, self.store / "pixels" / NAME):
             files += max(place.iterdir(), key=lambda path: path.stat().st_mtime).glob("*")

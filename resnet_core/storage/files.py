@@ -214,7 +214,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _flush_names(folder: Path) -> None:
-    """Put the names of a folder on the disk: after a power cut, a renamed file may have its old name."""
+    """Put the names of a folder on the disk. Without that, a power cut may bring an old name back."""
     if os.name != "posix":
         return  # no folder can be opened there
     opened = os.open(folder, os.O_RDONLY)

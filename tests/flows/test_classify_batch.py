@@ -1,4 +1,4 @@
-"""The batch flow on a trained version: its scores are those of the evaluation, by any engine and in any order."""
+"""The batch flow on a trained version: its scores are the evaluation's, by any engine, in any order."""
 
 import json
 from pathlib import Path

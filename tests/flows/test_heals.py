@@ -1,4 +1,4 @@
-"""What is derived is verified when it is opened, and made again where it is torn; what is the truth is named."""
+"""What is derived is verified when it is opened, and made again where it is torn. What is the truth is named."""
 
 import json
 from pathlib import Path

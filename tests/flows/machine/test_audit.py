@@ -68,7 +68,7 @@ def cut(path: Path) -> None:
 
 
 def flip(path: Path) -> None:
-    """Change a byte of the file, of a Parquet file one of its first column: headers have bytes that nothing reads."""
+    """Change a byte of the file. Of a Parquet file it is one of a column: headers have bytes that nothing reads."""
     content, place = bytearray(path.read_bytes()), -1
     if path.suffix == ".parquet":
         column = pq.read_metadata(path).row_group(0).column(0)

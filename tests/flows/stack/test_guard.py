@@ -62,7 +62,7 @@ def test_a_web_socket_of_another_origin_is_refused() -> None:
 
 @pytest.mark.parametrize("site", ["cross-site", "same-site", "anything"])
 def test_of_another_site_only_a_link_is_followed(site: str) -> None:
-    """An image, a script, a form or a frame is sent without Origin, and with the password that the browser knows."""
+    """An image, a script, a form or a frame is sent without Origin, with the password that the browser has."""
     link = {name.replace("-", "_"): value for name, value in LINK.items()} | {"Sec_Fetch_Site": site}
     assert ask(**link) == "let in"
     assert ask("POST", **link) == "403"

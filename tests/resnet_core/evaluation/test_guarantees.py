@@ -18,7 +18,7 @@ Predicted = tuple[Labels, Probabilities]
 
 
 def learned(pixels: np.ndarray, labels: np.ndarray, train: int, strength: float) -> Predicted:
-    """What a linear classifier says of the images after the first `train`; with so little regularisation it is
+    """What a linear classifier says of the images after the first `train`. With so little regularisation it is
     too sure of itself."""
     with warnings.catch_warnings(action="ignore"):  # it need not converge
         classifier = LogisticRegression(C=strength, max_iter=300).fit(pixels[:train], labels[:train])

@@ -147,7 +147,7 @@ def test_the_pixel_limit_is_an_argument(photograph: Image.Image, kind: str) -> N
 
 
 def test_a_bomb_costs_neither_memory_nor_time(tmp_path: Path) -> None:
-    """A process that may take 150 MB more than it has before the first file, and 20 seconds, reads them all."""
+    """A process that may take 150 MB more and 20 seconds reads them all."""
     names = []
     for name, data in bombs():
         (tmp_path / name).write_bytes(data)

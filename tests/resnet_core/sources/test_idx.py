@@ -91,7 +91,7 @@ def test_a_changed_file_is_known_by_its_time(tmp_path: Path, digits: Digits) -> 
 
 
 def test_a_set_that_is_there_twice_is_read_once(tmp_path: Path, digits: Digits) -> None:
-    """As torchvision leaves it, and as Kaggle packs it; another set of the same names is a set of its own."""
+    """As torchvision leaves it, and as Kaggle packs it. Another set of the same names is a set of its own."""
     raw = tmp_path / "MNIST" / "raw"
     for packed in (False, True):
         write_pair(raw, "train-", digits, 20, packed)

@@ -1,4 +1,4 @@
-"""A store says which format it has and which versions opened its databases; a newer one is refused in a line."""
+"""A store says which format it has and which versions opened its databases. A newer one is refused in a line."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Which engine a batch gets: the fastest that agrees, where a trial pays; the one that is asked for, or a reason."""
+"""Which engine a batch gets: the fastest that agrees, where a trial pays. One that is asked for is taken or refused."""
 
 import json
 from collections.abc import Callable

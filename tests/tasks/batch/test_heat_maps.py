@@ -1,4 +1,4 @@
-"""Heat maps of a batch: pictures of the rows to review, of the files that were scored, in a folder of their own."""
+"""Heat maps of a batch: pictures of the rows to review, in a folder of their own."""
 
 import hashlib
 import json

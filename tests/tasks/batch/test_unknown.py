@@ -29,7 +29,7 @@ LEARNED, HELD_OUT = 600, 500
 
 @pytest.fixture(scope="module")
 def shard_set(digits: Digits, tmp_path_factory: pytest.TempPathFactory) -> ShardSet:
-    """600 digits to learn from, 500 held out, in the pixels of the classifier; a class is its digit modulo 3."""
+    """600 digits to learn from, 500 held out, in the pixels of the classifier. A class is its digit modulo 3."""
     settings, count = a_classifier().preprocessing, LEARNED + HELD_OUT
     pixels = np.stack([resize(image, settings) for image in digits[0][:count]])
     names = ("a", "b", "ü/ ")

@@ -36,7 +36,7 @@ WANTED = {"slices": ["camera", "lens", "width"], "coverage": 0.9, "costs": {"mis
 
 
 def write_cells(folder: Path, digits: Digits, epochs: int, validation: int = 0) -> Dataset:
-    """720 digits of four classes. Two of three are camera a's and learned; of the others, held out, every third
+    """720 digits of four classes. Two of three are camera a's and learned. Of the others, held out, every third
     is camera b's, which is out of focus and noisy. Ten images in a row are one person's."""
     rng, rows = np.random.default_rng(0), []
     images, labels = digits

@@ -1,4 +1,4 @@
-"""What is trained on and what is held out, over nights: groups, small classes, fixed scenes, and a split begun anew."""
+"""What is held out over nights: groups, small classes, fixed scenes, and a split begun anew."""
 
 import hashlib
 import shutil

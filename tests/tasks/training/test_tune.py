@@ -1,4 +1,4 @@
-"""Tuning: a study is better than what it began with, goes on where it was killed, and looks at no test image."""
+"""Tuning: a study betters what it began with, goes on where it was killed, and looks at no test image."""
 
 import signal
 import sqlite3
