@@ -233,17 +233,20 @@ def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
     yield from found
     for folder, rows in rows_of.items():
         for file in rows:
-            yield from _shard(folder / file, rows[file], [other / file for other in rows_of], folder == latest, keys)
+            remedy = _NIGHT if folder == latest else _BACKUP
+            if latest and folder != latest and file in rows_of[latest]:
+                remedy = f"{_NIGHT}, then {_REPAIR}"
+            yield from _shard(folder / file, rows[file], [other / file for other in rows_of], remedy, keys)
     if latest and store.catalog(name).exists() and (newest := ShardSet.open(latest)):
         yield from _against_catalog(newest, store.catalog(name), keys)
 
 
-def _shard(path: UPath, rows: int, twins: list[UPath], of_latest: bool, keys: Keys | None) -> Iterator[Finding]:
+def _shard(path: UPath, rows: int, twins: list[UPath], remedy: str, keys: Keys | None) -> Iterator[Finding]:
     """Check a shard. A night writes those of the latest set again, others are mended by a twin: names are digests."""
     found: list[Finding] = []
-    with _caught(found, path, _NIGHT if of_latest else _BACKUP, partial(_remove, path) if of_latest else None):
+    with _caught(found, path, remedy, partial(_remove, path) if remedy == _NIGHT else None):
         shards.check(path, rows, keys)
-    if found and not of_latest and (twin := next((twin for twin in twins if _is_whole(twin, rows, keys)), None)):
+    if found and remedy != _NIGHT and (twin := next((twin for twin in twins if _is_whole(twin, rows, keys)), None)):
         mended = f"made again from {twin.parent.name}"
         found = [replace(each, remedy=_REPAIR, mend=partial(link, twin, path), mended=mended) for each in found]
     yield from found

@@ -129,8 +129,15 @@ def test_shards_that_no_night_writes_again_are_made_of_their_twins(store: Path, 
     assert torn.samefile(newest / torn.name)
     os.truncate(torn, 100)  # as a bad sector does: under both names
     said = {each.place: (each.remedy, each.mend is None) for each in found(store, registry)}
-    assert said[str(torn)] == ("restore it from a backup of the store", True)
-    assert said[str(newest / torn.name)] == ("grayline retrain --dataset FILE.yaml", False)
+    night, repair = "grayline retrain --dataset FILE.yaml", "grayline doctor --deep --repair"
+    assert said[str(torn)] == (f"{night}, then {repair}", True)
+    assert said[str(newest / torn.name)] == (night, False)
+    only = old / "0123456789abcdef.parquet"  # of a part that has changed since: no other set has it
+    content["shards"][only.name] = 10
+    manifest.write_text(json.dumps(content | {"catalog_version": 0}))
+    os.utime(manifest, (1, 1))
+    said = {each.place: (each.remedy, each.mend is None) for each in found(store, registry)}
+    assert said[str(only)] == ("restore it from a backup of the store", True)
     cut(manifest)
     os.utime(manifest, (1, 1))
     said = {each.place: (each.remedy, each.mend is None) for each in found(store, registry)}
