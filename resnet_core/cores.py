@@ -1,7 +1,9 @@
 """Cores: how many this process may use, and how its threads wait. Set before PyTorch is imported, which reads it once.
 
 PyTorch's threads spin while they wait for one that the system has put aside. With a busy neighbour on each core a
-training then has a third of its quiet speed. It has half of it, all there is, if the threads soon give up.
+training then has a fifth of its quiet speed. It has a third if the threads soon give up. Giving up at once would cost
+small networks a sixth of their speed without any neighbour: their threads would sleep between two operations.
+How many threads a training takes beside neighbours: `resnet_core.training.threads`.
 """
 
 import math
@@ -10,9 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 _ROOT = Path("/")
-_SPINS = "1000"  # of GNU's OpenMP, which PyTorch's wheels use; without neighbours it costs nothing
+_SPINS = "20000"  # of GNU's OpenMP, which PyTorch's wheels use: a fifteenth of its own number
 _WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_THREAD_LIMIT")
 
 
 def usable_cores(root: Path = _ROOT) -> int:
@@ -26,7 +28,7 @@ def thread_variables(environ: Mapping[str, str], root: Path = _ROOT) -> dict[str
     found = {}
     if not any(name in environ for name in _WAITING):
         found["GOMP_SPINCOUNT"] = _SPINS
-    if not any(name in environ for name in _THREADS) and _quota(root) < math.inf:
+    if not any(name in environ for name in THREADS) and _quota(root) < math.inf:
         found["OMP_NUM_THREADS"] = str(usable_cores(root))  # OpenMP knows the affinity itself, and no quota
     return found
 

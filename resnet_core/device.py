@@ -17,26 +17,35 @@ _NEVER_TRIM = -1
 # After mallopt, glibc no longer adapts its thresholds. These are the largest that it would have adapted to.
 _USUAL = {_MMAP_MAX: 2**16, _MMAP_THRESHOLD: 2**25, _TRIM_THRESHOLD: 2**26}
 
+_lock = Lock()
+_keeping = 0  # contexts that keep freed memory now
+
 
 @contextmanager
 def freed_memory_stays() -> Iterator[None]:
     """Keep freed memory in the process for the next allocation; return it to the system afterwards.
 
-    It works with glibc, and in the main thread: the heaps of other threads are small. If two of these contexts
-    overlap, the first one that ends is the end of both.
+    It works with glibc, and in the main thread: the heaps of other threads are small. If several of these contexts
+    overlap, the last one that ends is the end of all.
     """
+    global _keeping
     if platform.libc_ver()[0] != "glibc":
         yield
         return
     glibc = ctypes.CDLL(None)
-    glibc.mallopt(_MMAP_MAX, 0)
-    glibc.mallopt(_TRIM_THRESHOLD, _NEVER_TRIM)
+    with _lock:
+        _keeping += 1
+        glibc.mallopt(_MMAP_MAX, 0)
+        glibc.mallopt(_TRIM_THRESHOLD, _NEVER_TRIM)
     try:
         yield
     finally:
-        for parameter, value in _USUAL.items():
-            glibc.mallopt(parameter, value)
-        glibc.malloc_trim(0)
+        with _lock:
+            _keeping -= 1
+            if not _keeping:
+                for parameter, value in _USUAL.items():
+                    glibc.mallopt(parameter, value)
+                glibc.malloc_trim(0)
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,6 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-_lock = Lock()
 _alone, _usual = 0, 1  # threads that compute alone now; threads of an operation otherwise
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,8 @@ from resnet_core.training.batches import Batches, Resident, Streamed
 from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import World
 from resnet_core.training.loop import Epoch, Hooks, Step, TrainingSet, fit
+from resnet_core.training.rate import training_rate
+from resnet_core.training.threads import Threads
 
 log = logging.getLogger("grayline")
 
@@ -40,6 +43,7 @@ class Job:
     held_out: bool [train], training images to validate on instead of the validation images.
     judge: the metric to validate by, of labels [N] and probabilities [N, C]; by default the accuracy.
     resident_bytes: pixels up to this size are kept on the device, more are streamed.
+    threads: of each epoch, on a CPU, to do a training again; empty: as the load of the cores says.
     """
 
     files: tuple[UPath, ...]
@@ -55,6 +59,7 @@ class Job:
     judge: Callable[[NDArray[np.int64], NDArray[np.float32]], float] | None = None
     resident_bytes: int = 2 * 1024**3
     keys: Keys | None = None
+    threads: tuple[int, ...] = ()
 
 
 def run(
@@ -82,7 +87,14 @@ def run(
 
     data = TrainingSet(batches, counts, moments, include)
     hooks = Hooks(_validator(job, classifier), on_step, on_epoch)
-    trained, epochs = fit(network(job), data, job.config, world, state=job.state, hooks=hooks)
+    if world.device.type != "cpu" or world.size > 1:
+        trained, epochs = fit(network(job), data, job.config, world, state=job.state, hooks=hooks)
+    else:
+        sides = job.preprocessing.size, len(job.classes)
+        threads = Threads(partial(training_rate, job.model, job.config, *sides, world.device), job.threads)
+        with threads.set() as before_epoch:
+            hooks = replace(hooks, before_epoch=before_epoch)
+            trained, epochs = fit(network(job), data, job.config, world, state=job.state, hooks=hooks)
     return classifier(trained, job.model), epochs
 
 

@@ -1,7 +1,8 @@
 """The training loop: epochs of augmented batches, a checkpoint after each, the averaged network at the end.
 
-A run depends on its configuration, its data and the device alone. All random numbers of an epoch are drawn from
-generators seeded by (seed, epoch): a run that was killed and resumed ends with the weights of one that was not.
+A run depends on its configuration, its data and the device alone; on a CPU, the threads of each epoch belong to it.
+All random numbers of an epoch are drawn from generators seeded by (seed, epoch): a run that was killed and resumed ends
+with the weights of one that was not.
 """
 
 import math
@@ -50,7 +51,7 @@ class TrainingSet(NamedTuple):
 class Epoch:
     """The result of an epoch; `loss` and `accuracy` are means over its training images.
 
-    validation_accuracy: what `Hooks.validate` returned, the accuracy by default.
+    validation_accuracy: what `Hooks.validate` returned, the accuracy by default. threads: of a CPU.
     """
 
     epoch: int
@@ -59,6 +60,7 @@ class Epoch:
     lr: float
     images_per_second: float
     validation_accuracy: float | None = None
+    threads: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,13 @@ class Hooks:
     """Functions that the loop calls.
 
     validate: returns a model's accuracy on images that are not trained on; called after each epoch.
+    before_epoch: takes the epoch's number.
     """
 
     validate: Callable[[nn.Module], float] | None = None
     on_step: Callable[[Step], None] = lambda step: None
     on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    before_epoch: Callable[[int], None] = lambda epoch: None
 
 
 # ---- the loop
@@ -105,6 +109,7 @@ def fit(
     learner = _learner.start(model, steps, config, data.class_counts, world)
     epochs = [Epoch(**values) for values in _checkpoint.load(state, learner)] if state else []
     while len(epochs) < config.epochs and not _out_of_patience(epochs, config.early_stopping):
+        hooks.before_epoch(len(epochs) + 1)
         with repeatable(config.deterministic):
             epoch, last = _run_epoch(learner, data, len(epochs) + 1, hooks.on_step)
             averaged = learner.end_epoch()
@@ -163,7 +168,9 @@ def _run_epoch(
             totals.add(learner.step(x, targets, weights, batch.labels), batch)
     loss, accuracy, _ = totals.read()
     rate = images / (time.perf_counter() - started)
-    return Epoch(number, loss, accuracy, float(learner.schedule.get_last_lr()[0]), rate), x
+    threads = torch.get_num_threads() if device.type == "cpu" else None
+    lr = float(learner.schedule.get_last_lr()[0])
+    return Epoch(number, loss, accuracy, lr, rate, threads=threads), x
 
 
 def best(epochs: list[Epoch]) -> int:

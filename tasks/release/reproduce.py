@@ -44,7 +44,7 @@ from tasks.registry.integrity import verified_folder
 from tasks.registry.versions import ARTIFACTS, CHECKPOINT, MODEL_FOLDER, REPRODUCED, value_of, versions_of
 from tasks.settings import Settings
 from tasks.store import CATALOG_VERSION, MODEL, STATE
-from tasks.training.lineage import commit, distributions_here, machine_of, read_lineage
+from tasks.training.lineage import commit, distributions_here, machine_of, read_lineage, threads_of
 from tasks.training.run import LEARNING, Meter, job_of, may_succeed, places, run_job
 from tasks.values import Catalog, ModelVersion, ShardSet
 from tasks.workspace import Workspace
@@ -149,7 +149,8 @@ def train_again(origin: Origin, shard_set: ShardSet, here: Workspace) -> Reprodu
     tracking_uri, folder = here.tracking_uri, here.store.reproduce(version.name, digest_of(version.files))
     then = replace(here, resident_bytes=origin.lineage["resident_bytes"])
     with _starting_point(origin, here) as start, _threads_of(origin):
-        job = replace(job_of(shard_set, origin.dataset, then), state=folder / STATE)
+        threads = threads_of(origin.lineage)
+        job = replace(job_of(shard_set, origin.dataset, then), state=folder / STATE, threads=threads)
         if start:
             job = replace(job, start=start, config=warm_started(job.config))
         again = _train_job(job, here)
@@ -191,7 +192,7 @@ def _starting_point(origin: Origin, here: Workspace) -> Iterator[UPath | None]:
 
 @contextmanager
 def _threads_of(origin: Origin) -> Iterator[None]:
-    """Use as many threads of PyTorch as then: another number of threads adds in another order."""
+    """Use as many threads of PyTorch as the processes of that training shared."""
     machine, own = machine_of(origin.lineage), torch.get_num_threads()
     torch.set_num_threads(machine.threads if machine else own)
     try:
@@ -253,7 +254,7 @@ def measure(classifier: Classifier, shard_set: ShardSet, keys: Keys | None) -> d
 def surroundings(origin: Origin) -> dict[str, str]:
     """Compare code, distributions and machine with those of the record."""
     lineage, machine, here = origin.lineage, machine_of(origin.lineage), this_machine()
-    here = replace(here, threads=machine.threads) if machine else here  # see threads_of
+    here = replace(here, threads=machine.threads) if machine else here  # see _threads_of
     then, now = (
         dict(line.split("==", 1) for line in lines) for lines in (lineage["distributions"], distributions_here())
     )

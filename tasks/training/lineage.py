@@ -7,6 +7,7 @@ import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, distribution, distributions
@@ -19,6 +20,7 @@ import resnet_core
 from resnet_core.device import Machine, find_device, this_machine
 from resnet_core.storage.digest import source_digest
 from resnet_core.storage.files import read_json, write_text
+from resnet_core.training.loop import Epoch
 from tasks.dataset import Dataset
 from tasks.store import LINEAGE
 from tasks.training.run import LEARNING
@@ -48,6 +50,19 @@ def write_lineage(folder: UPath, dataset: Dataset, shard_set: ShardSet, start: s
         "machine": asdict(this_machine()),
     }
     write_text(folder / LINEAGE, json.dumps(written, indent=2, ensure_ascii=False) + "\n")
+
+
+def note_threads(folder: UPath, epochs: Sequence[Epoch]) -> None:
+    """Add the threads of each epoch to a lineage: another number adds in another order."""
+    if all(epoch.threads for epoch in epochs):
+        lineage = read_lineage(folder) | {"threads": [epoch.threads for epoch in epochs]}
+        write_text(folder / LINEAGE, json.dumps(lineage, indent=2, ensure_ascii=False) + "\n")
+
+
+def threads_of(lineage: dict[str, Any]) -> tuple[int, ...]:
+    """Return the threads of each epoch, or the one number that an earlier release noted; empty: none."""
+    machine = machine_of(lineage)
+    return tuple(lineage.get("threads", ())) or ((machine.threads,) if machine else ())
 
 
 def read_lineage(folder: UPath | Path) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from tasks.progress import progress
 from tasks.registry import runs as tracking
 from tasks.registry.versions import SHARDS
 from tasks.store import EPOCHS, LEARNED, MODEL, STATE
-from tasks.training.lineage import write_lineage
+from tasks.training.lineage import note_threads, write_lineage
 from tasks.training.run import Meter, is_whole, job_of, learning_digest, may_succeed, places, run_job
 from tasks.training.start import start_of
 from tasks.values import Checkpoint, Night, ShardSet, have
@@ -126,5 +126,6 @@ def _train_new(job: Job, folder: UPath, made_of: str, run_id: str, here: Workspa
         "files": files,
         "epochs": [asdict(epoch) for epoch in epochs],
     }
+    note_threads(folder, epochs)
     write_text(folder / EPOCHS, json.dumps(summary, indent=2) + "\n")
     (folder / STATE).unlink(missing_ok=True)

@@ -134,6 +134,7 @@ def test_a_version_says_what_it_is_made_of(nights: Nights) -> None:
     assert shard_set is not None
     lineage = read_lineage(nights.files("1") / "artifacts")
     assert lock_digest(lineage["distributions"]) == lineage["lock"] == version.tags["grayline.lock"]
+    assert len(lineage["threads"]) == checkpoint.epochs
     wanted = {
         "grayline.checkpoint": checkpoint.digest,
         "grayline.catalog": catalog.digest,

@@ -39,10 +39,10 @@ def test_a_quota_of_either_version_counts(tmp_path: Path, text: str, files: dict
 
 def test_what_the_user_has_set_wins(tmp_path: Path) -> None:
     root = group(tmp_path, "0::/\n", {"sys/fs/cgroup/cpu.max": "100000 100000\n"})
-    assert thread_variables({}, root) == {"GOMP_SPINCOUNT": "1000", "OMP_NUM_THREADS": "1"}
+    assert thread_variables({}, root) == {"GOMP_SPINCOUNT": "20000", "OMP_NUM_THREADS": "1"}
     assert thread_variables({"OMP_WAIT_POLICY": "ACTIVE"}, root) == {"OMP_NUM_THREADS": "1"}
-    assert thread_variables({"MKL_NUM_THREADS": "2"}, root) == {"GOMP_SPINCOUNT": "1000"}
-    assert thread_variables({}, tmp_path / "none") == {"GOMP_SPINCOUNT": "1000"}
+    assert thread_variables({"MKL_NUM_THREADS": "2"}, root) == {"GOMP_SPINCOUNT": "20000"}
+    assert thread_variables({}, tmp_path / "none") == {"GOMP_SPINCOUNT": "20000"}
 
 
 def test_it_is_set_before_pytorch_is_imported(tmp_path: Path) -> None:
@@ -53,4 +53,4 @@ def test_it_is_set_before_pytorch_is_imported(tmp_path: Path) -> None:
     env = {name: value for name, value in os.environ.items() if not name.startswith(("GOMP_", "OMP_", "KMP_"))}
     env |= {"GRAYLINE_STORE": str(tmp_path), "PYTHONPATH": str(Path(__file__).parents[2])}
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True)
-    assert done.stdout == "1000 False\n"
+    assert done.stdout == "20000 False\n"
