@@ -80,12 +80,12 @@ def load(model: str | Path | None = None, device: str = "auto") -> Model:
     """
     if isinstance(model, Path) or (model is not None and (Path(model) / DESCRIPTION).is_file()):
         return Model(_load_folder(Path(model)), Path(model).name)
-    from tasks.registry.versions import load_classifier, resolve
+    from tasks.registry import direct
 
     settings = Settings()
     check_there(settings)
-    version = resolve(settings.tracking_uri, model, "model")
-    return Model(load_classifier(settings.tracking_uri, version, device), str(version))
+    version, classifier = direct.load(settings.tracking_uri, model, device, "model")
+    return Model(classifier, str(version))
 
 
 def _load_folder(folder: Path) -> Classifier:

@@ -35,11 +35,10 @@ def predict(
     from resnet_core.inference.single import predict_files
     from resnet_core.reading import pool
     from tasks.progress import progress
-    from tasks.registry.versions import load_classifier, resolve
+    from tasks.registry.direct import load
 
     pool.start()  # it gets ready while the version is found
-    version = resolve(settings.tracking_uri, model)
-    classifier = load_classifier(settings.tracking_uri, version, settings.device)
+    version, classifier = load(settings.tracking_uri, model, settings.device)
     found = []
     with progress("predict", len(files)) as advance:
         for prediction in predict_files(classifier, files, settings.limits):

@@ -20,7 +20,6 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
     load_pem_public_key,
 )
-from mlflow.exceptions import MlflowException
 
 from resnet_core.errors import JobError, UserError
 from resnet_core.storage.digest import (
@@ -35,8 +34,6 @@ from resnet_core.storage.digest import (
 )
 from resnet_core.storage.files import says_full
 from tasks.registry.contents import check_contents
-from tasks.registry.patience import download
-from tasks.registry.runs import client
 from tasks.values import ModelVersion
 
 log = logging.getLogger("grayline")
@@ -59,6 +56,11 @@ def verified_folder(tracking_uri: str, model: ModelVersion, verify_key: str | No
 
 
 def _verified(tracking_uri: str, model: ModelVersion, verify_key: str | None, scratch: str) -> Path:
+    from mlflow.exceptions import MlflowException  # MLflow takes two seconds, and `direct` does without it
+
+    from tasks.registry.patience import download
+    from tasks.registry.runs import client
+
     registry = client(tracking_uri)
     listed = registry.get_model_version(model.name, model.version).tags.get(FILES)
     place = registry.get_model_version_download_uri(model.name, model.version)
@@ -69,6 +71,13 @@ def _verified(tracking_uri: str, model: ModelVersion, verify_key: str | None, sc
             folder = download(tracking_uri, place, None if local else scratch)
         except (MlflowException, *GONE) as error:  # the registry's or the disk's own word: no answer is another error
             raise refusal(model, f"its files are gone from {place} ({type(error).__name__})") from None
+    check_files(folder, model, listed, verify_key)
+    return folder
+
+
+def check_files(folder: Path, model: ModelVersion, listed: str | None, verify_key: str | None) -> None:
+    """Raise DamagedVersionError unless these are the version's files. listed: its tag FILES."""
+    with readable(model):
         try:
             remove_bytecode(folder)
             check_contents(folder)
@@ -80,7 +89,6 @@ def _verified(tracking_uri: str, model: ModelVersion, verify_key: str | None, sc
                 verify(folder, Path(verify_key))
         except DamagedVersionError as error:
             raise refusal(model, str(error)) from None
-    return folder
 
 
 @contextmanager

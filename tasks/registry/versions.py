@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, TypeVar
@@ -12,16 +11,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.store.entities.paged_list import PagedList
 
 from resnet_core.errors import UserError, nearest, some_of
-from resnet_core.storage.digest import GONE
-from tasks.access.modes import keep_confidential
-from tasks.registry.contents import check_network
 from tasks.registry.integrity import FILES as FILES
 from tasks.registry.integrity import SIGNATURE as SIGNATURE
-from tasks.registry.integrity import readable, refusal, verified_folder
+from tasks.registry.integrity import verified_folder
+from tasks.registry.loading import ARTIFACTS as ARTIFACTS
+from tasks.registry.loading import CHAMPION as CHAMPION
+from tasks.registry.loading import MODEL_FOLDER as MODEL_FOLDER
+from tasks.registry.loading import classifier_in, split_reference
 from tasks.registry.patience import RegistryError, says_missing
 from tasks.registry.runs import client
 from tasks.settings import Settings, known_keys
-from tasks.store import LINEAGE
 from tasks.values import ModelVersion
 
 if TYPE_CHECKING:  # PyTorch takes seconds to import, and is not needed to move an alias
@@ -53,7 +52,6 @@ def answers_of(tracking_uri: str, model: ModelVersion, classifier: Classifier) -
         return load_answers(folder, classifier.classes, size, known_keys(Settings()))
 
 
-CHAMPION = "champion"
 CHALLENGER = "challenger"
 CHECKPOINT = "grayline.checkpoint"  # tag: the digest of the training it came from
 GATE = "grayline.gate"  # tag: the decision of the gate
@@ -72,7 +70,6 @@ INT8 = "grayline.int8"  # tag: JSON: loss of accuracy, allowed by the gate or no
 REPRODUCED = "grayline.reproduced"  # tag: when it was trained again, and the verdict
 MONITOR = "grayline.monitor"  # tag: the last verdict of new labelled images
 CLASSIFIER = "classifier"  # the pyfunc's name for the folder that Classifier.load reads
-ARTIFACTS, MODEL_FOLDER = "artifacts", "model"  # where MLflow keeps it, below the version's folder
 
 
 _Entry = TypeVar("_Entry")
@@ -120,7 +117,7 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
         if len(names) > 1:
             raise UserError(f"{field}: name one of {_listed(names)}, as in {names[0]}@{CHAMPION}, of {tracking_uri}.")
         reference = names[0]
-    name, version, alias = _split(reference)
+    name, version, alias = split_reference(reference)
     check_model(tracking_uri, name, field)
     if version:
         return find_version(tracking_uri, name, version)
@@ -137,7 +134,7 @@ def check_model(tracking_uri: str, name: str, field: str = "") -> None:
     try:
         client(tracking_uri).get_registered_model(name)
     except MlflowException as error:
-        if not says_missing(error):
+        if name.strip() and not says_missing(error):  # MLflow calls an empty name invalid
             raise
         names = model_names(tracking_uri)
         start = f"{field}: " if field else ""
@@ -177,15 +174,6 @@ def all_pages(search: Callable[[str | None], PagedList[_Entry]]) -> Iterator[_En
             return
 
 
-def _split(reference: str) -> tuple[str, str | None, str]:
-    reference = reference.removeprefix("models:/")
-    if "/" in reference:
-        name, version = reference.split("/", 1)
-        return name, version, CHAMPION
-    name, _, alias = reference.partition("@")
-    return name, None, alias or CHAMPION
-
-
 def find_version(tracking_uri: str, name: str, version: str) -> ModelVersion:
     """Return a version by its number. Raises UserError if it does not exist."""
     versions = versions_of(tracking_uri, name)
@@ -221,17 +209,5 @@ def _load_classifier(
     tracking_uri: str, model: ModelVersion, device: str, verify_key: str | None
 ) -> tuple[Classifier, bool]:
     """Check and load once a process: a version never changes."""
-    from resnet_core.model.classifier import Classifier
-
-    with verified_folder(tracking_uri, model, verify_key) as version, readable(model):
-        folder = version / ARTIFACTS
-        begun = folder / LINEAGE
-        lineage = json.loads(begun.read_text(encoding="utf-8")) if begun.exists() else {}
-        confidential = bool(lineage.get("dataset", {}).get("encrypt"))
-        if confidential:
-            keep_confidential()
-        try:
-            check_network(folder / MODEL_FOLDER)
-        except (*GONE, ValueError, TypeError, KeyError, AttributeError, RuntimeError) as error:
-            raise refusal(model, f"its description cannot be used ({error})") from None
-        return Classifier.load(folder / MODEL_FOLDER, device), confidential
+    with verified_folder(tracking_uri, model, verify_key) as version:
+        return classifier_in(version, model, device)

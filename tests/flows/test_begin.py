@@ -163,8 +163,8 @@ def _digits_version(monkeypatch: pytest.MonkeyPatch, classifier: Classifier) -> 
     from tasks.values import ModelVersion
 
     monkeypatch.setattr("flows.cli.predict.check_there", lambda settings: None)
-    monkeypatch.setattr("tasks.registry.versions.resolve", lambda uri, model: ModelVersion("parts", "3", ""))
-    monkeypatch.setattr("tasks.registry.versions.load_classifier", lambda uri, model, device: classifier)
+    version = ModelVersion("parts", "3", "")
+    monkeypatch.setattr("tasks.registry.direct.load", lambda uri, model, device: (version, classifier))
 
 
 @pytest.fixture(scope="module")
