@@ -1,16 +1,18 @@
 """Training, scoring and ingest beside busy neighbours on the same cores, against bare PyTorch in the same condition.
 
-A neighbour is a process that computes all the time. There are none, one a core and three a core. Ours runs with the
-variables that `resnet_core.cores` sets before PyTorch is imported; bare PyTorch runs with its own defaults. Both run in
-processes that live through all rounds. Variables about threads that are set outside hold for both.
+A neighbour is a process that computes all the time. There are none, one for two cores, one a core and three a core.
+Ours runs with the variables that `resnet_core.cores` sets before PyTorch is imported; bare PyTorch runs with its own
+defaults. Both run in processes that live through all rounds. Variables about threads that are set outside hold for
+both; set none.
 
 work     ours                                             bare PyTorch
 fit      `fit`, the second epoch: ResNet-18, batch 32     forward, backward and a step on a batch that lies ready
+small    the same at 8 px, width 32, batch 64             the same at 8 px, width 32, batch 64
 scoring  `classify-batch` from files to rows, no Prefect  timm's inference script: DataLoader, two workers
 ingest   ingest and preprocess, a first night             DataLoader with two workers: Pillow decodes and resizes
 
 Beside the ratio to bare PyTorch there is the share of the quiet rate that is left to ours. It is a half at best beside
-one neighbour a core, and a quarter beside three.
+one neighbour a core, and a quarter beside three. Trainings choose their threads by `resnet_core.threads`.
 """
 
 import os
@@ -20,36 +22,39 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from benchmarks.rounds import Comparison, Result, Track
 from resnet_core.cores import thread_variables, usable_cores
 
-NEIGHBOURS = (0, 1, 3)  # busy processes a core
-WORKS = ("fit", "scoring", "ingest")
+NEIGHBOURS = (0, 0.5, 1, 3)  # busy processes a core
+WORKS = ("fit", "small", "scoring", "ingest")
 FILES = 300  # JPEG of 1024x768
 ROUNDS = 3
 _BUSY = "while True: pass"
+_LARGE, _SMALL = (96, 64, 32, 3), (8, 32, 64, 21)  # pixels, width, batch, steps an epoch
 
 Turn = Callable[[], float]
 
 
 def run(folder: Path, track: Track) -> Result:
     write_images(folder)
-    rates: dict[tuple[str, str, int], list[float]] = {}
+    rates: dict[tuple[str, str, float], list[float]] = {}
     for work, _ in zip(WORKS, track(range(len(WORKS))), strict=True):
         with ExitStack() as stack:
             turns = {who: stack.enter_context(contestant(work, who, folder)) for who in ("ours", "bare")}
             for number in range(ROUNDS):
                 for count in NEIGHBOURS:
-                    with neighbours(count * usable_cores()):
+                    with neighbours(round(count * usable_cores())):
                         for who in list(turns)[:: 1 if number % 2 else -1]:
                             rates.setdefault((work, who, count), []).append(turns[who]())
     comparisons = []
     for work in WORKS:
         quiet = tuple(rates[work, "ours", 0])
         for count in NEIGHBOURS:
-            what = f"{work}, {count} busy neighbours a core" if count else f"{work}, quiet"
+            what = f"{work}, {count:g} busy neighbours a core" if count else f"{work}, quiet"
             mine = tuple(rates[work, "ours", count])
             comparisons.append(Comparison(what, "bare PyTorch", mine, tuple(rates[work, "bare", count])))
             if count:
@@ -57,7 +62,7 @@ def run(folder: Path, track: Track) -> Result:
     return Result(
         "contention",
         f"{usable_cores()} cores; ours with {thread_variables(os.environ) or 'the variables of the environment'}; fit: "
-        f"resnet18, batch 32, 96 px; scoring and ingest: {FILES} JPEG files of 1024x768 to 64 px",
+        f"resnet18, batch 32, 96 px; small: 8 px; scoring and ingest: {FILES} JPEG files of 1024x768 to 64 px",
         tuple(comparisons),
     )
 
@@ -114,18 +119,43 @@ def contestant(work: str, who: str, folder: Path) -> Iterator[Turn]:
 
 # ---- in the processes
 def fit_ours(folder: Path) -> Turn:
-    from benchmarks.fit import Shape, ours, training_images
-
-    shape = Shape(96, 64, 32, 3)
-    images = training_images(shape)
-    return lambda: ours(shape, images, None)
+    return _fit_ours(*_LARGE)
 
 
 def fit_bare(folder: Path) -> Turn:
+    return _fit_bare(*_LARGE)
+
+
+def small_ours(folder: Path) -> Turn:
+    return _fit_ours(*_SMALL)
+
+
+def small_bare(folder: Path) -> Turn:
+    return _fit_bare(*_SMALL)
+
+
+def _fit_ours(*numbers: int) -> Turn:
+    from benchmarks.fit import CLASSES, Fitted, Shape, ours, training_images
+    from resnet_core.threads import Threads
+    from resnet_core.training.loop import Hooks, fit
+    from resnet_core.training.rate import training_rate
+
+    shape = Shape(*numbers)
+    images = training_images(shape)
+
+    def loop(model: Any, data: Any, config: Any, world: Any) -> Fitted:
+        rate = partial(training_rate, shape.model, config, shape.size, CLASSES, world.device)
+        with Threads(rate).set() as before_epoch:
+            return fit(model, data, config, world, hooks=Hooks(before_epoch=before_epoch))
+
+    return lambda: ours(shape, images, None, loop)
+
+
+def _fit_bare(*numbers: int) -> Turn:
     from benchmarks.fit import Shape, bare_network, peer
     from benchmarks.rounds import timed
 
-    shape = Shape(96, 64, 32, 3)
+    shape = Shape(*numbers)
     network = bare_network(shape)
     return timed(lambda: peer(shape, network, None), seconds=0)
 

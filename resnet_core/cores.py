@@ -3,7 +3,7 @@
 PyTorch's threads spin while they wait for one that the system has put aside. With a busy neighbour on each core a
 training then has a fifth of its quiet speed. It has a third if the threads soon give up. Giving up at once would cost
 small networks a sixth of their speed without any neighbour: their threads would sleep between two operations.
-How many threads a training takes beside neighbours: `resnet_core.training.threads`.
+How many threads a training takes beside neighbours: `resnet_core.threads`.
 """
 
 import math

@@ -23,12 +23,12 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.shards.format import Images
 from resnet_core.storage.files import as_local
+from resnet_core.threads import Threads
 from resnet_core.training.batches import Batches, Resident, Streamed
 from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import World
 from resnet_core.training.loop import Epoch, Hooks, Step, TrainingSet, fit
 from resnet_core.training.rate import training_rate
-from resnet_core.training.threads import Threads
 
 log = logging.getLogger("grayline")
 

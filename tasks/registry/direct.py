@@ -63,7 +63,7 @@ def _find(tracking_uri: str, reference: str | None) -> _Found | None:
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as db:
             return _read(db, reference, database.absolute().parent / STORED)
-    except sqlite3.Error:
+    except sqlite3.Error:  # MLflow asks again, and says what is wrong
         return None
 
 

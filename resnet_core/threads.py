@@ -51,7 +51,7 @@ class Threads:
     def _before(self, epoch: int) -> None:
         if self.replayed:
             torch.set_num_threads(self.replayed[min(epoch, len(self.replayed)) - 1])
-        elif self.most > 1 and not is_given() and time.monotonic() >= self._next:
+        elif self.most > 1 and not _is_given() and time.monotonic() >= self._next:
             self._look()
             self._next = time.monotonic() + _EVERY
 
@@ -72,7 +72,7 @@ class Threads:
         torch.set_num_threads(chosen)
 
 
-def is_given() -> bool:
+def _is_given() -> bool:
     """Return whether the environment says how many threads there are; then it stays so."""
     return any(name in os.environ for name in THREADS)
 

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from resnet_core import threads
 from resnet_core.cores import THREADS
-from resnet_core.training import threads
+from resnet_core.threads import Threads, busy_cores
 from resnet_core.training.distributed import World
 from resnet_core.training.job import run
-from resnet_core.training.threads import Threads, busy_cores
 from tests.resnet_core.training.test_job import CPU, Digits, a_job
 
 
