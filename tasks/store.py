@@ -87,7 +87,7 @@ LAYOUT = (
     Place("scores/<batch>/*.parquet", "one row per file of a batch, `_manifest.json`, `_drift.json`", "classify-batch"),
     Place("engines/<model>-<digest>/", "the trials of engines on this machine, and the ONNX file", "classify-batch"),
     Place("cache/", "compiled code of the engine `compile`; deleting it costs compiling again", "classify-batch"),
-    Place("stack/", "process ids, logs and the password of the local servers", "make up"),
+    Place("stack/", "process ids, logs and the password of the local servers", "grayline up"),
     Place(
         "backups/", "databases, as they were before another version of MLflow or Prefect opened them", "every command"
     ),

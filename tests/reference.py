@@ -29,13 +29,13 @@ _NOTICE = "<!-- Written by `python -m tests.reference`. Edit the help texts in t
 _HIDDEN = (".git", ".DS_Store", "._1.png", ".thumbnails")
 _FOREIGN = {
     "mlflow_tracking_uri": "MLflow's server, its own variable; by default SQLite in the store.",
-    "mlflow_backend_store_uri": "The database of the MLflow server that `make up` starts, MLflow's own variable.",
+    "mlflow_backend_store_uri": "The database of the MLflow server that `grayline up` starts, MLflow's own variable.",
     "mlflow_artifacts_destination": "Where that server keeps artifacts, such as s3://..., MLflow's own variable.",
-    "prefect_server_database_connection_url": "The database of the Prefect server that `make up` starts, its own.",
-    "mlflow_tracking_username": "The user at MLflow's server, its own variable; `make up` takes it for its server.",
-    "mlflow_tracking_password": "The password at that server, its own variable; `make up` takes it for its server.",
+    "prefect_server_database_connection_url": "The database of the Prefect server that `grayline up` starts, its own.",
+    "mlflow_tracking_username": "The user at MLflow's server, its own variable; `grayline up` takes it for its server.",
+    "mlflow_tracking_password": "The password at that server, its own variable; `grayline up` takes it for its server.",
     "prefect_api_auth_string": "USER:PASSWORD at Prefect's server, its own variable.",
-    "prefect_server_api_auth_string": "USER:PASSWORD that `make up` takes for Prefect's server; else it makes one.",
+    "prefect_server_api_auth_string": "USER:PASSWORD that `grayline up` takes for Prefect's server; else it makes one.",
     "prefect_api_url": "Prefect's server, its own variable; by default a temporary one per command.",
     "ray_address": "The Ray cluster, its own variable; by default the cluster that this machine is in.",
 }
@@ -123,7 +123,7 @@ def settings_page() -> str:
         'AWS_PROFILE = "grayline"\n'
         "```\n\n"
         f"| variable | default | meaning |\n| --- | --- | --- |\n{rows}\n\n"
-        "`make up` runs its deployments in the folder that it was started in.\n"
+        "`grayline up` runs its deployments in the folder that it was started in.\n"
     )
 
 

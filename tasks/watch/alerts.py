@@ -1,7 +1,7 @@
 """Alerts: tell once of what is not well, and once when it is well again.
 
 Automations of Prefect's send them (`flows.stack.automations`), but cannot remember: their counts begin anew whenever
-`make up` sets them, and a first event has none. The store remembers: `watch/<name>/<kind>.json` is an open alert.
+`grayline up` sets them, and a first event has none. The store remembers: `watch/<name>/<kind>.json` is an open alert.
 """
 
 import json
