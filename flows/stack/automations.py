@@ -1,4 +1,4 @@
-"""Automations of Prefect's that `grayline up` sets: a silent run is marked Crashed, and alerts are sent to their channels.
+"""Automations of Prefect's that `grayline up` sets: silent runs are marked Crashed, alerts sent on.
 
 Alerts of nights and batches are events of ours (`tasks.watch.alerts`); the store keeps them from being sent twice.
 Prefect alone knows of runs that are late, crashed or cancelled: these are told from its own events.
