@@ -138,13 +138,13 @@ def _fit_ours(*numbers: int) -> Turn:
     from benchmarks.fit import CLASSES, Fitted, Shape, ours, training_images
     from resnet_core.threads import Threads
     from resnet_core.training.loop import Hooks, fit
-    from resnet_core.training.rate import training_rate
+    from resnet_core.training.rate import rate_of_steps
 
     shape = Shape(*numbers)
     images = training_images(shape)
 
     def loop(model: Any, data: Any, config: Any, world: Any) -> Fitted:
-        rate = partial(training_rate, shape.model, config, shape.size, CLASSES, world.device)
+        rate = partial(rate_of_steps, shape.model, config, shape.size, CLASSES, world.device)
         with Threads(rate).set() as before_epoch:
             return fit(model, data, config, world, hooks=Hooks(before_epoch=before_epoch))
 

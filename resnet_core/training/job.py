@@ -28,7 +28,7 @@ from resnet_core.training.batches import Batches, Resident, Streamed
 from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import World
 from resnet_core.training.loop import Epoch, Hooks, Step, TrainingSet, fit
-from resnet_core.training.rate import training_rate
+from resnet_core.training.rate import rate_of_steps
 
 log = logging.getLogger("grayline")
 
@@ -91,7 +91,7 @@ def run(
         trained, epochs = fit(network(job), data, job.config, world, state=job.state, hooks=hooks)
     else:
         sides = job.preprocessing.size, len(job.classes)
-        threads = Threads(partial(training_rate, job.model, job.config, *sides, world.device), job.threads)
+        threads = Threads(partial(rate_of_steps, job.model, job.config, *sides, world.device), job.threads)
         with threads.set() as before_epoch:
             hooks = replace(hooks, before_epoch=before_epoch)
             trained, epochs = fit(network(job), data, job.config, world, state=job.state, hooks=hooks)

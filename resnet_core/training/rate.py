@@ -1,6 +1,7 @@
 """The rate of a training on a device, measured by some of its steps on noise."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -9,6 +10,7 @@ from resnet_core.model.inputs import Normalisation
 from resnet_core.model.resnet import ModelConfig, build
 from resnet_core.model.sized import sized
 from resnet_core.shards.format import Images
+from resnet_core.threads import Threads
 from resnet_core.training.batches import Resident
 from resnet_core.training.config import TrainConfig
 from resnet_core.training.distributed import World
@@ -18,6 +20,16 @@ _STEPS = 2  # of an epoch; the first epoch, which fetches memory, is not counted
 
 
 def training_rate(model: ModelConfig, config: TrainConfig, size: int, classes: int, device: torch.device) -> float:
+    """Return the rate with the threads that a training would take here and now."""
+    rate = partial(rate_of_steps, model, config, size, classes, device)
+    if device.type != "cpu":
+        return rate()
+    with Threads(rate).set() as before_epoch:
+        before_epoch(1)
+        return rate()
+
+
+def rate_of_steps(model: ModelConfig, config: TrainConfig, size: int, classes: int, device: torch.device) -> float:
     """Train for two epochs of two steps; return the rate of the second one."""
     count = _STEPS * config.batch_size
     rng = np.random.default_rng(0)
