@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.year import Year
+
 HOME = Path(__file__).parents[1]
 
 
@@ -19,3 +21,19 @@ def test_a_sample_of_nights() -> None:
     done = subprocess.run(command, cwd=HOME, capture_output=True, text=True, check=False)
     print(done.stdout)  # noqa: T201
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_kept_year_goes_on_as_if_it_had_not_ended(tmp_path: Path) -> None:
+    first = Year(tmp_path, 7, 30)
+    first.night, first.rotten, first.faults, first.next = 12, True, [3, 9], 340
+    first.wrong, first.store = [(tmp_path / "digits" / "1" / "a.png", 3)], tmp_path / "store-5"
+    first.happened["killed", "train", "died"] += 2
+    first.ops["torn"] = 310
+    first.draw.random()
+    first._write_down()
+    again = Year(tmp_path, 8, 30)
+    assert again._go_on()
+    assert [again.draw.random() for _ in range(5)] == [first.draw.random() for _ in range(5)]
+    for name in ("seed", "night", "rotten", "faults", "next", "wrong", "store", "happened", "ops", "schedule"):
+        assert getattr(again, name) == getattr(first, name), name
+    assert not Year(tmp_path / "elsewhere", 8, 30)._go_on()

@@ -1,6 +1,6 @@
 """A year of nights: the real nightly flow on a tiny network, and what a year brings.
 
-    python -m tests.year [--seed N] [--nights 365] [--keep FOLDER]
+    python -m tests.year [--seed N] [--nights 365] [--keep FOLDER] [--minutes N]
 
 One seed owns everything: arrivals, bad files, wrong labels, a drift, a leak, an outage week, a full disk, power cuts,
 torn files, a clock that is set, housekeeping in MLflow, a store that moves. The year begins with a store that an
@@ -8,10 +8,13 @@ earlier release has made. Each morning `tests.mornings` says what is wrong; the 
 
 A night is a fork of one process that has imported everything, and tasks run without Prefect's engine
 (`tests.fault_points`). Days pass by making the store older, so that the product's own clock decides what is old.
+
+With `--keep`, the year is written down after each night, and goes on there when it is run again.
 """
 
 import argparse
 import json
+import math
 import os
 import random
 import shutil
@@ -56,6 +59,8 @@ MEASURED = (10, 40, 100, 200, 300, 365)  # nights after which sizes and a night 
 DRAWN = 10  # the charts and pictures of every tenth night are drawn
 PREFIX = "grayline.history."
 FRONT, BACK = len(PREFIX), len(PREFIX) + 26  # of the time in a key
+# What is written down as it is.
+_STATE = ("seed", "sizes", "next", "night", "news", "ops", "after_fault", "measure_next", "rotten", "faults")
 _CLEAN = 200  # digits that never lie in the source: the champion answers for them each morning
 # Columns of MLflow's that hold a time, in milliseconds.
 _TIMES = {
@@ -111,7 +116,7 @@ class Year:
         self.store, self.source, self.inbox = self.home / "store", self.home / "digits", self.home / "inbox"
         self.wrong: list[tuple[Path, int]] = []
         self.ops: Counter[str] = Counter()
-        self.after_fault = self.measure_next = False
+        self.after_fault = self.measure_next = self.rotten = False
         self.faults: list[int] = []
         self.schedule = self._scheduled()
 
@@ -127,17 +132,50 @@ class Year:
         return found
 
     # ---- the year
-    def run(self) -> None:
+    def run(self, seconds: float = math.inf) -> None:
+        """Simulate the nights that are left, for so long at most."""
+        ends = time.monotonic() + seconds
+        if not self._go_on():
+            self._begin()
+        self._import_all()
+        while self.night < self.nights and time.monotonic() < ends:
+            self.night += 1
+            self._day_and_night(self.schedule.get(self.night, []))
+            self._write_down()
+
+    def _write_down(self) -> None:
+        state = {name: getattr(self, name) for name in _STATE} | {
+            "draw": self.draw.getstate(), "store": self.store.name, "happened": list(self.happened.items()),
+            "wrong": [(str(path), label) for path, label in self.wrong], "schedule": list(self.schedule.items()),
+        }  # fmt: skip
+        draft = self.home / "year.draft"
+        draft.write_text(json.dumps(state))
+        draft.replace(self.home / "year.json")
+
+    def _go_on(self) -> bool:
+        """Return whether a year was kept here. It goes on after its last night."""
+        if not (self.home / "year.json").exists():
+            return False
+        state = json.loads((self.home / "year.json").read_text())
+        for name in _STATE:
+            setattr(self, name, state[name])
+        version, numbers, gauss = state["draw"]
+        self.draw.setstate((version, tuple(numbers), gauss))
+        self.store, self.ops = self.home / state["store"], Counter(self.ops)
+        self.happened = Counter({tuple(what): count for what, count in state["happened"]})
+        self.wrong = [(Path(path), label) for path, label in state["wrong"]]
+        self.schedule = dict(state["schedule"])
+        self._use_store()
+        self.say("the year goes on")
+        return True
+
+    def _begin(self) -> None:
         old_version.unpack(self.home)
         (self.home / "digits.yaml").write_text(SETTINGS.replace("SOURCE", str(self.source)))
         np.save(self.home / "clean.npy", self.pixels[-_CLEAN:])
         (self.home / "alerts").touch()
         (self.home / "clean.json").write_text(json.dumps([str(label) for label in self.labels[-_CLEAN:]]))
         self._use_store()
-        self._import_all()
-        while self.night < self.nights:
-            self.night += 1
-            self._day_and_night(self.schedule.get(self.night, []))
 
     def _import_all(self) -> None:
         """Import here what a night imports on its way, so that no other night has to."""
@@ -241,9 +279,10 @@ class Year:
 
     def morning(self, events: list[str], *, whole: bool) -> None:
         """Hold the store against what is always so; `whole`: also what is so after a night that went well."""
-        deep = whole and bool(events or self.night % 5 == 0 or self.night - 1 in self.faults)
+        deep = whole and bool(events or self.night % 5 == 0 or self.night - 1 in self.faults or self.rotten)
         recent = sum(night > self.night - 60 for night in self.faults)
-        ask = mornings.Morning(NAME, _CLEAN_FLOOR, whole, deep, recent, "alias deleted" in events, "rot" in events)
+        ask = mornings.Morning(NAME, _CLEAN_FLOOR, whole, deep, recent, "alias deleted" in events, self.rotten)
+        self.rotten &= not deep
         status, _, said = forked(lambda: mornings.look(self.home, ask))
         found = json.loads((self.home / "morning.json").read_text()) if not status else [said]
         if found:
@@ -362,6 +401,7 @@ class Year:
         if self.draw.random() < 0.5:
             path.unlink()
         path.write_bytes(content[: len(content) // 2])
+        self.rotten = True
         self.say(f"rot: {path.relative_to(self.store).parts[0]}/{path.name}")
 
     # ---- time
@@ -410,6 +450,7 @@ def main() -> None:
     options.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**6))
     options.add_argument("--nights", type=int, default=365)
     options.add_argument("--keep", type=Path, help="Keep the year here, to look at a wrong morning.")
+    options.add_argument("--minutes", type=float, default=math.inf, help="End after so long; with --keep it goes on.")
     chosen = options.parse_args()
     from tasks.settings import prepare_environment
 
@@ -421,12 +462,12 @@ def main() -> None:
         began, wrong = time.monotonic(), ""
         print(f"seed {year.seed}, {year.nights} nights", flush=True)  # noqa: T201
         try:
-            year.run()
+            year.run(chosen.minutes * 60)
         except WrongMorningError as error:
             wrong = f"WRONG  seed {year.seed}, night {year.night}: {error}"
         for (fault, stage, ended), count in sorted(year.happened.items()):
             print(f"| {fault} | {stage} | {count} | {ended} |")  # noqa: T201
-        print(wrong or f"{year.nights} nights, {time.monotonic() - began:.0f} s: nothing is wrong")  # noqa: T201
+        print(wrong or f"{year.night} of {year.nights} nights, {time.monotonic() - began:.0f} s: nothing is wrong")  # noqa: T201
     sys.exit(1 if wrong else 0)
 
 

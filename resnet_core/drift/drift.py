@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
 import numpy as np
+import scipy
 from annotated_types import Ge
 from numpy.typing import NDArray
-from scipy.special import chdtrc, kolmogorov
 
 from resnet_core.drift.checks import distance, percent
 from resnet_core.drift.summary import SCORE_MEASURES, UNITS, Histogram, Summary
@@ -126,7 +126,7 @@ def _moved(names: Sequence[str], before: Counts, now: Counts) -> str:
 
 def _distribution(name: str, before: Histogram, now: Histogram, threshold: float | None) -> Drift:
     apart = distance(now, before)
-    p = float(kolmogorov(apart * (before.count * now.count / (before.count + now.count)) ** 0.5))
+    p = float(scipy.special.kolmogorov(apart * (before.count * now.count / (before.count + now.count)) ** 0.5))
     unit = f" {UNITS[name]}" if UNITS[name] else ""
     digits = 2 if name == "confidence" else 1
     detail = f"mean {before.mean:.{digits}f}{unit} in training, {now.mean:.{digits}f} now"
@@ -166,7 +166,7 @@ def same_shares(before: Counts, now: Counts, seed: int = 0) -> float:
     expected = sizes[:, None] * totals / totals.sum()
     statistic = float(((table - expected) ** 2 / expected).sum())
     if expected.min() >= _ENOUGH:
-        return float(chdtrc(table.shape[1] - 1, statistic))
+        return float(scipy.special.chdtrc(table.shape[1] - 1, statistic))
     drawn = np.random.default_rng(seed).multivariate_hypergeometric(totals, sizes[1], _DRAWS)
     # Both sides differ from their expected counts by the same number.
     apart = ((drawn - expected[1]) ** 2 * (1 / expected[0] + 1 / expected[1])).sum(1)

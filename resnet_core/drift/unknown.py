@@ -8,7 +8,7 @@ images far away, and the depth of the version's level for many nearer ones. The 
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import betaln, logsumexp
+import scipy
 
 from resnet_core.drift.drift import MOST, Drift
 from resnet_core.errors import plural
@@ -43,6 +43,7 @@ def tail(count: int, images: int, held_out: int, depth: int) -> float:
     if count <= 0:
         return 1.0
     t, a, b = np.arange(count, images + 1, dtype=np.float64), depth, held_out + 1 - depth
+    betaln, logsumexp = scipy.special.betaln, scipy.special.logsumexp
     choose = -np.log(images + 1) - betaln(t + 1, images - t + 1)
     return float(min(1.0, np.exp(logsumexp(choose + betaln(t + a, images - t + b) - betaln(a, b)))))
 

@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 RESAMPLES = 1000
 LEAST_GROUPS = 5
@@ -72,7 +72,7 @@ def ends(value: float, resampled: NDArray[np.float64], trials: int = 0) -> Inter
         return Interval(float(value), float("nan"), float("nan"))
     low, high = np.percentile(numbers, [2.5, 97.5])
     if trials and low == high == value and value in (0, 1):
-        exact = binomtest(round(value) * trials, trials).proportion_ci(method="exact")
+        exact = scipy.stats.binomtest(round(value) * trials, trials).proportion_ci(method="exact")
         low, high = exact.low, exact.high
     return Interval(float(value), float(low), float(high))
 

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from resnet_core.evaluation.bootstrap import Groups
 from resnet_core.evaluation.decide import Weights, find_weights, threshold
@@ -90,7 +90,8 @@ def find_temperature(labels: Labels, raw: Probabilities) -> float:
         return nll(labels, shares) + (logarithm / _PRIOR) ** 2 / (2 * len(labels))
 
     bounds = np.log(_COLDEST), np.log(_HOTTEST)
-    return float(np.exp(minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4}).x))
+    found = scipy.optimize.minimize_scalar(loss, bounds=bounds, method="bounded", options={"xatol": 1e-4})
+    return float(np.exp(found.x))
 
 
 def helps(labels: Labels, raw: Probabilities, groups: Groups | None = None, seed: int = 0) -> bool:

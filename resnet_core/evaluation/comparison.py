@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.optimize import brentq
-from scipy.stats import binomtest, norm
 
 from resnet_core.evaluation.bootstrap import CELLS, RESAMPLES, Groups, spread
 from resnet_core.evaluation.metrics import Labels, Metric, Probabilities, Scores, accuracy
@@ -152,15 +151,19 @@ def _spread_of_difference(metric: Metric, pair: Pair, seed: int) -> tuple[float,
 
 def mcnemar(gained: int, lost: int) -> float:
     """Return the p of "not better": a fair coin falls on `gained` at least so often among all that differ."""
-    return float(binomtest(gained, gained + lost, alternative="greater").pvalue) if gained + lost else 1.0
+    return float(scipy.stats.binomtest(gained, gained + lost, alternative="greater").pvalue) if gained + lost else 1.0
 
 
 def score_bound(gained: int, lost: int, images: int, confidence: float) -> float:
     """Return the least difference that the score test does not reject at `confidence`, one-sided."""
-    z, value = float(norm.ppf(confidence)), (gained - lost) / images
+    z, value = float(scipy.stats.norm.ppf(confidence)), (gained - lost) / images
     if z <= 0 or value <= -1:
         return value
-    return float(brentq(lambda difference: score(gained, lost, images, difference) - z, -1 + 1e-12, value, xtol=1e-12))
+
+    def above(difference: float) -> float:
+        return score(gained, lost, images, difference) - z
+
+    return float(scipy.optimize.brentq(above, -1 + 1e-12, value, xtol=1e-12))
 
 
 def score(gained: int, lost: int, images: int, difference: float) -> float:
@@ -207,7 +210,7 @@ def compare_slices(slices: Mapping[str, Rows], pair: Pair, margin: float, seed: 
 
 def _p_worse(gained: int, lost: int, images: int, margin: float) -> float:
     """Return the p of "worse by the margin at most". It is exact for a margin of 0, else by the score test."""
-    return mcnemar(lost, gained) if margin == 0 else float(norm.cdf(score(gained, lost, images, -margin)))
+    return mcnemar(lost, gained) if margin == 0 else float(scipy.stats.norm.cdf(score(gained, lost, images, -margin)))
 
 
 def flips(sums: NDArray[np.number], seed: int = 0) -> float:
@@ -235,7 +238,7 @@ def below(
     """Return the p of "at least the limit", the probability of such a value at the limit."""
     if metric is accuracy and groups is None:
         right = int((scores.argmax(1) == labels).sum())
-        return float(binomtest(right, len(labels), limit, alternative="less").pvalue)
+        return float(scipy.stats.binomtest(right, len(labels), limit, alternative="less").pvalue)
     _, again = spread(lambda counts: metric.resampled(labels, scores, counts), len(labels), groups, seed)
     return _p_value(again[~np.isnan(again)] >= limit)
 

@@ -16,8 +16,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import norm, random_table
 
 from resnet_core.evaluation.bootstrap import LEAST_GROUPS, Groups, Interval
 from resnet_core.evaluation.comparison import FLIPS, Pair, flips
@@ -98,7 +98,7 @@ def _enough(least: float = 0.0) -> float:
 def _by_images(confusion: NDArray[np.int64], weight: NDArray[np.float64], seed: int) -> float:
     """Return the share of random tables with the same sums of rows and columns that do as well."""
     random, value = np.random.default_rng(seed), weight @ confusion.diagonal() - 1e-9
-    dealt = random_table(confusion.sum(1), confusion.sum(0), seed=random)
+    dealt = scipy.stats.random_table(confusion.sum(1), confusion.sum(0), seed=random)
     most, reached = max(1, _CELLS // confusion.size), 0
     for start in range(0, FLIPS, most):
         tables = dealt.rvs(min(most, FLIPS - start))
@@ -159,7 +159,7 @@ def told_by(pair: Pair) -> float:
 
 
 def _told(variance: float, images: int) -> float:
-    return float((norm.ppf(_SHOWN) + norm.ppf(_POWER)) * variance**0.5 / images)
+    return float((scipy.stats.norm.ppf(_SHOWN) + scipy.stats.norm.ppf(_POWER)) * variance**0.5 / images)
 
 
 def in_words(difference: float, images: int) -> str:

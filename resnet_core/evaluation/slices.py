@@ -14,9 +14,8 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import scipy
 from numpy.typing import NDArray
-from scipy.stats import fisher_exact
-from scipy.stats import t as student
 
 from resnet_core.evaluation.bootstrap import Counts, Groups, Interval, ends, spread, trials
 
@@ -91,7 +90,7 @@ def _chance(correct: _Correct, rows: _Correct) -> float:
     """Return the p of so few correct images in the slice if being correct did not depend on it."""
     table = [[int((correct & rows).sum()), int((~correct & rows).sum())],
              [int((correct & ~rows).sum()), int((~correct & ~rows).sum())]]  # fmt: skip
-    return float(fisher_exact(table, alternative="less").pvalue)
+    return float(scipy.stats.fisher_exact(table, alternative="less").pvalue)
 
 
 def _chance_by_groups(gap: float, gaps: NDArray[np.float64], rows: _Correct, groups: Groups) -> float:
@@ -104,7 +103,7 @@ def _chance_by_groups(gap: float, gaps: NDArray[np.float64], rows: _Correct, gro
     deviation = float(np.nanstd(gaps)) * (count / max(count - 1, 1)) ** 0.5
     if fewest < SIDE_GROUPS:
         return float("nan")
-    return float(student.cdf(gap / deviation, fewest - 1)) if deviation > 0 else 1.0
+    return float(scipy.stats.t.cdf(gap / deviation, fewest - 1)) if deviation > 0 else 1.0
 
 
 def holm(chances: Sequence[float]) -> list[float]:

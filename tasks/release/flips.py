@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
-from scipy.stats import binomtest
+import scipy
 from upath import UPath
 
 from resnet_core.errors import UserError
@@ -248,7 +248,7 @@ def _counted(
     flips.sort(key=lambda flip: (-flip.old[1], flip.uri))
     labels, flipped = Counter(row["old"][0] for row in rows), Counter(flip.old[0] for flip in flips)
     slices = find_slices(same, {name: [row[name] for row in rows] for name in columns}) if rows else []
-    low, high = binomtest(len(flips), len(rows)).proportion_ci(method="wilson") if rows else (0.0, 1.0)
+    low, high = scipy.stats.binomtest(len(flips), len(rows)).proportion_ci(method="wilson") if rows else (0.0, 1.0)
     kinds = Counter((flip.old[0], flip.new[0]) for flip in flips)
     return Flips(
         *versions,

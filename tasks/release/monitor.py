@@ -7,13 +7,14 @@ import time
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import partial
+from statistics import NormalDist
 from typing import Any
 
+import scipy
 from mlflow.entities import Metric
 from mlflow.exceptions import MlflowException
 from prefect import task
 from pydantic import ValidationError
-from scipy.stats import fisher_exact, norm
 
 from resnet_core.drift.unknown import unknown_drift
 from resnet_core.errors import JobError, plural
@@ -56,7 +57,7 @@ class Verdict:
 log = logging.getLogger("grayline")
 
 _CONFIDENCE = 0.95
-WIDTH = 2 * norm.ppf(0.975)  # standard deviations that a 95% interval is wide
+WIDTH = 2 * NormalDist().inv_cdf(0.975)  # standard deviations that a 95% interval is wide
 
 
 class MonitorError(JobError):
@@ -142,13 +143,13 @@ def fewer_right(found: Interval, images: int, measured: Interval, held_out: int)
     """Return the p of "no lower" for two accuracies, by Fisher's exact test."""
     counts = [(round(found.value * images), images), (round(measured.value * held_out), held_out)]
     table = [[right, count - right] for right, count in counts]
-    return float(fisher_exact(table, alternative="less").pvalue)
+    return float(scipy.stats.fisher_exact(table, alternative="less").pvalue)
 
 
 def lower(found: Interval, images: int, measured: Interval, held_out: int) -> float:
     """Return the same p for any metric, from the widths of the two intervals; 1 if they tell nothing."""
     error = ((found.high - found.low) ** 2 + (measured.high - measured.low) ** 2) ** 0.5 / WIDTH
-    return float(norm.cdf((found.value - measured.value) / error)) if error > 0 else 1.0
+    return float(scipy.stats.norm.cdf((found.value - measured.value) / error)) if error > 0 else 1.0
 
 
 def _gate_of(version: ModelVersion, tracking_uri: str) -> Gate | None:

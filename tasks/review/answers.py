@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scipy.stats import binomtest
+import scipy
 
 from resnet_core.annotations.exports import read_labels
 from resnet_core.annotations.people import Annotators
@@ -52,7 +52,7 @@ class Answers:
         if self.missing:
             lack = f"{self.missing:,} of {plural(self.drawn, 'random image')} have no label"
             return f"accuracy: not yet; {lack}. Label them all: the easy ones alone would make it too good."
-        ends = binomtest(self.right, self.drawn).proportion_ci(method="exact")
+        ends = scipy.stats.binomtest(self.right, self.drawn).proportion_ci(method="exact")
         between = f"{100 * ends.low:.1f} to {percent(ends.high)}"
         share = f"accuracy of {self.model}: {percent(self.right / self.drawn)} ({between}, 95%)"
         return f"{share}, from {self.drawn:,} images drawn at random from {self.images:,}"
