@@ -377,3 +377,10 @@ def test_a_night_of_bad_files_fails_and_is_not_accepted(dataset: Path, tmp_path:
         nightly_retrain(str(half))
     meant = write(dataset, tmp_path / "raw", checks={"images": {"drop": 0.6, "action": "fail"}})
     assert nightly_retrain(str(meant), until="ingest").catalog.ok == 200
+
+
+def test_statistics_are_imported_by_the_nights_that_need_them() -> None:
+    """They take a twentieth of a night without news."""
+    code = "import sys, flows.nightly_retrain; print({'scipy.stats', 'scipy.optimize'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
