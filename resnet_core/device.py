@@ -11,6 +11,8 @@ from threading import Lock
 
 import torch
 
+from resnet_core.errors import plural
+
 # mallopt's parameters, from glibc's malloc.h.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _MMAP_MAX = -1, -3, -4
 _NEVER_TRIM = -1
@@ -184,5 +186,5 @@ def describe(device: torch.device) -> str:
     if device.type == "cuda":
         return f"cuda ({torch.cuda.get_device_name(device)})"
     if device.type == "cpu":
-        return f"cpu ({torch.get_num_threads()} threads)"
+        return f"cpu ({plural(torch.get_num_threads(), 'thread')})"
     return device.type

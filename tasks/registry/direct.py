@@ -7,6 +7,7 @@ servers, schemas that this file does not know, a store that has moved. So is wha
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from resnet_core.model.classifier import Classifier
 
 _SCHEMAS = ("dc11669786a5",)  # Alembic's revisions of MLflow's tables that the statements below were written for
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}", re.ASCII)  # as MLflow writes it, and SQLite can
 _SECONDS = 5.0  # that another process may write for
 _ONE = "select name from registered_models"
 _BY_ALIAS = "select version from registered_model_aliases where name = ? and alias = ?"
@@ -63,7 +65,7 @@ def _find(tracking_uri: str, reference: str | None) -> _Found | None:
     try:
         with closing(sqlite3.connect(f"{database.absolute().as_uri()}?mode=ro", uri=True, timeout=_SECONDS)) as db:
             return _read(db, reference, database.absolute().parent / STORED)
-    except sqlite3.Error:  # MLflow asks again, and says what is wrong
+    except (sqlite3.Error, UnicodeError):  # MLflow asks again, and says what is wrong
         return None
 
 
@@ -79,12 +81,14 @@ def _read(db: sqlite3.Connection, reference: str | None, stored: Path) -> _Found
     if number is None:
         aliased = db.execute(_BY_ALIAS, (name, alias)).fetchall()
         number = str(aliased[0][0]) if len(aliased) == 1 else ""
-    rows = db.execute(_VERSION, (FILES, name, int(number))).fetchall() if number.isdecimal() else []
+    rows = db.execute(_VERSION, (FILES, name, int(number))).fetchall() if _NUMBER.fullmatch(number) else []
     if len(rows) != 1:
         return None
     run_id, source, location, workspace, listed = rows[0]
     place = urlsplit(location or source)
-    folder = Path(os.path.normpath(unquote(place.path)))
-    if place.scheme != "file" or workspace != "default" or not listed or not folder.is_relative_to(stored):
+    folder = Path(unquote(place.path))
+    if place.scheme != "file" or place.netloc or workspace != "default" or not listed:
+        return None
+    if not folder.resolve().is_relative_to(stored.resolve()):
         return None
     return _Found(ModelVersion(name, number, run_id or "", listed), folder, listed) if folder.is_dir() else None

@@ -34,7 +34,7 @@ def follow_store(tracking_uri: str) -> None:
     database = sqlite_file(tracking_uri)
     if database is None or not (database.is_file() and (database.parent / ARTIFACTS).is_dir()):
         return
-    artifacts = database.parent / ARTIFACTS
+    artifacts = database.absolute().parent / ARTIFACTS  # a place is a URL, and the folder of a process is none
     with closing(sqlite3.connect(database, timeout=30)) as db, db:
         moved = sum(_correct(db, table, column, artifacts) for table, column in _PLACES if _has(db, table, column))
     if moved:
@@ -51,16 +51,23 @@ def _has(db: sqlite3.Connection, table: str, column: str) -> bool:
 
 
 def _correct(db: sqlite3.Connection, table: str, column: str, artifacts: Path) -> int:
-    """Correct a column's places. Returns their number. A place whose files lie there, and not here, stays."""
+    """Correct a column's places. Returns their number.
+
+    A place stays whose files lie there and not here. So does one that names these files by a link to the store.
+    """
     own = f"file://{quote(str(artifacts))}/"
     places = db.execute(f"select rowid, {column} from {table} where substr({column}, 1, ?) != ?", (len(own), own))
     changes = [
         (own + quote(rest), row)
         for row, place in places
-        if (rest := _below(place)) and ((artifacts / rest).exists() or not _path(place).exists())
+        if (rest := _below(place)) and _has_moved(_path(place), artifacts / rest)
     ]
     db.executemany(f"update {table} set {column} = ? where rowid = ?", changes)
     return len(changes)
+
+
+def _has_moved(then: Path, now: Path) -> bool:
+    return not then.exists() or (now.exists() and not now.samefile(then))
 
 
 def _below(place: str) -> str:

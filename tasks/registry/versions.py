@@ -73,6 +73,7 @@ CLASSIFIER = "classifier"  # the pyfunc's name for the folder that Classifier.lo
 
 
 _Entry = TypeVar("_Entry")
+_INVALID = "INVALID_PARAMETER_VALUE"
 _SHOWN = 20  # names of models in a message; a shared server may have hundreds
 
 
@@ -131,10 +132,12 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
 
 def check_model(tracking_uri: str, name: str, field: str = "") -> None:
     """Raises UserError, about the option or argument `field`, for a model that does not exist."""
+    registry = client(tracking_uri)
     try:
-        client(tracking_uri).get_registered_model(name)
-    except MlflowException as error:
-        if name.strip() and not says_missing(error):  # MLflow calls an empty name invalid
+        name.encode()  # MLflow calls it a trouble of its database, which is asked for a minute
+        registry.get_registered_model(name)
+    except (MlflowException, UnicodeError) as error:  # no model has a name that MLflow does not take
+        if getattr(error, "error_code", _INVALID) != _INVALID and not says_missing(error):
             raise
         names = model_names(tracking_uri)
         start = f"{field}: " if field else ""

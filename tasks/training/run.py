@@ -1,7 +1,7 @@
 """The work of every training: its Job from a shard set and a data set file, and its progress."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from prefect.client.schemas.objects import State
 from upath import UPath
@@ -11,7 +11,7 @@ import resnet_core.model
 import resnet_core.shards
 import resnet_core.training
 from resnet_core.device import describe, find_device
-from resnet_core.errors import JobError, UserError
+from resnet_core.errors import JobError, UserError, plural
 from resnet_core.model import pretrained
 from resnet_core.model.classifier import WEIGHTS, Classifier
 from resnet_core.storage.digest import digest_of, digests_of, source_digest
@@ -76,10 +76,15 @@ def run_job(
     return run_on_devices(job, target, on_step, on_epoch)
 
 
-def places(job: Job, device: str) -> str:
-    """Describe the devices of a training, for logs and reports."""
+def places(job: Job, device: str, epochs: Sequence[Epoch] = ()) -> str:
+    """Describe the devices of a training, for logs and reports; after it, with the threads of its epochs."""
     one = describe(find_device(device))
-    return one if job.config.devices == 1 else f"{job.config.devices} of {one}"
+    if job.config.devices > 1:
+        return f"{job.config.devices} of {one}"
+    used = sorted({epoch.threads for epoch in epochs if epoch.threads})
+    if not used:
+        return one
+    return f"cpu ({plural(used[0], 'thread')})" if len(used) == 1 else f"cpu ({used[0]} to {used[-1]} threads)"
 
 
 class Meter:

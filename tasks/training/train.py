@@ -101,9 +101,9 @@ def _read_summary(folder: UPath) -> dict[str, Any]:
 
 def _train_new(job: Job, folder: UPath, made_of: str, run_id: str, here: Workspace) -> None:
     """Fill `folder` with `model/` and, last, `epochs.json`; `state.safetensors` is there meanwhile."""
-    started, where = time.monotonic(), places(job, here.device)
+    started = time.monotonic()
     begins = f", from {job.start.parent.name}" if job.start else ""
-    log.info("train       %s, %d px, on %s%s", job.model.arch, job.preprocessing.size, where, begins)
+    log.info("train       %s, %d px, on %s%s", job.model.arch, job.preprocessing.size, places(job, here.device), begins)
     with progress("train", job.train * job.config.epochs) as advance:
         meter = Meter(advance, job.config.epochs)
         if job.config.compile and find_device(here.device).type == "cuda":
@@ -122,7 +122,7 @@ def _train_new(job: Job, folder: UPath, made_of: str, run_id: str, here: Workspa
     summary = {
         "made_of": made_of,
         "seconds": round(time.monotonic() - started, 1),
-        "device": where,
+        "device": places(job, here.device, epochs),
         "files": files,
         "epochs": [asdict(epoch) for epoch in epochs],
     }

@@ -94,12 +94,23 @@ def test_everything_else_is_left_to_mlflow(store: Path, what: str) -> None:
 @pytest.mark.parametrize(
     ("reference", "said"),
     [("digitz", "no model 'digitz'. Did you mean 'digits'"), ("digits@champ", "has no alias 'champ'"),
-     ("digits/99", "has no version '99'"), ("digits/x", "has no version 'x'"), ("", "no model ''")],
+     ("digits/99", "has no version '99'"), ("digits/x", "has no version 'x'"), ("", "no model ''"),
+     ("digits/01", "has no version '01'"), ("digits/\uff11", "has no version"), (f"digits/{10**30}", "has no version"),
+     ("\udcff", "no model '\\udcff'"), ("a:b", "no model 'a:b'"), ("digits@\udcff", "has no alias '\\udcff'")],
 )  # fmt: skip
 def test_what_is_not_there_is_said_as_ever(store: Path, reference: str, said: str) -> None:
     with pytest.raises(UserError) as raised:
         direct.load(uri_of(store), reference, "cpu")
     assert said in str(raised.value)
+
+
+def test_a_link_to_the_store_is_the_store_and_nothing_is_written(store: Path) -> None:
+    (store.parent / "link").symlink_to(store)
+    before = (store / "mlflow.db").read_bytes()
+    found = direct._find(uri_of(store.parent / "link"), "digits")
+    assert found is not None
+    versions.load_classifier(uri_of(store.parent / "link"), found.version, "cpu")
+    assert (store / "mlflow.db").read_bytes() == before
 
 
 def test_two_models_and_a_server_are_left_to_mlflow(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:

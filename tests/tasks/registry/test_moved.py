@@ -87,3 +87,25 @@ def test_places_elsewhere_stay(made: Path, tmp_path: Path) -> None:
     with sqlite3.connect(store / "mlflow.db") as db:
         found = {place for (place,) in db.execute("select artifact_location from experiments where name like 'e_'")}
     assert found == places
+
+
+def test_places_stay_absolute_where_the_registry_is_given_by_a_relative_path(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A place is a URL: in file://store/mlartifacts, `store` would be a machine."""
+    shutil.copytree(made, tmp_path / "store")
+    monkeypatch.chdir(tmp_path)
+    client = runs.client("sqlite:///store/mlflow.db")
+    experiment = client.get_experiment_by_name("parts")
+    assert experiment
+    assert experiment.artifact_location == f"file://{tmp_path}/store/mlartifacts/parts"
+
+
+def test_a_place_by_another_name_of_the_store_stays(made: Path, tmp_path: Path) -> None:
+    shutil.copytree(made, tmp_path / "store")
+    client, run = the_run(tmp_path / "store")
+    before = (tmp_path / "store" / "mlflow.db").read_bytes()
+    (tmp_path / "link").symlink_to(tmp_path / "store")
+    client, run = the_run(tmp_path / "link")
+    assert text_of(client, run) == "first"
+    assert (tmp_path / "store" / "mlflow.db").read_bytes() == before
