@@ -24,7 +24,7 @@ log = logging.getLogger("grayline")
 _LOOK = 0.2  # seconds for which the cores are watched
 _EVERY = 60.0  # seconds between two looks
 _TRIED = 0.3  # seconds, at least, that a number of threads is tried for, twice
-_WORTH = 1.1  # times the rate of all threads: a trial is not exact, and a quiet machine gives the same bits each night
+_WORTH = 1.3  # times the rate of all threads: trials are not exact, and a quiet machine gives the same bits each night
 
 
 @dataclass

@@ -203,11 +203,18 @@ def _unread_pixels(store: Store, name: str, before: datetime) -> Iterator[Leftov
 
 def _unneeded(parent: UPath, needed: set[str]) -> Iterator[Leftover]:
     """Yield folders that no version was made of, except the latest."""
-    made = {folder: files for folder in folders(parent) if (files := _files_of(folder))}
-    newest = max(made, key=lambda folder: _latest(made[folder]), default=None)
-    for folder, files in made.items():
-        if folder.name not in needed and folder != newest:
+    found = folders(parent)
+    others = [folder for folder in found if folder.name not in needed]
+    newest = max(found, key=_finished, default=None) if others else None
+    for folder in others:
+        if folder != newest and (files := _files_of(folder)):
             yield Leftover(folder, tuple(files), "no registered version was made of it")
+
+
+def _finished(folder: UPath) -> datetime:
+    """Return when a folder was completed, or last written to."""
+    marks = [modified(folder.fs.info(mark.path)) for name in COMPLETE if (mark := folder / name).exists()]
+    return max(marks) if marks else _latest(_files_of(folder))
 
 
 def _unused_engines(store: Store, name: str, in_use: set[str]) -> Iterator[Leftover]:
@@ -233,9 +240,12 @@ def _small_things(here: Workspace, before: datetime, keep: int) -> list[Leftover
         gone = [path for path in folders(model) if path.name not in registered]
         found += [Leftover(path, tuple(_files_of(path)), "its version is deleted") for path in gone]
     for parent in folders(store.checks("any").parent):
-        for night in [path for path in folders(parent) if path.name.isdecimal()][: -keep or None]:
-            plots = tuple(file for file in _files_of(night) if file.path.suffix == ".png")
-            found.append(Leftover(night, plots, "plots of earlier data checks; their numbers stay"))
+        nights = [path for path in folders(parent) if path.name.isdecimal()][: -keep or None]
+        plots: dict[str, list[_StoredFile]] = {}
+        for file in _files_of(parent, _PLOT):  # at once: a year has hundreds of nights, most without any
+            plots.setdefault(file.path.parent.name, []).append(file)
+        why = "plots of earlier data checks; their numbers stay"
+        found += [Leftover(night, tuple(plots.get(night.name, ())), why) for night in nights]
     for parent in folders(store.work("any").parent):
         if holder_of(store.turn(parent.name)) is None:
             found += [Leftover(path, tuple(_files_of(path)), "a killed night has left it") for path in folders(parent)]
@@ -248,6 +258,7 @@ def _small_things(here: Workspace, before: datetime, keep: int) -> list[Leftover
     return [one for one in found if one.files and one.modified < before]
 
 
+_PLOT = re.compile(r".*\.png")
 _DRAFT = re.compile(r"\..+\.[0-9a-f]{8}")  # as `resnet_core.storage.files` names them
 
 

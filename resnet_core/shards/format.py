@@ -42,6 +42,7 @@ Split = Literal["train", "validation", "test"]
 ROW_GROUP = 1024  # few enough that shuffled row groups mix well, enough that a read is one long run of bytes
 METADATA_KEY = b"grayline"
 FACTS = ["label", "split", "weight", "soft_label"]
+_TOGETHER = 256  # images, at least, of small row groups: each night with news leaves a shard
 
 
 @dataclass(frozen=True)
@@ -254,10 +255,34 @@ def iterate(
     keys: Keys | None = None,
     places: NDArray[np.int64] | None = None,
 ) -> Iterator[Images]:
-    """Yield the images of one split, a row group at a time, in the order of the files.
+    """Yield the images of one split in the order of the files: row groups, small ones together.
 
     places: int64 [M], ascending numbers among the images of the split; None: all.
     """
+    some: list[Images] = []
+    for images in _row_group_images(files, split, classes, keys, places):
+        some.append(images)
+        if sum(map(len, some)) >= _TOGETHER:
+            yield _as_one(some)
+            some = []
+    if some:
+        yield _as_one(some)
+
+
+def _as_one(parts: Sequence[Images]) -> Images:
+    """Return the images of all parts. Those of pixels may be missing, in each of them."""
+    if len(parts) == 1:
+        return parts[0]
+    starts = np.cumsum([0, *map(len, parts)]).tolist()
+    soft = joined([(start, part.soft) for start, part in zip(starts, parts, strict=False)])
+    columns = zip(*((part.image_ids, part.labels, part.weights, part.pixels) for part in parts), strict=True)
+    ids, labels, weights, pixels = map(np.concatenate, columns)
+    return Images(ids, labels, weights, pixels, soft)
+
+
+def _row_group_images(
+    files: Sequence[UPath], split: Split, classes: Sequence[str], keys: Keys | None, places: NDArray[np.int64] | None
+) -> Iterator[Images]:
     for file, number, rows in _row_groups_at(files, split, keys, places):
         table = file.read_row_group(number, columns=["image_id", *FACTS, "levels"])
         _, labels, weights, soft = rows_at(table, rows, classes)
@@ -304,21 +329,14 @@ def read(files: Sequence[UPath], split: Split, classes: Sequence[str], keys: Key
     size = image_size(open_file(files[0], keys))
     most = sum(open_file(path, keys).metadata.num_rows for path in files)
     pixels = np.empty((most, size, size), dtype=np.uint8)  # unused rows take no memory
-    parts, soft, count = [], [], 0
+    parts, count = [], 0
     for images in iterate(files, split, classes, keys):
         pixels[count : count + len(images)] = images.pixels
-        soft.append((count, images.soft))
         count += len(images)
         parts.append(replace(images, pixels=pixels[:0]))  # frees the copy
     if not parts:
         return Images(np.empty(0, object), np.empty(0, np.int64), np.empty(0, np.float32), pixels[:0])
-    return Images(
-        np.concatenate([part.image_ids for part in parts]),
-        np.concatenate([part.labels for part in parts]),
-        np.concatenate([part.weights for part in parts]),
-        pixels[:count],
-        joined(soft),
-    )
+    return replace(_as_one(parts), pixels=pixels[:count])
 
 
 def pixel_moments(files: Sequence[UPath], classes: Sequence[str], keys: Keys | None = None) -> tuple[float, float]:

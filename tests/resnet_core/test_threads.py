@@ -48,7 +48,7 @@ def by_threads(rates: dict[int, float]) -> Threads:
         (0.0, {}, 4),  # nothing is tried on a quiet machine
         (0.4, {}, 4),
         (1.0, {3: 90, 4: 40}, 3),
-        (1.0, {3: 41, 4: 40}, 4),  # not worth other bits
+        (1.0, {3: 50, 4: 40}, 4),  # not worth other bits
         (2.6, {1: 90, 4: 40}, 1),
         (4.0, {1: 90, 4: 40}, 1),
         (9.0, {1: 30, 4: 40}, 4),

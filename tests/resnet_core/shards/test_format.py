@@ -104,6 +104,22 @@ def test_some_images_are_taken_by_place_or_by_id(
         shards.take_ids(files, "train", ["image-1", "image-5"])
 
 
+def test_small_shards_come_together_and_a_large_one_alone(tmp_path: Path, digits: Digits) -> None:
+    """Each night with news leaves a small shard: a year of them would be hundreds of calls of a network."""
+    files = write(UPath(tmp_path), digits, 1498, 7)
+    sizes = [len(images) for images in shards.iterate(files, "train", CLASSES)]
+    assert sum(sizes) == 1198
+    assert all(256 <= size < 256 + 7 for size in sizes[:-1])
+    whole = shards.read(write(UPath(tmp_path / "one"), digits, 1498, 1498), "train", CLASSES)
+    small = shards.read(files, "train", CLASSES)
+    assert np.array_equal(small.pixels, whole.pixels)
+    assert small.image_ids.tolist() == whole.image_ids.tolist()
+    assert small.soft
+    assert whole.soft
+    rows = np.arange(1198)
+    assert np.array_equal(small.soft.targets(rows, small.labels), whole.soft.targets(rows, whole.labels))
+
+
 def test_facts_of_some_splits_come_in_the_order_of_the_files(tmp_path: Path, digits: Digits) -> None:
     files = write(UPath(tmp_path), digits)
     facts = shards.read_facts(files, ["image_id", "label"], ["test", "validation"])
