@@ -23,7 +23,8 @@ def test_a_sample_of_nights() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_kept_year_goes_on_as_if_it_had_not_ended(tmp_path: Path) -> None:
+def test_a_kept_year_goes_on_as_if_it_had_not_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Year, "_use_store", lambda year: None)  # it sets variables of this process
     first = Year(tmp_path, 7, 30)
     first.night, first.rotten, first.faults, first.next = 12, True, [3, 9], 340
     first.wrong, first.store = [(tmp_path / "digits" / "1" / "a.png", 3)], tmp_path / "store-5"
