@@ -17,8 +17,9 @@ WORKERS = 2
 
 
 def write_sample(name: str, folder: Path, labels: str = "labels.csv", settings: str | None = None) -> Dataset:
-    """Write a sample data set's images to `folder`; what `data/<settings>.yaml` (by default `data/<name>.yaml`)
-    says of them, with the labels of that file."""
+    """Write a sample data set's images to `folder`. Returns what `data/<settings>.yaml` says of them, with the labels
+    of that file; by default `data/<name>.yaml`.
+    """
     runpy.run_path(str(DATA / "samples" / f"{name}.py"))["make"](folder)
     wanted = load_dataset(DATA / f"{settings or name}.yaml")
     return wanted.model_copy(update={"source": str(folder), "labels": str(folder / labels)})

@@ -55,8 +55,9 @@ def flow_of(work: Callable[[], None]) -> None:
 
 @dataclass(frozen=True)
 class Tasks:
-    """Seconds by the number of tasks: until the driver has them all back; until the server, which takes the news at
-    its leisure, has `recorded` them all; and what both are `busy` with them until then, seconds of a core."""
+    """Seconds by the number of tasks: until the driver has them all back, and until the server has `recorded` them. The
+    server takes the news at its leisure. `busy`: seconds of a core that both compute until then.
+    """
 
     returned: Growth
     recorded: Growth

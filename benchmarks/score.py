@@ -68,8 +68,9 @@ def contestants(folder: Path) -> tuple[NDArray[np.uint8], Tensor, ResNet, Classi
 
 
 def lively_network(x: Tensor) -> ResNet:
-    """A network in which every layer has a say: a fresh one's residual branches are multiplied by
-    zero, and two ways to compute zero would agree too easily."""
+    """A network in which every layer has a say. A fresh one's residual branches are multiplied by zero: two ways to
+    compute zero would agree too easily.
+    """
     network = build(MODEL, size=SIZE, classes=len(CLASSES))
     with torch.no_grad():
         for module in network.modules():

@@ -96,8 +96,7 @@ def chromium(*arguments: str) -> Iterator[Any]:
 
 
 def opened(browser: Any, file: Path, width: int = 1280, scheme: str = "light") -> tuple[Any, list[str]]:
-    """The file in a page of its own, and a list that gets whatever the browser complains of or asks the
-    network for."""
+    """The file in a page of its own. The list gets whatever the browser complains of or asks the network for."""
     page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))

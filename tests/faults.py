@@ -50,8 +50,9 @@ class Line:
 
 @contextmanager
 def object_store() -> Iterator[tuple[Line, dict[str, str], dict[str, Any]]]:
-    """A bucket `store`: the line to it, the environment that leads there over the line, and what fsspec has to
-    know to go there directly."""
+    """A bucket `store`, and the line to it. Then the environment that leads there over the line, and what fsspec has to
+    know to go there directly.
+    """
     s3fs = pytest.importorskip("s3fs", reason="s3fs is not installed: pip install -e '.[s3]'")
     moto = pytest.importorskip("moto.server", reason="moto is not installed: pip install 'moto[server]'")
     server = moto.ThreadedMotoServer("127.0.0.1", port=0, verbose=False)

@@ -1,4 +1,4 @@
-"""A page of another origin, open in a browser beside `grayline up`: all that it may try with the two servers."""
+"""A page of another origin, open in a browser beside `grayline up`. It tries all that it may with the two servers."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""Names that try to be more than text, on the live pages of Prefect and MLflow, by the rooms that write them.
+"""Names that try to be more than text, by the rooms that write them. They are on the live pages of Prefect and MLflow.
 
     python -m tests.hostile_names FOLDER
 

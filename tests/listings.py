@@ -1,4 +1,4 @@
-"""What tests ask of a source: its rows, and the bytes of its files by both ways that lead to them."""
+"""What tests ask of a source. It is its rows, and the bytes of its files by both ways that lead to them."""
 
 import zlib
 from typing import Any
@@ -30,8 +30,9 @@ def ignored(source: object) -> list[str]:
 
 
 def contents(source: object) -> dict[str, bytes | str]:
-    """The bytes of every file that is not ignored, or the text of the error; through its row, and for
-    some also through its URI alone, which must be the same."""
+    """The bytes of every file that is not ignored, or the text of the error. They come through its row, and for some
+    also through its URI alone: both must be the same.
+    """
     table = listed(source)
     table = table.filter([not skip for skip in table["ignored"].to_pylist()])
     found: dict[str, bytes | str] = {}

@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own: a new cluster that only a socket in its folder leads to, ended and removed afterwards."""
+"""A PostgreSQL of one's own. Only a socket in the new cluster's folder leads to it, and it is removed afterwards."""
 
 import os
 import shutil

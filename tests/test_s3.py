@@ -1,5 +1,6 @@
-"""S3: sources in a bucket, through a real S3 API on this machine (moto's server), with the credentials and
-the endpoint by the variables that the ecosystem knows. Another process reads, as it would in real life."""
+"""S3: sources in a bucket, through a real S3 API on this machine (moto's server). Credentials and endpoint come by the
+variables that the ecosystem knows.
+"""
 
 import io
 import json

@@ -1,5 +1,6 @@
-"""A registered version of the digits, with everything that a report shows: real predictions and real pictures,
-in a real MLflow database."""
+"""A registered version of the digits, with everything that a report shows. Predictions and pictures are real, in a real
+MLflow database.
+"""
 
 import json
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A batch on a Ray cluster: the same rows as on threads, though a node of the cluster dies in the middle."""
+"""A batch on a Ray cluster. The rows are those of threads, though a node of the cluster dies in the middle."""
 
 from pathlib import Path
 

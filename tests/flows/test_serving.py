@@ -52,7 +52,9 @@ def version(prefect: None, tmp_path_factory: pytest.TempPathFactory, digits: Dig
 
 
 def files() -> list[bytes]:
-    """A gray PNG, the same of 16 bits, one with alpha, a JPEG that EXIF turns, floats without a scale, and no image."""
+    """A gray PNG, the same of 16 bits, one with alpha, a JPEG that EXIF turns. Then floats without a scale, and no
+    image.
+    """
     levels = np.random.default_rng(0).integers(0, 256, (20, 30), np.uint8)
     turned = Image.Exif()
     turned[0x0112] = 6

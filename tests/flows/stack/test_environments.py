@@ -1,4 +1,4 @@
-"""What the servers, the worker and its runs are given: the servers no keys, the runs no secrets of the servers."""
+"""What the servers, the worker and its runs are given. Servers get no keys, and runs no secrets of the servers."""
 
 from pathlib import Path
 

@@ -90,7 +90,7 @@ def test_rows_without_a_value_and_columns_that_are_missing_count_nothing(digits:
 
 
 def test_the_same_kind_of_images_is_never_drift(digits: Digits) -> None:
-    """No batch of 60, of 100 to 800 images, drifts; p is as small as chance makes it, and not smaller."""
+    """No batch of 60, of 100 to 800 images, drifts. Its p is as small as chance makes it, and not smaller."""
     found: list[Drift] = []
     for seed in range(60):
         before, now = halves(digits, seed, most=100 + 12 * seed)

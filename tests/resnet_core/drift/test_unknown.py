@@ -1,4 +1,4 @@
-"""Unknown images in a batch: the test is exact, errs as rarely as it says, and finds 2% of foreign images."""
+"""Unknown images in a batch. The test is exact, errs as rarely as it says, and finds 2% of foreign images."""
 
 import numpy as np
 import pytest

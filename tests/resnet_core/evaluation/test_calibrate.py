@@ -25,8 +25,9 @@ from resnet_core.model.calibration import Calibration, in_words, load_calibratio
 def true_and_said(
     count: int, classes: int = 3, temperature: float = 1.0, seed: int = 0
 ) -> tuple[Labels, Probabilities]:
-    """Labels drawn from probabilities, and those probabilities as a model says them that is too sure of itself
-    (a temperature below 1) or not sure enough."""
+    """Labels drawn from probabilities, and those probabilities as a model says them that errs. It is too sure of itself
+    (a temperature below 1) or not sure enough.
+    """
     rng = np.random.default_rng(seed)
     logits = rng.normal(0, 1.5, (count, classes))
     true = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
@@ -65,8 +66,9 @@ def test_probabilities_of_zero_and_one_survive() -> None:
 
 @pytest.mark.parametrize("coverage", [0.8, 0.95])
 def test_sets_hold_the_true_class_as_often_as_promised(coverage: float) -> None:
-    """Over draws of both the images it was found on and those it is used on, even from few of them and from a
-    model that is much too sure of itself."""
+    """Over draws of the images it was found on and of those it is used on. They may be few, and the model much too sure
+    of itself.
+    """
     held = []
     for seed in range(300):
         labels, said = true_and_said(60 + 40, temperature=0.3, seed=seed)

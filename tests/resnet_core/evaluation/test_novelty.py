@@ -17,7 +17,7 @@ from tests.resnet_core.model.test_novelty import some
 
 
 def clouds(count: int = 3000) -> tuple[np.ndarray, np.ndarray]:
-    """Three classes of 6 mixed features, which differ in all of them, and 4 early ones, in which they hardly do."""
+    """Three classes of 6 mixed features, which differ in all of them. In the 4 early ones they hardly do."""
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 3, count)
     last = rng.normal(size=(count, 6)) @ rng.normal(size=(6, 6)) + 2 * rng.normal(size=(3, 6))[labels]

@@ -1,4 +1,4 @@
-"""Heat maps: they are the papers', they turn with the image, and their cells are fine enough to show a place."""
+"""Heat maps are the papers', and they turn with the image. Their cells are fine enough to show a place."""
 
 from dataclasses import replace
 

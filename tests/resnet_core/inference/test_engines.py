@@ -57,8 +57,9 @@ Pixels = np.ndarray
 
 
 def lively(size: int, config: ModelConfig, photograph: Image.Image, averages: Sequence[int] = ()) -> Classifier:
-    """Every layer has a say, and its logits have mean 0 and deviation 1 over images: ways to compute 0 and 1 would
-    agree too easily."""
+    """Every layer has a say, and its logits have mean 0 and deviation 1 over images. Ways to compute 0 and 1 would
+    agree too easily.
+    """
     ours = a_classifier(size, config)
     network = sized(build(config, size=size, classes=3, seed=5), averages)
     for module in network.modules():

@@ -81,8 +81,9 @@ def test_a_batch_moves_the_averages_of_its_size_alone() -> None:
 
 @pytest.mark.heavy
 def test_it_is_as_good_at_each_size_that_it_learned(digits: Digits) -> None:
-    """With averages over all sizes, it is right about less than three quarters at the worse end. The mean of three
-    seeds: one's difference lies between 0.12 and 0.3, and rounding, another one on each processor, moves it there."""
+    """The mean of three seeds. A single difference lies between 0.12 and 0.3, and rounding, another one on each
+    processor, moves it there.
+    """
     pixels = torch.from_numpy(digits[0])[:, None].float()
     larger = resize_batch(pixels, 32)[:, 0].round().clamp(0, 255).to(torch.uint8)
     labels = torch.tensor([int(label) for label in digits[1]])

@@ -1,4 +1,4 @@
-"""Archives, tables and IDX files that are made to fill disks, memory or nights: what is whole in them is still read."""
+"""Archives, tables and IDX files that are made to fill disks, memory or nights. Their whole parts are still read."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""Sources: every file is found once, under a name that opens it, and what is no image is said to be none."""
+"""Sources: every file is found once, under a name that opens it. Files that are no images are said to be none."""
 
 import errno
 import os
@@ -138,7 +138,9 @@ def test_a_file_that_cannot_be_looked_at_is_a_row_and_no_broken_link(
 
 
 def test_linked_folders_count_once_by_the_first_path(tmp_path: Path) -> None:
-    """Classes that are links, two of them to one folder, a part of it, and a circle between two linked folders."""
+    """Classes that are links, two of them to one folder. There is a part of it, too, and a circle between two linked
+    folders.
+    """
     for name in ("data/cat/1.png", "store/bird/2.png", "store/bird/deep/3.png", "store/fish/4.png"):
         touch(tmp_path / name)
     for name, target in (("zebra", "bird"), ("bird", "bird"), ("aves", "bird/deep"), ("fish", "fish")):

@@ -1,4 +1,4 @@
-"""Matching: the spellings of a path in the labels that name a file of the source, and those that are refused."""
+"""Matching: the spellings of a path in the labels that name a file of the source. Others are refused."""
 
 import unicodedata
 from pathlib import Path

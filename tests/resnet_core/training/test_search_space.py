@@ -1,4 +1,4 @@
-"""The search space: what is written in a data set file is what is searched, and what is found can be pasted."""
+"""The search space: what is written in a data set file is what is searched. The found values can be pasted."""
 
 from dataclasses import replace
 

@@ -1,5 +1,6 @@
-"""The catalog over several nights: what looks alike stays together, what is decided stays, and every
-kind of source gives the same shards."""
+"""The catalog over several nights. Look-alikes stay together, decisions stay, and every kind of source gives the same
+shards.
+"""
 
 import os
 import shutil
