@@ -71,7 +71,7 @@ def test_a_ratio_is_of_sums_and_unknown_where_there_is_nothing_below() -> None:
 
 
 def test_ten_images_that_are_all_right_are_not_certainty() -> None:
-    """Clopper and Pearson: 0.025 to the power 1/10 is 0.692. To the power 1/5, of five images of a class, it is 0.478."""
+    """Clopper and Pearson: 0.025 to the power 1/10 is 0.692. To the power 1/5, of five images a class, it is 0.478."""
     labels = np.repeat([0, 1], 5)
     found = measure(labels, np.eye(2, dtype=np.float32)[labels], "ab")
     low = {name: found.overall[name].low for name in GATE_METRICS}

@@ -71,7 +71,7 @@ def test_five_groups_are_enough_if_every_one_is_won() -> None:
 
 @pytest.mark.parametrize(("sick", "well", "passed"), [(3, 2, False), (3, 3, True), (2, 4, False), (6, 6, True)])
 def test_groups_of_one_label_are_dealt_the_labels_at_random(sick: int, well: int, passed: bool) -> None:
-    """Of 6 patients, 3 can be chosen in 20 ways. It is 10 for 3 of 5, and 15 for 2 of 6. More than 1 in 20 is not shown."""
+    """Of 6 patients, 3 can be chosen in 20 ways. For 3 of 5 it is 10, for 2 of 6 15. More than 1 in 20 is not shown."""
     sizes = np.arange(4, 4 + sick + well)
     groups = np.repeat(np.arange(sick + well), sizes)
     labels = (groups < sick).astype(np.int64)

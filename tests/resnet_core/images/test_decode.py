@@ -119,7 +119,7 @@ def test_cmyk_becomes_the_luma_of_pillows_rgb(cmyk: np.ndarray, kind: str) -> No
 def test_jpeg_is_the_luma_of_the_colours_that_it_stores(
     rgb: np.ndarray, quality: int, subsampling: int, progressive: bool
 ) -> None:
-    """Luma of the RGB made from it is the same, where RGB could hold the colour. At 0 and 255 it may have been clipped."""
+    """Luma of the RGB made from it is the same, where RGB could hold the colour. At 0 and 255 it may be clipped."""
     data = saved(Image.fromarray(rgb), "JPEG", quality=quality, subsampling=subsampling, progressive=progressive)
     made = rgb_of(data)
     unclipped = ((made > 0) & (made < 255)).all(-1)

@@ -1,5 +1,5 @@
-"""A batch that is ended at any moment, on a full disk, behind a line that breaks. Files come and go meanwhile. After the
-last run its rows are those of a batch that nobody disturbed, row for row.
+"""A batch that is ended at any moment, on a full disk, behind a line that breaks. Files come and go meanwhile. After
+the last run its rows are those of a batch that nobody disturbed, row for row.
 
 A process that has everything imported is forked for each run, so that fifty of them take a minute.
 """
