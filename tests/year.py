@@ -60,7 +60,7 @@ DRAWN = 10  # the charts and pictures of every tenth night are drawn
 PREFIX = "grayline.history."
 FRONT, BACK = len(PREFIX), len(PREFIX) + 26  # of the time in a key
 # What is written down as it is.
-_STATE = ("seed", "sizes", "next", "night", "news", "ops", "after_fault", "measure_next", "rotten", "faults")
+_STATE = ("seed", "sizes", "next", "night", "ops", "after_fault", "measure_next", "rotten", "faults")
 _CLEAN = 200  # digits that never lie in the source: the champion answers for them each morning
 # Columns of MLflow's that hold a time, in milliseconds.
 _TIMES = {
@@ -112,7 +112,7 @@ class Year:
         self.draw, digits = random.Random(self.seed), load_digits()
         self.pixels = np.rint(digits.images * (255 / 16)).astype(np.uint8)
         self.labels = digits.target.tolist()
-        self.next, self.night, self.news = old_version.IMAGES, 0, 0
+        self.next, self.night = old_version.IMAGES, 0
         self.store, self.source, self.inbox = self.home / "store", self.home / "digits", self.home / "inbox"
         self.wrong: list[tuple[Path, int]] = []
         self.ops: Counter[str] = Counter()

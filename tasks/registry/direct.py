@@ -10,7 +10,6 @@ import os
 import re
 import sqlite3
 from contextlib import closing
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -37,13 +36,6 @@ _VERSION = """
 """
 
 
-@dataclass(frozen=True)
-class _Found:
-    version: ModelVersion
-    folder: Path
-    listed: str  # the digest of its digests
-
-
 def load(
     tracking_uri: str, reference: str | None, device: str, field: str = "--model"
 ) -> tuple[ModelVersion, Classifier]:
@@ -53,12 +45,13 @@ def load(
 
         version = versions.resolve(tracking_uri, reference, field)
         return version, versions.load_classifier(tracking_uri, version, device)
-    check_files(found.folder, found.version, found.listed, Settings().verify_key)
-    return found.version, classifier_in(found.folder, found.version, device)[0]
+    version, folder = found
+    check_files(folder, version, version.files, Settings().verify_key)
+    return version, classifier_in(folder, version, device)[0]
 
 
-def _find(tracking_uri: str, reference: str | None) -> _Found | None:
-    """Return the version. None: ask MLflow."""
+def _find(tracking_uri: str, reference: str | None) -> tuple[ModelVersion, Path] | None:
+    """Return the version and the folder of its files. None: ask MLflow."""
     database = sqlite_file(tracking_uri)
     if database is None or not database.is_file() or "MLFLOW_WORKSPACE" in os.environ:
         return None
@@ -69,7 +62,7 @@ def _find(tracking_uri: str, reference: str | None) -> _Found | None:
         return None
 
 
-def _read(db: sqlite3.Connection, reference: str | None, stored: Path) -> _Found | None:
+def _read(db: sqlite3.Connection, reference: str | None, stored: Path) -> tuple[ModelVersion, Path] | None:
     if db.execute("select version_num from alembic_version").fetchall() not in [[(each,)] for each in _SCHEMAS]:
         return None
     if reference is None:
@@ -91,4 +84,4 @@ def _read(db: sqlite3.Connection, reference: str | None, stored: Path) -> _Found
         return None
     if not folder.resolve().is_relative_to(stored.resolve()):
         return None
-    return _Found(ModelVersion(name, number, run_id or "", listed), folder, listed) if folder.is_dir() else None
+    return (ModelVersion(name, number, run_id or "", listed), folder) if folder.is_dir() else None

@@ -53,9 +53,9 @@ def statement(text: str) -> Callable[[Path], None]:
 def test_it_is_what_mlflow_answers(store: Path, reference: str | None) -> None:
     found = direct._find(uri_of(store), reference)
     assert found is not None
-    assert found.version == versions.resolve(uri_of(store), reference)
+    assert found[0] == versions.resolve(uri_of(store), reference)
     version, classifier = direct.load(uri_of(store), reference, "cpu")
-    assert version == found.version
+    assert version == found[0]
     assert classifier.classes == versions.load_classifier(uri_of(store), version, "cpu").classes
 
 
@@ -109,7 +109,7 @@ def test_a_link_to_the_store_is_the_store_and_nothing_is_written(store: Path) ->
     before = (store / "mlflow.db").read_bytes()
     found = direct._find(uri_of(store.parent / "link"), "digits")
     assert found is not None
-    versions.load_classifier(uri_of(store.parent / "link"), found.version, "cpu")
+    versions.load_classifier(uri_of(store.parent / "link"), found[0], "cpu")
     assert (store / "mlflow.db").read_bytes() == before
 
 
@@ -125,13 +125,13 @@ def test_two_models_and_a_server_are_left_to_mlflow(store: Path, monkeypatch: py
 def test_changed_files_are_refused(store: Path) -> None:
     found = direct._find(uri_of(store), "digits")
     assert found is not None
-    weights = found.folder / "artifacts" / "model" / "model.safetensors"
+    weights = found[1] / "artifacts" / "model" / "model.safetensors"
     content = weights.read_bytes()
     weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(DamagedVersionError, match=r"is refused: .*model\.safetensors") as raised:
         direct.load(uri_of(store), "digits", "cpu")
     with pytest.raises(DamagedVersionError) as usual:
-        versions.load_classifier(uri_of(store), found.version, "cpu")
+        versions.load_classifier(uri_of(store), found[0], "cpu")
     assert str(raised.value) == str(usual.value)
 
 
