@@ -23,6 +23,7 @@ log = logging.getLogger("grayline")
 
 _LOOK = 0.2  # seconds for which the cores are watched
 _EVERY = 60.0  # seconds between two looks
+_AGAIN = 300.0  # seconds between two trials beside as many neighbours: one may have paused meanwhile
 _TRIED = 0.3  # seconds, at least, that a number of threads is tried for, twice
 _WORTH = 1.3  # times the rate of all threads: trials are not exact, and a quiet machine gives the same bits each night
 
@@ -38,7 +39,8 @@ class Threads:
     replayed: tuple[int, ...] = ()
     most: int = field(default_factory=torch.get_num_threads)
     _busy: int = 0  # cores, at the last look
-    _next: float = -math.inf
+    _next: float = -math.inf  # look, by time.monotonic
+    _next_trial: float = -math.inf
 
     @contextmanager
     def set(self) -> Iterator[Callable[[int], None]]:
@@ -57,11 +59,12 @@ class Threads:
 
     def _look(self) -> None:
         busy = min(self.most, round(busy_cores()))
-        if busy == self._busy:
+        if busy == self._busy and (not busy or time.monotonic() < self._next_trial):
             return
         self._busy, fewer, chosen = busy, max(1, self.most - busy), self.most
         if busy:
             some, all_ = tried((fewer, self.most), self.rate)
+            self._next_trial = time.monotonic() + _AGAIN
             chosen = fewer if some > _WORTH * all_ else self.most
             log.info(
                 "train       %d of %d threads: others keep %d of the cores busy; %s images/s with %d, %s with %d",
@@ -87,14 +90,12 @@ def busy_cores(seconds: float = _LOOK) -> float:
 
 
 def tried(numbers: tuple[int, ...], rate: Callable[[], float]) -> list[float]:
-    """Return images/s by number of threads, the better of two turns: a neighbour may stop and go."""
-    best = [0.0] * len(numbers)
+    """Return images/s by number of threads over two turns, those of a neighbour's pauses and of its work."""
+    times: list[list[float]] = [[] for _ in numbers]  # of an image
     for _ in range(2):
-        for place, number in enumerate(numbers):
+        for number, found in zip(numbers, times, strict=True):
             torch.set_num_threads(number)
-            found: list[float] = []
-            ends = time.monotonic() + _TRIED
-            while not found or time.monotonic() < ends:
-                found.append(rate())
-            best[place] = max(best[place], len(found) / sum(1 / each for each in found))
-    return best
+            ends, before = time.monotonic() + _TRIED, len(found)
+            while len(found) == before or time.monotonic() < ends:
+                found.append(1 / rate())
+    return [len(found) / sum(found) for found in times]

@@ -80,6 +80,25 @@ def test_what_was_chosen_is_told_and_a_neighbour_that_goes_is_noticed(
     ]
 
 
+def test_beside_a_neighbour_that_stays_the_numbers_are_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may have paused while they were tried."""
+    neighbours(monkeypatch, 1.0, 1.0, 1.0)
+    rates = {3: 90, 4: 100}
+    with by_threads(rates).set() as before_epoch:
+        before_epoch(1)
+        rates[4] = 40  # it goes on
+        before_epoch(2)
+        assert torch.get_num_threads() == 4
+        monkeypatch.setattr(threads.time, "monotonic", lambda now=threads.time.monotonic: now() + 301)
+        before_epoch(3)
+        assert torch.get_num_threads() == 3
+
+
+def test_a_pause_of_a_neighbour_is_not_taken_for_its_rate(monkeypatch: pytest.MonkeyPatch) -> None:
+    rates = iter([30.0, 100.0, 30.0, 10.0])
+    assert threads.tried((3, 4), lambda: next(rates)) == pytest.approx([30.0, 2 / (1 / 100 + 1 / 10)])
+
+
 def test_a_number_from_the_environment_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "4")
     neighbours(monkeypatch)  # a look would end the test
