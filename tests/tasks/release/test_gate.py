@@ -239,7 +239,7 @@ def test_a_champion_that_has_learned_from_every_held_out_image_is_not_measured(
     shard_set = nights["good"].shard_set
     assert shard_set
     every = set(pd.concat([pd.read_parquet(path.path, columns=["image_id"]) for path in shard_set.files])["image_id"])
-    monkeypatch.setattr("tasks.release.gate.learned_from", lambda *_: every)
+    monkeypatch.setattr("tasks.release.against.learned_from", lambda *_: every)
     decision = decide(nights["as good"], Gate())
     assert [check.name for check in decision.checks if not check.passed] == ["same images"]
     assert named(decision)["same images"].found.startswith("0 images, without ")
