@@ -22,6 +22,7 @@ from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.ingest.scan import scan
 from tasks.parts import Part
 from tasks.release.gate import judge
+from tasks.release.kept import keep
 from tasks.release.promote import carry_out
 from tasks.release.register import register
 from tasks.report.flips_page import publish_flips
@@ -120,6 +121,7 @@ def _register(night: Night, data: Dataset, here: Workspace) -> Night:
 def _gate(night: Night, data: Dataset, here: Workspace) -> Night:
     night = night.with_(decision=judge(night, data, here))
     publish_flips(have(night.decision), here)
+    keep(have(night.decision), have(night.checkpoint).folder)
     carry_out(have(night.decision), here.tracking_uri)
     return night
 

@@ -32,6 +32,7 @@ SPLITS_READ = "grayline.splits"  # those that the source's names have given
 MANIFEST = "_manifest.json"  # of a shard set, a batch, a set of features
 EPOCHS, STATE, MODEL = "epochs.json", "state.safetensors", "model"  # of a training; `model` is a folder
 EVALUATION, METRICS_FILE = "evaluation", "metrics.json"
+AGAINST, AGAINST_FILE = "against", "against.json"  # of a training: how it compares with the champion
 PREDICTIONS, SLICES = "predictions.parquet", "slices.parquet"
 EXPLANATION, GALLERY, GALLERY_SHEET = "explanation", "gallery.json", "gallery.png"
 FOLDS, OUT_OF_FOLD, FOLDS_SUMMARY = "folds.parquet", "out_of_fold.parquet", "cross_validation.json"
@@ -80,7 +81,11 @@ LAYOUT = (
     Place("turns/<dataset>.json", "the process that is at work on the data set, or on a machine", "every night"),
     Place("watch/<dataset>/", "open alerts, a file each; when a night last confirmed the champion", "every night"),
     Place("shards/<dataset>/<digest>/*.parquet", "one row per training image, and `_manifest.json`", "preprocess"),
-    Place("runs/<dataset>/<digest>/", "a training: `model/`, `epochs.json`, `evaluation/`, `explanation/`", "train"),
+    Place(
+        "runs/<dataset>/<digest>/",
+        "a training: `model/`, `epochs.json`, `evaluation/`, `explanation/`, `against/`",
+        "train",
+    ),
     Place("tune/<dataset>/<digest>/", "checkpoints of a search; `study.db` beside them is Optuna's", "tune"),
     Place("label_issues/<dataset>/<digest>/", "`issues.csv` and `issues.png`", "label-issues"),
     Place("reproduce/<model>/<digest>/", "the checkpoint of a version that is trained again", "reproduce"),

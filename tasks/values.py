@@ -284,14 +284,32 @@ class FlipsPart:
 
 
 @dataclass(frozen=True)
+class Against:
+    """What was found against the champion: `checks`, and which decisions flip.
+
+    `question` names all that this was made of; empty if another night may find otherwise. `again`: whether an earlier
+    night has found it.
+    """
+
+    checks: tuple[Check, ...]
+    flips: Flips | None
+    question: str = ""
+    again: bool = False
+
+
+@dataclass(frozen=True)
 class Decision:
-    """The gate's decision on a version, check by check. `flips`: what it decides otherwise than the champion."""
+    """The gate's decision on a version, check by check. `against`: its part that compares, if there is a champion."""
 
     version: ModelVersion
     checks: tuple[Check, ...]
     promoted: bool
     reason: str
-    flips: Flips | None = None
+    against: Against | None = None
+
+    @property
+    def flips(self) -> Flips | None:
+        return self.against.flips if self.against else None
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from resnet_core.evaluation.comparison import Comparison, compare, compare_slice
 from resnet_core.evaluation.metrics import METRICS
 from resnet_core.evaluation.slices import SIDE_GROUPS
 from tasks.dataset import Dataset, Gate
-from tasks.registry.images import learned_from
+from tasks.registry.images import Learned
 from tasks.registry.versions import load_classifier
 from tasks.release.evidence import UNLIKE, least_of, strict_of
 from tasks.release.side_by_side import SideBySide, score_both, speed_ratio
@@ -23,15 +23,21 @@ _SLICE_CONFIDENCE = 0.95
 _NAMED = 3  # slices that the table names
 
 
-def check_against(champion: ModelVersion, night: Night, dataset: Dataset, here: Workspace) -> list[Check]:
-    """Return the checks that compare; only the first of them if no image is left to compare by."""
+def check_against(
+    champion: ModelVersion, learned: Learned | None, night: Night, dataset: Dataset, here: Workspace
+) -> tuple[list[Check], bool]:
+    """Return the checks that compare, only the first of them if no image is left to compare by; and whether they last.
+
+    They do not if another night may find otherwise with the same versions and images: by speed, or by files that
+    cannot be read again.
+    learned: the images that the champion has learned from; None if that is not known any more.
+    """
     gate, versions = dataset.gate, (have(night.version), champion)
     new, old = (load_classifier(here.tracking_uri, each, here.device) for each in versions)
-    learned = learned_from(champion, here)
     both = score_both(new, old, learned, night, dataset.evaluate.slices, here.keys)
-    checks = [_check_images(both, champion)]
+    checks, lasts = [_check_images(both, champion)], not both.gone and gate.speed is None
     if not len(both):
-        return checks
+        return checks, lasts
     checks.append(_check_champion(both, champion, gate, strict_of(have(night.evaluation), gate) is not None))
     if gate.slice_margin is not None and both.slices:
         checks.append(_check_slices(both, gate.slice_margin))
@@ -41,7 +47,7 @@ def check_against(champion: ModelVersion, night: Night, dataset: Dataset, here: 
         checks = [check if check.passed else replace(check, found=check.found + by_hand) for check in checks]
     if gate.speed is not None:
         checks.append(_check_speed(speed_ratio(new, old, have(night.shard_set), here.keys), gate.speed, champion))
-    return checks
+    return checks, lasts
 
 
 def _check_images(both: SideBySide, champion: ModelVersion) -> Check:

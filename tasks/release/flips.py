@@ -3,7 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -53,19 +53,48 @@ _SECONDS = 600.0  # of reading and scoring
 _SHOWN = 200  # flips that are kept
 
 
+@dataclass(frozen=True)
+class Drawn:
+    """`files` of the last batches that are there, a listing, and the batches. `fault`: why none could be looked for."""
+
+    files: pa.Table
+    batches: tuple[Scores, ...] = ()
+    fault: str = ""
+
+
+def last_files(name: str, most: int, here: Workspace) -> Drawn:
+    """Draw at most so many files that are there from the last batches, alike from each.
+
+    The same files are drawn every night, as long as they are there: by the hash of their URIs.
+    """
+    try:
+        batches = _last_batches(name, here)
+        ranked = sorted(
+            (rank, k, uri) for k, each in enumerate(batches) for rank, uri in enumerate(_draw(each.parts, most))
+        )
+        uris, found = list(dict.fromkeys(uri for _, _, uri in ranked)), [locate(())]
+        for start in range(0, len(uris), most):
+            files = locate(uris[start : start + most])
+            own = pc.not_equal(files["kind"].fill_null(""), shard_files.KIND)  # shards hold no files
+            found.append(files.filter(pc.and_(files["size"].is_valid(), own)))
+            if sum(map(len, found)) >= most:
+                break
+    except UnreachableError as error:
+        return Drawn(locate(()), fault=str(error))
+    return Drawn(_by_place(pa.concat_tables(found).slice(0, most)), tuple(batches))
+
+
 def check_flips(
-    champion: ModelVersion, version: ModelVersion, dataset: Dataset, here: Workspace
+    drawn: Drawn, champion: ModelVersion, version: ModelVersion, dataset: Dataset, here: Workspace
 ) -> tuple[Check, Flips | None]:
-    """Compare both on the last batches' files that are still there.
+    """Compare both on files of the last batches.
 
     Without a batch the check passes. With a limit it fails if files cannot be looked for, or most cannot be read.
     """
-    gate, unlimited = dataset.gate, dataset.gate.flips is None
+    gate, files, batches = dataset.gate, drawn.files, drawn.batches
     wanted = "shown, not judged" if gate.flips is None else f"at most {gate.flips:.1%} of decisions"
-    try:
-        files, batches = _last_files(champion.name, gate.flips_images, here)
-    except UnreachableError as error:
-        return Check("flips", wanted, f"cannot be told: {error}", passed=unlimited), None
+    if drawn.fault:
+        return Check("flips", wanted, f"cannot be told: {drawn.fault}", passed=gate.flips is None), None
     last = "the last batch" if len(batches) == 1 else f"the last {len(batches)} batches"
     if not len(files):
         none = f"no file of {last} is there any more" if batches else "no batch yet"
@@ -76,25 +105,6 @@ def check_flips(
     few = "; fewer than half could be compared" * (found.images < sum(found.left_out.values()))
     passed = gate.flips is None or (not few and found.share.value <= gate.flips)
     return Check("flips", wanted, found.in_words() + few, passed), found
-
-
-def _last_files(name: str, most: int, here: Workspace) -> tuple[pa.Table, list[Scores]]:
-    """Return at most so many files that are there, and the batches that they were drawn from, alike from each.
-
-    The same files are drawn every night, as long as they are there: by the hash of their URIs.
-    """
-    batches = _last_batches(name, here)
-    ranked = sorted(
-        (rank, k, uri) for k, each in enumerate(batches) for rank, uri in enumerate(_draw(each.parts, most))
-    )
-    uris, found = list(dict.fromkeys(uri for _, _, uri in ranked)), [locate(())]
-    for start in range(0, len(uris), most):
-        files = locate(uris[start : start + most])
-        own = pc.not_equal(files["kind"].fill_null(""), shard_files.KIND)  # shards hold no files
-        found.append(files.filter(pc.and_(files["size"].is_valid(), own)))
-        if sum(map(len, found)) >= most:
-            break
-    return _by_place(pa.concat_tables(found).slice(0, most)), batches
 
 
 def _last_batches(name: str, here: Workspace) -> list[Scores]:

@@ -15,11 +15,10 @@ from tasks.artifacts import publish_table
 from tasks.dataset import Dataset, Gate
 from tasks.registry import runs as tracking
 from tasks.registry.champion import champion_of, last_champion
-from tasks.registry.versions import GATE, GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK
-from tasks.release.against import check_against
+from tasks.registry.versions import GATE, GATE_CHECKS, GATE_SETTINGS, INT8, ROLLED_BACK
 from tasks.release.evidence import WARNING, check_floor, check_recall, weak_evidence
-from tasks.release.flips import check_flips
 from tasks.release.int8 import measure_int8
+from tasks.release.kept import hold_against
 from tasks.values import Check, DataReport, Decision, Evaluation, ModelVersion, Night, have
 from tasks.workspace import Workspace
 
@@ -48,20 +47,18 @@ def judge(night: Night, dataset: Dataset, here: Workspace) -> Decision:
         checks.append(_check_data(night.data))
     if gate.calibration is not None:
         checks.append(_check_calibration(evaluation, gate.calibration))
-    flips = None
-    if before:
-        checks += check_against(before, night, dataset, here)
-        check, flips = check_flips(before, version, dataset, here)
-        checks.append(check)
+    against = hold_against(before, night, dataset, here) if before else None
+    checks += against.checks if against else ()
     failed = [check for check in checks if not check.passed]
     reason = "; ".join(f"{check.name}: {check.found}" for check in failed or _telling(checks))
-    decision = Decision(version, tuple(checks), not failed, reason, flips)
+    decision = Decision(version, tuple(checks), not failed, reason, against)
     for check in weak if not failed else ():
         if check.found.startswith(WARNING):
             text = check.found.removeprefix(WARNING)
             log.warning("gate        warning: promoted without evidence: %s: %s", check.name, text)
     record(decision, gate, tracking_uri)
-    measure_int8(night, gate, here)
+    if not (against and against.again and INT8 in _tags(version, tracking_uri)):
+        measure_int8(night, gate, here)
     return decision
 
 
@@ -90,9 +87,12 @@ def record(decision: Decision, gate: Gate, tracking_uri: str) -> None:
 
 def _check_history(version: ModelVersion, tracking_uri: str) -> Check:
     """Refuse a version that a person took back: it does not return by itself, however good its figures are."""
-    tags = tracking.client(tracking_uri).get_model_version(version.name, version.version).tags
-    taken = tags.get(ROLLED_BACK)
+    taken = _tags(version, tracking_uri).get(ROLLED_BACK)
     return Check("history", "never rolled back", f"rolled back: {taken}" if taken else "new", not taken)
+
+
+def _tags(version: ModelVersion, tracking_uri: str) -> dict[str, str]:
+    return dict(tracking.client(tracking_uri).get_model_version(version.name, version.version).tags)
 
 
 def _check_data(data: DataReport) -> Check:

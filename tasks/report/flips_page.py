@@ -24,9 +24,12 @@ NO_PICTURES = "The images are of encrypted data: no picture is made of them."
 
 @task
 def publish_flips(decision: Decision, here: Workspace) -> None:
-    """Publish Prefect's page, and log the page of all flips to the new version's run, before anything is promoted."""
-    found = decision.flips
-    if found is None or not found.images:
+    """Publish Prefect's page, and log the page of all flips to the new version's run, before anything is promoted.
+
+    What an earlier night has found is published already.
+    """
+    against, found = decision.against, decision.flips
+    if against is None or against.again or found is None or not found.images:
         return
     publish_page(f"# {found.new}\n\n{markdown(found, here.limits)}", key="flips", description=found.in_words())
     if run_id := living_run(here.tracking_uri, found.new.run_id):

@@ -20,7 +20,7 @@ from resnet_core.patience import UnreachableError
 from tasks.dataset import Dataset, Gate
 from tasks.registry.runs import client
 from tasks.release import flips
-from tasks.release.flips import MEASURED, check_flips, compare_on, draw_files
+from tasks.release.flips import MEASURED, check_flips, compare_on, draw_files, last_files
 from tasks.values import Check, Flip, Flips, ModelVersion
 from tasks.workspace import Workspace
 from tests.places import a_workspace
@@ -162,7 +162,8 @@ def write_batch(place: Workspace, name: str, levels: list[int], at: str, output:
 
 
 def checked(place: Workspace, **gate: Any) -> tuple[Check, Flips | None]:
-    return check_flips(OLD, NEW, Dataset(name="parts", source="x", gate=Gate(**gate)), place)
+    dataset = Dataset(name="parts", source="x", gate=Gate(**gate))
+    return check_flips(last_files("parts", dataset.gate.flips_images, place), OLD, NEW, dataset, place)
 
 
 def test_the_gate_compares_on_the_files_of_the_last_batches_that_are_there(

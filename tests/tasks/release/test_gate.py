@@ -16,12 +16,17 @@ from mlflow.tracking import MlflowClient
 from flows.classify_batch import classify_batch
 from flows.nightly_retrain import nightly_retrain
 from resnet_core.drift.checks import Finding
+from resnet_core.errors import plural
 from resnet_core.evaluation.evidence import Evidence, gather
 from resnet_core.evaluation.metrics import measure
+from resnet_core.storage.digest import DamagedVersionError
 from tasks.dataset import Dataset, EvaluateConfig, Gate
 from tasks.ingest.again import begin_again
 from tasks.registry.champion import make_champion
+from tasks.registry.images import Learned
+from tasks.registry.integrity import verified_folder
 from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, SHARDS
+from tasks.release import flips, kept
 from tasks.release.evidence import check_floor, check_recall, weak_evidence
 from tasks.release.gate import judge
 from tasks.report.flips_page import publish_flips
@@ -167,7 +172,10 @@ def test_the_difference_is_that_of_the_two_evaluations(nights: dict[str, Night])
     assert not found.passed
     assert found.wanted == "accuracy at most 0.010 lower, 70% sure"
     assert found.found.startswith(f"{gap} (at least -0.")
-    assert f"{gained} images gained, {lost} lost); with {len(right['bad'])} images, differences under " in found.found
+    assert (
+        f"{plural(gained, 'image')} gained, {lost} lost); with {len(right['bad'])} images, differences under "
+        in found.found
+    )
 
 
 def test_a_slice_that_got_worse_is_named(nights: dict[str, Night], caplog: pytest.LogCaptureFixture) -> None:
@@ -239,7 +247,7 @@ def test_a_champion_that_has_learned_from_every_held_out_image_is_not_measured(
     shard_set = nights["good"].shard_set
     assert shard_set
     every = set(pd.concat([pd.read_parquet(path.path, columns=["image_id"]) for path in shard_set.files])["image_id"])
-    monkeypatch.setattr("tasks.release.against.learned_from", lambda *_: every)
+    monkeypatch.setattr("tasks.release.kept.learned_from", lambda *_: Learned(frozenset(each[:16] for each in every)))
     decision = decide(nights["as good"], Gate())
     assert [check.name for check in decision.checks if not check.passed] == ["same images"]
     assert named(decision)["same images"].found.startswith("0 images, without ")
@@ -280,6 +288,89 @@ def test_decisions_of_the_last_batch_that_flip_refuse_a_version_and_are_shown(
     run_id = nights["bad"].version.run_id
     assert [file.path for file in registry().list_artifacts(run_id, "flips")] == ["flips/flips.html"]
     assert decide(nights["bad"], Gate(flips=1.0)).flips == decide(nights["bad"], Gate()).flips
+
+
+@pytest.fixture
+def scored(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The comparisons that scored images."""
+    seen: list[str] = []
+    for name in ("check_against", "check_flips"):
+        real = getattr(kept, name)
+        monkeypatch.setattr(kept, name, lambda *given, real=real, name=name: (seen.append(name), real(*given))[1])
+    return seen
+
+
+def decide_and_keep(nights: dict[str, Night], gate: Gate, **more: Any) -> Decision:
+    checkpoint = nights["bad"].checkpoint
+    assert checkpoint
+    decision = decide(nights["bad"], gate, **more)
+    kept.keep(decision, checkpoint.folder)
+    return decision
+
+
+def test_what_was_found_against_the_champion_is_read_while_nothing_has_changed(
+    nights: dict[str, Night], raw: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    classify_batch(str(raw), str(raw.parent / "scored"), "few/1")
+    first = decide_and_keep(nights, Gate())
+    assert first.flips
+    assert first.flips.count
+    both = ["check_against", "check_flips"]
+    assert scored == both
+    again = decide_and_keep(nights, Gate())
+    assert scored == both
+    assert (again.checks, again.flips, again.reason) == (first.checks, first.flips, first.reason)
+
+    (raw / "0" / "0000.png").touch()  # a file of the batch, written anew
+    decide_and_keep(nights, Gate())
+    assert scored == both * 2
+    other = decide_and_keep(nights, Gate(margin=0.02))
+    assert scored == both * 3
+    assert "0.020" in named(other)["champion (version 1)"].wanted
+    monkeypatch.setattr(kept, "learned_from", lambda *_: None)
+    assert "favours it" in named(decide_and_keep(nights, Gate(margin=0.02)))["champion (version 1)"].found
+    assert scored == both * 4
+
+
+def test_a_torn_file_of_what_was_found_is_compared_again(
+    nights: dict[str, Night], scored: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    first, checkpoint = decide_and_keep(nights, Gate(margin=0.03)), nights["bad"].checkpoint
+    assert checkpoint
+    file = Path(checkpoint.folder.path) / "against" / "against.json"
+    file.write_text(file.read_text().replace('"passed": false', '"passed": true'))
+    assert decide_and_keep(nights, Gate(margin=0.03)).checks == first.checks
+    assert "it is compared again" in caplog.text
+    file.write_bytes(file.read_bytes()[:40])
+    assert decide_and_keep(nights, Gate(margin=0.03)).checks == first.checks
+    assert len(scored) == 6
+
+
+def test_what_another_night_may_find_otherwise_is_not_kept(
+    nights: dict[str, Night], raw: Path, scored: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(2):
+        decide_and_keep(nights, Gate(speed=0.01))  # a speed is that of its night
+    assert len(scored) == 4
+    monkeypatch.setattr(flips, "_SECONDS", 0.0)  # files that were not reached
+    for _ in range(2):
+        assert named(decide_and_keep(nights, Gate(margin=0.04)))["flips"].found.startswith("no image of the last")
+    assert len(scored) == 8
+
+
+def test_a_damaged_version_is_refused_although_it_was_compared_before(nights: dict[str, Night]) -> None:
+    decide_and_keep(nights, Gate(margin=0.06))
+    version = nights["bad"].version
+    assert version
+    with verified_folder(Settings().tracking_uri, version) as folder:
+        card = next(folder.rglob("*.safetensors"))
+    content = card.read_bytes()
+    card.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    try:
+        with pytest.raises(DamagedVersionError, match="is refused"):
+            decide_and_keep(nights, Gate(margin=0.06))
+    finally:
+        card.write_bytes(content)
 
 
 def evidence(labels: np.ndarray, decided: np.ndarray, groups: np.ndarray | None = None) -> Evidence:

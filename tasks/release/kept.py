@@ -1,0 +1,120 @@
+"""What the gate has found against the champion, kept beside the training, and read while it still holds.
+
+A version that stays refused comes before the gate every night. While both versions, the held-out images and the files
+of the last batches are the same, it would answer the same: nothing is scored again.
+"""
+
+import json
+import logging
+from dataclasses import asdict, replace
+from typing import Any
+
+from upath import UPath
+
+import resnet_core.evaluation
+import resnet_core.images
+import resnet_core.inference
+import resnet_core.model
+import resnet_core.reading
+import tasks.release
+from resnet_core.errors import JobError
+from resnet_core.evaluation.metrics import Interval
+from resnet_core.storage.digest import check_digests, digest_of, source_digest, table_digest, write_digests
+from resnet_core.storage.files import as_local, read_json, write_folder
+from tasks.dataset import Dataset
+from tasks.evaluation.held_out import facts
+from tasks.registry.images import Learned, learned_from
+from tasks.registry.integrity import check_version
+from tasks.release.against import check_against
+from tasks.release.evidence import strict_of
+from tasks.release.flips import Drawn, check_flips, last_files
+from tasks.settings import Settings
+from tasks.store import AGAINST, AGAINST_FILE
+from tasks.values import Against, Check, Decision, Flip, Flips, FlipsPart, ModelVersion, Night, have
+from tasks.workspace import Workspace
+
+log = logging.getLogger("grayline")
+
+_JUDGING = (
+    resnet_core.evaluation, resnet_core.images, resnet_core.inference, resnet_core.model, resnet_core.reading,
+    tasks.release,
+)  # fmt: skip
+
+
+def hold_against(champion: ModelVersion, night: Night, dataset: Dataset, here: Workspace) -> Against:
+    """Hold the night's version against the champion, or read what an earlier night has found by doing so.
+
+    Both versions' files are checked in any case.
+    """
+    version, learned = have(night.version), learned_from(champion, here)
+    drawn = last_files(champion.name, dataset.gate.flips_images, here)
+    question = _question(champion, learned, drawn, night, dataset, here)
+    if found := _read(have(night.checkpoint).folder / AGAINST, question):
+        check_version(here.tracking_uri, version, Settings().verify_key)
+        log.info("gate        nothing has changed since %s was held against %s", version, champion)
+        return found
+    checks, lasts = check_against(champion, learned, night, dataset, here)
+    check, flips = check_flips(drawn, champion, version, dataset, here)
+    lasts &= not drawn.fault and not (flips and (flips.left_out or flips.secret))
+    return Against((*checks, check), flips, question if lasts else "")
+
+
+def _question(
+    champion: ModelVersion, learned: Learned | None, drawn: Drawn, night: Night, dataset: Dataset, here: Workspace
+) -> str:
+    """Return the digest of all that the answers follow from."""
+    shard_set, evaluation = have(night.shard_set), have(night.evaluation)
+    return digest_of(
+        source_digest(*_JUDGING),
+        here.device,
+        [champion, have(night.version)],
+        [dataset.gate.model_dump(), dataset.evaluate.slices, strict_of(evaluation, dataset.gate) is not None],
+        [shard_set.digest, table_digest([facts(night.catalog)])],
+        sorted(learned.ids) if learned else None,
+        [table_digest([drawn.files]), len(drawn.batches), here.limits],
+    )
+
+
+def keep(decision: Decision, folder: UPath) -> None:
+    """Write what was found into the training's folder, once its pages are published."""
+    found = decision.against
+    if found is None or found.again or not found.question:
+        return
+    with write_folder(folder / AGAINST) as draft:
+        (draft / AGAINST_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
+        write_digests(draft)
+
+
+def _read(folder: UPath, question: str) -> Against | None:
+    """Return what `keep` has written, unless it answers another question."""
+    if not (folder / AGAINST_FILE).exists():
+        return None
+    try:
+        found = read_json(folder / AGAINST_FILE)
+        if found.get("question") != question:
+            return None
+        with as_local(folder) as local:
+            check_digests(local)
+    except JobError as error:
+        log.warning("gate        %s: %s; it is compared again", folder, error)
+        return None
+    return Against(
+        tuple(Check(**check) for check in found["checks"]),
+        _flips_of(found["flips"]) if found["flips"] else None,
+        question,
+        again=True,
+    )
+
+
+def _flips_of(found: dict[str, Any]) -> Flips:
+    """Return what `asdict` has made a mapping of: JSON has neither tuples nor classes."""
+    first = [Flip(**each) for each in found["first"]]
+    made: dict[str, Any] = {
+        "old": ModelVersion(**found["old"]),
+        "new": ModelVersion(**found["new"]),
+        "share": Interval(**found["share"]),
+        "kinds": tuple(tuple(kind) for kind in found["kinds"]),
+        "parts": tuple(FlipsPart(**part) for part in found["parts"]),
+        "first": tuple(replace(flip, old=(*flip.old,), new=(*flip.new,)) for flip in first),
+    }
+    return Flips(**found | made)
