@@ -48,6 +48,7 @@ model: {{arch: resnet10, width: 16}}
 train: {{epochs: 4, batch_size: 32}}
 gate: {{metric: accuracy, minimum: {FLOOR}}}
 """
+DELIVERY = (3, 12)  # images a week; most nights have no news, as of most folders
 POWER_CUTS = ("killed", "torn", "lost rename", "killed at a statement")
 ERRORS = ("EIO", "ENOSPC", "EACCES", "locked")
 ONCE = (
@@ -198,8 +199,9 @@ class Year:
             self.schedule.setdefault(self.night + 1, []).extend(later)
             events = []
         rots = "rot" in events and not self.after_fault
-        if self.night % 7 not in (6, 0) and not rots:  # nothing comes at the weekend
-            self.arrive(self.draw.randint(1, 5))
+        spoilt = not {"power cut", "error"}.isdisjoint(events)  # a night without news has few operations to spoil
+        if (self.night % 7 == 1 or spoilt) and not rots:
+            self.arrive(self.draw.randint(*DELIVERY))
         fault, env = "", {}
         for event in events:
             match event:
@@ -211,9 +213,8 @@ class Year:
                     env = {"GRAYLINE_FREE_BYTES": str(2**60)}
                     self.arrive(3)  # a night without news needs no room
                 case "outage":
-                    for _ in range(6):
-                        self.shift(-DAY)
-                        self.arrive(self.draw.randint(1, 5))
+                    self.shift(-6 * DAY)
+                    self.arrive(sum(DELIVERY))
                 case "rot" if rots:
                     self.rot()
                 case "clock ahead":
