@@ -19,6 +19,7 @@ from flows.machine.interrupt import stoppable
 from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
 from resnet_core.storage.files import disk_full, refused_by_disk, says_full
+from resnet_core.storage.locations import printable
 from tasks.progress import complain, show_defect, show_log_lines
 from tasks.settings import Settings, allow_typed, prepare_environment
 from tasks.validation import invalid
@@ -91,8 +92,12 @@ def _status() -> int:
 def _public(words: list[str]) -> list[str]:
     """Return the command line with public URLs: no command sees, prints or stores what opens them.
 
-    A place that a person types may be opened, whatever the settings allow input to name.
+    A place that a person types may be opened, whatever the settings allow input to name. Raises UserError for a word
+    that is not UTF-8: databases and tables cannot hold it.
     """
+    for word in words:
+        if (text := printable(word)) != word:
+            raise UserError(f"{text}: is not written in UTF-8. Rename it, as by `convmv -f latin1 -t utf8 --notest`.")
     pairs = [(pair[1] or "", public(pair[2])) for word in words if (pair := _WORD.fullmatch(word))]
     for _, place in pairs:
         allow_typed(place)

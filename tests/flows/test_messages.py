@@ -68,6 +68,10 @@ def test_a_folder_given_as_a_data_set_file(store: Path, tmp_path: Path) -> None:
         ("[/b]", "No such command '[/b]'. See `grayline --help`."),
         ("history", "Missing argument 'NAME'. See `grayline history --help`."),
         ("prune --nope", "No such option: --nope See `grayline prune --help`."),
+        (
+            "predict caf\udce9.png",
+            "caf\\udce9.png: is not written in UTF-8. Rename it, as by `convmv -f latin1 -t utf8 --notest`.",
+        ),
     ],
 )
 def test_a_wrong_command_line_is_one_line_in_plain_words(
