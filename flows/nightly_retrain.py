@@ -21,8 +21,8 @@ from tasks.ingest.pixels import read_part
 from tasks.ingest.preprocess import finish_shards, plan_shards, write_shard
 from tasks.ingest.scan import scan
 from tasks.parts import Part
+from tasks.release.against.kept import keep
 from tasks.release.gate import judge
-from tasks.release.kept import keep
 from tasks.release.promote import carry_out
 from tasks.release.register import register
 from tasks.report.flips_page import publish_flips

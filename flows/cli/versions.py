@@ -152,7 +152,7 @@ def compare(
     from flows.machine.doctor import check_mlflow
     from tasks.batch.folder import absolute_source, check_places
     from tasks.registry.versions import load_classifier, resolve
-    from tasks.release.flips import MEASURED, compare_on, draw_files
+    from tasks.release.against.flips import MEASURED, compare_on, draw_files
     from tasks.report.flips_page import NO_PICTURES, render
     from tasks.report.pages import check_place, write_page
     from tasks.workspace import workspace

@@ -16,9 +16,9 @@ from tasks.dataset import Dataset, Gate
 from tasks.registry import runs as tracking
 from tasks.registry.champion import champion_of, last_champion
 from tasks.registry.versions import GATE, GATE_CHECKS, GATE_SETTINGS, INT8, ROLLED_BACK
+from tasks.release.against.kept import hold_against
 from tasks.release.evidence import WARNING, check_floor, check_recall, weak_evidence
 from tasks.release.int8 import measure_int8
-from tasks.release.kept import hold_against
 from tasks.values import Check, DataReport, Decision, Evaluation, ModelVersion, Night, have
 from tasks.workspace import Workspace
 

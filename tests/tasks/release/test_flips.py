@@ -19,8 +19,8 @@ from resnet_core.model.classifier import Classifier
 from resnet_core.patience import UnreachableError
 from tasks.dataset import Dataset, Gate
 from tasks.registry.runs import client
-from tasks.release import flips
-from tasks.release.flips import MEASURED, check_flips, compare_on, draw_files, last_files
+from tasks.release.against import flips
+from tasks.release.against.flips import MEASURED, check_flips, compare_on, draw_files, last_files
 from tasks.values import Check, Flip, Flips, ModelVersion
 from tasks.workspace import Workspace
 from tests.places import a_workspace

@@ -26,7 +26,7 @@ from tasks.registry.champion import make_champion
 from tasks.registry.images import Learned
 from tasks.registry.integrity import verified_folder
 from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, SHARDS
-from tasks.release import flips, kept
+from tasks.release.against import flips, kept
 from tasks.release.evidence import check_floor, check_recall, weak_evidence
 from tasks.release.gate import judge
 from tasks.report.flips_page import publish_flips
@@ -247,7 +247,9 @@ def test_a_champion_that_has_learned_from_every_held_out_image_is_not_measured(
     shard_set = nights["good"].shard_set
     assert shard_set
     every = set(pd.concat([pd.read_parquet(path.path, columns=["image_id"]) for path in shard_set.files])["image_id"])
-    monkeypatch.setattr("tasks.release.kept.learned_from", lambda *_: Learned(frozenset(each[:16] for each in every)))
+    monkeypatch.setattr(
+        "tasks.release.against.kept.learned_from", lambda *_: Learned(frozenset(each[:16] for each in every))
+    )
     decision = decide(nights["as good"], Gate())
     assert [check.name for check in decision.checks if not check.passed] == ["same images"]
     assert named(decision)["same images"].found.startswith("0 images, without ")

@@ -12,8 +12,8 @@ from resnet_core.evaluation.slices import SIDE_GROUPS
 from tasks.dataset import Dataset, Gate
 from tasks.registry.images import Learned
 from tasks.registry.versions import load_classifier
+from tasks.release.against.side_by_side import SideBySide, score_both, speed_ratio
 from tasks.release.evidence import UNLIKE, least_of, strict_of
-from tasks.release.side_by_side import SideBySide, score_both, speed_ratio
 from tasks.values import Check, ModelVersion, Night, have
 from tasks.workspace import Workspace
 

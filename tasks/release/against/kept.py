@@ -16,7 +16,9 @@ import resnet_core.images
 import resnet_core.inference
 import resnet_core.model
 import resnet_core.reading
-import tasks.release
+import tasks.release.against
+import tasks.release.evidence
+import tasks.release.labelled
 from resnet_core.errors import JobError
 from resnet_core.evaluation.metrics import Interval
 from resnet_core.storage.digest import check_digests, digest_of, source_digest, table_digest, write_digests
@@ -25,9 +27,9 @@ from tasks.dataset import Dataset
 from tasks.evaluation.held_out import facts
 from tasks.registry.images import Learned, learned_from
 from tasks.registry.integrity import check_version
-from tasks.release.against import check_against
+from tasks.release.against.checks import check_against
+from tasks.release.against.flips import Drawn, check_flips, last_files
 from tasks.release.evidence import strict_of
-from tasks.release.flips import Drawn, check_flips, last_files
 from tasks.settings import Settings
 from tasks.store import AGAINST, AGAINST_FILE
 from tasks.values import Against, Check, Decision, Flip, Flips, FlipsPart, ModelVersion, Night, have
@@ -37,7 +39,7 @@ log = logging.getLogger("grayline")
 
 _JUDGING = (
     resnet_core.evaluation, resnet_core.images, resnet_core.inference, resnet_core.model, resnet_core.reading,
-    tasks.release,
+    tasks.release.against, tasks.release.evidence, tasks.release.labelled,
 )  # fmt: skip
 
 
