@@ -285,7 +285,7 @@ class FlipsPart:
 
 @dataclass(frozen=True)
 class Against:
-    """What was found against the champion: `checks`, and which decisions flip.
+    """How a version compares with the champion: `checks`, and which decisions flip.
 
     `question` names all that this was made of; empty if another night may find otherwise. `again`: whether an earlier
     night has found it.

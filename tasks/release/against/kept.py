@@ -1,7 +1,7 @@
 """What the gate has found against the champion, kept beside the training, and read while it still holds.
 
-A version that stays refused comes before the gate every night. While both versions, the held-out images and the files
-of the last batches are the same, it would answer the same: nothing is scored again.
+A version that stays refused comes before the gate every night. With the same versions, held-out images and files of the
+last batches, the gate would find the same: nothing is scored again.
 """
 
 import json
