@@ -26,7 +26,7 @@ NO_PICTURES = "The images are of encrypted data: no picture is made of them."
 def publish_flips(decision: Decision, here: Workspace) -> None:
     """Publish Prefect's page, and log the page of all flips to the new version's run, before anything is promoted.
 
-    Of what an earlier night has found, both are there already.
+    Both are there already if an earlier night has found the flips.
     """
     against, found = decision.against, decision.flips
     if against is None or against.again or found is None or not found.images:
