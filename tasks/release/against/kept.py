@@ -1,4 +1,4 @@
-"""What the gate has found against the champion, kept beside the training, and read while it still holds.
+"""Keep how a version compares with the champion, beside its training, and read it while it still holds.
 
 A version that stays refused comes before the gate every night. With the same versions, held-out images and files of the
 last batches, the gate would find the same: nothing is scored again.
