@@ -16,7 +16,7 @@ from resnet_core.model.resnet import SMALL_IMAGE
 
 RULES = 1  # a higher number makes every data set choose again
 
-SMALLEST, LARGE, MANY_PIXELS = 8, 160, 96  # sides in pixels
+SMALLEST, LARGE, MANY_PIXELS = 16, 160, 96  # sides in pixels
 _MANY = 50_000  # images from which LARGE takes too long
 _WIDTHS = ((20_000, 64), (4_000, 32), (0, 16))  # from so many training images on
 _BATCHES_AN_EPOCH, _BATCHES = 16, (16, 128)
@@ -69,8 +69,10 @@ class Choice:
 
 def choose_size(images: int, side: int) -> tuple[int, str]:
     """Return the side to store, and why. side: the median of the files' shorter sides, in pixels."""
+    if side < SMALLEST:
+        return SMALLEST, f"the files have {side} px; enlarged, they are told apart better"
     if side <= SMALL_IMAGE:
-        return max(SMALLEST, side), f"the files' own, {side} px"
+        return side, f"the files' own, {side} px"
     most = LARGE if images < _MANY else MANY_PIXELS
     if side > most:
         return most, f"the files have {side:,} px; more pixels take longer"
