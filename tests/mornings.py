@@ -6,8 +6,8 @@ Everything here runs in a fork (`tests.fault_points.forked`), because MLflow kee
 import io
 import json
 import os
+import resource
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,11 +48,19 @@ def night(home: Path, *, draws: bool = True) -> None:
     alerts._send = hear
     if not draws:
         _draw_nothing()
-    began = time.monotonic()
+    began = _spent()
     made = nightly_retrain.fn(str(home / "digits.yaml"))
     refused = bool(made.decision and made.decision.checks and not made.decision.promoted)
-    told = {"seconds": time.monotonic() - began, "modules": sorted(sys.modules), "refused": refused}
+    told = {"seconds": _spent() - began, "modules": sorted(sys.modules), "refused": refused}
     (home / "night.json").write_text(json.dumps(told))
+
+
+def _spent() -> float:
+    """Return the processor's seconds of this process and its readers: neighbours count less than by the clock."""
+    return sum(
+        used.ru_utime + used.ru_stime
+        for used in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    )
 
 
 def _draw_nothing() -> None:

@@ -429,7 +429,7 @@ class Year:
             db.executemany("update registered_model_tags set key = ? where key = ?", pairs)
 
     def measure(self) -> None:
-        """Note sizes, and the seconds of a night without news."""
+        """Note sizes, and the processor seconds of a night without news."""
         self.measure_next = False
         seconds = []
         for _ in range(3):
