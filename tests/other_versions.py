@@ -16,7 +16,7 @@ from pathlib import Path
 HOME = Path(__file__).parents[1]
 UV = "uv==0.13.9"
 EXTRAS = "dicom,lake,postgres,s3,samples,sign,tune"
-TOOLS = ("hypothesis", "moto[server]", "polars", "pytest", "scikit-image", "setuptools", "timm")
+TOOLS = ("hypothesis", "moto[server]", "mypy", "polars", "pytest", "scikit-image", "setuptools", "timm")
 NAMES = ("prefect", "mlflow", "torch", "torchvision", "pyarrow", "duckdb", "pandas", "pydantic", "pillow", "numpy")
 # A minute or two: every wing, real nights, the registry, and a store of an earlier release.
 QUICK = (
