@@ -261,8 +261,8 @@ class Dataset(BaseModel):
     @field_validator("name")
     @classmethod
     def _name_is_plain(cls, name: str) -> str:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-            raise ValueError(f"name: {name!r} cannot name a model. Write lower-case letters, digits, - and _")
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", name):
+            raise ValueError(f"name: {name!r} cannot name a model. Write 1 to 100 lower-case letters, digits, - and _")
         return name
 
     @field_validator("source", "labels", "corrections")

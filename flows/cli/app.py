@@ -4,7 +4,6 @@ Exit status 0: done. 1: the job failed. 2: the input is wrong, explained in one 
 Heavy imports wait inside the commands, so that `--help` and a wrong path answer at once.
 """
 
-import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -12,19 +11,18 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 from typer.exceptions import TyperException
+from typer.main import get_command
 
 from flows.cli import begin, demo, frameworks, labels, predict, scores, stages, store, versions
+from flows.cli.options import check_words, public_words
 from flows.cli.tables import console, say, table
 from flows.machine.interrupt import stoppable
-from resnet_core.credentials import public
 from resnet_core.errors import JobError, UserError
 from resnet_core.storage.files import disk_full, refused_by_disk, says_full
-from resnet_core.storage.locations import printable
 from tasks.progress import complain, show_defect, show_log_lines
-from tasks.settings import Settings, allow_typed, prepare_environment
+from tasks.settings import Settings, prepare_environment
 from tasks.validation import invalid
 
-_WORD = re.compile(r"(-*[\w-]+=)?(.*)", re.DOTALL)  # an option or a parameter, and its value
 _Datasets = Annotated[
     list[str] | None, typer.Argument(metavar="DATA.yaml", help="Data set files; each gets its nights.")
 ]
@@ -65,7 +63,9 @@ def _status() -> int:
         sys.excepthook = show_defect
         prepare_environment()
         show_log_lines(Settings().logs)
-        return app(_public(sys.argv[1:]), standalone_mode=False, prog_name="grayline") or 0
+        command, words = get_command(app), sys.argv[1:]
+        check_words(words, command)
+        return command(public_words(words), standalone_mode=False, prog_name="grayline") or 0
     except typer.Abort:
         return 130
     except TyperException as error:
@@ -87,21 +87,6 @@ def _status() -> int:
         text = (str(error).strip() or type(error).__name__).splitlines()[0]
         complain(JobError(f"a server gave no answer ({text[:300]}). `grayline doctor` says more; then run it again."))
         return 1
-
-
-def _public(words: list[str]) -> list[str]:
-    """Return the command line with public URLs: no command sees, prints or stores what opens them.
-
-    A place that a person types may be opened, whatever the settings allow input to name. Raises UserError for a word
-    that is not UTF-8: databases and tables cannot hold it.
-    """
-    for word in words:
-        if (text := printable(word)) != word:
-            raise UserError(f"{text}: is not written in UTF-8. Rename it, as by `convmv -f latin1 -t utf8 --notest`.")
-    pairs = [(pair[1] or "", public(pair[2])) for word in words if (pair := _WORD.fullmatch(word))]
-    for _, place in pairs:
-        allow_typed(place)
-    return [option + place for option, place in pairs]
 
 
 def _is_of_a_server(error: Exception) -> bool:

@@ -146,10 +146,11 @@ def _look(source: str, labels: str | None, asks: bool) -> Survey:
 
 def _check_places(source: str, name: str | None, output: str | None) -> tuple[str, Path]:
     """Return the data set's name and the file to write. Raises UserError for a name that cannot be one."""
-    base = re.sub(r"[^a-z0-9]+", "-", Path(source.rstrip("/")).stem.lower()).strip("-") or "images"
+    base = re.sub(r"[^a-z0-9]+", "-", Path(source.rstrip("/")).stem.lower())[:60].strip("-") or "images"
     name = name or base
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", name):
-        raise UserError(f"--name: {name!r} cannot name a model. Write lower-case letters, digits, - and _, as {base}.")
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", name):
+        what = f"lower-case letters, digits, - and _, 100 at most, as {base}"
+        raise UserError(f"--name: {name!r} cannot name a model. Write {what}.")
     to = None if output is None else to_output(output, "--output")
     if to is not None and not is_local(to):
         raise UserError(f"--output: {output} is not on this machine. Name a file.")

@@ -1,13 +1,19 @@
-"""Options that several commands share, and the checks of the user's input before a flow starts."""
+"""Options that several commands share, the words of a command line, and checks of the input before a flow starts."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import pairwise
 from typing import Annotated, Any
 
 import typer
 
+from resnet_core.credentials import public
 from resnet_core.errors import UserError, nearest
-from tasks.settings import Settings, check_store, keys_for
+from resnet_core.storage.locations import printable
+from tasks.settings import Settings, allow_typed, check_store, keys_for
+
+_WORD = re.compile(r"(-*[\w-]+=)?(.*)", re.DOTALL)  # an option or a parameter, and its value
 
 DatasetFile = Annotated[str, typer.Option("--dataset", help="The data set file, such as data/elpv.yaml.")]
 Model = Annotated[str, typer.Argument(metavar="NAME@ALIAS", help="Or NAME/VERSION; NAME is its champion.")]
@@ -75,3 +81,44 @@ def choice(option: str, word: str, choices: tuple[str, ...]) -> Any:
         kind = option.removeprefix("--")
         raise UserError(f"{option}: unknown {kind} {word!r}.{nearest(word, [*choices])} Known: {', '.join(choices)}.")
     return word
+
+
+def check_words(words: list[str], command: Any) -> None:
+    """Raise UserError for a word that is empty or not UTF-8, and for an option with two values.
+
+    An empty word would mean the current folder or a default, and databases and tables hold UTF-8 alone. command: the
+    group of all commands.
+    """
+    for before, word in pairwise(["", *words]):
+        if (text := printable(word)) != word:
+            remedy = "Name it so; `convmv -f latin1 -t utf8 --notest` renames"
+            raise UserError(f"{text}: is not written in UTF-8. {remedy}.")
+        option = before if before.startswith("-") else "an argument"
+        if not word or re.fullmatch(r"--[\w-]+=", word):
+            name = word.rstrip("=") or option
+            raise UserError(f"{name}: is empty. Give a value; a variable of the shell may be unset.")
+    _check_options(words, command)
+
+
+def _check_options(words: list[str], command: Any) -> None:
+    """Raise UserError for an option whose last value would win over the others without a word."""
+    rest = words[: words.index("--")] if "--" in words else words
+    while rest and rest[0] in getattr(command, "commands", {}):
+        command, rest = command.commands[rest[0]], rest[1:]
+    for option in getattr(command, "params", []):
+        if getattr(option, "is_flag", True) or option.multiple:
+            continue
+        given = [word for word in rest if any(word == name or word.startswith(f"{name}=") for name in option.opts)]
+        if len(given) > 1:
+            raise UserError(f"{option.opts[0]}: is given {len(given)} times, and takes one value. Give it once.")
+
+
+def public_words(words: list[str]) -> list[str]:
+    """Return the command line with public URLs: no command sees, prints or stores what opens them.
+
+    A place that a person types may be opened, whatever the settings allow input to name.
+    """
+    pairs = [(pair[1] or "", public(pair[2])) for word in words if (pair := _WORD.fullmatch(word))]
+    for _, place in pairs:
+        allow_typed(place)
+    return [option + place for option, place in pairs]

@@ -18,9 +18,9 @@ command that mends it.
 import os
 import re
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 from mlflow.exceptions import MlflowException
 from upath import UPath
 
+from flows.machine.findings import Finding, caught
 from resnet_core.catalog import history
 from resnet_core.errors import JobError, UserError
 from resnet_core.inference.scores import read_scores
@@ -36,13 +37,14 @@ from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
 from resnet_core.storage.database import check_parquet, database
 from resnet_core.storage.digest import check_digests, file_digest
-from resnet_core.storage.files import DamagedFileError, as_local, link, read_json, remove_drafts
+from resnet_core.storage.files import as_local, link, read_json, remove_drafts
 from resnet_core.storage.turns import holder_of
 from tasks.access.prefect_key import prefect_database
 from tasks.batch.manifest import read_manifest
+from tasks.registry.champion import last_champion
 from tasks.registry.integrity import check_version
 from tasks.registry.runs import client
-from tasks.registry.versions import SHARDS, model_names, value_of, versions_of
+from tasks.registry.versions import CHAMPION, SHARDS, model_names, value_of, versions_of
 from tasks.settings import Settings
 from tasks.store import (
     CATALOG_VERSION,
@@ -69,17 +71,6 @@ anti join (from rows where present and status = 'ok') using (image_id, label, sp
 """
 
 
-@dataclass(frozen=True)
-class Finding:
-    """A disagreement: where, what, and the command that mends it. `mend` does what is safe; `mended` says what."""
-
-    place: str
-    wrong: str
-    remedy: str
-    mend: Callable[[], object] | None = None
-    mended: str = "removed: it is made again"
-
-
 def audit(here: Workspace) -> Iterator[Finding]:
     """Yield every disagreement. Data sets that a night is working on are left out."""
     store = here.store
@@ -100,19 +91,6 @@ def audit(here: Workspace) -> Iterator[Finding]:
     for folder in own_files(store.scores()):
         yield from _batch(folder, known)
     yield from _engines(store)
-
-
-@contextmanager
-def _caught(
-    found: list[Finding], place: object, remedy: str, mend: Callable[[], object] | None = None
-) -> Iterator[None]:
-    """Note what is wrong as a finding."""
-    try:
-        yield
-    except (JobError, UserError, OSError, ValueError, KeyError, TypeError) as error:
-        # a place that cannot be read does not agree
-        why = error.why if isinstance(error, DamagedFileError) else str(error) or type(error).__name__
-        found.append(Finding(str(place), why, remedy, mend))
 
 
 def _versions(here: Workspace, name: str) -> list:  # type: ignore[type-arg]  # of MLflow's versions
@@ -177,13 +155,17 @@ def _registry(here: Workspace) -> Iterator[Finding]:
         versions = _versions(here, name)
         ours = [version for version in versions if SHARDS in version.tags]  # those of other tools are not judged
         numbers = {str(version.version) for version in versions}
-        for alias, number in registry.get_registered_model(name).aliases.items():
+        aliases = registry.get_registered_model(name).aliases
+        if ours and CHAMPION not in aliases and (last := last_champion(here.tracking_uri, name)):
+            remedy = f"grayline promote {name} {last.version}"
+            yield Finding(f"{name}@{CHAMPION}", f"the alias is gone; version {last.version} had it last", remedy)
+        for alias, number in aliases.items():
             if ours and str(number) not in numbers:
                 remedy = f"grayline promote {name} VERSION" if alias == "champion" else "delete the alias in MLflow"
                 yield Finding(f"{name}@{alias}", f"names version {number}, which is gone", remedy)
         for version in ours:
             model = value_of(version)
-            with _caught(
+            with caught(
                 found, model, f"restore its files, or delete it in MLflow and grayline rollback {name} VERSION"
             ):
                 check_version(here.tracking_uri, model, Settings().verify_key)
@@ -206,13 +188,13 @@ def _catalog(store: Store, name: str) -> Iterator[Finding]:
     path, folder, found = store.catalog(name), store.history(name), list[Finding]()
     if not path.exists() and not history.last_version(folder):
         return
-    with _caught(found, path, f"{_NIGHT} (restores it from its history)"):
+    with caught(found, path, f"{_NIGHT} (restores it from its history)"):
         check_parquet(path)
         with path.open("rb") as file:
             version = int(pq.read_schema(file).metadata[CATALOG_VERSION.encode()])
         if (last := history.last_version(folder)) != version:
             raise ValueError(f"it is of version {version}, and its history ends with {last}")
-    with _caught(found, folder, _BACKUP):
+    with caught(found, folder, _BACKUP):
         history.check(folder)
     yield from found
 
@@ -223,13 +205,14 @@ def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
     found: list[Finding] = []
     rows_of: dict[UPath, dict[str, int]] = {}
     for folder in sets:
-        with _caught(found, folder / MANIFEST, _NIGHT, partial(_remove, folder / MANIFEST)):
+        with caught(found, folder / MANIFEST, _NIGHT, partial(_remove, folder / MANIFEST)):
             rows_of[folder] = read_json(folder / MANIFEST)["shards"]
     latest = max(rows_of, key=_age, default=None)
     if latest:  # no night writes an older manifest again
         since = (latest / MANIFEST).stat().st_mtime
         old = {str(folder / MANIFEST) for folder in sets if (folder / MANIFEST).stat().st_mtime < since}
-        found = [replace(each, remedy=_BACKUP, mend=None) if each.place in old else each for each in found]
+        gone = [each for each in found if each.mend and each.place in old]
+        found = [replace(each, remedy=_BACKUP, mend=None) if each in gone else each for each in found]
     yield from found
     for folder, rows in rows_of.items():
         for file in rows:
@@ -244,9 +227,10 @@ def _shards(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
 def _shard(path: UPath, rows: int, twins: list[UPath], remedy: str, keys: Keys | None) -> Iterator[Finding]:
     """Check a shard. A night writes those of the latest set again, others are mended by a twin: names are digests."""
     found: list[Finding] = []
-    with _caught(found, path, remedy, partial(_remove, path) if remedy == _NIGHT else None):
+    with caught(found, path, remedy, partial(_remove, path) if remedy == _NIGHT else None):
         shards.check(path, rows, keys)
-    if found and remedy != _NIGHT and (twin := next((twin for twin in twins if _is_whole(twin, rows, keys)), None)):
+    torn = [each for each in found if each.remedy == remedy != _NIGHT]
+    if torn and (twin := next((twin for twin in twins if _is_whole(twin, rows, keys)), None)):
         mended = f"made again from {twin.parent.name}"
         found = [replace(each, remedy=_REPAIR, mend=partial(link, twin, path), mended=mended) for each in found]
     yield from found
@@ -254,7 +238,7 @@ def _shard(path: UPath, rows: int, twins: list[UPath], remedy: str, keys: Keys |
 
 def _against_catalog(newest: ShardSet, catalog: UPath, keys: Keys | None) -> Iterator[Finding]:
     found: list[Finding] = []
-    with _caught(found, newest.folder, _NIGHT):
+    with caught(found, newest.folder, _NIGHT):
         facts = shards.read_facts(newest.files, ["image_id", "label", "split"], ["train", "validation", "test"], keys)
         with database() as db, catalog.open("rb") as file:
             db.register("facts", facts)
@@ -284,16 +268,15 @@ def _derived(store: Store, name: str, keys: Keys | None) -> Iterator[Finding]:
     found: list[Finding] = []
     for path in own_files(store.pixels(name), "*/*.parquet"):
         # no night reads those of another preprocessing
-        with _caught(found, path, _REPAIR, partial(_remove, path)):
+        with caught(found, path, _REPAIR, partial(_remove, path)):
             shards.open_file(path, keys).read()
     for folder in own_files(store.runs(name)):
-        if (folder / EPOCHS).exists() and not is_whole(folder):
-            found.append(
-                Finding(str(folder), "other files than were written", _NIGHT, partial(_remove, folder / EPOCHS))
-            )
+        with caught(found, folder, _NIGHT, partial(_remove, folder / EPOCHS)):
+            if (folder / EPOCHS).exists() and not is_whole(folder):
+                raise ValueError("other files than were written")
         if (folder / EVALUATION / "digests.json").exists():
             mend = partial(_remove, folder / EVALUATION)
-            with _caught(found, folder / EVALUATION, _NIGHT, mend), as_local(folder / EVALUATION) as local:
+            with caught(found, folder / EVALUATION, _NIGHT, mend), as_local(folder / EVALUATION) as local:
                 check_digests(local)
     for place in (
         store.work(name),
@@ -316,11 +299,11 @@ def _batch(folder: UPath, known: set[str] | None) -> Iterator[Finding]:
         return  # not finished: the same command goes on
     found: list[Finding] = []
     again = f"grayline classify-batch --source SOURCE --output {folder}"
-    with _caught(found, folder / MANIFEST, again):
+    with caught(found, folder / MANIFEST, again):
         scores, parts = read_manifest(folder), read_json(folder / MANIFEST)["parts"]
         again = f"grayline classify-batch --source {scores.source} --output {folder}"
         for name, rows in parts.items():
-            with _caught(found, folder / name, f"delete it; {again}"):
+            with caught(found, folder / name, f"delete it; {again}"):
                 check_parquet(folder / name)
                 count = len(read_scores(folder / name, ["uri"]))
                 if count != rows:
@@ -335,7 +318,7 @@ def _batch(folder: UPath, known: set[str] | None) -> Iterator[Finding]:
 def _engines(store: Store) -> Iterator[Finding]:
     found: list[Finding] = []
     for folder in own_files(store.engines()):
-        with _caught(found, folder, "grayline classify-batch (tries them again)", partial(_remove, folder)):
+        with caught(found, folder, "grayline classify-batch (tries them again)", partial(_remove, folder)):
             trials = read_json(folder / TRIALS) if (folder / TRIALS).exists() else []
             digests = {row["digest"] for row in trials if row["name"] in ("onnx", "openvino")} - {""}
             if digests and (folder / ENGINE_FILE).exists():

@@ -125,7 +125,9 @@ def resolve(tracking_uri: str, reference: str | None, field: str = "--model") ->
     model = by_alias(tracking_uri, name, alias)
     if model is None:
         aliases = sorted(client(tracking_uri).get_registered_model(name).aliases)
-        hint = nearest(alias, aliases) or (f" It has: {', '.join(aliases)}." if aliases else " It has none yet.")
+        hint = nearest(alias, aliases) or (f" It has: {', '.join(aliases)}." if aliases else " It has none.")
+        if alias in (CHAMPION, CHALLENGER):
+            hint += f" `grayline promote {name} VERSION` makes a champion; `grayline history {name}` lists them."
         raise UserError(f"{field}: model {name!r} has no alias {alias!r}.{hint} Registry: {tracking_uri}.")
     return model
 

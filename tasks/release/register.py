@@ -51,6 +51,7 @@ from tasks.registry.versions import (
     CATALOG,
     CATALOG_VERSION,
     CHALLENGER,
+    CHAMPION,
     CHECKPOINT,
     CLASSIFIER,
     COMMIT,
@@ -58,6 +59,7 @@ from tasks.registry.versions import (
     MODEL_FOLDER,
     NOVELTY,
     REFERENCE,
+    ROLLED_BACK,
     SEED,
     SHARDS,
     value_of,
@@ -106,6 +108,7 @@ def register(night: Night, here: Workspace) -> ModelVersion:
     measured = digests_of(evaluation)
     known = _find_known(tracking_uri, checkpoint, measured)
     if known:
+        _call_challenger(registry, known)
         return value_of(known)
     made = Made(checkpoint, evaluation, catalog, have(night.shard_set), _whole_lineage(checkpoint))
     registry.log_text(run_id, environment(made.lineage), "environment.txt")
@@ -126,9 +129,23 @@ def register(night: Night, here: Workspace) -> ModelVersion:
     )
     tracking.note_registration(checkpoint.folder, run_id)
     tracking.set_tags(tracking_uri, run_id, {CATALOG: catalog.digest, CATALOG_VERSION: str(catalog.version)})
-    registry.set_registered_model_alias(version.name, CHALLENGER, version.version)
+    _call_challenger(registry, version)
     tracking.set_status(tracking_uri, run_id, "FINISHED")
     return value_of(version)
+
+
+def _call_challenger(registry: MlflowClient, version: RegisteredVersion) -> None:
+    """Let `promote` without a number mean the version that comes before tonight's gate, and no earlier one.
+
+    Neither the champion nor a version that a person has taken back is called so.
+    """
+    aliases = registry.get_registered_model(version.name).aliases
+    if str(version.version) in (str(aliases.get(CHAMPION)), str(aliases.get(CHALLENGER))):
+        return
+    if ROLLED_BACK not in version.tags:
+        registry.set_registered_model_alias(version.name, CHALLENGER, version.version)
+    elif CHALLENGER in aliases:
+        registry.delete_registered_model_alias(version.name, CHALLENGER)
 
 
 def digests_of(evaluation: Evaluation) -> dict[str, str]:

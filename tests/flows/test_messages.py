@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from flows.cli.app import _public, app, main
+from flows.cli.app import app, main
+from flows.cli.options import public_words
 from resnet_core.credentials import forget, opened
 from resnet_core.errors import UserError
 from resnet_core.policy import check_protocol, policy
@@ -70,8 +71,11 @@ def test_a_folder_given_as_a_data_set_file(store: Path, tmp_path: Path) -> None:
         ("prune --nope", "No such option: --nope See `grayline prune --help`."),
         (
             "predict caf\udce9.png",
-            "caf\\udce9.png: is not written in UTF-8. Rename it, as by `convmv -f latin1 -t utf8 --notest`.",
+            "caf\\udce9.png: is not written in UTF-8. Name it so; `convmv -f latin1 -t utf8 --notest` renames.",
         ),
+        ("prune --older-than=", "--older-than: is empty. Give a value; a variable of the shell may be unset."),
+        ("classify-batch --source a --source=b", "--source: is given 2 times, and takes one value. Give it once."),
+        ("compare a b --limit 2 --limit 3", "--limit: is given 2 times, and takes one value. Give it once."),
     ],
 )
 def test_a_wrong_command_line_is_one_line_in_plain_words(
@@ -107,7 +111,7 @@ def test_urls_typed_on_the_command_line_lose_their_secrets_and_may_be_opened(for
         "a@b",
     ]
     shown = ["--source", "http://h/x", "--to=delta:s3://b/t", "-p", "source=ftp://h/y", "a@b"]
-    assert _public(words) == shown
+    assert public_words(words) == shown
     assert opened("http://h/x") == "http://me:geheim77@h/x"
     assert "h" in policy().private_hosts  # a person has typed it
     check_protocol("http://h/x")
@@ -117,7 +121,7 @@ def test_urls_typed_on_the_command_line_lose_their_secrets_and_may_be_opened(for
     "value", ["http://me:geheim77@h/x", '["postgresql://u:geheim77@h/d"]', "https://h/x?sig=geheim77"]
 )
 def test_a_deployments_parameter_may_not_hold_a_secret(forgotten: None, value: str) -> None:
-    done = CliRunner().invoke(app, _public(["run", "classify-batch", "--param", f"source={value}"]))
+    done = CliRunner().invoke(app, public_words(["run", "classify-batch", "--param", f"source={value}"]))
     assert isinstance(done.exception, UserError)
     assert "secret:NAME" in str(done.exception)
     assert "geheim77" not in str(done.exception)

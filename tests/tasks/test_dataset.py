@@ -92,7 +92,8 @@ def test_the_files_in_data_keep_their_settings(name: str) -> None:
         ("name: a\nsource: b\nimage: {decided: {claims: true}}", "image.decided: unknown key. Set `image.levels`."),
         ("name: a\nsource: b\nimage: {size: 3}", "image.size: must be 8 or more, not 3."),
         ("name: a\nsource: b\nmodel: {arch: vgg}", "model.arch: must be one of resnet10, resnet14"),
-        ("name: Ab\nsource: b", "name: 'Ab' cannot name a model. Write lower-case letters"),
+        ("name: Ab\nsource: b", "name: 'Ab' cannot name a model. Write 1 to 100 lower-case letters"),
+        (f"name: {'a' * 101}\nsource: b", "cannot name a model. Write 1 to 100 lower-case"),
         (
             "name: a\nsource: b\ntrain: {epochs: 3, minutes: 20}",
             "train.minutes and train.epochs say the same: keep one",

@@ -21,8 +21,8 @@ import tasks.release.evidence
 import tasks.release.labelled
 from resnet_core.errors import JobError
 from resnet_core.evaluation.metrics import Interval
-from resnet_core.storage.digest import check_digests, digest_of, source_digest, table_digest, write_digests
-from resnet_core.storage.files import as_local, read_json, write_folder
+from resnet_core.storage.digest import GONE, check_digests, digest_of, source_digest, table_digest, write_digests
+from resnet_core.storage.files import as_local, write_folder
 from tasks.dataset import Dataset
 from tasks.evaluation.held_out import facts
 from tasks.registry.images import Learned, learned_from
@@ -78,34 +78,37 @@ def _question(
 
 
 def keep(decision: Decision, folder: UPath) -> None:
-    """Write what was found into the training's folder, once its pages are published."""
+    """Write what was found into the training's folder, once its pages are published. A night goes on without."""
     found = decision.against
     if found is None or found.again or not found.question:
         return
-    with write_folder(folder / AGAINST) as draft:
-        (draft / AGAINST_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
-        write_digests(draft)
+    try:
+        with write_folder(folder / AGAINST) as draft:
+            (draft / AGAINST_FILE).write_text(json.dumps(asdict(found)), encoding="utf-8")
+            write_digests(draft)
+    except (JobError, OSError) as error:  # only time is lost
+        log.warning(
+            "gate        the comparison of %s was not kept (%s): the next night makes it again", decision.version, error
+        )
 
 
 def _read(folder: UPath, question: str) -> Against | None:
-    """Return what `keep` has written, unless it answers another question."""
-    if not (folder / AGAINST_FILE).exists():
-        return None
+    """Return what `keep` has written, unless it answers another question. Whatever cannot be read is found anew."""
     try:
-        found = read_json(folder / AGAINST_FILE)
-        if found.get("question") != question:
-            return None
         with as_local(folder) as local:
+            if not (local / AGAINST_FILE).exists():
+                return None
             check_digests(local)
-    except JobError as error:
+            found = json.loads((local / AGAINST_FILE).read_text(encoding="utf-8"))
+        if found["question"] != question:
+            return None
+        checks = tuple(Check(**check) for check in found["checks"])
+        return Against(checks, _flips_of(found["flips"]) if found["flips"] else None, question, again=True)
+    except GONE:
+        return None
+    except (JobError, OSError, ValueError, KeyError, TypeError) as error:  # only time is lost
         log.warning("gate        %s: %s; it is compared again", folder, error)
         return None
-    return Against(
-        tuple(Check(**check) for check in found["checks"]),
-        _flips_of(found["flips"]) if found["flips"] else None,
-        question,
-        again=True,
-    )
 
 
 def _flips_of(found: dict[str, Any]) -> Flips:

@@ -1,5 +1,6 @@
 """`grayline doctor --deep` proves that registry, catalog, shards and rows agree; `--repair` does what is safe."""
 
+import errno
 import json
 import os
 import shutil
@@ -13,9 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
-from flows.machine.audit import Finding, audit
+from flows.machine.audit import audit
+from flows.machine.findings import Finding
+from resnet_core.shards.encryption import Keys
 from resnet_core.storage.digest import file_digest
 from resnet_core.storage.turns import turn
+from tasks.registry.champion import record
 from tasks.registry.versions import CHAMPION, FILES, SHARDS
 from tasks.store import Store
 from tests.batches import write_batch
@@ -146,6 +150,31 @@ def test_shards_that_no_night_writes_again_are_made_of_their_twins(store: Path, 
     assert not [each for each in found(store, registry) if str(old) in each.place]
 
 
+def test_files_whose_key_is_not_here_are_not_mended(digit_folder: Path, tmp_path: Path, registry: str) -> None:
+    """`--repair` removed whole shards and pixels of a data set whose key was in another shell."""
+    root, keys = UPath(tmp_path / "store"), Keys("old", (("old", bytes(range(32))),))
+    sharded(dataset_of(digit_folder, encrypt=True), root, keys)
+    for key in (None, Keys("new", (("new", bytes(32)),)), Keys("old", (("old", bytes(32)),))):
+        findings = list(audit(a_workspace(root, registry, keys=key)))
+        assert {Path(each.place).relative_to(root.path).parts[0] for each in findings} == {"shards", "pixels"}
+        assert not [each for each in findings if each.mend]
+        assert all("the file may be whole" in each.remedy for each in findings), findings
+    assert not [*audit(a_workspace(root, registry, keys=keys))]
+
+
+def test_files_that_the_disk_refuses_are_not_mended(
+    store: Path, registry: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: object, *_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    monkeypatch.setattr("resnet_core.shards.format.open_file", refuse)
+    findings = found(store, registry)
+    assert len(findings) >= 2
+    assert not [each for each in findings if each.mend]
+    assert all(each.remedy.startswith("mend the disk or the rights, then ") for each in findings)
+
+
 def test_no_file_names_the_place_of_the_store(store: Path) -> None:
     """A store that is moved, copied or mounted elsewhere goes on."""
     for path in (path for path in store.rglob("*") if path.is_file() and "scores" not in path.parts):
@@ -184,6 +213,11 @@ def test_rows_labels_and_versions_that_disagree_are_found(store: Path, registry:
         "its files are gone from", "its shards 5555555555555555 are gone", "rows, not ",
     ):  # fmt: skip
         assert wrong in text, text
+    record(registry, "d", "promoted", None, second.version, "by hand")
+    mlflow.delete_registered_model_alias("d", CHAMPION)
+    gone = [finding for finding in found(store, registry) if finding.place == f"d@{CHAMPION}"]
+    wrong = f"the alias is gone; version {second.version} had it last"
+    assert [(each.wrong, each.remedy) for each in gone] == [(wrong, f"grayline promote d {second.version}")]
     mlflow.delete_run(version.run_id)
     assert "its run is deleted | mlflow runs restore --run-id" in "\n".join(
         f"{finding.wrong} | {finding.remedy}" for finding in found(store, registry)

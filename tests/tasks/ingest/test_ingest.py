@@ -18,6 +18,7 @@ from resnet_core.drift.summary import Summary, summarise
 from resnet_core.errors import DataCheckError, UserError
 from resnet_core.images.limits import Limits
 from resnet_core.shards import format as shards
+from resnet_core.shards.encryption import Keys
 from resnet_core.storage.files import write_text
 from resnet_core.storage.turns import holder_of
 from tasks.dataset import Dataset
@@ -42,22 +43,22 @@ def dataset_of(folder: Path, **settings: object) -> Dataset:
     return Dataset.recorded({"name": "d", "source": str(folder), "image": {"size": 8}, **settings})
 
 
-def ingested(dataset: Dataset, store: UPath) -> tuple[Catalog, Scan]:
+def ingested(dataset: Dataset, store: UPath, keys: Keys | None = None) -> tuple[Catalog, Scan]:
     """The stage as the flow runs it, without Prefect's engine."""
-    here = a_workspace(store)
+    here = a_workspace(store, keys=keys)
     found = scan.fn(dataset, here)
     for part in found.unread:
-        read_part.fn(part, found.image, LIMITS)
+        read_part.fn(part, found.image, LIMITS, keys)
     found, again = decide_levels.fn(found, dataset, here)
     for part in again:
-        read_part.fn(part, found.image, LIMITS)
+        read_part.fn(part, found.image, LIMITS, keys)
     return write_catalog.fn(found, dataset, here), found
 
 
-def sharded(dataset: Dataset, store: UPath) -> ShardSet:
-    catalog, _ = ingested(dataset, store)
-    plans = plan_shards.fn(catalog, dataset, a_workspace(store))
-    written = sum(write_shard.fn(plan, catalog) for plan in plans)
+def sharded(dataset: Dataset, store: UPath, keys: Keys | None = None) -> ShardSet:
+    catalog, _ = ingested(dataset, store, keys)
+    plans = plan_shards.fn(catalog, dataset, a_workspace(store, keys=keys))
+    written = sum(write_shard.fn(plan, catalog, keys) for plan in plans)
     return finish_shards.fn(plans, written, catalog, dataset)
 
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -19,16 +20,17 @@ from resnet_core.drift.checks import Finding
 from resnet_core.errors import plural
 from resnet_core.evaluation.evidence import Evidence, gather
 from resnet_core.evaluation.metrics import measure
-from resnet_core.storage.digest import DamagedVersionError
+from resnet_core.storage.digest import DamagedVersionError, write_digests
 from tasks.dataset import Dataset, EvaluateConfig, Gate
 from tasks.ingest.again import begin_again
 from tasks.registry.champion import make_champion
 from tasks.registry.images import Learned
 from tasks.registry.integrity import verified_folder
-from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, SHARDS
+from tasks.registry.versions import GATE_CHECKS, GATE_SETTINGS, ROLLED_BACK, SHARDS
 from tasks.release.against import flips, kept
 from tasks.release.evidence import check_floor, check_recall, weak_evidence
 from tasks.release.gate import judge
+from tasks.release.register import register
 from tasks.report.flips_page import publish_flips
 from tasks.settings import Settings
 from tasks.store import Store
@@ -346,6 +348,36 @@ def test_a_torn_file_of_what_was_found_is_compared_again(
     file.write_bytes(file.read_bytes()[:40])
     assert decide_and_keep(nights, Gate(margin=0.03)).checks == first.checks
     assert len(scored) == 6
+    for harm in (lambda: file.write_text("[1, 2]"), lambda: (file.unlink(), file.mkdir())):
+        harm()
+        write_digests(file.parent)
+        assert decide_and_keep(nights, Gate(margin=0.03)).checks == first.checks
+    assert len(scored) == 10
+    folder = file.parent
+    shutil.rmtree(folder)
+    folder.symlink_to("/nowhere/at/all")
+    caplog.clear()
+    assert decide_and_keep(nights, Gate(margin=0.03)).checks == first.checks
+    assert "was not kept" in caplog.text
+    folder.unlink()
+
+
+def test_the_challenger_is_the_version_before_tonights_gate(nights: dict[str, Night]) -> None:
+    """An older one kept the alias, and `promote` without a number took it, although tonight's gate saw another."""
+    here, client = a_workspace(Settings().root, Settings().tracking_uri), registry()
+
+    def after(name: str) -> str | None:
+        register.fn(nights[name], here)
+        found = client.get_registered_model("few").aliases.get("challenger")
+        return str(found) if found else None
+
+    assert [after("as good"), after("bad"), after("as good")] == ["3", "2", "3"]
+    assert after("good") == "3"  # the champion: what was refused before stays
+    client.set_model_version_tag("few", "2", ROLLED_BACK, "by hand")
+    try:
+        assert after("bad") is None
+    finally:
+        client.delete_model_version_tag("few", "2", ROLLED_BACK)
 
 
 def test_what_another_night_may_find_otherwise_is_not_kept(
