@@ -33,6 +33,7 @@ from resnet_core.storage.files import DamagedFileError, read_json
 from resnet_core.storage.turns import holder_of
 from tasks.progress import progress
 from tasks.registry import runs
+from tasks.registry.champion import last_champion
 from tasks.registry.retention import delete_from_registry, expired_runs, expired_versions
 from tasks.registry.versions import CHALLENGER, CHAMPION, CHECKPOINT, SHARDS, by_alias, versions_of
 from tasks.store import EPOCHS, LINEAGE, MANIFEST, Store, own_files
@@ -145,7 +146,10 @@ def leftovers(here: Workspace, before: datetime, going: Collection[tuple[str, st
         for tag, place in places.items():
             needed = {version.tags.get(tag, "") for version in versions}
             found += _unneeded(place(name), needed | elsewhere[tag])
-        used = (by_alias(tracking_uri, name, alias) for alias in (CHAMPION, CHALLENGER))
+        used = (
+            *(by_alias(tracking_uri, name, alias) for alias in (CHAMPION, CHALLENGER)),
+            last_champion(tracking_uri, name),
+        )
         in_use = {digest_of(version.files) for version in used if version}
         found += _unused_engines(store, name, in_use)
     return [one for one in found if one.modified < before]

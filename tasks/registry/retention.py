@@ -19,7 +19,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_PARENT_RUN_ID
 from resnet_core.credentials import opened
 from resnet_core.storage.files import is_local
 from tasks.access.passwords import is_own_mlflow
-from tasks.registry.champion import champions_before, events
+from tasks.registry.champion import champions_before, events, last_champion
 from tasks.registry.moved import place_within
 from tasks.registry.patience import says_missing
 from tasks.registry.runs import TRAINING, client
@@ -47,8 +47,10 @@ def expired_versions(
     numbers = sorted(versions, key=int)
     needed = {*numbers[max(0, len(numbers) - keep) :], *used, *_of_batches(tracking_uri, name)}
     needed |= {str(version) for version in registry.get_registered_model(name).aliases.values()}
-    if champion := by_alias(tracking_uri, name, CHAMPION):
-        needed |= set(champions_before(events(tracking_uri, name), champion.version)[:_RETURNS])
+    # Who deletes the alias has not deleted the version: `promote` brings it back.
+    if champion := by_alias(tracking_uri, name, CHAMPION) or last_champion(tracking_uri, name):
+        earlier = champions_before(events(tracking_uri, name), champion.version)
+        needed |= {champion.version, *earlier[:_RETURNS]}
     limit = before.timestamp() * 1000
     return [versions[n] for n in numbers if n not in needed and versions[n].creation_timestamp < limit]
 

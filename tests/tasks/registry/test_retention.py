@@ -53,6 +53,15 @@ def test_what_is_needed_stays_at_any_age(registry: MlflowClient) -> None:
     assert expired(registry, 100) == []
 
 
+def test_the_champion_whose_alias_was_deleted_stays(registry: MlflowClient) -> None:
+    """Year of seed 2, night 210: the night that named the remedy, `promote`, pruned the version."""
+    registry.delete_registered_model_alias("elpv", "champion")
+    try:
+        assert expired(registry, 3) == [1, 4, 6, 8, 10, 11, 12]
+    finally:
+        registry.set_registered_model_alias("elpv", "champion", "7")
+
+
 def test_what_is_young_stays_whatever_the_number(registry: MlflowClient) -> None:
     assert expired(registry, 1, datetime.now(UTC) - timedelta(hours=1)) == []
 
