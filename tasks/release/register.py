@@ -5,6 +5,7 @@ be checked is never seen.
 """
 
 import json
+import logging
 import shutil
 import tempfile
 import warnings
@@ -39,12 +40,12 @@ from resnet_core.model.calibration import CALIBRATION as CALIBRATION_FILE
 from resnet_core.model.novelty import NOVELTY as NOVELTY_FILE
 from resnet_core.shards import format as shards
 from resnet_core.shards.encryption import Keys
-from resnet_core.storage.digest import file_digest
+from resnet_core.storage.digest import DamagedVersionError, file_digest
 from resnet_core.storage.files import as_local, flush
 from tasks.dataset import CardConfig
 from tasks.evaluation.held_out import in_order
 from tasks.registry import runs as tracking
-from tasks.registry.integrity import seal
+from tasks.registry.integrity import check_version, seal
 from tasks.registry.patience import asked, download
 from tasks.registry.versions import (
     CALIBRATION,
@@ -62,6 +63,7 @@ from tasks.registry.versions import (
     ROLLED_BACK,
     SEED,
     SHARDS,
+    by_alias,
     value_of,
     versions_of,
 )
@@ -71,6 +73,8 @@ from tasks.store import LEARNED, LINEAGE, MODEL, PREDICTIONS
 from tasks.training.lineage import environment, read_lineage
 from tasks.values import Catalog, Checkpoint, Evaluation, ModelVersion, Night, have
 from tasks.workspace import Workspace
+
+log = logging.getLogger("grayline")
 
 _SERVED_MODEL = Path(__file__).with_name("served_model.py")
 _REQUIREMENTS = ("annotated-types", "fsspec", "mlflow", "numpy", "pillow", "safetensors", "torch")
@@ -107,7 +111,7 @@ def register(night: Night, here: Workspace) -> ModelVersion:
     registry = tracking.client(tracking_uri)
     measured = digests_of(evaluation)
     known = _find_known(tracking_uri, checkpoint, measured)
-    if known:
+    if known and _is_whole(tracking_uri, value_of(known)):
         _call_challenger(registry, known)
         return value_of(known)
     made = Made(checkpoint, evaluation, catalog, have(night.shard_set), _whole_lineage(checkpoint))
@@ -165,6 +169,23 @@ def _find_known(tracking_uri: str, checkpoint: Checkpoint, measured: dict[str, s
     wanted = {CHECKPOINT: checkpoint.digest, **measured}
     same = [number for number, version in versions.items() if wanted.items() <= version.tags.items()]
     return versions[max(same, key=int)] if same else None
+
+
+def _is_whole(tracking_uri: str, known: ModelVersion) -> bool:
+    """Return whether the version's files are those that were registered: else its checkpoint is registered again.
+
+    Otherwise each later night would end before the gate. A damaged champion is a person's to restore: it is refused
+    where it would answer, and nothing takes its place meanwhile.
+    """
+    champion = by_alias(tracking_uri, known.name, CHAMPION)
+    if champion and champion.version == known.version:
+        return True
+    try:
+        check_version(tracking_uri, known)
+    except DamagedVersionError as error:
+        log.warning("register    %s It is registered again, from the same training", error)
+        return False
+    return True
 
 
 def _whole_lineage(checkpoint: Checkpoint) -> dict[str, Any]:

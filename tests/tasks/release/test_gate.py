@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,7 +35,7 @@ from tasks.release.register import register
 from tasks.report.flips_page import publish_flips
 from tasks.settings import Settings
 from tasks.store import Store
-from tasks.values import Check, DataReport, Decision, Evaluation, Night
+from tasks.values import Check, DataReport, Decision, Evaluation, ModelVersion, Night
 from tests.conftest import write_folder, write_labels
 from tests.places import a_workspace
 
@@ -392,19 +393,36 @@ def test_what_another_night_may_find_otherwise_is_not_kept(
     assert len(scored) == 8
 
 
-def test_a_damaged_version_is_refused_although_it_was_compared_before(nights: dict[str, Night]) -> None:
-    decide_and_keep(nights, Gate(margin=0.06))
-    version = nights["bad"].version
-    assert version
-    with verified_folder(Settings().tracking_uri, version) as folder:
-        card = next(folder.rglob("*.safetensors"))
-    content = card.read_bytes()
-    card.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+@contextmanager
+def damaged(name: str) -> Iterator[None]:
+    """A byte of the version's weights is another."""
+    found = ModelVersion("few", name, "")
+    with verified_folder(Settings().tracking_uri, found) as folder:
+        weights = next(folder.rglob("*.safetensors"))
+    content = weights.read_bytes()
+    weights.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     try:
-        with pytest.raises(DamagedVersionError, match="is refused"):
-            decide_and_keep(nights, Gate(margin=0.06))
+        yield
     finally:
-        card.write_bytes(content)
+        weights.write_bytes(content)
+
+
+def test_a_damaged_champion_is_refused_although_it_was_compared_before(nights: dict[str, Night]) -> None:
+    decide_and_keep(nights, Gate(margin=0.06))
+    with damaged("1"), pytest.raises(DamagedVersionError, match="few version 1 is refused"):
+        decide_and_keep(nights, Gate(margin=0.06))
+
+
+def test_a_damaged_challenger_is_registered_again(nights: dict[str, Night], caplog: pytest.LogCaptureFixture) -> None:
+    """Each later night ended before the gate, and the remedy that it named helped a champion alone."""
+    here = a_workspace(Settings().root, Settings().tracking_uri)
+    with damaged("2"):
+        made = register.fn(nights["bad"], here)
+        assert made.version not in ("1", "2", "3")
+        assert "few version 2 is refused" in caplog.text
+        assert register.fn(nights["bad"], here) == made  # the next night
+    with damaged("1"):
+        assert register.fn(nights["good"], here).version == "1"  # the champion is a person's to restore
 
 
 def evidence(labels: np.ndarray, decided: np.ndarray, groups: np.ndarray | None = None) -> Evidence:
