@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import replace
 from pathlib import Path
@@ -107,14 +108,22 @@ def evaluation(case: Case) -> Evaluation:
     return case.evaluate()
 
 
+@pytest.fixture
+def as_trained(case: Case) -> Iterator[Evaluation]:
+    """The evaluation without wishes: how much they move the decisions differs by processor, as the training does."""
+    yield case.evaluate(costs={}, recall={})
+    case.evaluate()
+
+
 def test_the_camera_that_training_has_not_seen_is_named(
-    case: Case, evaluation: Evaluation, caplog: pytest.LogCaptureFixture
+    case: Case, as_trained: Evaluation, caplog: pytest.LogCaptureFixture
 ) -> None:
+    evaluation = as_trained
     assert evaluation.worse[0] == "camera b"
     rows = {(row["column"], row["value"]): row for row in case.metrics["slices"]}
     other, ours = rows["camera", "b"], rows["camera", "a"]
     assert (other["images"], ours["images"]) == (96, 144)
-    assert other["accuracy"]["value"] < ours["accuracy"]["value"] - 0.1  # how good both are differs by processor
+    assert other["accuracy"]["value"] < 0.8 < 0.95 < ours["accuracy"]["value"]
     assert (other["worse"], ours["worse"]) == (True, False)
     assert other["p"] < 0.05
     assert other["rest"] == ours["accuracy"]["value"]
@@ -130,11 +139,12 @@ def test_what_the_metrics_hold(case: Case, evaluation: Evaluation) -> None:
     found, rows = case.metrics, pd.read_parquet(case.file("predictions.parquet"))
     assert (found["images"], found["groups"], evaluation.count) == (240, 24, 240)
     assert set(found["metrics"]) == set(evaluation.metrics) >= {"accuracy", "nll", "brier", "calibration_error"}
-    # What a batch decides, by weights that have not seen the image: the recall wanted of class 1 costs accuracy.
-    accuracy = found["metrics"]["accuracy"]["value"]
-    assert accuracy == pytest.approx(found["decisions"]["accuracy"]["value"])
-    assert accuracy == pytest.approx((rows["decided"] == rows["label"]).mean(), abs=0.15)
-    assert accuracy < (rows["predicted"] == rows["label"]).mean()
+    # What a batch decides, by weights that have not seen the image.
+    assert found["metrics"]["accuracy"]["value"] == pytest.approx(found["decisions"]["accuracy"]["value"])
+    # By the weights that a version gets, all images have class 1's recall as wanted, which costs accuracy.
+    ones = rows[rows["label"] == "1"]
+    assert (ones["decided"] == "1").mean() >= 0.98
+    assert (rows["decided"] == rows["label"]).mean() < (rows["predicted"] == rows["label"]).mean()
     assert set(found["uncalibrated"]) == {"calibration_error", "nll", "brier"}
     assert found["calibration"] == json.loads(case.file("calibration.json").read_text())
     assert (found["calibration"]["fitted_on"], found["calibration"]["images"]) == ("held-out, crosswise", 240)
@@ -147,6 +157,13 @@ def test_what_the_metrics_hold(case: Case, evaluation: Evaluation) -> None:
     assert found["sizes"][2]["accuracy"] > max(size["accuracy"] for size in found["sizes"] if size["side"] != 8)
     text = case.file("metrics.json").read_text()
     assert "NaN" not in text
+
+
+def test_without_wishes_the_metrics_are_those_of_the_predictions(case: Case, as_trained: Evaluation) -> None:
+    rows = pd.read_parquet(case.file("predictions.parquet"))
+    assert rows["decided"].tolist() == rows["predicted"].tolist()
+    right = (rows["predicted"] == rows["label"]).mean()
+    assert as_trained.metrics["accuracy"].value == pytest.approx(right, abs=1e-9)
 
 
 def test_predictions_are_of_the_held_out_images_in_the_order_of_the_shards(case: Case, evaluation: Evaluation) -> None:
@@ -189,11 +206,13 @@ def test_scoring_says_the_same_of_the_same_pixels(case: Case, evaluation: Evalua
     assert 0 < case.metrics["unknown"]["found"]["value"] < 0.12
     pixels = read(case.shard_set.files, "test", trained.classes).pixels
     raw = Classifier.load(Path(case.checkpoint.folder.path) / "model", "cpu").probabilities(pixels)
-    assert set(trained.calibration.weights) != {1.0}
     np.testing.assert_allclose(trained.calibration.calibrated(raw), np.stack(rows["probabilities"]), atol=1e-5)
-    # How far from 1 the temperature comes is the training's matter; that it is read and used is not.
-    replace(trained.calibration, temperature=1.5).save(tmp_path / "model")
-    assert np.abs(Classifier.load(tmp_path / "model", "cpu").probabilities(pixels) - raw).max() > 0.01
+    # How far from 1 the temperature comes, if at all, is the training's matter; that it is read and used is not.
+    other = replace(trained.calibration, temperature=1.5)
+    other.save(tmp_path / "model")
+    scored_by_other = Classifier.load(tmp_path / "model", "cpu").probabilities(pixels)
+    assert np.abs(scored_by_other - raw).max() > 0.01
+    np.testing.assert_allclose(scored_by_other, other.calibrated(raw), atol=1e-5)
 
 
 def test_what_mlflow_and_prefect_have(case: Case, evaluation: Evaluation) -> None:
