@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -32,7 +31,7 @@ from resnet_core.images.preprocessing import Preprocessing
 from resnet_core.model import pretrained
 from resnet_core.model.resnet import ModelConfig, find_stem
 from resnet_core.storage.locations import from_home
-from resnet_core.storage.names import fold_label
+from resnet_core.storage.names import MODEL_NAME, fold_label
 from resnet_core.training import search_space
 from resnet_core.training.config import Recipe, TrainConfig, with_recipe
 from resnet_core.training.search_space import Value
@@ -261,7 +260,7 @@ class Dataset(BaseModel):
     @field_validator("name")
     @classmethod
     def _name_is_plain(cls, name: str) -> str:
-        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", name):
+        if not MODEL_NAME.fullmatch(name):
             raise ValueError(f"name: {name!r} cannot name a model. Write 1 to 100 lower-case letters, digits, - and _")
         return name
 

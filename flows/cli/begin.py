@@ -12,7 +12,7 @@ import typer
 from flows.cli.tables import console, say, table
 from resnet_core.errors import UserError, plural, some_of
 from resnet_core.storage.files import is_local, to_output
-from resnet_core.storage.names import json_line, visible
+from resnet_core.storage.names import MODEL_NAME, json_line, visible
 from tasks.settings import Settings, check_there
 from tasks.store import own_files
 
@@ -148,8 +148,8 @@ def _check_places(source: str, name: str | None, output: str | None) -> tuple[st
     """Return the data set's name and the file to write. Raises UserError for a name that cannot be one."""
     base = re.sub(r"[^a-z0-9]+", "-", Path(source.rstrip("/")).stem.lower())[:60].strip("-") or "images"
     name = name or base
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,99}", name):
-        what = f"lower-case letters, digits, - and _, 100 at most, as {base}"
+    if not MODEL_NAME.fullmatch(name):
+        what = f"1 to 100 lower-case letters, digits, - and _, as {base}"
         raise UserError(f"--name: {name!r} cannot name a model. Write {what}.")
     to = None if output is None else to_output(output, "--output")
     if to is not None and not is_local(to):

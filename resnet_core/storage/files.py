@@ -139,8 +139,11 @@ def _options(place: str) -> dict[str, Any]:
 def to_path(place: str) -> UPath:
     """Return the absolute path that a user names. Raises OutOfReachError for a protocol that is not allowed.
 
-    A URL is shown without its secrets; they are options of its file system.
+    A URL is shown without its secrets; they are options of its file system. Raises UserError for an empty text, which
+    would be the current folder.
     """
+    if not place.strip():
+        raise UserError("an empty text is no path: name a file, a folder or a URL.")
     check_protocol(place)
     return store_path(place)
 

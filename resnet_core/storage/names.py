@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import unquote
 
+MODEL_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,99}")  # files are called so, with an ending
+
 # `resnet_core.storage.locations.printable` writes a byte that is not UTF-8 as `\udce9`: not a separator.
 _SEPARATOR = re.compile(r"\\(?!udc[89a-f][0-9a-f])")
 _SUPERFLUOUS = re.compile(r"(?<![:/])/+(\./+)*|^(\./+)+")  # but for the slashes of `s3://`

@@ -5,6 +5,7 @@ import logging
 from upath import UPath
 
 from tasks.dataset import Dataset
+from tasks.registry.champion import last_champion
 from tasks.registry.images import Learned, learned_from
 from tasks.registry.versions import CHAMPION, by_alias, checkpoint_of
 from tasks.training.run import is_whole
@@ -20,7 +21,10 @@ def start_of(dataset: Dataset, shard_set: ShardSet, here: Workspace) -> tuple[UP
     A champion that has learned from a test image is not a start: the version would be tested on what it knows.
     """
     learned = Learned.of(shard_set, here.keys)
-    champion = by_alias(here.tracking_uri, dataset.name, CHAMPION) if dataset.train.start == "champion" else None
+    if dataset.train.start != "champion":
+        return None, learned
+    # Who deletes the alias has not deleted the version: the gate will compare with it, too.
+    champion = by_alias(here.tracking_uri, dataset.name, CHAMPION) or last_champion(here.tracking_uri, dataset.name)
     if champion is None:
         return None, learned
     folder = here.store.runs(dataset.name) / checkpoint_of(here.tracking_uri, champion)

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import mlflow
@@ -22,10 +23,12 @@ from flows.nightly_retrain import nightly_retrain
 from flows.promote import promote, rollback
 from flows.reproduce import reproduce
 from resnet_core.errors import DataCheckError, UserError
+from tasks.dataset import load_dataset
 from tasks.ingest.again import begin_again
 from tasks.registry.images import learned_from
 from tasks.registry.versions import resolve
 from tasks.settings import Settings
+from tasks.training.start import start_of
 from tasks.values import ModelVersion, Night
 from tests.conftest import write_folder
 from tests.places import a_workspace
@@ -118,6 +121,19 @@ def test_a_night_starts_from_the_champion_when_the_file_says_so(
     assert fourth.checkpoint is not None
     assert fourth.checkpoint.epochs == 12
     assert re.search(r"the champion has learned from \d+ of the test images: starting from scratch", caplog.text)
+
+
+def test_a_training_starts_from_the_champion_whose_alias_was_deleted(dataset: Path, store: Path) -> None:
+    """The gate compares with that version, too."""
+    first = nightly_retrain(str(dataset))
+    assert first.checkpoint is not None
+    assert first.shard_set is not None
+    registry = MlflowClient(Settings().tracking_uri, registry_uri=Settings().tracking_uri)
+    registry.delete_registered_model_alias("few", "champion")
+    data = load_dataset(dataset)
+    warm = data.model_copy(update={"train": replace(data.train, start="champion")})
+    folder, _ = start_of(warm, first.shard_set, a_workspace(Settings().root, Settings().tracking_uri))
+    assert folder == first.checkpoint.folder
 
 
 def test_what_mlflow_has(dataset: Path, store: Path, digits: Digits) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from upath import UPath
 
+from resnet_core.errors import UserError
 from resnet_core.storage.files import (
     DamagedFileError,
     DiskFullError,
@@ -19,6 +20,7 @@ from resnet_core.storage.files import (
     refused_by_disk,
     remove_drafts,
     says_full,
+    to_path,
     write_folder,
     write_text,
     write_whole,
@@ -177,3 +179,10 @@ def test_torn_json_is_named(tmp_path: Path, content: bytes) -> None:
         read_json(tmp_path / "b.json", "Delete it.")
     with pytest.raises(FileNotFoundError):  # it has no number
         read_json(UPath(f"memory://{tmp_path.name}/b.json"), "Delete it.")
+
+
+@pytest.mark.parametrize("place", ["", " ", "\n"])
+def test_an_empty_text_is_not_the_current_folder(place: str) -> None:
+    """A parameter of a deployment, or a variable that is not set."""
+    with pytest.raises(UserError, match="an empty text is no path"):
+        to_path(place)
