@@ -139,7 +139,7 @@ def test_what_the_metrics_hold(case: Case, evaluation: Evaluation) -> None:
     found, rows = case.metrics, pd.read_parquet(case.file("predictions.parquet"))
     assert (found["images"], found["groups"], evaluation.count) == (240, 24, 240)
     assert set(found["metrics"]) == set(evaluation.metrics) >= {"accuracy", "nll", "brier", "calibration_error"}
-    # What a batch decides, by weights that have not seen the image.
+    # Metrics are those of the decisions in a batch, by weights that have not seen the image.
     assert found["metrics"]["accuracy"]["value"] == pytest.approx(found["decisions"]["accuracy"]["value"])
     # By the weights that a version gets, all images have class 1's recall as wanted, which costs accuracy.
     ones = rows[rows["label"] == "1"]

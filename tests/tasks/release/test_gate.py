@@ -414,7 +414,7 @@ def test_a_damaged_champion_is_refused_although_it_was_compared_before(nights: d
 
 
 def test_a_damaged_challenger_is_registered_again(nights: dict[str, Night], caplog: pytest.LogCaptureFixture) -> None:
-    """Each later night ended before the gate, and the remedy that it named helped a champion alone."""
+    """All later nights ended before the gate, and the remedy that it named helped a champion alone."""
     here = a_workspace(Settings().root, Settings().tracking_uri)
     with damaged("2"):
         made = register.fn(nights["bad"], here)
